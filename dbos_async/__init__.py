@@ -1,0 +1,66 @@
+"""Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
+
+from dbos_async._context import SetWorkflowID
+from dbos_async.client import DBOSClient
+from dbos_async.dbos import DBOS
+from dbos_async.envelope import Envelope, SendMessage
+from dbos_async.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    DBOSError,
+    InvalidArgumentError,
+    InvalidMessageError,
+    InvalidValueError,
+    LaunchError,
+    LibraryTooOldError,
+    MigrationNeededError,
+    NoDatabaseError,
+    RecordedError,
+    RegistrationError,
+    ReplayMismatchError,
+    StepTimeoutError,
+    StreamClosedError,
+    StreamTimeoutError,
+    WorkflowCancelledError,
+    WorkflowConflictError,
+    WorkflowEndedError,
+    WorkflowNotFoundError,
+    WrongPlaceError,
+)
+from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
+from dbos_async.keys import Event, Stream, Topic
+
+__all__ = [
+    "DBOS",
+    "ConfigurationError",
+    "DBOSClient",
+    "DBOSError",
+    "DatabaseUnavailableError",
+    "Envelope",
+    "Event",
+    "InvalidArgumentError",
+    "InvalidMessageError",
+    "InvalidValueError",
+    "LaunchError",
+    "LibraryTooOldError",
+    "MigrationNeededError",
+    "NoDatabaseError",
+    "RecordedError",
+    "RegistrationError",
+    "ReplayMismatchError",
+    "SendMessage",
+    "SetWorkflowID",
+    "StepTimeoutError",
+    "Stream",
+    "StreamClosedError",
+    "StreamTimeoutError",
+    "Topic",
+    "WorkflowCancelledError",
+    "WorkflowConflictError",
+    "WorkflowEndedError",
+    "WorkflowHandle",
+    "WorkflowNotFoundError",
+    "WorkflowStatus",
+    "WorkflowStep",
+    "WrongPlaceError",
+]

@@ -1,0 +1,213 @@
+"""Which run am I in? A context variable answers, in every task and thread that a run starts.
+
+Steps are numbered by path. Each task of a run numbers its own steps; a task started inside the run gets a branch
+at its first step, named after the step that its parent had reached when it was started. So numbers do not depend
+on which task finishes first, and ``gather`` and task groups replay exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlaceError
+from dbos_async.keys import check_key
+
+if TYPE_CHECKING:
+    from dbos_async._database import Database
+    from dbos_async._history import History
+
+log = logging.getLogger("dbos_async")
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One attempt of one executor to bring one workflow to its end."""
+
+    database: Database
+    workflow_id: str
+    attempt: int
+    park: Callable[[ReplayMismatchError], Awaitable[object]]
+    """Lets the workflow wait until somebody has repaired it; for a replay that does not match."""
+    history: History | None = None
+    task: asyncio.Task[Any] | None = None
+    stopped: str | None = None
+    """Why this run must not go on: it was taken over, cancelled, parked or given back."""
+    over: bool = False
+    """Set when the function has returned or raised."""
+    acting: set[asyncio.Task[object]] = field(default_factory=set)
+    """The tasks that are inside a verb."""
+    crowd: Crowd | None = None
+    waiting: int = 0
+    """How many of them wait for something to happen."""
+    halted: weakref.WeakSet[asyncio.Task[object]] = field(default_factory=weakref.WeakSet)
+    """The tasks that were cancelled on their way into a verb."""
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more happen in the name of this run, and cancel it."""
+        if self.stopped is None:
+            self.stopped = reason
+        for task in self.acting:
+            task.cancel(reason)
+        if self.task is not None:
+            self.task.cancel(reason)
+
+    async def halt(self, reason: str) -> NoReturn:
+        """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
+        task = asyncio.current_task()
+        if self.stopped is None:
+            log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
+            self.stop(reason)
+        elif task is not None and task not in self.halted:
+            task.cancel(reason)
+        if task is not None:
+            self.halted.add(task)
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("A halted task was resumed.")
+
+    def begin_waiting(self) -> None:
+        """One more task of this run only waits."""
+        self.waiting += 1
+        if self.waiting == 1 and self.crowd is not None:
+            self.crowd.waiting += 1
+            self.crowd.thinned()
+
+    def end_waiting(self) -> None:
+        """A task of this run goes on."""
+        self.waiting -= 1
+        if self.waiting == 0 and self.crowd is not None:
+            self.crowd.waiting -= 1
+
+
+@dataclass(slots=True, eq=False)
+class Crowd:
+    """How many runs of one executor only wait, and whom to tell when there is room for another."""
+
+    thinned: Callable[[], None]
+    waiting: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """One task of a run, and the name under which its steps are numbered: empty for the main task."""
+
+    name: str
+    task: weakref.ref[asyncio.Task[object]]
+    started_at: dict[int, int] = field(default_factory=dict)
+    """How many tasks took a branch of their own after each of this branch's steps."""
+
+    def path(self, number: int) -> str:
+        return f"{self.name}.{number}" if self.name else str(number)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Position:
+    """How far the task that carries this context, or the one that started it, had come."""
+
+    run: Run
+    branch: Branch
+    number: int
+
+
+@dataclass(slots=True, eq=False)
+class StepBody:
+    """The inside of a step: what happens here is part of the step and has no number of its own."""
+
+    run: Run
+    path: str
+    over: bool = False
+
+
+current: ContextVar[Position | StepBody | None] = ContextVar("dbos_async_current", default=None)
+
+
+def caller(database: Database) -> Position | StepBody | None:
+    """The run or step that calls a verb of this database, ``None`` outside workflows."""
+    here = current.get()
+    return here if here is not None and here.run.database is database else None
+
+
+def begin(run: Run) -> None:
+    """Make the current task the main task of a run."""
+    task = asyncio.current_task()
+    assert task is not None
+    run.task = task
+    current.set(Position(run, Branch("", weakref.ref(task)), 0))
+
+
+def next_number(position: Position, verb: str) -> tuple[Branch, int]:
+    """The number of the next step of the current task."""
+    if position.run.over:
+        raise WorkflowEndedError(position.run.workflow_id, verb)
+    task = asyncio.current_task()
+    assert task is not None
+    branch, number = position.branch, position.number
+    if branch.task() is not task:
+        rank = branch.started_at.get(number, 0) + 1
+        branch.started_at[number] = rank
+        branch, number = Branch(f"{branch.path(number)}.{rank}", weakref.ref(task)), 0
+    number += 1
+    current.set(Position(position.run, branch, number))
+    return branch, number
+
+
+def in_workflow(here: Position | StepBody | None, verb: str) -> Position:
+    """The position of a verb that works in workflows only."""
+    if isinstance(here, Position):
+        return here
+    where = "inside a step" if here is not None else "outside of workflows"
+    raise WrongPlaceError(
+        f"{verb} works in workflows only and was called {where}: call it from the body of a workflow."
+    )
+
+
+def in_workflow_or_step(here: Position | StepBody | None, verb: str) -> Position | StepBody:
+    """The position of a verb that works in workflows and their steps."""
+    if here is None:
+        raise WrongPlaceError(
+            f"{verb} works in workflows and steps and was called outside of them: call it from the body of a workflow or step."
+        )
+    return here
+
+
+def check_live(body: StepBody, verb: str) -> None:
+    """A step that is over, or whose run is, may not act any more."""
+    if body.over or body.run.over:
+        raise WorkflowEndedError(body.run.workflow_id, verb)
+
+
+class SetWorkflowID:
+    """``with SetWorkflowID("order-17"):`` the workflow started in the block gets this id.
+
+    The id is a one-use ticket: a second start in the block raises, since it would silently be the first workflow again.
+    A send in the block, outside of workflows, has the id as its idempotency key.
+    """
+
+    def __init__(self, workflow_id: str) -> None:
+        self.workflow_id = check_key(workflow_id, "The id of SetWorkflowID")
+        self._used = False
+        self._before: list[Token[SetWorkflowID | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(assigned.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assigned.reset(self._before.pop())
+
+    def use(self) -> str:
+        """The id, once."""
+        if self._used:
+            raise WrongPlaceError(
+                f"SetWorkflowID({self.workflow_id!r}) has already given its id to a workflow: use a block for each start."
+            )
+        self._used = True
+        return self.workflow_id
+
+
+assigned: ContextVar[SetWorkflowID | None] = ContextVar("dbos_async_assigned", default=None)

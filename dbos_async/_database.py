@@ -1,0 +1,85 @@
+"""The database as the primitives see it: statements to call, changes to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from dbos_async import _migrations
+from dbos_async._batch import Answer, Batches, Statement
+from dbos_async._listener import Hello, Listener
+from dbos_async._postgres import Postgres, is_lost
+from dbos_async._wakeups import Look, Wakeups
+from dbos_async.errors import DatabaseUnavailableError
+
+
+class Database:
+    """One process's way to one database: a few connections, batches of calls, and one listener."""
+
+    def __init__(self, url: str, *, connect_timeout_seconds: float = 30.0, max_connections: int = 8) -> None:
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self.postgres = Postgres(url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds)
+        self.wakeups = Wakeups()
+        self.batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
+        self._listening: asyncio.Task[None] | None = None
+
+    async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:
+        """Connect, bring the schema up to date (or only check it), and listen."""
+        connection = await self._first_connection()
+        try:
+            if migrate:
+                await _migrations.migrate(connection)
+            else:
+                await _migrations.check(connection)
+        finally:
+            await connection.close()
+        listener = Listener(self.postgres, self.wakeups, hello)
+        self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
+        connected = asyncio.create_task(listener.connected.wait())
+        try:
+            await asyncio.wait((connected, self._listening), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            connected.cancel()
+        if self._listening.done():
+            self._listening.result()
+
+    async def close(self) -> None:
+        """End what is under way and close every connection."""
+        await self.batches.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        await self.postgres.close()
+
+    def call(
+        self,
+        statement: Statement,
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        lane: str,
+        size: int = 0,
+        wakes: Sequence[bytes] = (),
+        patient: bool = False,
+        answered: Callable[[Answer], None] | None = None,
+    ) -> asyncio.Future[Answer]:
+        """Make one call of a statement; see `Batches.call`."""
+        return self.batches.call(statement, rows, lane=lane, size=size, wakes=wakes, patient=patient, answered=answered)
+
+    def looks(self, *keys: bytes) -> AsyncGenerator[Look, None]:
+        """Turns of a waiting loop; see `Wakeups.looks`."""
+        return self.wakeups.looks(*keys)
+
+    async def _first_connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        give_up_at = asyncio.get_running_loop().time() + self._connect_timeout_seconds
+        while True:
+            try:
+                return await self.postgres.connect()
+            except Exception as error:
+                if not is_lost(error):
+                    raise
+                if asyncio.get_running_loop().time() >= give_up_at:
+                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, str(error)) from error
+                await asyncio.sleep(0.2)

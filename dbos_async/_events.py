@@ -1,0 +1,212 @@
+"""Events: what a workflow has to say of itself, by key; the latest value counts, and can always be read.
+
+Every value is a row of its own and the latest row is the value. A step's row decides whether a value is stored at all,
+so the rows stand in the order in which the workflow said them.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+
+from dbos_async import _codec
+from dbos_async._batch import Statement
+from dbos_async._context import Position, caller, in_workflow_or_step
+from dbos_async._database import Database
+from dbos_async._steps import Step, act, author_columns, read
+from dbos_async._wakeups import end_key, event_key
+from dbos_async.keys import Event, check_key, check_seconds, key_and_type
+
+SET_EVENT = Statement(
+    "SET_EVENT",
+    """
+    with calls as materialized (
+        select c.*,
+               case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
+               s.verb as recorded_verb, s.key as recorded_key
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+                    $7::text[], $8::json[], $9::bytea[])
+            as c(n, workflow_id, attempt, branch, number, step, key, value, digest)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
+        ) as w on true
+        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is null for share
+        ) as held on true
+        left join lateral (
+            select verb, key from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at)
+        select workflow_id, branch, number, 'set_event', key, clock_timestamp()
+        from calls where number is not null and holds and recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict do nothing
+        returning workflow_id, branch, number
+    ),
+    outcomes as materialized (
+        select *,
+               case when not holds then 'lost'
+                    when recorded_verb is not null then 'recorded'
+                    when number is null
+                         or (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
+                    else 'again' end as outcome
+        from calls
+    ),
+    put as (
+        insert into dbos_async.events (workflow_id, key, seq, value, step)
+        select workflow_id, key, nextval('dbos_async.event_seq'), value, step
+        from (select * from outcomes where outcome = 'done' order by n) as o
+    ),
+    announced as (select dbos_async.announce(array_agg(digest) filter (where outcome = 'done')) from outcomes)
+    select n, outcome, null::json as output, null::json as error, recorded_verb, recorded_key
+    from outcomes, announced
+    """,
+)
+
+READ_EVENT = Statement(
+    "READ_EVENT",
+    """
+    select c.n, e.value, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
+    from unnest($1::int[], $2::text[], $3::text[]) as c(n, workflow_id, key)
+    left join lateral (
+        select value from dbos_async.events
+        where workflow_id = c.workflow_id and key = c.key order by seq desc limit 1
+    ) as e on true
+    left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+    """,
+)
+
+AWAIT_EVENT = Statement(
+    "AWAIT_EVENT",
+    """
+    -- The same inside a workflow: what was read is the outcome of the reader's step.
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               s.completed_at,
+               case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
+                    else s.deadline end as deadline,
+               e.value, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+                    $7::text[], $8::text[], $9::float8[])
+            as c(n, workflow_id, attempt, branch, number, step_key, target_id, key, timeout_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (
+            select verb, key, output, error, deadline, completed_at from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+        left join lateral (
+            select value from dbos_async.events
+            where workflow_id = c.target_id and key = c.key order by seq desc limit 1
+        ) as e on true
+        left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
+    ),
+    decided as materialized (
+        select *, value is not null or ended or coalesce(deadline <= clock_timestamp(), false) as ripe
+        from calls
+        where holds and completed_at is null
+          and (recorded_verb is null or (recorded_verb = 'get_event' and recorded_key = step_key))
+    ),
+    recorded as (
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+        select workflow_id, branch, number, 'get_event', step_key, value, deadline,
+               case when ripe then clock_timestamp() end
+        from decided where ripe or recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict (workflow_id, branch, number) do update
+            set output = excluded.output, completed_at = excluded.completed_at
+            where s.completed_at is null and excluded.completed_at is not null
+              and s.verb = excluded.verb and s.key = excluded.key
+        returning workflow_id, branch, number
+    )
+    select n,
+           case when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded)
+                then case when ripe then 'done' else 'wait' end
+                when not ripe and recorded_verb is not null then 'wait'
+                else 'again' end as outcome,
+           value as output, null::json as error,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+           null::text as recorded_verb, null::text as recorded_key
+    from decided
+    union all
+    select n, case when holds then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
+           recorded_verb, recorded_key
+    from calls
+    where not (holds and completed_at is null
+               and (recorded_verb is null or (recorded_verb = 'get_event' and recorded_key = step_key)))
+    """,
+)
+
+ALL_EVENTS = Statement(
+    "ALL_EVENTS",
+    """
+    select c.n, e.key, e.value
+    from unnest($1::int[], $2::text[]) as c(n, workflow_id)
+    cross join lateral (
+        select distinct on (key) key, value from dbos_async.events
+        where workflow_id = c.workflow_id order by key, seq desc
+    ) as e
+    """,
+)
+
+
+async def set_event(database: Database, key: str | Event[Any], value: Any) -> None:
+    """Let the workflow say ``value`` under ``key``."""
+    name, declared = key_and_type(key, "The key of an event")
+    here = in_workflow_or_step(caller(database), "set_event")
+    text = _codec.encode(value, declared, what=f"The value of event {name!r}")
+    author = Step(here, "set_event", name) if isinstance(here, Position) else here
+    digest = event_key(author.run.workflow_id, name)
+    row = (*author_columns(author), author.path, name, text, digest)
+    await act(database, author, SET_EVENT, [row], verb="set_event", size=len(text), wakes=[digest])
+
+
+async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:
+    """The latest value; waits for a first one. ``None`` in time-out, or when the workflow ended without one."""
+    check_key(workflow_id, "workflow_id")
+    name, declared = key_and_type(key, "The key of an event")
+    seconds = check_seconds(timeout_seconds)
+    here = caller(database)
+    if isinstance(here, Position):
+        step_key = f"{name} of {workflow_id}"
+        step = Step(here, "get_event", step_key)
+        row = (*step.columns, step_key, workflow_id, name, seconds)
+        keys = [event_key(workflow_id, name), end_key(workflow_id)]
+        text = (await step.perform(AWAIT_EVENT, [row], watch=keys)).value()
+    else:
+        text = await _read(database, workflow_id, name, seconds)
+    return _codec.decode(text, declared, what=f"The value of event {name!r}")
+
+
+async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]:
+    """The latest value of every event that the workflow has set so far."""
+    check_key(workflow_id, "workflow_id")
+
+    async def find() -> dict[str, Any]:
+        rows = await database.call(ALL_EVENTS, [(workflow_id,)], lane=workflow_id)
+        return {key: _codec.decode(value) for _, key, value in rows}
+
+    events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
+    return events
+
+
+async def _read(database: Database, workflow_id: str, key: str, seconds: float | None) -> str | None:
+    deadline = float("inf") if seconds is None else anyio.current_time() + seconds
+    async with aclosing(database.looks(event_key(workflow_id, key), end_key(workflow_id))) as looks:
+        async for look in looks:
+            answer = await database.call(READ_EVENT, [(workflow_id, key)], lane=workflow_id)
+            _, value, ended = answer[0]
+            left = deadline - anyio.current_time()
+            if value is not None or ended or left <= 0:
+                return str(value) if value is not None else None
+            look.again_in(left)
+    raise AssertionError("A waiting loop ends only by returning.")

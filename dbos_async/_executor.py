@@ -1,0 +1,220 @@
+"""The runs of one executor: claimed or started here, worked through in a context of their own, and finished.
+
+A run belongs to the executor that claimed its workflow last: the row's attempt is the fence, and everything that is
+written in the name of a run names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+from uuid import uuid4
+
+from dbos_async import _codec, _tracing
+from dbos_async._batch import Answer, Statement
+from dbos_async._context import Crowd, Run, begin
+from dbos_async._database import Database
+from dbos_async._history import History
+from dbos_async._signature import Signature
+from dbos_async._wakeups import UNOWNED_KEY, end_key
+from dbos_async.errors import ReplayMismatchError
+
+log = logging.getLogger("dbos_async")
+
+CLAIM = Statement(
+    "CLAIM",
+    """
+    update dbos_async.workflows
+    set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
+    where id = any (array(
+        select id from dbos_async.workflows
+        where status = 'PENDING' and owner is null
+          and name in (select json_array_elements_text(($3::json[])[1]))
+          and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
+        order by created_at limit ($5::int[])[1]
+        for update skip locked))
+    returning ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent
+    """,
+    lanes=1,
+)
+
+FINISH = Statement(
+    "FINISH",
+    """
+    with calls as materialized (
+        select * from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::json[], $6::json[], $7::bytea[])
+            as c(n, id, attempt, status, output, error, digest)
+    ),
+    held as materialized (
+        select c.*, w.name, w.start_id
+        from (select * from calls order by id) as c
+        cross join lateral (
+            select name, start_id, attempt, status from dbos_async.workflows where id = c.id for no key update
+        ) as w
+        where w.attempt = c.attempt and w.status = 'PENDING'
+    ),
+    filled as (
+        -- Always an update, since the row is there and held. Said as an insert it finds its row by the key alone,
+        -- whatever the planner believes the size of the table to be.
+        insert into dbos_async.workflows as w (id, name, input, start_id, status, output, error, ended_at)
+        select id, name, '{}', start_id, status, output, error,
+               case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
+        from held
+        on conflict (id) do update
+            set status = excluded.status, output = excluded.output, error = excluded.error,
+                ended_at = excluded.ended_at, owner = null
+    ),
+    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    select n, n in (select n from held) as ended from calls, announced
+    """,
+)
+
+
+class Runnable(Protocol):
+    """What an executor must know of a workflow to run it."""
+
+    function: Callable[..., Any]
+    signature: Signature
+    max_recovery_attempts: int
+
+
+class Executor:
+    """The runs of one launched DBOS."""
+
+    def __init__(
+        self,
+        database: Database,
+        executor_id: str,
+        *,
+        application_version: str | None,
+        max_running: int,
+        known: Mapping[str, Runnable],
+    ) -> None:
+        self.database = database
+        self.id = f"{executor_id}:{uuid4().hex[:12]}"
+        """Unique to this launch: what the workflows that run here have as their owner."""
+        self.executor_id = executor_id
+        self.application_version = application_version
+        self.known = known
+        self.loop = asyncio.get_running_loop()
+        self.runs: dict[str, Run] = {}
+        self.closing = False
+        self._max_running = max_running
+        self._crowd = Crowd(self._thinned)
+        self._more_unowned = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def room(self) -> int:
+        """How many runs may begin now; those that only wait do not count."""
+        return self._max_running - len(self.runs) + self._crowd.waiting
+
+    def take(self) -> str | None:
+        """The owner of a workflow that is started here now; ``None`` leaves it to whoever has room."""
+        return self.id if not self.closing and self.room > 0 else None
+
+    async def claim(self) -> bool:
+        """Take workflows that nobody owns, as many as there is room for. True when there may be more."""
+        most = min(self.room, 100)
+        names = list(self.known)
+        self._more_unowned = most <= 0
+        if self.closing or most <= 0 or not names:
+            return False
+        row = self.id, _codec.encode(names), self.application_version, most
+        answer = await self.database.call(CLAIM, [row], lane="", patient=True, answered=self._claimed)
+        self._more_unowned = len(answer) == most
+        return self._more_unowned
+
+    def _thinned(self) -> None:
+        if self._more_unowned and self.room > 0:
+            self.database.wakeups.wake(UNOWNED_KEY)
+
+    def _claimed(self, answer: Answer) -> None:
+        for _, workflow_id, name, text, attempt, recoveries, trace_parent in answer:
+            self.begin(workflow_id, name, text, attempt, recoveries, trace_parent)
+
+    def begin(
+        self, workflow_id: str, name: str, text: str, attempt: int, recoveries: int = 0, trace_parent: str | None = None
+    ) -> None:
+        """Run a workflow that this executor owns, in a context that has nothing of whoever caused it."""
+        if self.closing:
+            return
+        earlier = self.runs.get(workflow_id)
+        if earlier is not None:
+            if earlier.attempt >= attempt:
+                return
+            earlier.stop("this executor has claimed its workflow anew")
+        park = functools.partial(self._park, workflow_id, attempt)
+        run = Run(self.database, workflow_id, attempt, park, crowd=self._crowd)
+        if attempt > 1:
+            run.history = History(self.database, workflow_id)
+        self.runs[workflow_id] = run
+        work = self._work(run, self.known[name], text, recoveries, trace_parent)
+        task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
+        run.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing more, stop every run without an outcome, and wait for their tasks."""
+        self.closing = True
+        for run in list(self.runs.values()):
+            run.stop("this executor shuts down")
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                log.warning("%s did not stop within %g s and was left behind.", task.get_name(), seconds)
+
+    async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
+        begin(run)
+        _tracing.attach(trace_parent)
+        status, output, error = "ERROR", None, None
+        try:
+            if recoveries > workflow.max_recovery_attempts:
+                status = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+            else:
+                args, kwargs = workflow.signature.decode_call(text)
+                value = await workflow.function(*args, **kwargs)
+                what = f"The result of workflow {run.workflow_id!r}"
+                output = _codec.encode(value, workflow.signature.result_type, what=what)
+                status = "SUCCESS"
+        except Exception as failure:
+            error = _codec.encode_error(failure)
+        except (SystemExit, KeyboardInterrupt):
+            run.stop("the process was told to end")
+            raise
+        except BaseException as failure:
+            # A cancellation that is not ours: the function let that of some task of its own pass.
+            error = _codec.encode_error(failure)
+        finally:
+            run.over = True
+            try:
+                if run.acting and run.stopped is None:
+                    await self._end_what_outlived(run)
+                if run.stopped is None:
+                    row = run.workflow_id, run.attempt, status, output, error, end_key(run.workflow_id)
+                    await self._finish(row)
+            finally:
+                if self.runs.get(run.workflow_id) is run:
+                    del self.runs[run.workflow_id]
+                self._thinned()
+
+    async def _end_what_outlived(self, run: Run) -> None:
+        # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
+        for task in run.acting:
+            task.cancel()
+        await self.database.batches.land(run.workflow_id)
+
+    async def _park(self, workflow_id: str, attempt: int, mismatch: ReplayMismatchError) -> None:
+        log.error("%s", mismatch)
+        row = workflow_id, attempt, "REPLAY_MISMATCH", None, _codec.encode_error(mismatch), end_key(workflow_id)
+        await self._finish(row)
+
+    async def _finish(self, row: tuple[Any, ...]) -> None:
+        workflow_id, _, _, output, error, digest = row
+        size = len(output or "") + len(error or "")
+        await self.database.call(FINISH, [row], lane=workflow_id, size=size, wakes=[digest], patient=True)

@@ -1,0 +1,134 @@
+"""The schema, brought up to date: the numbered files of ``schema/``, in order, each in a transaction of its own.
+
+A file may say ``-- requires-library: 0.3.0`` in a comment at its top: libraries older than that cannot work with what it makes,
+and refuse. A file that says nothing only adds, and releases before and after it run side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+
+from dbos_async.errors import ConfigurationError, LibraryTooOldError, MigrationNeededError
+
+LOCK = "select pg_advisory_xact_lock(hashtextextended('dbos_async migrations', 0))"
+
+FIND_TABLE = "select to_regclass('dbos_async.migrations') is not null"
+
+MAKE_TABLE = """
+create schema if not exists dbos_async;
+create table if not exists dbos_async.migrations (
+    number integer primary key,
+    name text not null,
+    requires_library text,
+    applied_at timestamptz not null default clock_timestamp()
+);
+comment on table dbos_async.migrations is
+    'One applied file of schema/. requires_library is the oldest library that still works with it, null when every one does.';
+"""
+
+APPLIED = "select number, name, requires_library from dbos_async.migrations order by number"
+
+NOTE = "insert into dbos_async.migrations (number, name, requires_library) values ($1, $2, $3)"
+
+
+class Migration(NamedTuple):
+    """One file of the schema."""
+
+    number: int
+    name: str
+    requires_library: str | None
+    sql: str
+
+
+async def migrate(
+    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+) -> list[str]:
+    """Apply what is missing, and return its names. Any number of processes may do so at once."""
+    library = library or version("dbos_async")
+    ours = load(directory)
+    if not await _missing(connection, ours, library):
+        return []
+    names: list[str] = []
+    for migration in ours:
+        async with connection.transaction():
+            # Whoever comes second waits here, and then finds the work done.
+            await connection.execute(LOCK)
+            await connection.execute(MAKE_TABLE)
+            if migration not in await _missing(connection, ours, library):
+                continue
+            try:
+                await connection.execute(migration.sql)
+            except asyncpg.PostgresError as error:
+                raise ConfigurationError(
+                    f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error}."
+                ) from error
+            await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
+        names.append(migration.name)
+    return names
+
+
+async def check(
+    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+) -> None:
+    """Raise `MigrationNeededError` when something is missing, `LibraryTooOldError` when this library is too old."""
+    missing = await _missing(connection, load(directory), library or version("dbos_async"))
+    if missing:
+        raise MigrationNeededError(", ".join(migration.name for migration in missing))
+
+
+def load(directory: Path | None = None) -> list[Migration]:
+    """The files of the schema, in the order of their numbers."""
+    directory = directory or find_directory()
+    migrations = [_read(path) for path in sorted(directory.glob("*.sql"))]
+    if [migration.number for migration in migrations] != list(range(1, len(migrations) + 1)):
+        raise ConfigurationError(
+            f"The migrations in {directory.name}/ must be numbered 1, 2, 3 … without a gap, "
+            f"and are {', '.join(migration.name for migration in migrations) or 'missing'}."
+        )
+    return migrations
+
+
+def find_directory() -> Path:
+    """Where the SQL is: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    for directory in (package / "schema", package.parent / "schema"):
+        if directory.is_dir():
+            return directory
+    raise ConfigurationError("This installation of dbos_async has no schema/ folder: install it again.")
+
+
+async def _missing(
+    connection: asyncpg.Connection[asyncpg.Record], ours: list[Migration], library: str
+) -> list[Migration]:
+    if not await connection.fetchval(FIND_TABLE):
+        return ours
+    applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
+    for row in applied.values():
+        required = row["requires_library"]
+        if required is not None and _release(required) > _release(library):
+            raise LibraryTooOldError(library, required, row["name"])
+    return [migration for migration in ours if migration.number not in applied]
+
+
+def _read(path: Path) -> Migration:
+    number = re.match(r"(\d+)_", path.name)
+    if number is None:
+        raise ConfigurationError(f"The migration {path.name} must begin with its number: 0001_….sql.")
+    sql = path.read_text(encoding="utf-8")
+    header = re.search(r"\A(?:--[^\n]*\n)*?-- requires-library: (\S+)", sql)
+    return Migration(int(number[1]), path.stem, header[1] if header else None, sql)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    numbers = re.match(r"\d+(?:\.\d+)*", text)
+    if numbers is None:
+        raise ConfigurationError(f"{text!r} is not a version: write it as 0.3.0.")
+    parts = [int(part) for part in numbers[0].split(".")]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)

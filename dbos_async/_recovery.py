@@ -1,0 +1,158 @@
+"""Leases: who is alive, and whose workflows are free to be claimed.
+
+A launched executor renews its lease by the database's clock. While its listening connection is open it also holds an
+advisory lock: when the process is killed, the server lets go of the lock within moments. That is a hint, and the executor has
+two seconds to come back and renew. Whoever is found dead loses its workflows; live executors claim them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import asyncpg
+
+from dbos_async._batch import Statement
+from dbos_async._database import Database
+from dbos_async._executor import Executor
+from dbos_async._wakeups import UNOWNED_KEY
+
+log = logging.getLogger("dbos_async")
+
+LEASE_SECONDS = 15.0
+RENEW_EVERY_SECONDS = 1.0
+CLAIM_PAUSE_SECONDS = 0.01
+
+HOLD = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
+
+RENEW = Statement(
+    "RENEW",
+    """
+    insert into dbos_async.executors as e (id, executor_id, application_version, lease_until)
+    values (($2::text[])[1], ($3::text[])[1], ($4::text[])[1],
+            clock_timestamp() + make_interval(secs => ($5::float8[])[1]))
+    on conflict (id) do update set lease_until = excluded.lease_until, lost_at = null
+    returning ($1::int[])[1] as n
+    """,
+    lanes=1,
+)
+
+BURY = Statement(
+    "BURY",
+    """
+    -- Find the dead, free their workflows, and tell everybody. After a restart of the server nobody has a lock
+    -- and every lease may have run out, so nobody counts as dead until a whole lease has passed.
+    with others as materialized (
+        select e.id, e.lost_at, e.lease_until < clock_timestamp() as expired,
+               e.executor_id = ($3::text[])[1] as replaced,
+               not exists (
+                   select 1 from pg_locks as l
+                   where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+                     and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+                     and l.classid::bigint << 32 | l.objid::bigint
+                         = hashtextextended('dbos_async executor ' || e.id, 0)) as unlocked
+        from dbos_async.executors as e
+        where e.id <> ($2::text[])[1]
+          and pg_postmaster_start_time() + make_interval(secs => ($4::float8[])[1]) < clock_timestamp()
+    ),
+    noticed as (
+        update dbos_async.executors set lost_at = clock_timestamp()
+        where id = any (array(select id from others where unlocked and lost_at is null)) and lost_at is null
+    ),
+    dead as materialized (
+        select e.id from dbos_async.executors as e
+        where e.id = any (array(
+            select id from others
+            where expired or (unlocked and (replaced or lost_at + interval '2 seconds' < clock_timestamp()))))
+          and (e.lost_at is not null or e.lease_until < clock_timestamp()
+               or e.executor_id = ($3::text[])[1])
+        for update skip locked
+    ),
+    buried as (
+        delete from dbos_async.executors where id = any (array(select id from dead))
+    ),
+    freed as (
+        update dbos_async.workflows as w
+        set owner = null,
+            recoveries = case when exists (
+                select 1 from dbos_async.steps as s where s.workflow_id = w.id and s.completed_at > w.claimed_at)
+                then 1 else w.recoveries + 1 end
+        where w.status = 'PENDING' and w.owner = any (array(select id from dead))
+        returning w.id
+    ),
+    announced as (
+        select dbos_async.announce(array[($5::bytea[])[1]]) where exists (select 1 from freed)
+    )
+    select ($1::int[])[1] as n, (select count(*) from dead) as executors, (select count(*) from freed) as workflows
+    from (select 1) as one left join announced on true
+    """,
+    lanes=1,
+)
+
+GIVE_BACK = Statement(
+    "GIVE_BACK",
+    """
+    with gone as (
+        delete from dbos_async.executors where id = ($2::text[])[1]
+    ),
+    freed as (
+        update dbos_async.workflows set owner = null
+        where status = 'PENDING' and owner = ($2::text[])[1]
+        returning id
+    ),
+    announced as (
+        select dbos_async.announce(array[($3::bytea[])[1]]) where exists (select 1 from freed)
+    )
+    select ($1::int[])[1] as n, (select count(*) from freed) as workflows
+    from (select 1) as one left join announced on true
+    """,
+    lanes=1,
+)
+
+
+class Recovery:
+    """What an executor does besides running: renew its lease, bury the dead, and claim what nobody owns."""
+
+    def __init__(self, database: Database, executor: Executor) -> None:
+        self._database = database
+        self._executor = executor
+
+    async def hold(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Take the lock that says this executor's connection is open."""
+        await connection.execute(HOLD, self._executor.id)
+
+    async def register(self) -> None:
+        """Become an executor, and free the workflows of an earlier launch under the same name if that is gone."""
+        await self.renew()
+        await self.bury()
+
+    async def renew(self) -> None:
+        """Extend the lease, and take back that the connection was lost."""
+        here = self._executor
+        row = here.id, here.executor_id, here.application_version, LEASE_SECONDS
+        await self._database.call(RENEW, [row], lane="", patient=True)
+
+    async def bury(self) -> None:
+        """Free the workflows of executors that are gone."""
+        row = self._executor.id, self._executor.executor_id, LEASE_SECONDS, UNOWNED_KEY
+        answer = await self._database.call(BURY, [row], lane="", patient=True, wakes=[UNOWNED_KEY])
+        _, executors, workflows = answer[0]
+        if workflows:
+            log.info("%d executors are gone; their %d workflows go on elsewhere.", executors, workflows)
+
+    async def give_back(self) -> None:
+        """Leave in good order: the workflows that ran here are free at once."""
+        await self._database.call(GIVE_BACK, [(self._executor.id, UNOWNED_KEY)], lane="")
+
+    async def keep_lease(self) -> None:
+        """Renew and look after the others, until cancelled."""
+        async for look in self._database.looks():
+            await self.renew()
+            await self.bury()
+            look.again_in(RENEW_EVERY_SECONDS)
+
+    async def keep_claiming(self) -> None:
+        """Claim whenever there is something to claim and room for it, until cancelled."""
+        async for _ in self._database.looks(UNOWNED_KEY):
+            while await self._executor.claim():
+                await asyncio.sleep(CLAIM_PAUSE_SECONDS)

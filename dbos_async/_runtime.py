@@ -1,0 +1,112 @@
+"""One launched DBOS: it opens everything, keeps it going, and closes it in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from pathlib import Path
+
+from dbos_async import embedded
+from dbos_async._database import Database
+from dbos_async._executor import Executor
+from dbos_async._recovery import Recovery
+from dbos_async._workflows import registered, set_launched
+from dbos_async.errors import DatabaseUnavailableError
+
+log = logging.getLogger("dbos_async")
+
+
+class Runtime:
+    """Everything that lives from launch to shutdown."""
+
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        executor_id: str | None,
+        application_version: str | None,
+        max_running: int,
+        migrate: bool,
+        connect_timeout_seconds: float,
+        drain_seconds: float,
+    ) -> None:
+        self._url = url
+        self._executor_id = executor_id or f"{socket.gethostname()}:{os.getpid()}"
+        self._application_version = application_version
+        self._max_running = max_running
+        self._migrate = migrate
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._drain_seconds = drain_seconds
+        self._server: embedded.EmbeddedPostgres | None = None
+        self._services: list[asyncio.Task[None]] = []
+        self.executor: Executor
+        self.recovery: Recovery
+        self.database: Database
+
+    async def open(self) -> None:
+        """Connect, migrate, listen, and take over what is left. What was opened is closed if this fails."""
+        try:
+            url = await self._find_url()
+            self.database = Database(url, connect_timeout_seconds=self._connect_timeout_seconds)
+            self.executor = Executor(
+                self.database,
+                self._executor_id,
+                application_version=self._application_version,
+                max_running=self._max_running,
+                known=registered,
+            )
+            self.recovery = Recovery(self.database, self.executor)
+            try:
+                await self.database.open(migrate=self._migrate, hello=self.recovery.hold)
+                await self.recovery.register()
+                set_launched(self.executor)
+                self._serve()
+            except BaseException:
+                set_launched(None)
+                await self.database.close()
+                raise
+        except BaseException:
+            await self._stop_server()
+            raise
+
+    async def close(self) -> None:
+        """Stop claiming, stop every run without an outcome, give all back, and close every connection."""
+        try:
+            for service in self._services:
+                service.cancel()
+            await asyncio.wait(self._services)
+            await self.executor.drain(self._drain_seconds)
+            set_launched(None)
+            try:
+                await self.recovery.give_back()
+            except DatabaseUnavailableError as error:
+                log.warning("The workflows that ran here could not be given back and wait for the lease: %s", error)
+        finally:
+            set_launched(None)
+            await self.database.close()
+            await self._stop_server()
+
+    def _serve(self) -> None:
+        for name, service in (("lease", self.recovery.keep_lease()), ("claims", self.recovery.keep_claiming())):
+            task = asyncio.create_task(service, name=f"dbos_async {name}")
+            task.add_done_callback(_report)
+            self._services.append(task)
+
+    async def _find_url(self) -> str:
+        url = self._url or os.environ.get("DBOS_DATABASE_URL")
+        if url:
+            return url
+        self._server = await embedded.start(Path.cwd() / ".dbos_async")
+        return self._server.url
+
+    async def _stop_server(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("%s ended unexpectedly.", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,118 @@
+"""``@DBOS.step()``: an ordinary function whose outcome a workflow records, so that it is not run again."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from dbos_async import _codec
+from dbos_async._context import Position, StepBody, current
+from dbos_async._signature import Signature
+from dbos_async._steps import Step
+from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
+
+log = logging.getLogger("dbos_async")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST_THREADS = 40
+
+_threads: RunVar[anyio.CapacityLimiter] = RunVar("dbos_async_step_threads")
+
+
+class StepFunction(Generic[P, R]):
+    """A registered step: await it like the function. In a workflow it is recorded, elsewhere it is a plain call."""
+
+    def __init__(
+        self,
+        function: Callable[P, Any],
+        *,
+        name: str | None,
+        max_attempts: int,
+        interval_seconds: float,
+        backoff_rate: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        if not inspect.isroutine(function):
+            raise RegistrationError(
+                f"@DBOS.step() decorates functions, and {function!r:.100} is none: write @DBOS.step()."
+            )
+        functools.update_wrapper(self, function)
+        self.name = name or function.__qualname__
+        self._function = function
+        self._signature = Signature(function, takes_stored_arguments=False)
+        self._is_coroutine = inspect.iscoroutinefunction(function)
+        self._max_attempts = max_attempts
+        self._interval_seconds = interval_seconds
+        self._backoff_rate = backoff_rate
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        here = current.get()
+        if not isinstance(here, Position):
+            return cast("R", await self._call(*args, **kwargs))
+        step = Step(here, "step", self.name)
+
+        async def find() -> tuple[str | None, str | None]:
+            body = StepBody(step.run, step.path)
+            token = current.set(body)
+            try:
+                value = await self._attempts(lambda: self._call(*args, **kwargs))
+                return _codec.encode(value, self._signature.result_type, what=f"The result of step {self.name!r}"), None
+            except Exception as error:
+                return None, _codec.encode_error(error)
+            finally:
+                body.over = True
+                current.reset(token)
+
+        done = await step.note(find)
+        what = f"The recorded result of step {self.name!r}"
+        return cast("R", _codec.decode(done.value(), self._signature.result_type, what=what))
+
+    async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        pause = self._interval_seconds
+        for attempt in range(1, self._max_attempts + 1):
+            try:
+                return await self._in_time(call)
+            except Exception as error:
+                if attempt == self._max_attempts or isinstance(error, InvalidValueError):
+                    if attempt > 1:
+                        error.add_note(f"The step {self.name!r} was tried {attempt} times.")
+                    raise
+                log.info("Step %r failed (%s) and is tried again in %g s.", self.name, type(error).__name__, pause)
+            await anyio.sleep(pause)
+            pause *= self._backoff_rate
+        raise AssertionError("The last attempt returns or raises.")
+
+    async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        if self._timeout_seconds is None:
+            return await call()
+        with anyio.move_on_after(self._timeout_seconds) as scope:
+            return await call()
+        if scope.cancelled_caught:
+            raise StepTimeoutError(self.name, self._timeout_seconds)
+        raise AssertionError("A call that was not cancelled returns or raises.")
+
+    async def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_coroutine:
+            return await self._function(*args, **kwargs)
+        # The thread is abandoned by a cancellation: nobody can stop it, but what it returns is dropped.
+        call = functools.partial(self._function, *args, **kwargs)
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
+
+
+def _thread_limiter() -> anyio.CapacityLimiter:
+    try:
+        return _threads.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(MOST_THREADS)
+        _threads.set(limiter)
+        return limiter

@@ -1,0 +1,326 @@
+"""A numbered step of a run: replayed when it is recorded, else performed and recorded in one statement.
+
+Whatever a step does, its row decides whether it happened. The statements of the primitives answer with the same first words:
+
+done      the step was recorded by this very call, together with its effect
+recorded  it had been recorded before: this is what was recorded
+wait      a wait has begun and goes on: look again when woken, or after seconds_left
+again     another call was at the same step meanwhile: look again now
+lost      the run does not own its workflow any more, or the workflow has ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, Self
+
+from dbos_async import _codec
+from dbos_async._batch import Answer, Statement
+from dbos_async._context import Position, Run, StepBody, caller, check_live, next_number
+from dbos_async._database import Database
+from dbos_async.errors import DBOSError, ReplayMismatchError, WorkflowEndedError
+
+RECORD = Statement(
+    "RECORD",
+    """
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[],
+                    $8::json[], $9::json[], $10::float8[])
+            as c(n, workflow_id, attempt, branch, number, verb, key, output, error, took_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (
+            select verb, key, output, error from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at)
+        select workflow_id, branch, number, verb, key, output, error,
+               clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp()
+        from calls where holds and recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict do nothing
+        returning workflow_id, branch, number
+    )
+    select n,
+           case when not holds then 'lost'
+                when recorded_verb is not null then 'recorded'
+                when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
+                else 'again' end as outcome,
+           coalesce(recorded_output, output) as output, coalesce(recorded_error, error) as error,
+           recorded_verb, recorded_key
+    from calls
+    """,
+)
+
+SLEEP = Statement(
+    "SLEEP",
+    """
+    -- The step is recorded when the sleep begins, with the time when it will be complete. The clock is the database's.
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.deadline
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::float8[])
+            as c(n, workflow_id, attempt, branch, number, seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (
+            select verb, key, deadline from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline)
+        select workflow_id, branch, number, 'sleep', '', clock_timestamp() + make_interval(secs => seconds)
+        from calls where holds and recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict do nothing
+        returning workflow_id, branch, number
+    )
+    select n,
+           case when not holds then 'lost'
+                when recorded_verb is null
+                     and (workflow_id, branch, number) not in (select workflow_id, branch, number from recorded)
+                     then 'again'
+                when recorded_verb is not null and deadline <= clock_timestamp() then 'recorded'
+                else 'wait' end as outcome,
+           null::json as output, null::json as error, recorded_verb, recorded_key,
+           coalesce(extract(epoch from deadline - clock_timestamp())::float8, seconds) as seconds_left
+    from calls
+    """,
+)
+
+
+class Done(NamedTuple):
+    """How a step ended: its output, or its error; and, of a live one, the rows of the answer."""
+
+    output: str | None
+    error: str | None
+    rows: Answer | None = None
+
+    def value(self) -> str | None:
+        """The output; a recorded error is raised."""
+        if self.error is not None:
+            raise _codec.decode_error(self.error)
+        return self.output
+
+
+class Step:
+    """One numbered step of a run, about to be replayed or performed."""
+
+    __slots__ = ("branch", "key", "number", "run", "verb")
+
+    def __init__(self, position: Position, verb: str, key: str) -> None:
+        branch, self.number = next_number(position, verb)
+        self.run, self.branch, self.verb, self.key = position.run, branch.name, verb, key
+
+    @property
+    def path(self) -> str:
+        """The number as a person writes it: ``4``, or ``4.1.2`` in a branch."""
+        return f"{self.branch}.{self.number}" if self.branch else str(self.number)
+
+    @property
+    def columns(self) -> tuple[str, int, str, int]:
+        """What the statements know a step by: whose it is, under which fence, and its number."""
+        return self.run.workflow_id, self.run.attempt, self.branch, self.number
+
+    async def replayed(self) -> Done | None:
+        """The recorded outcome, ``None`` when the step has to be performed (or its wait goes on)."""
+        run = self.run
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        if run.over:
+            raise WorkflowEndedError(run.workflow_id, self.verb)
+        if run.history is None:
+            return None
+        past = await run.history.find(self.branch, self.number)
+        if past is None:
+            return None
+        await self.compare(past.verb, past.key)
+        return Done(past.output, past.error) if past.completed else None
+
+    async def perform(
+        self,
+        statement: Statement,
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        size: int = 0,
+        wakes: Sequence[bytes] = (),
+        watch: Sequence[bytes] | None = None,
+        answered: Callable[[Answer], None] | None = None,
+    ) -> Done:
+        """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys."""
+        with _Acting(self.run, self.verb):
+            done = await self.replayed()
+            if done is not None:
+                return done
+            if watch is None:
+                while True:
+                    done, _ = await self._try(statement, rows, size, wakes, answered)
+                    if done is not None:
+                        return done
+            async with aclosing(self.run.database.looks(*watch)) as looks:
+                with _Waiting(self.run) as waiting:
+                    async for look in looks:
+                        done, seconds_left = await self._try(statement, rows, size, wakes, answered)
+                        if done is not None:
+                            return done
+                        look.again_in(seconds_left)
+                        waiting.begin()
+            raise AssertionError("A waiting loop ends only by returning.")
+
+    async def note(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> Done:
+        """Replay the step, or find out its output or error and record that."""
+        done = await self.replayed()
+        if done is not None:
+            return done
+        began = time.monotonic()
+        output, error = await find()
+        row = (*self.columns, self.verb, self.key, output, error, time.monotonic() - began)
+        return await self.perform(RECORD, [row], size=len(output or "") + len(error or ""))
+
+    async def compare(self, verb: str, key: str) -> None:
+        """Park the workflow when the recorded step is another one than the code asks for now."""
+        if verb == self.verb and key == self.key:
+            return
+        run = self.run
+        mismatch = ReplayMismatchError(run.workflow_id, self.path, _named(verb, key), _named(self.verb, self.key))
+        if run.stopped is None:
+            await run.park(mismatch)
+        await run.halt(str(mismatch))
+
+    async def _try(
+        self,
+        statement: Statement,
+        rows: Sequence[tuple[Any, ...]],
+        size: int,
+        wakes: Sequence[bytes],
+        answered: Callable[[Answer], None] | None,
+    ) -> tuple[Done | None, float | None]:
+        run = self.run
+        answer = await run.database.call(
+            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, answered=answered
+        )
+        first = answer[0]
+        outcome = first["outcome"]
+        if outcome == "lost":
+            await run.halt("another run has taken it over, or it has ended")
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        if first["recorded_verb"] is not None:
+            await self.compare(first["recorded_verb"], first["recorded_key"])
+        if outcome == "done":
+            return Done(first["output"], first["error"], answer), None
+        if outcome == "recorded":
+            return Done(first["output"], first["error"]), None
+        return None, first["seconds_left"] if outcome == "wait" else 0.0
+
+
+async def act(
+    database: Database,
+    author: Step | StepBody,
+    statement: Statement,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    verb: str,
+    size: int = 0,
+    wakes: Sequence[bytes] = (),
+) -> None:
+    """Write in the name of a workflow: as a step of its own, or as a part of the step that is under way."""
+    if isinstance(author, Step):
+        (await author.perform(statement, rows, size=size, wakes=wakes)).value()
+        return
+    check_live(author, verb)
+    run = author.run
+    with _Acting(run, verb):
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        answer = await database.call(statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True)
+        if answer[0]["outcome"] == "lost":
+            await run.halt("another run has taken it over, or it has ended")
+        if answer[0]["error"] is not None:
+            raise _codec.decode_error(answer[0]["error"])
+
+
+def author_columns(author: Step | StepBody | None) -> tuple[str | None, int | None, str | None, int | None]:
+    """Who writes: a step of its own, a part of one (then without a number), or nobody's workflow."""
+    if isinstance(author, Step):
+        return author.columns
+    if author is None:
+        return None, None, None, None
+    return author.run.workflow_id, author.run.attempt, None, None
+
+
+async def read(database: Database, verb: str, key: str, find: Callable[[], Awaitable[Any]], declared: Any = Any) -> Any:
+    """Read something that may change. In a workflow what was read is recorded, and so is an error of ours."""
+    here = caller(database)
+    if not isinstance(here, Position):
+        return await find()
+
+    async def found() -> tuple[str | None, str | None]:
+        try:
+            return _codec.encode(await find(), declared), None
+        except DBOSError as error:
+            return None, _codec.encode_error(error)
+
+    return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
+
+
+async def sleep(position: Position, seconds: float) -> None:
+    """Sleep until ``seconds`` after the first time that the run came here, by the database's clock."""
+    step = Step(position, "sleep", "")
+    await step.perform(SLEEP, [(*step.columns, seconds)], watch=())
+
+
+class _Acting:
+    """Marks the current task as inside a verb, and tells a cancellation by the run's end from any other."""
+
+    __slots__ = ("run", "task", "verb")
+
+    def __init__(self, run: Run, verb: str) -> None:
+        self.run, self.verb = run, verb
+        self.task = asyncio.current_task()
+
+    def __enter__(self) -> None:
+        if self.task is not None:
+            self.run.acting.add(self.task)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.task is not None:
+            self.run.acting.discard(self.task)
+        if kind is asyncio.CancelledError and self.run.over and self.run.stopped is None:
+            raise WorkflowEndedError(self.run.workflow_id, self.verb) from None
+
+
+class _Waiting:
+    """Counts a run as waiting from its first fruitless look on, so that it does not take a running one's place."""
+
+    __slots__ = ("begun", "run")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.begun = False
+
+    def begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            self.run.begin_waiting()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.begun:
+            self.run.end_waiting()
+
+
+def _named(verb: str, key: str) -> str:
+    return f"{verb} {key!r}" if key else verb

@@ -1,0 +1,299 @@
+"""Streams: what a workflow writes, value after value, for any number of readers at any time.
+
+A stream is rows with the offsets 0, 1, 2 …, never changed. Closing it adds a row that has no value.
+Writers of one workflow follow each other; where two runs of it meet, the row that both want lets one of them repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import asyncpg
+
+from dbos_async import _codec
+from dbos_async._batch import Statement
+from dbos_async._context import Position, caller, in_workflow_or_step
+from dbos_async._database import Database
+from dbos_async._steps import Step, act, author_columns
+from dbos_async._wakeups import end_key, stream_key
+from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
+from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
+
+WRITE = Statement(
+    "WRITE",
+    """
+    -- A call without a value closes the stream.
+    with calls as materialized (
+        select c.*,
+               case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[],
+                    $8::text[], $9::json[], $10::bytea[])
+            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, digest)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
+        ) as w on true
+        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is null for share
+        ) as held on true
+        left join lateral (
+            select verb, key, error from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+        left join lateral (
+            select "offset", closes from dbos_async.stream_entries
+            where workflow_id = c.workflow_id and key = c.key order by "offset" desc limit 1
+        ) as tail on true
+    ),
+    judged as materialized (
+        select *, was_closed or coalesce(bool_or(value is null and holds and recorded_verb is null) over earlier, false)
+                  as closed
+        from calls
+        window earlier as (partition by workflow_id, key order by n rows between unbounded preceding and 1 preceding)
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+        select workflow_id, branch, number, verb, key,
+               case when closed and value is not null then json_build_object(
+                   'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end,
+               clock_timestamp()
+        from judged where number is not null and holds and recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict do nothing
+        returning workflow_id, branch, number
+    ),
+    outcomes as materialized (
+        select *,
+               case when not holds then 'lost'
+                    when recorded_verb is not null then 'recorded'
+                    when number is null
+                         or (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
+                    else 'again' end as outcome
+        from judged
+    ),
+    written as (
+        insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step)
+        select workflow_id, key, tail + row_number() over (partition by workflow_id, key order by n),
+               value, value is null, step
+        from outcomes where outcome = 'done' and not closed
+        order by workflow_id, key, n
+    ),
+    announced as (
+        select dbos_async.announce(array_agg(digest) filter (where outcome = 'done' and not closed)) from outcomes
+    )
+    select n, outcome, null::json as output,
+           case when outcome = 'recorded' then recorded_error
+                when outcome = 'done' and closed and value is not null then json_build_object(
+                    'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end as error,
+           recorded_verb, recorded_key
+    from outcomes, announced
+    """,
+)
+
+READ = Statement(
+    "READ",
+    """
+    -- One page: at most "most" values or 1 MiB. A row without an offset says only how the workflow stands.
+    select c.n, w.status is not null as known,
+           coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended, e."offset", e.value, e.closes,
+           coalesce(e.fetched = c.most or e.weight > 1048576, false) as more
+    from unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::int[]) as c(n, workflow_id, key, start, most)
+    left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+    left join lateral (
+        select p.*
+        from (
+            select t.*, count(*) over () as fetched, sum(t.bytes) over (order by t."offset") as weight
+            from (
+                select "offset", value, closes, coalesce(pg_column_size(value), 0)::bigint as bytes
+                from dbos_async.stream_entries
+                where workflow_id = c.workflow_id and key = c.key and "offset" >= c.start
+                order by "offset" limit c.most
+            ) as t
+        ) as p
+        where p.weight - p.bytes < 1048576
+    ) as e on true
+    order by c.n, e."offset"
+    """,
+)
+
+FOLLOW = Statement(
+    "FOLLOW",
+    """
+    -- The same inside a workflow: the reader's step records from where to where it read, and how that ended.
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               s.completed_at,
+               case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
+                    else s.deadline end as deadline,
+               t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
+               coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+                    $7::text[], $8::text[], $9::int[], $10::float8[])
+            as c(n, workflow_id, attempt, branch, number, step_key, target_id, key, start, timeout_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (
+            select verb, key, output, error, deadline, completed_at from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+        left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
+        left join lateral (
+            select count(*) filter (where not l.closes) as count, bool_or(l.closes) as closed
+            from (
+                select e.*, sum(e.bytes) over (order by e."offset") - e.bytes as bytes_before
+                from (
+                    select "offset", closes, coalesce(pg_column_size(value), 0)::bigint as bytes
+                    from dbos_async.stream_entries
+                    where workflow_id = c.target_id and key = c.key and "offset" >= c.start
+                    order by "offset" limit 500
+                ) as e
+            ) as l
+            where l.bytes_before < 1048576
+        ) as p on true
+    ),
+    decided as materialized (
+        select *, count > 0 or closed or ended or not known or coalesce(deadline <= clock_timestamp(), false) as ripe,
+               json_build_object('offset', start, 'count', count, 'end',
+                   case when not known then 'unknown'
+                        when closed or (ended and count = 0) then 'closed'
+                        when count = 0 then 'timeout' end) as boundary
+        from calls
+        where holds and completed_at is null
+          and (recorded_verb is null or (recorded_verb = 'read_stream' and recorded_key = step_key))
+    ),
+    recorded as (
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+        select workflow_id, branch, number, 'read_stream', step_key, case when ripe then boundary end, deadline,
+               case when ripe then clock_timestamp() end
+        from decided where ripe or recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict (workflow_id, branch, number) do update
+            set output = excluded.output, completed_at = excluded.completed_at
+            where s.completed_at is null and excluded.completed_at is not null
+              and s.verb = excluded.verb and s.key = excluded.key
+        returning workflow_id, branch, number
+    )
+    select n,
+           case when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded)
+                then case when ripe then 'done' else 'wait' end
+                when not ripe and recorded_verb is not null then 'wait'
+                else 'again' end as outcome,
+           boundary as output, null::json as error,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+           null::text as recorded_verb, null::text as recorded_key
+    from decided
+    union all
+    select n, case when holds then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
+           recorded_verb, recorded_key
+    from calls
+    where not (holds and completed_at is null
+               and (recorded_verb is null or (recorded_verb = 'read_stream' and recorded_key = step_key)))
+    """,
+)
+
+MOST_VALUES = 500
+
+
+async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
+    """Append one value."""
+    name, declared = key_and_type(key, "The key of a stream")
+    here = in_workflow_or_step(caller(database), "write_stream")
+    text = _codec.encode(value, declared, what=f"The value for stream {name!r}")
+    await _write(database, here, "write_stream", name, text)
+
+
+async def close_stream(database: Database, key: str | Stream[Any]) -> None:
+    """Let nothing more be written."""
+    name, _ = key_and_type(key, "The key of a stream")
+    here = in_workflow_or_step(caller(database), "close_stream")
+    await _write(database, here, "close_stream", name, None)
+
+
+async def read_stream(
+    database: Database, workflow_id: str, key: str | Stream[Any], offset: int, timeout_seconds: float | None
+) -> AsyncGenerator[Any, None]:
+    """Yield the values from ``offset`` on, in order, until the stream has ended."""
+    check_key(workflow_id, "workflow_id")
+    name, declared = key_and_type(key, "The key of a stream")
+    check_whole(offset, 0, "offset")
+    seconds = check_seconds(timeout_seconds)
+    here = caller(database)
+    pages = (
+        _recorded_pages(database, here, workflow_id, name, offset, seconds)
+        if isinstance(here, Position)
+        else _live_pages(database, workflow_id, name, offset, seconds)
+    )
+    async with aclosing(pages):
+        async for page in pages:
+            for record in page:
+                yield _codec.decode(record["value"], declared, what=f"A value of stream {name!r}")
+
+
+async def _live_pages(
+    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None
+) -> AsyncGenerator[list[asyncpg.Record], None]:
+    waited_since = anyio.current_time()
+    async with aclosing(database.looks(stream_key(workflow_id, key), end_key(workflow_id))) as looks:
+        async for look in looks:
+            while True:
+                answer = await database.call(READ, [(workflow_id, key, offset, MOST_VALUES)], lane=workflow_id)
+                if not answer[0]["known"]:
+                    raise WorkflowNotFoundError(workflow_id)
+                page = [record for record in answer if record["closes"] is False]
+                if page:
+                    yield page
+                    offset = page[-1]["offset"] + 1
+                    waited_since = anyio.current_time()
+                if answer[-1]["closes"] or (answer[-1]["ended"] and not answer[-1]["more"]):
+                    return
+                if not answer[-1]["more"]:
+                    break
+            if seconds is not None:
+                left = waited_since + seconds - anyio.current_time()
+                if left <= 0:
+                    raise StreamTimeoutError(workflow_id, key, offset, seconds)
+                look.again_in(left)
+
+
+async def _recorded_pages(
+    database: Database, here: Position, workflow_id: str, key: str, offset: int, seconds: float | None
+) -> AsyncGenerator[list[asyncpg.Record], None]:
+    step_key = f"{key} of {workflow_id}"
+    keys = [stream_key(workflow_id, key), end_key(workflow_id)]
+    while True:
+        position = caller(database)
+        assert isinstance(position, Position)
+        step = Step(position, "read_stream", step_key)
+        row = (*step.columns, step_key, workflow_id, key, offset, seconds)
+        boundary = _codec.decode((await step.perform(FOLLOW, [row], watch=keys)).value())
+        end, stop = boundary["end"], boundary["offset"] + boundary["count"]
+        offset = boundary["offset"]
+        while offset < stop:
+            page = await database.call(
+                READ, [(workflow_id, key, offset, stop - offset)], lane=workflow_id, patient=True
+            )
+            if page[-1]["offset"] is None:
+                raise WorkflowNotFoundError(workflow_id)
+            yield page
+            offset = page[-1]["offset"] + 1
+        if end == "closed":
+            return
+        if end == "unknown":
+            raise WorkflowNotFoundError(workflow_id)
+        if end == "timeout":
+            raise StreamTimeoutError(workflow_id, key, offset, seconds or 0.0)
+
+
+async def _write(database: Database, here: Position | Any, verb: str, key: str, value: str | None) -> None:
+    author = Step(here, verb, key) if isinstance(here, Position) else here
+    digest = stream_key(author.run.workflow_id, key)
+    row = (*author_columns(author), author.path, verb, key, value, digest)
+    await act(database, author, WRITE, [row], verb=verb, size=len(value or ""), wakes=[digest])

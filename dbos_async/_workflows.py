@@ -1,0 +1,226 @@
+"""Workflows: registered functions, and how one is started, by this process or for another.
+
+A start is one statement that makes the workflow's row, together with the parent's step when a workflow starts it.
+With an owner it begins here and now; without one, whoever knows its name and has room claims it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+from uuid import uuid4
+
+from dbos_async import _codec, _tracing
+from dbos_async._batch import Answer, Statement
+from dbos_async._context import Position, assigned, caller, check_live
+from dbos_async._database import Database
+from dbos_async._executor import Executor
+from dbos_async._signature import Signature, encode_plain_call
+from dbos_async._steps import Done, Step, author_columns
+from dbos_async._wakeups import UNOWNED_KEY
+from dbos_async.errors import LaunchError, RegistrationError, WrongPlaceError
+from dbos_async.handle import WorkflowHandle
+from dbos_async.keys import check_key
+
+log = logging.getLogger("dbos_async")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+START = Statement(
+    "START",
+    """
+    -- A row without an owner is for whoever claims it; one with an owner begins there as its first attempt.
+    with calls as materialized (
+        select c.*,
+               case when c.parent_id is null then true
+                    when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
+               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this
+        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
+                    $9::json[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::bytea[])
+            as c(n, parent_id, attempt, branch, number, parent_step, id, name,
+                 input, owner, application_version, trace_parent, start_id, digest)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is not null limit 1
+        ) as w on true
+        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is null for share
+        ) as held on true
+        left join lateral (
+            select verb, key, output, error from dbos_async.steps
+            where workflow_id = c.parent_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+        left join lateral (
+            select name, start_id from dbos_async.workflows where id = c.id limit 1
+        ) as t on true
+    ),
+    judged as materialized (
+        select *, case when taken_name <> name then json_build_object(
+                   'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name))
+               end as conflict
+        from calls
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
+        select parent_id, branch, number, 'start_workflow', name,
+               case when conflict is null then to_json(id) end, conflict, clock_timestamp()
+        from judged where number is not null and holds and recorded_verb is null
+        order by parent_id, branch, number
+        on conflict do nothing
+        returning workflow_id, branch, number
+    ),
+    outcomes as materialized (
+        select *,
+               case when not holds then 'lost'
+                    when recorded_verb is not null then 'recorded'
+                    when number is null
+                         or (parent_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
+                    else 'again' end as outcome
+        from judged
+    ),
+    made as materialized (
+        select distinct on (id) * from outcomes
+        where outcome = 'done' and conflict is null and not taken order by id, n
+    ),
+    inserted as (
+        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent, claimed_at)
+        select id, name, input, owner, case when owner is null then 0 else 1 end, start_id, parent_id, parent_step,
+               application_version, trace_parent, case when owner is not null then clock_timestamp() end
+        from made order by id
+    ),
+    announced as (select dbos_async.announce(array_agg(digest) filter (where owner is null)) from made)
+    select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
+           case when outcome = 'recorded' then recorded_error else conflict end as error,
+           recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started
+    from outcomes, announced
+    """,
+)
+
+
+class Workflow(Generic[P, R]):
+    """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
+
+    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise RegistrationError(
+                f"@DBOS.workflow() decorates async functions, and {function!r:.100} is none: "
+                "write 'async def' and @DBOS.workflow()."
+            )
+        functools.update_wrapper(self, function)
+        self.name = check_key(name or function.__qualname__, "The name of a workflow")
+        self.function = function
+        self.signature = Signature(function)
+        self.max_recovery_attempts = max_recovery_attempts
+        known = registered.get(self.name)
+        if known is not None and _place(known.function) != _place(function):
+            raise RegistrationError(
+                f"Two workflows are named {self.name!r} ({_place(known.function)} and {_place(function)}): "
+                "give one of them another name with @DBOS.workflow(name=…)."
+            )
+        registered[self.name] = self
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast("R", await (await start_here(self, args, kwargs)).get_result())
+
+
+registered: dict[str, Workflow[Any, Any]] = {}
+"""Every workflow that this process knows, by its name."""
+
+
+async def start(
+    database: Database, name: str, text: str, result_type: Any, owner: str | None, here: Executor | None
+) -> WorkflowHandle[Any]:
+    """Make a workflow's row, unless there is one of its id."""
+    author = caller(database)
+    if not isinstance(author, Position) and author is not None:
+        check_live(author, "start_workflow")
+    ticket = assigned.get()
+    workflow_id = str(uuid4()) if ticket is None else ticket.use()
+    step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
+    columns = (*author_columns(step), step.path if step is not None else None)
+    trace_parent = _tracing.trace_parent()
+    row = (*columns, workflow_id, name, text, owner,
+           here.application_version if here else None, trace_parent, uuid4(), UNOWNED_KEY)  # fmt: skip
+    wakes = () if owner else (UNOWNED_KEY,)
+
+    def answered(answer: Answer) -> None:
+        # The run begins with the commit, not with the caller, who may have left. A repeated call knows its own row.
+        if here is not None and owner is not None and answer[0]["started"]:
+            started_id = cast("str", _codec.decode(answer[0]["output"]))
+            here.begin(started_id, name, text, attempt=1, trace_parent=trace_parent)
+
+    if isinstance(step, Step):
+        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered)
+    else:
+        patient = step is not None
+        call = database.call(
+            START, [row], lane=workflow_id, size=len(text), wakes=wakes, patient=patient, answered=answered
+        )
+        answer = await call
+        if step is not None and answer[0]["outcome"] == "lost":
+            await step.run.halt("another run has taken it over, or it has ended")
+        done = Done(answer[0]["output"], answer[0]["error"])
+    return WorkflowHandle(database, _codec.decode(done.value(), str), result_type)
+
+
+async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> WorkflowHandle[Any]:
+    """Start a workflow in the launched executor; a start in a workflow is a step of it."""
+    here = executor()
+    text = workflow.signature.encode_call(args, kwargs)
+    return await start(here.database, workflow.name, text, workflow.signature.result_type, here.take(), here)
+
+
+def find(function: Any) -> Workflow[Any, Any]:
+    """The registered workflow that somebody named by its function."""
+    if isinstance(function, Workflow):
+        return function
+    raise RegistrationError(f"{function!r:.100} is not a workflow: decorate it with @DBOS.workflow().")
+
+
+def call_by_name(function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[str, str, Any]:
+    """The name, the stored call and the result type of a workflow that this process may know by its name only."""
+    if isinstance(function, str):
+        check_key(function, "The name of a workflow")
+        return function, encode_plain_call(tuple(args), kwargs), Any
+    workflow = find(function)
+    return workflow.name, workflow.signature.encode_call(tuple(args), kwargs), workflow.signature.result_type
+
+
+_launched: Executor | None = None
+
+
+def set_launched(here: Executor | None) -> None:
+    """Make an executor the one that the verbs of this process speak to."""
+    global _launched
+    _launched = here
+
+
+def executor() -> Executor:
+    """The launched executor of this process, if it may be used from here."""
+    if _launched is None:
+        raise LaunchError(
+            "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
+        )
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        loop = None
+    if loop is not _launched.loop:
+        raise WrongPlaceError(
+            "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
+        )
+    return _launched
+
+
+def _place(function: Any) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

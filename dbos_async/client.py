@@ -1,0 +1,127 @@
+"""`DBOSClient`: the same verbs for a program that runs no workflows itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from dbos_async import _events, _messages, _streams, _workflows, handle
+from dbos_async._context import assigned
+from dbos_async._database import Database
+from dbos_async.envelope import SendMessage
+from dbos_async.errors import LaunchError, WrongPlaceError
+from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
+from dbos_async.keys import Event, Stream, Topic
+
+
+class DBOSClient:
+    """A connection to the workflows of an application: ``async with DBOSClient("postgresql://…") as client:``.
+
+    Its verbs are those of `DBOS` outside of workflows, bound to this object; a process may have any number of clients.
+    ``migrate=True`` lets it make the schema, too; by default it only checks that it is there.
+    """
+
+    def __init__(self, url: str, *, migrate: bool = False, connect_timeout_seconds: float = 30.0) -> None:
+        self._url = url
+        self._migrate = migrate
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._opened is not None:
+            raise LaunchError("This DBOSClient is open already: use one 'async with' block, or a client for each.")
+        database = Database(self._url, connect_timeout_seconds=self._connect_timeout_seconds, max_connections=4)
+        try:
+            await database.open(migrate=self._migrate)
+        except BaseException:
+            await database.close()
+            raise
+        self._opened = database, asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            database, self._opened = self._opened[0], None
+            await database.close()
+
+    async def start_workflow(self, workflow: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
+        """Start a workflow by its registered name, or its function; any live executor that knows it runs it.
+
+        Arguments given with a name travel as plain JSON. Ids as in `DBOS.start_workflow`.
+        """
+        name, text, result_type = _workflows.call_by_name(workflow, args, kwargs)
+        return await _workflows.start(self._database, name, text, result_type, None, None)
+
+    async def send(
+        self,
+        destination_id: str,
+        message: Any,
+        topic: str | Topic[Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message to a workflow; see `DBOS.send`."""
+        ticket = assigned.get()
+        if idempotency_key is None and ticket is not None:
+            idempotency_key = ticket.workflow_id
+        await _messages.send(self._database, SendMessage(destination_id, message, topic, idempotency_key, headers))
+
+    async def send_bulk(self, messages: Sequence[SendMessage]) -> None:
+        """Send all these messages, or none; see `DBOS.send_bulk`."""
+        await _messages.send_bulk(self._database, messages)
+
+    async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
+        """The latest value of an event; see `DBOS.get_event`."""
+        return await _events.get_event(self._database, workflow_id, key, timeout_seconds)
+
+    async def get_all_events(self, workflow_id: str) -> dict[str, Any]:
+        """The latest value of every event of a workflow; see `DBOS.get_all_events`."""
+        return await _events.get_all_events(self._database, workflow_id)
+
+    def read_stream(
+        self, workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Yield each value of a stream in order; see `DBOS.read_stream`."""
+        return _streams.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
+
+    async def retrieve_workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
+        """The handle of an existing workflow; see `DBOS.retrieve_workflow`."""
+        await handle.get_status(self._database, workflow_id)
+        return WorkflowHandle(self._database, workflow_id)
+
+    async def list_workflows(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        id_prefix: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        parent_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[WorkflowStatus]:
+        """The workflows that fit every filter; see `DBOS.list_workflows`."""
+        return await handle.list_workflows(
+            self._database, status=status, name=name, id_prefix=id_prefix, since=since, until=until,
+            parent_id=parent_id, limit=limit, after=after,
+        )  # fmt: skip
+
+    async def list_workflow_steps(self, workflow_id: str) -> list[WorkflowStep]:
+        """The recorded steps of a workflow; see `DBOS.list_workflow_steps`."""
+        return await handle.list_workflow_steps(self._database, workflow_id)
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            raise LaunchError("This DBOSClient is not open: write 'async with DBOSClient(url) as client:'.")
+        database, loop = self._opened
+        if asyncio.get_running_loop() is not loop:
+            raise WrongPlaceError("This DBOSClient was opened in another event loop: open one in each loop.")
+        return database

@@ -1,0 +1,44 @@
+"""What travels: a message as it is sent, and the envelope in which it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from dbos_async.keys import Topic
+
+T = TypeVar("T")
+
+
+class Envelope(BaseModel, Generic[T]):
+    """A received message with everything that is known of it.
+
+    ``sender_id`` is the id of the workflow that sent it, ``None`` for a sender outside of workflows.
+    ``sent_at`` is when it was stored, by the database's clock, in UTC. ``topic`` is ``None`` for a message without one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    destination_id: str
+    topic: str | None
+    payload: T
+    sender_id: str | None
+    sent_at: datetime
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SendMessage:
+    """One message of a `DBOS.send_bulk`: the arguments that `DBOS.send` would take."""
+
+    destination_id: str
+    message: Any
+    topic: str | Topic[Any] | None = None
+    idempotency_key: str | None = None
+    headers: Mapping[str, str] | None = None

@@ -1,0 +1,115 @@
+-- The first tables of dbos_async. Forward only: a later change is a later file.
+-- Ids and keys are compared byte by byte (collate "C"): they are names, not words.
+
+create table dbos_async.executors (
+    id text collate "C" primary key,
+    executor_id text collate "C" not null,
+    application_version text,
+    lease_until timestamptz not null,
+    lost_at timestamptz,
+    started_at timestamptz not null default clock_timestamp()
+);
+comment on table dbos_async.executors is
+    'One launched DBOS. It is alive while lease_until lies ahead of the database clock; while its connection is open it also holds the advisory lock of its id. lost_at is when somebody first saw that lock free: a hint, taken back by the next heartbeat.';
+
+create table dbos_async.workflows (
+    id text collate "C" primary key check (char_length(id) between 1 and 512),
+    name text collate "C" not null check (char_length(name) between 1 and 512),
+    status text collate "C" not null default 'PENDING' check (status in (
+        'PENDING', 'SUCCESS', 'ERROR', 'CANCELLED', 'REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')),
+    input json not null,
+    output json,
+    error json,
+    owner text collate "C",
+    attempt integer not null default 0,
+    recoveries integer not null default 0,
+    start_id uuid not null,
+    parent_id text collate "C",
+    parent_step text collate "C",
+    application_version text,
+    trace_parent text,
+    created_at timestamptz not null default clock_timestamp(),
+    claimed_at timestamptz,
+    ended_at timestamptz
+) with (fillfactor = 70);
+comment on table dbos_async.workflows is
+    'One workflow: a durable call of a registered function. owner is the executors.id that runs it, null when any executor that knows the name may claim it; attempt is the fence: it grows by one at each claim, and a write in the name of an older attempt does nothing. recoveries counts executors that died under it in a row without a new step. start_id is the start call that made the row.';
+create index workflows_unowned on dbos_async.workflows (created_at) where status = 'PENDING' and owner is null;
+create index workflows_owned on dbos_async.workflows (owner) where status = 'PENDING' and owner is not null;
+create index workflows_created on dbos_async.workflows (created_at, id);
+create index workflows_parent on dbos_async.workflows (parent_id) where parent_id is not null;
+
+create table dbos_async.steps (
+    workflow_id text collate "C" not null,
+    branch text collate "C" not null,
+    number integer not null check (number > 0),
+    verb text collate "C" not null,
+    key text collate "C" not null,
+    output json,
+    error json,
+    message_id uuid,
+    deadline timestamptz,
+    started_at timestamptz not null default now(),
+    completed_at timestamptz,
+    primary key (workflow_id, branch, number)
+) with (fillfactor = 80);
+comment on table dbos_async.steps is
+    'One numbered act of a workflow. branch is the task that acted: empty for the main one, the path of the step after which the task was started and its rank there (4.1) for another. The row is the arbiter: an effect happens together with the insert (or the completion) of its step, or not at all. completed_at is null while a wait has begun and not ended.';
+
+create sequence dbos_async.message_seq;
+create table dbos_async.messages (
+    id uuid primary key,
+    seq bigint not null,
+    destination_id text collate "C" not null,
+    topic text collate "C" not null check (char_length(topic) <= 512),
+    payload json not null,
+    idempotency_key text collate "C" check (char_length(idempotency_key) between 1 and 512),
+    sender_id text collate "C",
+    headers json,
+    sent_at timestamptz not null default clock_timestamp(),
+    received_at timestamptz
+) with (fillfactor = 80);
+comment on table dbos_async.messages is
+    'One message to one workflow, kept after it was received. topic is empty when it was sent without one. seq is its place in the queue. received_at is null until a step took it; that step names it in message_id.';
+create index messages_unreceived on dbos_async.messages (destination_id, topic, seq) where received_at is null;
+create unique index messages_idempotency_key on dbos_async.messages (destination_id, idempotency_key)
+    where idempotency_key is not null;
+create index messages_destination on dbos_async.messages (destination_id, seq);
+
+create sequence dbos_async.event_seq;
+create table dbos_async.events (
+    workflow_id text collate "C" not null,
+    key text collate "C" not null check (char_length(key) between 1 and 512),
+    seq bigint not null,
+    value json not null,
+    step text collate "C" not null,
+    set_at timestamptz not null default clock_timestamp(),
+    primary key (workflow_id, key, seq)
+);
+comment on table dbos_async.events is
+    'One value that a workflow gave one of its events. The row with the highest seq is the value; the earlier ones are what the workflow had said before.';
+
+create table dbos_async.stream_entries (
+    workflow_id text collate "C" not null,
+    key text collate "C" not null check (char_length(key) between 1 and 512),
+    "offset" integer not null check ("offset" >= 0),
+    value json,
+    closes boolean not null default false,
+    step text collate "C" not null,
+    written_at timestamptz not null default clock_timestamp(),
+    primary key (workflow_id, key, "offset"),
+    check (closes = (value is null))
+);
+comment on table dbos_async.stream_entries is
+    'One value of a stream, never changed. Offsets are 0, 1, 2 … without a gap. A row that closes has no value and stands after the last one.';
+
+create function dbos_async.announce(digests bytea[]) returns void language sql as $$
+    select pg_notify('dbos_async', payload) from (
+        select string_agg(hex, '') as payload from (
+            select hex, (row_number() over () - 1) / 400 as part
+            from (select distinct encode(digest, 'hex') as hex from unnest(digests) as d(digest)) as h
+        ) as p group by part
+    ) as parts
+$$;
+comment on function dbos_async.announce is
+    'Tells every listener, once the transaction commits, that something changed behind these digests: 16 hex letters each, 400 to a notification, since its payload ends at 8,000 bytes.';
