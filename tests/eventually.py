@@ -1,0 +1,22 @@
+"""Waiting for facts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+PATIENCE_SECONDS = 20.0
+
+
+async def eventually(holds: Callable[[], object | Awaitable[object]], what: str = "") -> None:
+    """Return as soon as something holds; fail when it does not come to hold within 20 seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    while True:
+        answer = holds()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return
+        assert loop.time() < deadline, f"this did not come to hold in {PATIENCE_SECONDS:g} s: {what or holds}"
+        await asyncio.sleep(0.01)
