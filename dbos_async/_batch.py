@@ -103,7 +103,7 @@ class Batches:
         caller was cancelled meanwhile. A call that is cancelled before its batch left is not made.
         """
         if self._closed:
-            raise LaunchError("DBOS was shut down: launch it again before using it.")
+            raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         give_up_at = float("inf") if patient else self._loop.time() + self._patience_seconds
         call = _Call(rows, size, wakes, give_up_at, answered, self._loop.create_future())
         key = statement, hash(lane) % statement.lanes

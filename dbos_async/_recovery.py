@@ -7,7 +7,6 @@ two seconds to come back and renew. Whoever is found dead loses its workflows; l
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import asyncpg
@@ -40,20 +39,23 @@ RENEW = Statement(
 BURY = Statement(
     "BURY",
     """
-    -- Find the dead, free their workflows, and tell everybody. After a restart of the server nobody has a lock
-    -- and every lease may have run out, so nobody counts as dead until a whole lease has passed.
+    -- Find the dead, free their workflows, and tell everybody. After a restart of the server nobody has a lock and every
+    -- lease may have run out: then nobody counts as dead before one whole lease, but those who had come back since.
     with others as materialized (
-        select e.id, e.lost_at, e.lease_until < clock_timestamp() as expired,
+        select e.id, e.lost_at,
+               e.lease_until < clock_timestamp() and server.is_settled as expired,
                e.executor_id = ($3::text[])[1] as replaced,
-               not exists (
+               (server.is_settled or e.lease_until - server.lease > pg_postmaster_start_time()) and not exists (
                    select 1 from pg_locks as l
                    where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
                      and l.database = (select d.oid from pg_database as d where d.datname = current_database())
                      and l.classid::bigint << 32 | l.objid::bigint
                          = hashtextextended('dbos_async executor ' || e.id, 0)) as unlocked
-        from dbos_async.executors as e
+        from dbos_async.executors as e, (
+            select make_interval(secs => ($4::float8[])[1]) as lease,
+                   pg_postmaster_start_time() + make_interval(secs => ($4::float8[])[1]) < clock_timestamp() as is_settled
+        ) as server
         where e.id <> ($2::text[])[1]
-          and pg_postmaster_start_time() + make_interval(secs => ($4::float8[])[1]) < clock_timestamp()
     ),
     noticed as (
         update dbos_async.executors set lost_at = clock_timestamp()
@@ -153,6 +155,6 @@ class Recovery:
 
     async def keep_claiming(self) -> None:
         """Claim whenever there is something to claim and room for it, until cancelled."""
-        async for _ in self._database.looks(UNOWNED_KEY):
-            while await self._executor.claim():
-                await asyncio.sleep(CLAIM_PAUSE_SECONDS)
+        async for look in self._database.looks(UNOWNED_KEY):
+            if await self._executor.claim():
+                look.again_in(CLAIM_PAUSE_SECONDS)

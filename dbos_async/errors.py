@@ -193,6 +193,7 @@ class StepTimeoutError(DBOSError, TimeoutError):
 
     def __init__(self, step: str, timeout_seconds: float) -> None:
         super().__init__(step, timeout_seconds)
+        self.args = step, timeout_seconds  # an OSError, which a TimeoutError is, would keep what it takes them for
         self.step, self.timeout_seconds = step, timeout_seconds
 
     def __str__(self) -> str:
@@ -207,6 +208,7 @@ class StreamTimeoutError(DBOSError, TimeoutError):
 
     def __init__(self, workflow_id: str, key: str, offset: int, timeout_seconds: float) -> None:
         super().__init__(workflow_id, key, offset, timeout_seconds)
+        self.args = workflow_id, key, offset, timeout_seconds
         self.workflow_id, self.key, self.offset, self.timeout_seconds = workflow_id, key, offset, timeout_seconds
 
     def __str__(self) -> str:
