@@ -1,0 +1,120 @@
+"""Every statement of the library, and for each verb of a run a call of it that a test can make by hand."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import dbos_async
+from dbos_async import _events, _messages, _steps, _streams, _workflows, handle
+from dbos_async._batch import Statement
+
+Row = tuple[Any, ...]
+
+
+def all_statements() -> dict[str, Statement]:
+    """Every Statement constant of the package, by its name."""
+    found: dict[str, Statement] = {}
+    for info in pkgutil.iter_modules(dbos_async.__path__):
+        if info.name in ("__main__",):
+            continue
+        module = importlib.import_module(f"dbos_async.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, Statement):
+                found[value.name] = value
+    return found
+
+
+async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1) -> list[Any]:
+    """Execute a statement for these rows, each a call of its own; with ``calls=1`` and many rows they are one call."""
+    numbers = list(range(len(rows))) if calls != 1 or len(rows) == 1 else [0] * len(rows)
+    found: list[Any] = await connection.fetch(statement.sql, numbers, *map(list, zip(*rows, strict=True)))
+    return found
+
+
+@dataclass(frozen=True)
+class Act:
+    """A verb of the workflow ``w`` as a statement: how to call it as a given step, and how often its effect happened."""
+
+    statement: Statement
+    row: Callable[[Row, str], Row]
+    effects: str
+    """SQL that counts what the act did."""
+    works_in_steps: bool = False
+
+
+def _send(step: Row, tag: str) -> Row:
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d")
+
+
+def _take(step: Row, tag: str) -> Row:
+    return (*step, "recv", "", 60.0)
+
+
+ACTS = {
+    "RECORD": Act(
+        _steps.RECORD, lambda step, tag: (*step, "step", "f", f'"{tag}"', None, 0.0), "select 0 where false"
+    ),
+    "SLEEP": Act(_steps.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
+    "SEND": Act(
+        _messages.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
+    ),
+    "TAKE": Act(
+        _messages.TAKE,
+        _take,
+        "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
+    ),
+    "SET_EVENT": Act(
+        _events.SET_EVENT,
+        lambda step, tag: (*step, "1", "k", f'"{tag}"', b"d"),
+        "select count(*) from dbos_async.events where workflow_id = 'w'",
+        True,
+    ),
+    "AWAIT_EVENT": Act(
+        _events.AWAIT_EVENT,
+        lambda step, tag: (*step, "k of other", "other", "k", 60.0),
+        "select 0 where false",
+    ),
+    "WRITE": Act(
+        _streams.WRITE,
+        lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', b"d"),
+        "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
+        True,
+    ),
+    "FOLLOW": Act(
+        _streams.FOLLOW,
+        lambda step, tag: (*step, "k of other", "other", "k", 0, 60.0),
+        "select 0 where false",
+    ),
+    "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other"), "select 0 where false"),
+    "START": Act(
+        _workflows.START,
+        lambda step, tag: (
+            *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), b"d"
+        ),
+        "select count(*) from dbos_async.workflows where name = 'child'",
+        True,
+    ),
+}  # fmt: skip
+
+
+def step(number: int | None, attempt: int = 1) -> Row:
+    """The columns of a step of ``w``; without a number they are those of the inside of a step."""
+    return "w", attempt, None if number is None else "", number
+
+
+SETTING = """
+    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output) values
+        ('w', 'f', '{}', gen_random_uuid(), 'me', 1, 'PENDING', null),
+        ('other', 'f', '{}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"');
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload)
+        select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', to_json(n) from generate_series(1, 5) as n;
+    insert into dbos_async.events (workflow_id, key, seq, value, step)
+        values ('other', 'k', nextval('dbos_async.event_seq'), '"the event"', '1');
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
+        select 'other', 'k', n, to_json(n), '1' from generate_series(0, 2) as n;
+"""
