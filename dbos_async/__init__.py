@@ -31,8 +31,8 @@ from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Event, Stream, Topic
 
 __all__ = [
-    "DBOS",
     "ConfigurationError",
+    "DBOS",
     "DBOSClient",
     "DBOSError",
     "DatabaseUnavailableError",

@@ -146,7 +146,8 @@ def _rebuild(record: Any, depth: int) -> Exception:
             error = None
     if error is None:
         error = RecordedError(name, message)
-    for note in record.get("notes") or ():
+    notes = record.get("notes")
+    for note in notes if isinstance(notes, list) else ():
         error.add_note(str(note))
     if depth and isinstance(record.get("cause"), dict):
         error.__cause__ = _rebuild(record["cause"], depth - 1)

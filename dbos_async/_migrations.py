@@ -85,7 +85,7 @@ def load(directory: Path | None = None) -> list[Migration]:
     """The files of the schema, in the order of their numbers."""
     directory = directory or find_directory()
     migrations = [_read(path) for path in sorted(directory.glob("*.sql"))]
-    if [migration.number for migration in migrations] != list(range(1, len(migrations) + 1)):
+    if not migrations or [m.number for m in migrations] != list(range(1, len(migrations) + 1)):
         raise ConfigurationError(
             f"The migrations in {directory.name}/ must be numbered 1, 2, 3 … without a gap, "
             f"and are {', '.join(migration.name for migration in migrations) or 'missing'}."

@@ -38,6 +38,7 @@ SETTINGS = {
     # whatever their size was when the plan was made; only small sets are compared in memory.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",

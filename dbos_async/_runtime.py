@@ -73,10 +73,13 @@ class Runtime:
 
     async def close(self) -> None:
         """Stop claiming, stop every run without an outcome, give all back, and close every connection."""
+        if not self._services:
+            return  # It is closed already.
         try:
-            for service in self._services:
+            services, self._services = self._services, []
+            for service in services:
                 service.cancel()
-            await asyncio.wait(self._services)
+            await asyncio.wait(services)
             await self.executor.drain(self._drain_seconds)
             set_launched(None)
             try:

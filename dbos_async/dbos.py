@@ -100,7 +100,8 @@ class DBOS:
         try:
             await self._runtime.close()
         finally:
-            _current = None
+            if _current is self:
+                _current = None
 
     @staticmethod
     async def launch(

@@ -35,11 +35,15 @@ class EmbeddedPostgres:
         """The same, blocking."""
         if self._server is None:
             return
+        import psutil
+
         server, self._server = self._server, None
         self._lock.release_read_lock()
         if self._lock.acquire_write_lock(blocking=False):
             try:
                 server.stop()
+            except psutil.NoSuchProcess:
+                pass  # It has been killed meanwhile.
             finally:
                 self._lock.release_write_lock()
 

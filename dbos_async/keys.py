@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from dbos_async.errors import InvalidArgumentError
 
@@ -13,30 +14,36 @@ LONGEST_KEY = 512
 LONGEST_WAIT_SECONDS = 100 * 365 * 86400.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class _TypedKey(Generic[T]):
     name: str
-    type: Any = Any
+    type: Any
 
-    def __post_init__(self) -> None:
-        check_key(self.name, f"The name of a {type(self).__name__.lower()}")
+    @overload
+    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+    @overload
+    def __init__(self, name: str, type: Any) -> None: ...
+    def __init__(self, name: str, type: Any) -> None:
+        object.__setattr__(self, "name", check_key(name, f"The name of {_article(self)}"))
+        object.__setattr__(self, "type", type)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Topic(_TypedKey[T]):
     """A topic whose messages have a type: ``PAID = Topic("payment_status", PaymentStatus)``.
 
-    Use it wherever a topic is asked for. The sender's value is checked before it is stored,
+    Use it wherever a topic is asked for; for a union or another form that is no class say the type twice:
+    ``Topic[A | B]("answer", A | B)``. The sender's value is checked before it is stored,
     the receiver gets it back as the declared type.
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Event(_TypedKey[T]):
     """An event whose values have a type: ``PAYMENT_ID = Event("payment_id", str)``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Stream(_TypedKey[T]):
     """A stream whose values have a type: ``PROGRESS = Stream("progress", Progress)``."""
 
@@ -83,3 +90,8 @@ def check_whole(number: object, least: int, what: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**31:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least} and is {number!r:.100}.")
     return number
+
+
+def _article(key: _TypedKey[Any]) -> str:
+    kind = builtins.type(key).__name__.lower()
+    return f"an {kind}" if kind == "event" else f"a {kind}"

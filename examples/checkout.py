@@ -116,7 +116,10 @@ async def main() -> None:
         print(f"\n  A widget for 19.90 €: {order_id}\n")
         if await DBOS.list_workflows(id_prefix=order_id):
             steps = len(await DBOS.list_workflow_steps(order_id))
-            say("program", f"this order was under way when the program was killed: {steps} steps are recorded, it goes on")
+            say(
+                "program",
+                f"this order was under way when the program was killed: {steps} steps are recorded, it goes on",
+            )
         with SetWorkflowID(order_id):
             handle = await DBOS.start_workflow(checkout, "widget", 1990)
 

@@ -1,5 +1,6 @@
 -- The first tables of dbos_async. Forward only: a later change is a later file.
 -- Ids and keys are compared byte by byte (collate "C"): they are names, not words.
+-- No index but the primary key has a workflow's id in it where a plan made on an empty table could mistake it for one.
 
 create table dbos_async.executors (
     id text collate "C" primary key,
@@ -36,7 +37,7 @@ comment on table dbos_async.workflows is
     'One workflow: a durable call of a registered function. owner is the executors.id that runs it, null when any executor that knows the name may claim it; attempt is the fence: it grows by one at each claim, and a write in the name of an older attempt does nothing. recoveries counts executors that died under it in a row without a new step. start_id is the start call that made the row.';
 create index workflows_unowned on dbos_async.workflows (created_at) where status = 'PENDING' and owner is null;
 create index workflows_owned on dbos_async.workflows (owner) where status = 'PENDING' and owner is not null;
-create index workflows_created on dbos_async.workflows (created_at, id);
+create index workflows_created on dbos_async.workflows (created_at);
 create index workflows_parent on dbos_async.workflows (parent_id) where parent_id is not null;
 
 create table dbos_async.steps (
@@ -74,7 +75,6 @@ comment on table dbos_async.messages is
 create index messages_unreceived on dbos_async.messages (destination_id, topic, seq) where received_at is null;
 create unique index messages_idempotency_key on dbos_async.messages (destination_id, idempotency_key)
     where idempotency_key is not null;
-create index messages_destination on dbos_async.messages (destination_id, seq);
 
 create sequence dbos_async.event_seq;
 create table dbos_async.events (

@@ -20,7 +20,7 @@ def all_statements() -> dict[str, Statement]:
     """Every Statement constant of the package, by its name."""
     found: dict[str, Statement] = {}
     for info in pkgutil.iter_modules(dbos_async.__path__):
-        if info.name in ("__main__",):
+        if info.name == "__main__":
             continue
         module = importlib.import_module(f"dbos_async.{info.name}")
         for value in vars(module).values():

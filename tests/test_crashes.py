@@ -1,4 +1,4 @@
-"""Processes that are killed at every step boundary, and the runs that take over: promises M1, M2, M5, M6, E2, E4, S2, S6, W2, W4."""
+"""Processes that are killed at every step boundary, and the runs that take over (M1, M2, M5, E2, E4, S2, S6, W2 to W4)."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ async def test_m1_m2_w3_a_workflow_killed_while_a_statement_is_under_way(
 
 @pytest.mark.parametrize("at", range(1, 20, 2))
 @pytest.mark.parametrize("mode", ["before", "after"])
-async def test_w4_gather_and_task_groups_replay_exactly(
-    database_url: str, tmp_path: Path, mode: str, at: int
-) -> None:
+async def test_w4_gather_and_task_groups_replay_exactly(database_url: str, tmp_path: Path, mode: str, at: int) -> None:
     story = await killed_and_taken_over(database_url, "side_by_side", tmp_path / "ran", mode, at)
     assert story["result"] == {
         "gathered": [["G0", "G1", "G2", "GX", "GY"], ["H0", "H1", "H2", "HX", "HY"]],

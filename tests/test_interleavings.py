@@ -1,4 +1,4 @@
-"""Races forced by hand on two connections, for every statement that acts in the name of a run: promises M2, M3, M5, E2, S1, S2, W1, W3, W8."""
+"""Races forced by hand on two connections, for every statement that acts in the name of a run (M2 to W8)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def outcome(answer: list[Any]) -> str:
 
 
 acts = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
-in_steps = pytest.mark.parametrize("act", [a for a in ACTS.values() if a.works_in_steps], ids=lambda a: a.statement.name)
+in_steps = pytest.mark.parametrize(
+    "act", [a for a in ACTS.values() if a.works_in_steps], ids=lambda a: a.statement.name
+)
 
 
 @acts
@@ -120,7 +122,9 @@ async def test_w3_the_inside_of_a_step_waits_for_a_claim_and_then_does_nothing(
     await blocked(two, late, three)
     await one.execute("commit")
     assert outcome(await late) == "lost"
-    assert [rows for table, rows in zip(TABLES, await everything(three), strict=True) if table != "workflows"] == before[1:]
+    assert [
+        rows for table, rows in zip(TABLES, await everything(three), strict=True) if table != "workflows"
+    ] == before[1:]
 
 
 @in_steps
@@ -219,7 +223,7 @@ async def test_s1_two_batches_of_writes_leave_no_gap_and_no_double(one: Any, two
     with pytest.raises(asyncpg.UniqueViolationError):
         await task
     assert outcome(await execute(two, write.statement, write.row(step(3), "c"))) == "done"
-    rows = await one.fetch('select "offset", value from dbos_async.stream_entries where workflow_id = \'w\' order by 1')
+    rows = await one.fetch("select \"offset\", value from dbos_async.stream_entries where workflow_id = 'w' order by 1")
     assert [tuple(row) for row in rows] == [(0, '"a"'), (1, '"b"'), (2, '"c"')]
 
 
@@ -231,7 +235,9 @@ async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
     rows = [row(1, "1"), row(2, None), row(3, "2"), row(4, None)]
     answer = await execute(one, _streams.WRITE, *rows, calls=4)
     assert [r["error"] is not None for r in sorted(answer)] == [False, False, True, False]
-    stored = await one.fetch('select "offset", closes from dbos_async.stream_entries where workflow_id = \'w\' order by 1')
+    stored = await one.fetch(
+        "select \"offset\", closes from dbos_async.stream_entries where workflow_id = 'w' order by 1"
+    )
     assert [tuple(r) for r in stored] == [(0, False), (1, True)]
 
 
@@ -280,7 +286,9 @@ async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> 
     await blocked(two, second, three)
     await one.execute("commit")
     assert [row["ended"] for row in await second] == [False]
-    status = await one.fetchrow("select status, output, owner, ended_at is null from dbos_async.workflows where id = 'w'")
+    status = await one.fetchrow(
+        "select status, output, owner, ended_at is null from dbos_async.workflows where id = 'w'"
+    )
     assert tuple(status) == ("SUCCESS", '"done"', None, False)
 
 

@@ -104,7 +104,7 @@ async def _at_step(workflow_id: str, verb: str) -> bool:
     return any(step.verb == verb for step in await DBOS.list_workflow_steps(workflow_id))
 
 
-ANY_JSON = [None, "", 0, False, [], {}, "__closed__", {"closes": True}, "\u0000", 10**30, 1.5, "😀"]
+ANY_JSON: list[Any] = [None, "", 0, False, [], {}, "__closed__", {"closes": True}, "\u0000", 10**30, 1.5, "😀"]
 
 
 async def test_s4_no_value_is_special() -> None:
@@ -204,7 +204,7 @@ async def test_a_large_value_travels_and_pages_end_at_a_mebibyte() -> None:
 
 
 async def test_d1_a_typed_stream_restores_its_values() -> None:
-    sizes = Stream("sizes", tuple[int, str])
+    sizes = Stream[tuple[int, str]]("sizes", tuple[int, str])
 
     @DBOS.workflow()
     async def typed() -> None:

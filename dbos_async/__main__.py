@@ -1,0 +1,18 @@
+"""``python -m dbos_async`` and ``dbos-async``: the command line, or one sentence that says what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from dbos_async.cli import app
+    except ImportError:
+        sys.exit("The command line needs its extra: pip install 'dbos_async[cli]'.")
+    app(prog_name="dbos-async")
+
+
+if __name__ == "__main__":
+    main()

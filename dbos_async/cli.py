@@ -1,0 +1,62 @@
+"""``dbos-async``: the command line, for what is done once and not by a program. Needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from importlib.metadata import version as installed_version
+from typing import Annotated, NoReturn
+
+import asyncpg
+import typer
+
+from dbos_async import _migrations
+from dbos_async._postgres import is_lost, without_password
+from dbos_async.errors import DBOSError
+
+app = typer.Typer(help="dbos_async: durable workflows on Postgres.", no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def migrate(
+    url: Annotated[str | None, typer.Argument(help="The database [default: $DBOS_DATABASE_URL]")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if something is missing.")] = False,
+) -> None:
+    """Bring the schema of a database up to date."""
+    url = url or os.environ.get("DBOS_DATABASE_URL")
+    if not url:
+        _fail("No database: name its URL, or set DBOS_DATABASE_URL.")
+    try:
+        applied = asyncio.run(_migrate(url, check))
+    except DBOSError as error:
+        _fail(str(error))
+    except Exception as error:
+        if not is_lost(error) and not isinstance(error, (asyncpg.PostgresError, ValueError)):
+            raise
+        _fail(f"{without_password(url)} cannot be used: {str(error) or type(error).__name__}.")
+    for name in applied:
+        typer.echo(f"{typer.style('applied', fg='green')}  {name}")
+    if not applied:
+        typer.echo("The schema is up to date.")
+
+
+@app.command()
+def version() -> None:
+    """Print the version of dbos_async."""
+    typer.echo(installed_version("dbos_async"))
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.secho(sentence, fg="red", err=True)
+    raise typer.Exit(1)
+
+
+async def _migrate(url: str, check: bool) -> list[str]:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        if check:
+            await _migrations.check(connection)
+            return []
+        return await _migrations.migrate(connection)
+    finally:
+        await connection.close()

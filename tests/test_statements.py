@@ -1,0 +1,149 @@
+"""Every SQL constant fits the schema, and the hot ones find their rows by index however the tables have grown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from dbos_async import _migrations, _recovery
+from dbos_async._postgres import SETTINGS
+from tests.statements import ACTS, SETTING, Row, all_statements, step
+
+STATEMENTS = all_statements()
+
+FOREIGN = """
+    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status)
+        select 'f' || n, 'f', '{}', gen_random_uuid(), case when n % 2 = 0 then 'somebody' end, 1,
+               case when n % 3 = 0 then 'SUCCESS' else 'PENDING' end
+        from generate_series(1, 100000) as n;
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'f' || n % 20000, '', n / 20000 + 1, 'recv', '' from generate_series(0, 99999) as n;
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
+        select gen_random_uuid(), nextval('dbos_async.message_seq'), 'f' || n % 20000, '', '1', case when n % 2 = 0 then now() end
+        from generate_series(1, 100000) as n;
+    insert into dbos_async.events (workflow_id, key, seq, value, step)
+        select 'f' || n % 20000, 'k', nextval('dbos_async.event_seq'), '1', '1' from generate_series(1, 100000) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
+        select 'f' || n % 100, 'k', n / 100, '1', '1' from generate_series(0, 99999) as n;
+"""
+
+OWN = """
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'w', '', n + 10, 'recv', '' from generate_series(1, 20000) as n;
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
+        select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', '1', now() from generate_series(1, 20000) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
+        select id, 'k', n, '1', '1' from generate_series(3, 20000) as n, unnest(array['w', 'other']) as id;
+    insert into dbos_async.events (workflow_id, key, seq, value, step)
+        select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1' from generate_series(1, 20000) as n;
+"""
+
+HOT: dict[str, Row] = {
+    **{name: act.row(step(1), "x") for name, act in ACTS.items()},
+    "PAGE": ("w", "", 0),
+    "READ_EVENT": ("other", "k"),
+    "ALL_EVENTS": ("other",),
+    "READ": ("other", "k", 0, 500),
+    "RESULT": ("other",),
+    "STATUS": ("other",),
+    "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
+}
+
+MOST_BUFFERS = 40
+
+
+@pytest.fixture
+async def plain(database_url: str) -> Any:
+    """A connection with the settings that the library gives its own."""
+    connection = await asyncpg.connect(database_url, server_settings=SETTINGS)
+    yield connection
+    await connection.close()
+
+
+async def test_there_are_statements_to_test() -> None:
+    assert len(STATEMENTS) >= 18
+    assert set(HOT) <= set(STATEMENTS)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_every_statement_can_be_prepared(name: str, plain: Any) -> None:
+    prepared = await plain.prepare(STATEMENTS[name].sql)
+    assert prepared.get_parameters()[0].name == "int4[]", "the first parameter is the numbers of the calls"
+    assert prepared.get_attributes()[0].name == "n", "every row of the answer says which call it answers"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [_recovery.HOLD, _migrations.LOCK, _migrations.FIND_TABLE, _migrations.APPLIED, _migrations.NOTE],
+)
+async def test_the_other_sql_can_be_prepared(sql: str, plain: Any) -> None:
+    await plain.prepare(sql)
+
+
+async def test_every_statement_is_constant_text() -> None:
+    for statement in STATEMENTS.values():
+        assert "%" not in statement.sql
+        assert "format(" not in statement.sql
+
+
+async def call(connection: Any, name: str, row: Row) -> str:
+    """The prepared statement's execution, with its arguments written out."""
+    types = (await connection.prepare(STATEMENTS[name].sql)).get_parameters()
+    literals = [
+        await connection.fetchval(f"select quote_literal(($1::{t.name})::text)", value) + f"::{t.name}"
+        for t, value in zip(types, [[0], *([value] for value in row)], strict=True)
+    ]
+    return f"execute {name} ({', '.join(literals)})"
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """All nodes of a plan."""
+    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
+
+
+@pytest.mark.parametrize("planned_when", ["empty", "full and analyzed"])
+async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> None:
+    async def prepare() -> None:
+        for hot, row in HOT.items():
+            prepared = await plain.prepare(STATEMENTS[hot].sql)
+            types = ", ".join(t.name for t in prepared.get_parameters())
+            await plain.execute(f"prepare {hot} ({types}) as {STATEMENTS[hot].sql}")
+            async with plain.transaction():
+                await plain.execute(await call(plain, hot, row))  # now the plan is made, and kept
+
+    if planned_when == "empty":
+        await plain.execute("analyze")
+        await prepare()
+    await plain.execute(SETTING)
+    await plain.execute(FOREIGN)
+    await plain.execute(OWN)
+    if planned_when != "empty":
+        await plain.execute("analyze")
+        await prepare()
+        await plain.execute("delete from dbos_async.steps where workflow_id = 'w' and number = 1")
+    problems = [problem for hot in HOT for problem in await look_at_plan(plain, hot)]
+    assert not problems, "\n".join(problems)
+
+
+async def look_at_plan(connection: Any, name: str) -> list[str]:
+    """What is wrong with the plan of one call."""
+    transaction = connection.transaction()
+    await transaction.start()
+    execution = await call(connection, name, HOT[name])
+    answer = await connection.fetchval(f"explain (analyze, buffers, format json) {execution}")
+    await transaction.rollback()
+    plan = json.loads(answer)[0]["Plan"]
+    problems = []
+    for node in nodes(plan):
+        where = f"{name}: {node['Node Type']} on {node.get('Relation Name', node.get('CTE Name'))}"
+        if node["Node Type"] == "Seq Scan":
+            problems.append(f"{where} reads the whole table")
+        if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
+            problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
+    buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    if buffers > MOST_BUFFERS:
+        problems.append(f"{name} touches {buffers} buffers")
+    return problems
