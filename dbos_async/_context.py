@@ -209,5 +209,9 @@ class SetWorkflowID:
         self._used = True
         return self.workflow_id
 
+    def key_of_send(self, place: int) -> str:
+        """The idempotency key of a message sent in this block; the later ones of a bulk have their place in it."""
+        return f"{self.workflow_id} {place}" if place else self.workflow_id
+
 
 assigned: ContextVar[SetWorkflowID | None] = ContextVar("dbos_async_assigned", default=None)

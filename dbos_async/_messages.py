@@ -15,7 +15,7 @@ from uuid import UUID
 
 from dbos_async import _codec
 from dbos_async._batch import Statement
-from dbos_async._context import Position, caller, in_workflow
+from dbos_async._context import Position, assigned, caller, in_workflow
 from dbos_async._database import Database
 from dbos_async._steps import Done, Step, act, author_columns
 from dbos_async._wakeups import message_key
@@ -204,6 +204,12 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage]) -> None
 
 async def _send(database: Database, verb: str, step_key: str, letters: Sequence[_Letter]) -> None:
     here = caller(database)
+    ticket = assigned.get()
+    if here is None and ticket is not None:
+        letters = [
+            letter if letter.idempotency_key else letter._replace(idempotency_key=ticket.key_of_send(place))
+            for place, letter in enumerate(letters)
+        ]
     author = Step(here, verb, step_key) if isinstance(here, Position) else here
     columns = (*author_columns(author), verb, step_key)
     rows = [(*columns, *letter) for letter in letters]

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from dbos_async import _events, _messages, _streams, _workflows, handle
-from dbos_async._context import assigned
 from dbos_async._database import Database
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
@@ -67,9 +66,6 @@ class DBOSClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a message to a workflow; see `DBOS.send`."""
-        ticket = assigned.get()
-        if idempotency_key is None and ticket is not None:
-            idempotency_key = ticket.workflow_id
         await _messages.send(self._database, SendMessage(destination_id, message, topic, idempotency_key, headers))
 
     async def send_bulk(self, messages: Sequence[SendMessage]) -> None:

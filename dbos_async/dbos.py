@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from dbos_async import _events, _messages, _steps, _streams, _workflows, handle
-from dbos_async._context import Position, StepBody, assigned, caller, current, in_workflow
+from dbos_async._context import Position, StepBody, caller, current, in_workflow
 from dbos_async._database import Database
 from dbos_async._runtime import Runtime
 from dbos_async._step_functions import StepFunction
@@ -238,11 +238,7 @@ class DBOS:
         that destination a no-op. Raises `WorkflowNotFoundError` when there is no such workflow, `InvalidMessageError` when
         the message is not JSON or does not fit the type of its topic; then nothing is stored.
         """
-        here = _database()
-        ticket = assigned.get()
-        if idempotency_key is None and ticket is not None and caller(here) is None:
-            idempotency_key = ticket.workflow_id
-        await _messages.send(here, SendMessage(destination_id, message, topic, idempotency_key, headers))
+        await _messages.send(_database(), SendMessage(destination_id, message, topic, idempotency_key, headers))
 
     @staticmethod
     async def send_bulk(messages: Sequence[SendMessage]) -> None:

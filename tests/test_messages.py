@@ -105,6 +105,15 @@ async def test_m3_set_workflow_id_is_the_key_of_a_send_outside_workflows() -> No
     assert await handle.get_result() == ["once", "last"]
 
 
+async def test_m3_set_workflow_id_makes_a_repeated_bulk_a_no_op() -> None:
+    handle = await DBOS.start_workflow(receive, 4)
+    for _ in range(2):
+        with SetWorkflowID("webhook-1"):
+            await DBOS.send_bulk([SendMessage(handle.workflow_id, n) for n in range(3)])
+    await DBOS.send(handle.workflow_id, "last")
+    assert await handle.get_result() == [0, 1, 2, "last"]
+
+
 async def test_m3_many_senders_repeat_the_same_keys_in_one_batch() -> None:
     handle = await DBOS.start_workflow(receive, 40)
     sends = [DBOS.send(handle.workflow_id, n % 40, idempotency_key=f"k{n % 40}") for n in range(400)]
