@@ -129,14 +129,16 @@ class Batches:
         if landings:
             await asyncio.wait(landings)
 
-    async def close(self) -> None:
-        """Take no more calls, and end those that have not been answered."""
+    async def close(self, *, within_seconds: float = 0.0) -> None:
+        """Take no more calls, and end those that have not been answered in that time."""
         self._closed = True
         workers = [lane.worker for lane in self._lanes.values() if lane.worker is not None]
-        for worker in workers:
-            worker.cancel()
         if workers:
-            await asyncio.wait(workers)
+            _, workers_left = await asyncio.wait(workers, timeout=within_seconds)
+            for worker in workers_left:
+                worker.cancel()
+            if workers_left:
+                await asyncio.wait(workers_left)
 
     async def _work(self, lane: _Lane) -> None:
         try:

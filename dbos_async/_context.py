@@ -59,14 +59,13 @@ class Run:
 
     async def halt(self, reason: str) -> NoReturn:
         """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
-        task = asyncio.current_task()
         if self.stopped is None:
             log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
             self.stop(reason)
-        elif task is not None and task not in self.halted:
-            task.cancel(reason)
-        if task is not None:
+        task = asyncio.current_task()
+        if task is not None and task not in self.halted:
             self.halted.add(task)
+            task.cancel(reason)
         await asyncio.get_running_loop().create_future()
         raise AssertionError("A halted task was resumed.")
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from uuid import uuid4
 
+import asyncpg
+
 from dbos_async import _codec, _tracing
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Crowd, Run, begin
@@ -21,7 +23,7 @@ from dbos_async._database import Database
 from dbos_async._history import History
 from dbos_async._signature import Signature
 from dbos_async._wakeups import UNOWNED_KEY, end_key
-from dbos_async.errors import ReplayMismatchError
+from dbos_async.errors import InvalidValueError, ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
 
@@ -72,6 +74,9 @@ FINISH = Statement(
     select n, n in (select n from held) as ended from calls, announced
     """,
 )
+
+
+_left_behind: set[asyncio.Task[None]] = set()
 
 
 class Runnable(Protocol):
@@ -162,12 +167,18 @@ class Executor:
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, stop every run without an outcome, and wait for their tasks."""
         self.closing = True
-        for run in list(self.runs.values()):
-            run.stop("this executor shuts down")
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in late:
-                log.warning("%s did not stop within %g s and was left behind.", task.get_name(), seconds)
+        give_up_at = self.loop.time() + seconds
+        while self._tasks and self.loop.time() < give_up_at:
+            for run in list(self.runs.values()):
+                run.stop("this executor shuts down")
+            # Code that swallows its cancellation is cancelled again, until it has had enough.
+            await asyncio.wait(self._tasks, timeout=0.1)
+            for task in self._tasks:
+                task.cancel()
+        for task in self._tasks:
+            # Kept, since a collected coroutine that swallows its end would run on in the context of whoever collects it.
+            _left_behind.add(task)
+            log.warning("%s did not stop within %g s and was left behind.", task.get_name(), seconds)
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
@@ -196,8 +207,7 @@ class Executor:
                 if run.acting and run.stopped is None:
                     await self._end_what_outlived(run)
                 if run.stopped is None:
-                    row = run.workflow_id, run.attempt, status, output, error, end_key(run.workflow_id)
-                    await self._finish(row)
+                    await self._end(run, status, output, error)
             finally:
                 if self.runs.get(run.workflow_id) is run:
                     del self.runs[run.workflow_id]
@@ -209,12 +219,21 @@ class Executor:
             task.cancel()
         await self.database.batches.land(run.workflow_id)
 
+    async def _end(self, run: Run, status: str, output: str | None, error: str | None) -> None:
+        try:
+            await self._finish(run.workflow_id, run.attempt, status, output, error)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
+            refused = InvalidValueError(
+                f"The outcome of workflow {run.workflow_id!r}", f"the database refused it: {refusal}"
+            )
+            await self._finish(run.workflow_id, run.attempt, "ERROR", None, _codec.encode_error(refused))
+
     async def _park(self, workflow_id: str, attempt: int, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
-        row = workflow_id, attempt, "REPLAY_MISMATCH", None, _codec.encode_error(mismatch), end_key(workflow_id)
-        await self._finish(row)
+        await self._finish(workflow_id, attempt, "REPLAY_MISMATCH", None, _codec.encode_error(mismatch))
 
-    async def _finish(self, row: tuple[Any, ...]) -> None:
-        workflow_id, _, _, output, error, digest = row
+    async def _finish(self, workflow_id: str, attempt: int, status: str, output: str | None, error: str | None) -> None:
+        digest = end_key(workflow_id)
+        row = workflow_id, attempt, status, output, error, digest
         size = len(output or "") + len(error or "")
         await self.database.call(FINISH, [row], lane=workflow_id, size=size, wakes=[digest], patient=True)

@@ -144,7 +144,8 @@ class Recovery:
 
     async def give_back(self) -> None:
         """Leave in good order: the workflows that ran here are free at once."""
-        await self._database.call(GIVE_BACK, [(self._executor.id, UNOWNED_KEY)], lane="")
+        async with self._database.postgres.connection() as connection:
+            await connection.fetch(GIVE_BACK.sql, [0], [self._executor.id], [UNOWNED_KEY])
 
     async def keep_lease(self) -> None:
         """Renew and look after the others, until cancelled."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from dbos_async import embedded
 from dbos_async._database import Database
 from dbos_async._executor import Executor
+from dbos_async._postgres import is_lost
 from dbos_async._recovery import Recovery
 from dbos_async._workflows import registered, set_launched
-from dbos_async.errors import DatabaseUnavailableError
 
 log = logging.getLogger("dbos_async")
 
@@ -82,9 +82,13 @@ class Runtime:
             await asyncio.wait(services)
             await self.executor.drain(self._drain_seconds)
             set_launched(None)
+            # A start that is still under way would leave a workflow to an owner that is gone.
+            await self.database.batches.close(within_seconds=self._drain_seconds)
             try:
                 await self.recovery.give_back()
-            except DatabaseUnavailableError as error:
+            except Exception as error:
+                if not is_lost(error):
+                    raise
                 log.warning("The workflows that ran here could not be given back and wait for the lease: %s", error)
         finally:
             set_launched(None)

@@ -55,23 +55,31 @@ class StepFunction(Generic[P, R]):
         self._backoff_rate = backoff_rate
         self._timeout_seconds = timeout_seconds
 
+    def __get__(self, instance: object, owner: type) -> Any:
+        """A step that stands in a class is a method like any other."""
+        return self if instance is None else functools.partial(cast("Any", self), instance)
+
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         here = current.get()
         if not isinstance(here, Position):
             return cast("R", await self._call(*args, **kwargs))
         step = Step(here, "step", self.name)
 
-        async def find() -> tuple[str | None, str | None]:
+        async def attempt() -> Any:
             body = StepBody(step.run, step.path)
             token = current.set(body)
             try:
-                value = await self._attempts(lambda: self._call(*args, **kwargs))
+                return await self._call(*args, **kwargs)
+            finally:
+                body.over = True  # a thread that was abandoned may still act, and must not
+                current.reset(token)
+
+        async def find() -> tuple[str | None, str | None]:
+            try:
+                value = await self._attempts(attempt)
                 return _codec.encode(value, self._signature.result_type, what=f"The result of step {self.name!r}"), None
             except Exception as error:
                 return None, _codec.encode_error(error)
-            finally:
-                body.over = True
-                current.reset(token)
 
         done = await step.note(find)
         what = f"The recorded result of step {self.name!r}"

@@ -17,11 +17,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, Self
 
+import asyncpg
+
 from dbos_async import _codec
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, Run, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
-from dbos_async.errors import DBOSError, ReplayMismatchError, WorkflowEndedError
+from dbos_async.errors import DBOSError, InvalidValueError, ReplayMismatchError, WorkflowEndedError
 
 RECORD = Statement(
     "RECORD",
@@ -184,7 +186,17 @@ class Step:
             return done
         began = time.monotonic()
         output, error = await find()
-        row = (*self.columns, self.verb, self.key, output, error, time.monotonic() - began)
+        took = time.monotonic() - began
+        try:
+            return await self._record(output, error, took)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
+            refused = InvalidValueError(
+                f"The outcome of {_named(self.verb, self.key)}", f"the database refused it: {refusal}"
+            )
+            return await self._record(None, _codec.encode_error(refused), took)
+
+    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> Done:
+        row = (*self.columns, self.verb, self.key, output, error, took_seconds)
         return await self.perform(RECORD, [row], size=len(output or "") + len(error or ""))
 
     async def compare(self, verb: str, key: str) -> None:

@@ -53,7 +53,14 @@ async def start(directory: Path | None = None, *, version: int = 18) -> Embedded
 
     Raises `NoDatabaseError` when the extra ``embedded`` is not installed.
     """
-    return await anyio.to_thread.run_sync(join, directory or Path.cwd() / FOLDER, version)
+    joined: list[EmbeddedPostgres] = []
+    try:
+        await anyio.to_thread.run_sync(lambda: joined.append(join(directory or Path.cwd() / FOLDER, version)))
+    except BaseException:
+        for server in joined:
+            server.leave()  # whoever asked for it was cancelled meanwhile
+        raise
+    return joined[0]
 
 
 def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
