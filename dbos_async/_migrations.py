@@ -17,11 +17,14 @@ from dbos_async.errors import ConfigurationError, LibraryTooOldError, MigrationN
 
 LOCK = "select pg_advisory_xact_lock(hashtextextended('dbos_async migrations', 0))"
 
+FIND_SCHEMA = "select to_regnamespace('dbos_async') is not null"
+
+MAKE_SCHEMA = "create schema dbos_async"
+
 FIND_TABLE = "select to_regclass('dbos_async.migrations') is not null"
 
 MAKE_TABLE = """
-create schema if not exists dbos_async;
-create table if not exists dbos_async.migrations (
+create table dbos_async.migrations (
     number integer primary key,
     name text not null,
     requires_library text,
@@ -48,28 +51,16 @@ class Migration(NamedTuple):
 async def migrate(
     connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
 ) -> list[str]:
-    """Apply what is missing, and return its names. Any number of processes may do so at once."""
+    """Apply what is missing, and return its names. Any number of processes may do so at once.
+
+    A database that lacks nothing is asked one question, and nothing is locked. `ConfigurationError` names the file that
+    failed, of which nothing is left; the files before it stay applied. A lost connection raises what asyncpg raises.
+    """
     library = library or version("dbos_async")
     ours = load(directory)
     if not await _missing(connection, ours, library):
         return []
-    names: list[str] = []
-    for migration in ours:
-        async with connection.transaction():
-            # Whoever comes second waits here, and then finds the work done.
-            await connection.execute(LOCK)
-            await connection.execute(MAKE_TABLE)
-            if migration not in await _missing(connection, ours, library):
-                continue
-            try:
-                await connection.execute(migration.sql)
-            except asyncpg.PostgresError as error:
-                raise ConfigurationError(
-                    f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error}."
-                ) from error
-            await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
-        names.append(migration.name)
-    return names
+    return [migration.name for migration in ours if await _apply(connection, migration, ours, library)]
 
 
 async def check(
@@ -84,7 +75,7 @@ async def check(
 def load(directory: Path | None = None) -> list[Migration]:
     """The files of the schema, in the order of their numbers."""
     directory = directory or find_directory()
-    migrations = [_read(path) for path in sorted(directory.glob("*.sql"))]
+    migrations = sorted(_read(path) for path in directory.glob("*.sql"))
     if not migrations or [m.number for m in migrations] != list(range(1, len(migrations) + 1)):
         raise ConfigurationError(
             f"The migrations in {directory.name}/ must be numbered 1, 2, 3 … without a gap, "
@@ -102,15 +93,55 @@ def find_directory() -> Path:
     raise ConfigurationError("This installation of dbos_async has no schema/ folder: install it again.")
 
 
+async def _apply(
+    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, ours: list[Migration], library: str
+) -> bool:
+    try:
+        # A transaction that sees only what was there when it began would not see the work of whom it waited for.
+        async with connection.transaction(isolation="read_committed"):
+            # Whoever comes second waits here, and then finds the work done.
+            await connection.execute(LOCK)
+            await _make_table(connection)
+            if migration not in await _missing(connection, ours, library):
+                return False
+            await connection.execute(migration.sql)
+            await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
+    except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError):
+        raise  # Nothing is wrong with the migration.
+    except asyncpg.PostgresError as error:
+        hint = ""
+        if isinstance(error, asyncpg.InsufficientPrivilegeError):
+            hint = "; run 'dbos-async migrate <url>' as a role that may create in this database"
+        raise ConfigurationError(
+            f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error.args[0]}{hint}."
+        ) from error
+    return True
+
+
+async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    # "if not exists" would ask for the right to create also where there is nothing to create.
+    if not await connection.fetchval(FIND_SCHEMA):
+        await connection.execute(MAKE_SCHEMA)
+    if not await connection.fetchval(FIND_TABLE):
+        await connection.execute(MAKE_TABLE)
+
+
 async def _missing(
     connection: asyncpg.Connection[asyncpg.Record], ours: list[Migration], library: str
 ) -> list[Migration]:
-    if not await connection.fetchval(FIND_TABLE):
+    try:
+        applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
+    except asyncpg.UndefinedTableError:
         return ours
-    applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
-    for row in applied.values():
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"This role may not read dbos_async.migrations ({error.args[0]}): "
+            "grant it usage on the schema dbos_async and the rights on its tables, or connect as another role."
+        ) from error
+    known = {migration.number for migration in ours}
+    for number, row in applied.items():
         required = row["requires_library"]
-        if required is not None and _release(required) > _release(library):
+        if number not in known and required is not None and _release(required) > _release(library):
             raise LibraryTooOldError(library, required, row["name"])
     return [migration for migration in ours if migration.number not in applied]
 
@@ -120,7 +151,13 @@ def _read(path: Path) -> Migration:
     if number is None:
         raise ConfigurationError(f"The migration {path.name} must begin with its number: 0001_….sql.")
     sql = path.read_text(encoding="utf-8")
-    header = re.search(r"\A(?:--[^\n]*\n)*?-- requires-library: (\S+)", sql)
+    header = re.search(r"\A(?:--[^\n]*\n)*?-- requires-library: (\d+(?:\.\d+)*)[ \r]*(?:\n|\Z)", sql)
+    # Taken for a comment, a header with a slip in it would let older libraries in.
+    if header is None and re.search(r"--[^\n]*requires[ _-]?library", sql, re.IGNORECASE):
+        raise ConfigurationError(
+            f"The migration {path.name} names requires-library in a way that is not understood: "
+            "write '-- requires-library: 0.3.0' as a line of the comment at its top."
+        )
     return Migration(int(number[1]), path.stem, header[1] if header else None, sql)
 
 

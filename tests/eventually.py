@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable
 PATIENCE_SECONDS = 20.0
 
 
-async def eventually(holds: Callable[[], object | Awaitable[object]], what: str = "") -> None:
-    """Return as soon as something holds; fail when it does not come to hold within 20 seconds."""
+async def eventually(
+    holds: Callable[[], object | Awaitable[object]], what: str = "", *, patience_seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Return as soon as something holds; fail when it does not come to hold in that time."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE_SECONDS
+    deadline = loop.time() + patience_seconds
     while True:
         answer = holds()
         if isinstance(answer, Awaitable):
             answer = await answer
         if answer:
             return
-        assert loop.time() < deadline, f"this did not come to hold in {PATIENCE_SECONDS:g} s: {what or holds}"
+        assert loop.time() < deadline, f"this did not come to hold in {patience_seconds:g} s: {what or holds}"
         await asyncio.sleep(0.01)

@@ -6,11 +6,14 @@ import asyncio
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner
 
 from dbos_async import (
     DBOS,
@@ -18,9 +21,13 @@ from dbos_async import (
     DBOSClient,
     LibraryTooOldError,
     MigrationNeededError,
+    WorkflowNotFoundError,
     _migrations,
 )
+from dbos_async._postgres import is_lost
+from dbos_async.cli import app
 from tests.conftest import with_database
+from tests.eventually import eventually
 
 NAMES = [migration.name for migration in _migrations.load()]
 
@@ -38,6 +45,20 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "0001_first.sql").write_text("create table dbos_async.a ();")
     (tmp_path / "0002_second.sql").write_text("-- Why it is there.\ncreate table dbos_async.b ();")
     return tmp_path
+
+
+@pytest.fixture
+async def role(empty: Any) -> Any:
+    """A role without any rights; the connections of a URL to which ``as_role`` adds it act as it."""
+    name = f"app_{uuid4().hex[:12]}"
+    await empty.execute(f"create role {name}")
+    yield name
+    await empty.execute(f"drop owned by {name}; drop role {name}")
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database, in the rights of this role."""
+    return f"{url}{'&' if '?' in url else '?'}role={role}"
 
 
 async def tables(connection: Any) -> list[str]:
@@ -92,6 +113,24 @@ async def test_a_migration_that_fails_is_rolled_back_and_named(empty: Any, direc
     assert await tables(empty) == ["a", "migrations"]
 
 
+async def test_a_migration_that_fails_at_its_commit_is_rolled_back_and_named(empty: Any, directory: Path) -> None:
+    (directory / "0002_second.sql").write_text(
+        "create table dbos_async.b (n integer unique deferrable initially deferred);"
+        "insert into dbos_async.b values (1), (1);"
+    )
+    with pytest.raises(ConfigurationError, match="0002_second failed and was rolled back.*duplicate key") as caught:
+        await _migrations.migrate(empty, directory=directory)
+    assert "\n" not in str(caught.value)
+    assert await tables(empty) == ["a", "migrations"]
+
+
+async def test_a_lost_connection_is_not_blamed_on_the_migration(empty: Any, directory: Path) -> None:
+    (directory / "0002_second.sql").write_text("select pg_terminate_backend(pg_backend_pid());")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)) as caught:
+        await _migrations.migrate(empty, directory=directory)
+    assert is_lost(caught.value)
+
+
 async def test_additive_migrations_of_a_newer_release_are_no_hindrance(empty: Any, directory: Path) -> None:
     await _migrations.migrate(empty, directory=directory)
     (directory / "0002_second.sql").unlink()
@@ -125,6 +164,29 @@ async def test_files_are_numbered_without_a_gap(names: list[str], tmp_path: Path
         _migrations.load(tmp_path)
 
 
+def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in range(1, 12):
+        (tmp_path / f"{number}_x.sql").write_text("select 1;")
+    assert [migration.number for migration in _migrations.load(tmp_path)] == list(range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["--requires-library: 1.0", "-- Requires-Library: 1.0", "-- requires-library 1.0", "-- requires-library: soon",
+     "select 1;\n-- requires-library: 1.0"],
+)  # fmt: skip
+def test_a_header_with_a_slip_in_it_is_not_taken_for_a_comment(header: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_first.sql").write_text(f"{header}\nselect 1;")
+    with pytest.raises(ConfigurationError, match=r"0001_first.sql names requires-library .* '-- requires-library: 0"):
+        _migrations.load(tmp_path)
+
+
+async def test_what_this_library_ships_itself_is_no_hindrance(empty: Any, directory: Path) -> None:
+    (directory / "0002_second.sql").write_text("-- requires-library: 9.0\ncreate table dbos_async.b ();")
+    assert await _migrations.migrate(empty, directory=directory, library="8.0") == ["0001_first", "0002_second"]
+    await _migrations.check(empty, directory=directory, library="8.0")
+
+
 async def test_launching_without_migrating_only_checks(empty_database_url: str, empty: Any) -> None:
     with pytest.raises(MigrationNeededError, match="dbos-async migrate"):
         async with DBOS(empty_database_url, migrate=False):
@@ -138,21 +200,119 @@ async def test_launching_without_migrating_only_checks(empty_database_url: str, 
         pass
 
 
-async def test_an_up_to_date_database_asks_for_no_rights_to_create(empty_database_url: str, empty: Any) -> None:
+async def test_an_up_to_date_database_asks_for_no_rights_to_create(
+    empty_database_url: str, empty: Any, role: str
+) -> None:
     await _migrations.migrate(empty)
-    role = f"app_{os.getpid()}"
     await empty.execute(
-        f"create role {role} login; grant usage on schema dbos_async to {role};"
+        f"grant usage on schema dbos_async to {role};"
         f"grant select, insert, update, delete on all tables in schema dbos_async to {role};"
         f"grant usage on all sequences in schema dbos_async to {role}"
     )
+    url = as_role(empty_database_url, role)
+    connection = await asyncpg.connect(url)
     try:
-        url = empty_database_url.replace("//postgres", f"//{role}", 1)
-        async with DBOS(url):
-            with pytest.raises(Exception, match="no workflow"):
-                await DBOS.send("nobody", 1)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("create table dbos_async.forbidden ()")
     finally:
-        await empty.execute(f"drop owned by {role}; drop role {role}")
+        await connection.close()
+    async with DBOS(url):
+        with pytest.raises(WorkflowNotFoundError):
+            await DBOS.send("nobody", 1)
+
+
+async def test_a_role_that_may_not_create_or_read_is_told_what_to_do(
+    empty_database_url: str, empty: Any, role: str
+) -> None:
+    connection = await asyncpg.connect(as_role(empty_database_url, role))
+    try:
+        with pytest.raises(ConfigurationError, match="0001_first_tables failed.*permission denied.*as a role that may"):
+            await _migrations.migrate(connection)
+        await _migrations.migrate(empty)
+        for act in (_migrations.check, _migrations.migrate):
+            with pytest.raises(ConfigurationError, match="may not read.*permission denied.*grant it usage"):
+                await act(connection)
+    finally:
+        await connection.close()
+
+
+async def test_a_schema_that_was_made_beforehand_is_enough(empty_database_url: str, empty: Any, role: str) -> None:
+    await empty.execute(f"create schema dbos_async authorization {role}")
+    connection = await asyncpg.connect(as_role(empty_database_url, role))
+    try:
+        assert await _migrations.migrate(connection) == NAMES
+    finally:
+        await connection.close()
+
+
+async def test_an_up_to_date_database_is_asked_one_question_and_nothing_is_locked(
+    empty_database_url: str, empty: Any
+) -> None:
+    await _migrations.migrate(empty)
+    connection = await asyncpg.connect(empty_database_url)
+    asked: list[str] = []
+    connection.add_query_logger(lambda record: asked.append(record.query))
+    try:
+        async with empty.transaction():
+            await empty.execute(_migrations.LOCK)
+            async with asyncio.timeout(10):
+                assert await _migrations.migrate(connection) == []
+        await eventually(lambda: bool(asked))
+        assert asked == [_migrations.APPLIED]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_who_waited_for_the_lock_finds_the_work_done(isolation: str, empty_database_url: str, empty: Any) -> None:
+    name = await empty.fetchval("select current_database()")
+    await empty.execute(f"alter database {name} set default_transaction_isolation = '{isolation}'")
+    first, second = [await asyncpg.connect(empty_database_url) for _ in range(2)]
+    try:
+        async with empty.transaction():
+            await empty.execute(_migrations.LOCK)
+            racing = [asyncio.create_task(_migrations.migrate(connection)) for connection in (first, second)]
+            await eventually(lambda: waiting_for_the_lock(empty, 2))
+        assert sorted(await asyncio.gather(*racing)) == [[], NAMES]
+    finally:
+        await first.close()
+        await second.close()
+
+
+async def waiting_for_the_lock(connection: Any, number: int) -> bool:
+    waiting = await connection.fetchval(
+        "select count(*) from pg_locks where locktype = 'advisory' and not granted "
+        "and database = (select oid from pg_database where datname = current_database())"
+    )
+    return bool(waiting == number)
+
+
+async def test_a_process_killed_in_a_migration_leaves_nothing_made_and_nothing_locked(
+    empty_database_url: str, empty: Any, directory: Path
+) -> None:
+    second = directory / "0002_second.sql"
+    sql = second.read_text()
+    second.write_text(f"{sql} select pg_advisory_xact_lock(77);")
+    program = (
+        "import asyncio, asyncpg, pathlib, sys\nfrom dbos_async import _migrations\n"
+        "async def main():\n"
+        "    await _migrations.migrate(await asyncpg.connect(sys.argv[1]), directory=pathlib.Path(sys.argv[2]))\n"
+        "asyncio.run(main())"
+    )
+    async with empty.transaction():
+        await empty.execute("select pg_advisory_xact_lock(77)")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, empty_database_url, str(directory)
+        )
+        try:
+            await eventually(lambda: waiting_for_the_lock(empty, 1))
+        finally:
+            process.kill()
+            await process.wait()
+    second.write_text(sql)
+    async with asyncio.timeout(30):
+        assert await _migrations.migrate(empty, directory=directory) == ["0002_second"]
+    assert await tables(empty) == ["a", "b", "migrations"]
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -175,3 +335,48 @@ async def test_the_command_migrates_and_says_so(empty_database_url: str, server_
     assert nowhere.stderr.startswith("postgresql://me@127.0.0.1:1/x cannot be used")
     missing = command("migrate", with_database(server_url, "no_such_database"))
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=127.0.0.1 port=1 user=me password=s3cret",
+        "mysql://me:s3cret@127.0.0.1:1/x",
+        "postgresql://me:s3cret",
+        "postgresql://me:s3cret@127.0.0.1:1/x",
+        "postgresql://me:s3cret@127.0.0.1:99999/x",
+        "postgresql://me:s3cret@127.0.0.1:1/x?sslmode=bogus",
+        "postgresql://me:s3cret@[::1/x",
+        "postgresql://me:s3cret/more@127.0.0.1:1/x",
+        "postgresql://me:s3cret?more@127.0.0.1:1/x",
+        "postgresql://me:s3cret#more@127.0.0.1:1/x",
+        "postgresql://me:p@s3cret@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/s3cret@more/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=s3cret",
+        "postgresql://127.0.0.1:1/x?user=me&password=p&s3cret",
+    ],
+)
+def test_d5_the_command_never_shows_a_password(url: str) -> None:
+    done = CliRunner().invoke(app, ["migrate", url])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert "cannot be used" in done.output
+    assert done.output.count("\n") == 1
+    assert "s3cret" not in done.output
+
+
+def test_the_command_without_a_database_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DBOS_DATABASE_URL", raising=False)
+    done = CliRunner().invoke(app, ["migrate"])
+    assert (done.exit_code, done.output) == (1, "No database: name its URL, or set DBOS_DATABASE_URL.\n")
+
+
+def test_the_command_tells_its_version() -> None:
+    assert CliRunner().invoke(app, ["version"]).output == f"{version('dbos_async')}\n"
+
+
+def test_without_its_extra_the_command_names_it() -> None:
+    code = "import sys; sys.modules['typer'] = None; from dbos_async.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "pip install 'dbos_async[cli]'" in done.stderr
