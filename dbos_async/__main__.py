@@ -9,7 +9,9 @@ def main() -> None:
     """Run the command line."""
     try:
         from dbos_async.cli import app
-    except ImportError:
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("typer", "rich"):
+            raise
         sys.exit("The command line needs its extra: pip install 'dbos_async[cli]'.")
     app(prog_name="dbos-async")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -11,15 +11,16 @@ import asyncpg
 from dbos_async import _migrations
 from dbos_async._batch import Answer, Batches, Statement
 from dbos_async._listener import Hello, Listener
-from dbos_async._postgres import Postgres, is_lost
+from dbos_async._postgres import Postgres, is_lost, why_unusable
 from dbos_async._wakeups import Look, Wakeups
-from dbos_async.errors import DatabaseUnavailableError
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
 
 class Database:
     """One process's way to one database: a few connections, batches of calls, and one listener."""
 
     def __init__(self, url: str, *, connect_timeout_seconds: float = 30.0, max_connections: int = 8) -> None:
+        self._url = url
         self._connect_timeout_seconds = connect_timeout_seconds
         self.postgres = Postgres(url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds)
         self.wakeups = Wakeups()
@@ -28,14 +29,7 @@ class Database:
 
     async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:
         """Connect, bring the schema up to date (or only check it), and listen."""
-        connection = await self._first_connection()
-        try:
-            if migrate:
-                await _migrations.migrate(connection)
-            else:
-                await _migrations.check(connection)
-        finally:
-            await connection.close()
+        await self._prepare(_migrations.migrate if migrate else _migrations.check)
         listener = Listener(self.postgres, self.wakeups, hello)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
@@ -72,14 +66,22 @@ class Database:
         """Turns of a waiting loop; see `Wakeups.looks`."""
         return self.wakeups.looks(*keys)
 
-    async def _first_connection(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
+        # Both may be repeated, so a database that is not there yet, or goes away meanwhile, is waited for.
         give_up_at = asyncio.get_running_loop().time() + self._connect_timeout_seconds
         while True:
             try:
-                return await self.postgres.connect()
+                connection = await self.postgres.connect()
+                try:
+                    await schema(connection)
+                    return
+                finally:
+                    await connection.close()
+            except DBOSError:
+                raise
             except Exception as error:
                 if not is_lost(error):
-                    raise
+                    raise ConfigurationError(why_unusable(self._url, error)) from None
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise DatabaseUnavailableError(self._connect_timeout_seconds, False, str(error)) from error
                 await asyncio.sleep(0.2)

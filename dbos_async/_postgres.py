@@ -121,10 +121,35 @@ class Postgres:
             self._idle.append(connection)
 
 
+def why_unusable(url: str, error: Exception) -> str:
+    """One sentence on why a database cannot be used, with its URL as far as that can be shown."""
+    if not _is_plain(url):
+        return (
+            f"The database of this URL cannot be used ({type(error).__name__}): write it as "
+            "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
+        )
+    (reason, *_) = str(error).splitlines() or [type(error).__name__]
+    return f"{without_password(url)} cannot be used: {reason.removesuffix('.')}."
+
+
 def without_password(url: str) -> str:
-    """The URL as it may be logged and shown."""
+    """A plain URL as it may be logged and shown."""
     parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}@{host}", parts.path, "", ""))
+    user, at, host = parts.netloc.rpartition("@")
+    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, "", ""))
+
+
+def _is_plain(url: str) -> bool:
+    # Whether a password can only stand between ":" and "@". A stray "/" or "@" in it makes a part of it look like
+    # the host, the port or the database, which are shown, and which errors quote.
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is not None
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("postgresql", "postgres")
+        and url.count("@") == parts.netloc.count("@") <= 1
+        and ("@" in url or ":" not in parts.netloc or has_port)
+        and "password" not in parts.query
+    )

@@ -6,13 +6,12 @@ import asyncio
 import os
 from importlib.metadata import version as installed_version
 from typing import Annotated, NoReturn
-from urllib.parse import urlsplit
 
 import asyncpg
 import typer
 
 from dbos_async import _migrations
-from dbos_async._postgres import without_password
+from dbos_async._postgres import why_unusable
 from dbos_async.errors import DBOSError
 
 app = typer.Typer(
@@ -47,7 +46,7 @@ def migrate(
     except DBOSError as error:
         _fail(str(error))
     except UNUSABLE as error:
-        _fail(_why_unusable(url, error))
+        _fail(why_unusable(url, error))
     for name in applied:
         typer.echo(f"{typer.style('applied', fg='green')}  {name}")
     if not applied:
@@ -63,31 +62,6 @@ def version() -> None:
 def _fail(sentence: str) -> NoReturn:
     typer.secho(sentence, fg="red", err=True)
     raise typer.Exit(1)
-
-
-def _why_unusable(url: str, error: Exception) -> str:
-    if not _is_plain(url):
-        return (
-            f"The database of this URL cannot be used ({type(error).__name__}): write it as "
-            "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
-        )
-    (reason, *_) = str(error).splitlines() or [type(error).__name__]
-    return f"{without_password(url)} cannot be used: {reason.removesuffix('.')}."
-
-
-def _is_plain(url: str) -> bool:
-    # Whether a password can only stand between ":" and "@". A stray "/" or "@" in it makes a part of it look like
-    # the host, the port or the database, which are shown, and which errors quote.
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - looking at it is what raises
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("postgresql", "postgres")
-        and url.count("@") == parts.netloc.count("@") <= 1
-        and "password" not in parts.query
-    )
 
 
 async def _migrate(url: str, check: bool) -> list[str]:

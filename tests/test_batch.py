@@ -10,10 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dbos_async import DatabaseUnavailableError, LaunchError
+from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, LaunchError
 from dbos_async._batch import MOST_BYTES, MOST_CALLS, Batches, Statement
 from dbos_async._postgres import Postgres, without_password
 from dbos_async._wakeups import Wakeups, digest
+from tests.conftest import with_database
 from tests.eventually import eventually
 
 ECHO = Statement(
@@ -178,3 +179,26 @@ async def test_two_digests_of_like_names_differ() -> None:
 )
 async def test_d5_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:se/cret@127.0.0.1:1/x",
+        "host=127.0.0.1 password=secret",
+        "postgresql://me:secret",
+        "mysql://secret",
+    ],
+)
+async def test_d5_a_url_that_cannot_be_used_is_explained_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be used") as raised:
+        async with DBOSClient(url, connect_timeout_seconds=1):
+            pass
+    assert "cret" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+async def test_a_database_that_does_not_exist_is_named(server_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="no_such_database"):
+        async with DBOSClient(with_database(server_url, "no_such_database")):
+            pass

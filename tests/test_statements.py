@@ -77,7 +77,14 @@ async def test_every_statement_can_be_prepared(name: str, plain: Any) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    [_recovery.HOLD, _migrations.LOCK, _migrations.FIND_TABLE, _migrations.APPLIED, _migrations.NOTE],
+    [
+        _recovery.HOLD,
+        _migrations.LOCK,
+        _migrations.FIND_SCHEMA,
+        _migrations.FIND_TABLE,
+        _migrations.APPLIED,
+        _migrations.NOTE,
+    ],
 )
 async def test_the_other_sql_can_be_prepared(sql: str, plain: Any) -> None:
     await plain.prepare(sql)
