@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -111,16 +112,23 @@ class Executor:
         self._max_running = max_running
         self._crowd = Crowd(self._thinned)
         self._more_unowned = False
+        self._reserved = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def room(self) -> int:
         """How many runs may begin now; those that only wait do not count."""
-        return self._max_running - len(self.runs) + self._crowd.waiting
+        return self._max_running - len(self.runs) + self._crowd.waiting - self._reserved
 
-    def take(self) -> str | None:
-        """The owner of a workflow that is started here now; ``None`` leaves it to whoever has room."""
-        return self.id if not self.closing and self.room > 0 else None
+    @contextmanager
+    def place(self) -> Iterator[str | None]:
+        """The owner of a workflow that is being started; ``None`` when there is no room and it is left to whoever has."""
+        owner = self.id if not self.closing and self.room > 0 else None
+        self._reserved += owner is not None
+        try:
+            yield owner
+        finally:
+            self._reserved -= owner is not None
 
     async def claim(self) -> bool:
         """Take workflows that nobody owns, as many as there is room for. True when there may be more."""

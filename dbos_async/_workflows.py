@@ -177,7 +177,8 @@ async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Wo
     """Start a workflow in the launched executor; a start in a workflow is a step of it."""
     here = executor()
     text = workflow.signature.encode_call(args, kwargs)
-    return await start(here.database, workflow.name, text, workflow.signature.result_type, here.take(), here)
+    with here.place() as owner:
+        return await start(here.database, workflow.name, text, workflow.signature.result_type, owner, here)
 
 
 def find(function: Any) -> Workflow[Any, Any]:
