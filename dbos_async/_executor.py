@@ -138,7 +138,11 @@ class Executor:
         if self.closing or most <= 0 or not names:
             return False
         row = self.id, _codec.encode(names), self.application_version, most
-        answer = await self.database.call(CLAIM, [row], lane="", patient=True, answered=self._claimed)
+        self._reserved += most
+        try:
+            answer = await self.database.call(CLAIM, [row], lane="", patient=True, answered=self._claimed)
+        finally:
+            self._reserved -= most
         self._more_unowned = len(answer) == most
         return self._more_unowned
 
