@@ -129,6 +129,7 @@ class Executor:
             yield owner
         finally:
             self._reserved -= owner is not None
+            self._thinned()
 
     async def claim(self) -> bool:
         """Take workflows that nobody owns, as many as there is room for. True when there may be more."""
