@@ -136,8 +136,9 @@ def _rebuild(record: Any, depth: int) -> Exception:
                 members = [_rebuild(member, depth - 1) for member in record.get("exceptions", [])] if depth else []
                 error = kind.__new__(kind, message if not arguments else str(arguments[0]), members)
             else:
-                # Without its __init__: nothing that was received decides what runs here.
-                error = kind.__new__(kind, *arguments)
+                # Without its own __new__ and __init__: nothing that was received decides what runs here.
+                built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+                error = built_in.__new__(kind, *arguments)
                 error.args = tuple(arguments)
                 attributes = record.get("attributes")
                 if isinstance(attributes, dict):

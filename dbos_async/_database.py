@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
 from dbos_async import _migrations
-from dbos_async._batch import Answer, Batches, Statement
+from dbos_async._batch import Batches
 from dbos_async._listener import Hello, Listener
 from dbos_async._postgres import Postgres, is_lost, why_unusable
-from dbos_async._wakeups import Look, Wakeups
+from dbos_async._wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
 
@@ -25,6 +24,8 @@ class Database:
         self.postgres = Postgres(url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds)
         self.wakeups = Wakeups()
         self.batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
+        self.call = self.batches.call
+        self.looks = self.wakeups.looks
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:
@@ -47,24 +48,6 @@ class Database:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self.postgres.close()
-
-    def call(
-        self,
-        statement: Statement,
-        rows: Sequence[tuple[Any, ...]],
-        *,
-        lane: str,
-        size: int = 0,
-        wakes: Sequence[bytes] = (),
-        patient: bool = False,
-        answered: Callable[[Answer], None] | None = None,
-    ) -> asyncio.Future[Answer]:
-        """Make one call of a statement; see `Batches.call`."""
-        return self.batches.call(statement, rows, lane=lane, size=size, wakes=wakes, patient=patient, answered=answered)
-
-    def looks(self, *keys: bytes) -> AsyncGenerator[Look, None]:
-        """Turns of a waiting loop; see `Wakeups.looks`."""
-        return self.wakeups.looks(*keys)
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
         # Both may be repeated, so a database that is not there yet, or goes away meanwhile, is waited for.

@@ -77,7 +77,7 @@ READ_EVENT = Statement(
     from unnest($1::int[], $2::text[], $3::text[]) as c(n, workflow_id, key)
     left join lateral (
         select value from dbos_async.events
-        where workflow_id = c.workflow_id and key = c.key order by seq desc limit 1
+        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
     ) as e on true
     left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
     """,
@@ -106,7 +106,7 @@ AWAIT_EVENT = Statement(
         ) as s on true
         left join lateral (
             select value from dbos_async.events
-            where workflow_id = c.target_id and key = c.key order by seq desc limit 1
+            where workflow_id = c.target_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
         ) as e on true
         left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
     ),
@@ -152,8 +152,8 @@ ALL_EVENTS = Statement(
     select c.n, e.key, e.value
     from unnest($1::int[], $2::text[]) as c(n, workflow_id)
     cross join lateral (
-        select distinct on (key) key, value from dbos_async.events
-        where workflow_id = c.workflow_id order by key, seq desc
+        select distinct on (key_digest) key, value from dbos_async.events
+        where workflow_id = c.workflow_id order by key_digest, seq desc
     ) as e
     """,
 )

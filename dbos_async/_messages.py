@@ -93,7 +93,7 @@ SEND = Statement(
         insert into dbos_async.messages
             (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
         select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers
-        from drawn order by destination_id, idempotency_key, seq
+        from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
     announced as (select dbos_async.announce(array_agg(digest)) from drawn)
@@ -142,7 +142,7 @@ TAKE = Statement(
         from (select * from turns order by workflow_id, topic, turn) as t
         left join lateral (
             select id, payload, sender_id, sent_at, headers from dbos_async.messages
-            where destination_id = t.workflow_id and topic = t.topic and received_at is null
+            where destination_id = t.workflow_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
             order by seq offset t.turn - 1 limit 1
             for update
         ) as m on true

@@ -48,7 +48,7 @@ WRITE = Statement(
         ) as s on true
         left join lateral (
             select "offset", closes from dbos_async.stream_entries
-            where workflow_id = c.workflow_id and key = c.key order by "offset" desc limit 1
+            where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by "offset" desc limit 1
         ) as tail on true
     ),
     judged as materialized (
@@ -112,7 +112,7 @@ READ = Statement(
             from (
                 select "offset", value, closes, coalesce(pg_column_size(value), 0)::bigint as bytes
                 from dbos_async.stream_entries
-                where workflow_id = c.workflow_id and key = c.key and "offset" >= c.start
+                where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.start
                 order by "offset" limit c.most
             ) as t
         ) as p
@@ -152,7 +152,7 @@ FOLLOW = Statement(
                 from (
                     select "offset", closes, coalesce(pg_column_size(value), 0)::bigint as bytes
                     from dbos_async.stream_entries
-                    where workflow_id = c.target_id and key = c.key and "offset" >= c.start
+                    where workflow_id = c.target_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.start
                     order by "offset" limit 500
                 ) as e
             ) as l

@@ -2,6 +2,12 @@
 -- Ids and keys are compared byte by byte (collate "C"): they are names, not words.
 -- No index but the primary key has a workflow's id in it where a plan made on an empty table could mistake it for one.
 
+create function dbos_async.digest(name text) returns bytea language sql immutable parallel safe as $$
+    select sha256(replace(name, '\', '\\')::bytea)
+$$;
+comment on function dbos_async.digest is
+    'What an index knows a key by: two names of 512 characters each can be too long for one index entry.';
+
 create table dbos_async.executors (
     id text collate "C" primary key,
     executor_id text collate "C" not null,
@@ -63,8 +69,10 @@ create table dbos_async.messages (
     seq bigint not null,
     destination_id text collate "C" not null,
     topic text collate "C" not null check (char_length(topic) <= 512),
+    topic_digest bytea not null generated always as (dbos_async.digest(topic)) stored,
     payload json not null,
-    idempotency_key text collate "C" check (char_length(idempotency_key) between 1 and 512),
+    idempotency_key text collate "C" check (char_length(idempotency_key) between 1 and 1024),
+    idempotency_digest bytea generated always as (dbos_async.digest(idempotency_key)) stored,
     sender_id text collate "C",
     headers json,
     sent_at timestamptz not null default clock_timestamp(),
@@ -72,19 +80,20 @@ create table dbos_async.messages (
 ) with (fillfactor = 80);
 comment on table dbos_async.messages is
     'One message to one workflow, kept after it was received. topic is empty when it was sent without one. seq is its place in the queue. received_at is null until a step took it; that step names it in message_id.';
-create index messages_unreceived on dbos_async.messages (destination_id, topic, seq) where received_at is null;
-create unique index messages_idempotency_key on dbos_async.messages (destination_id, idempotency_key)
-    where idempotency_key is not null;
+create index messages_unreceived on dbos_async.messages (destination_id, topic_digest, seq) where received_at is null;
+create unique index messages_idempotency_key on dbos_async.messages (destination_id, idempotency_digest)
+    where idempotency_digest is not null;
 
 create sequence dbos_async.event_seq;
 create table dbos_async.events (
     workflow_id text collate "C" not null,
     key text collate "C" not null check (char_length(key) between 1 and 512),
+    key_digest bytea not null generated always as (dbos_async.digest(key)) stored,
     seq bigint not null,
     value json not null,
     step text collate "C" not null,
     set_at timestamptz not null default clock_timestamp(),
-    primary key (workflow_id, key, seq)
+    primary key (workflow_id, key_digest, seq)
 );
 comment on table dbos_async.events is
     'One value that a workflow gave one of its events. The row with the highest seq is the value; the earlier ones are what the workflow had said before.';
@@ -92,12 +101,13 @@ comment on table dbos_async.events is
 create table dbos_async.stream_entries (
     workflow_id text collate "C" not null,
     key text collate "C" not null check (char_length(key) between 1 and 512),
+    key_digest bytea not null generated always as (dbos_async.digest(key)) stored,
     "offset" integer not null check ("offset" >= 0),
     value json,
     closes boolean not null default false,
     step text collate "C" not null,
     written_at timestamptz not null default clock_timestamp(),
-    primary key (workflow_id, key, "offset"),
+    primary key (workflow_id, key_digest, "offset"),
     check (closes = (value is null))
 );
 comment on table dbos_async.stream_entries is

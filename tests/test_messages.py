@@ -279,7 +279,23 @@ async def test_d2_a_typed_topic_is_checked_at_the_sender(connection: Any) -> Non
     assert await connection.fetchval("select count(*) from dbos_async.messages") == 1
 
 
-ODD_KEYS = ["a::b", "it's", '"quoted"', "😀" * 512, " ", "\n", "'; drop table x; --", "\x7f", "a" * 512]
+INCOMPRESSIBLE = "".join(chr(0x1F300 + (n * n * 7919 + n * 104729) % 0x2FF) for n in range(512))
+
+ODD_KEYS = [
+    INCOMPRESSIBLE,
+    "\\",
+    "\\x00",
+    "back\\\\slash",
+    "a::b",
+    "it's",
+    '"quoted"',
+    "😀" * 512,
+    " ",
+    "\n",
+    "'; drop table x; --",
+    "\x7f",
+    "a" * 512,
+]
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -289,6 +305,19 @@ async def test_d3_any_text_is_a_topic_an_id_and_an_idempotency_key(key: str) -> 
     await DBOS.send(key, key, key, idempotency_key=key)
     await DBOS.send(key, "again", key, idempotency_key=key)
     assert await handle.get_result() == [key]
+
+    @DBOS.workflow()
+    async def say() -> list[Any]:
+        await DBOS.set_event(key, key)
+        await DBOS.write_stream(key, key)
+        return [value async for value in DBOS.read_stream(key, "no such stream")]
+
+    with SetWorkflowID(key[:-1] + "!"):
+        other = await DBOS.start_workflow(say)
+    assert await other.get_result() == []
+    assert await DBOS.get_event(other.workflow_id, key) == key
+    assert await DBOS.get_all_events(other.workflow_id) == {key: key}
+    assert [value async for value in DBOS.read_stream(other.workflow_id, key)] == [key]
 
 
 @pytest.mark.parametrize("key", ["", "a" * 513, "a\0b", "\ud800", 7])
