@@ -1,0 +1,52 @@
+"""Ten thousand workflows wait in ``recv``, are woken and finish: ``python -m tests.benchmarks.waiters [COUNT]``.
+
+Uses $DBOS_DATABASE_URL, else the embedded Postgres. Prints what they cost and how long it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dbos_async import DBOS, WorkflowHandle, _workflows
+
+
+@DBOS.workflow()
+async def wait() -> Any:
+    return await DBOS.recv(timeout_seconds=None)
+
+
+def resident_bytes() -> int:
+    """The resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+async def main(count: int) -> None:
+    async with DBOS():
+        here = _workflows.executor()
+        before = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
+        began = time.perf_counter()
+        handles: list[WorkflowHandle[Any]] = []
+        while len(handles) < count:
+            starts = (DBOS.start_workflow(wait) for _ in range(min(1000, count - len(handles))))
+            handles += await asyncio.gather(*starts)
+        while sum(1 for run in here.runs.values() if run.waiting) < count:
+            await asyncio.sleep(0.02)
+        waiting = time.perf_counter() - began
+        after = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
+        began = time.perf_counter()
+        await asyncio.gather(*(DBOS.send(handle.workflow_id, n) for n, handle in enumerate(handles)))
+        results = await asyncio.gather(*(handle.get_result() for handle in handles))
+        woken = time.perf_counter() - began
+        assert results == list(range(count))
+        print(f"{count} workflows wait after {waiting:.2f} s, {(after[0] - before[0]) / count / 1024:.1f} KiB each")
+        print(f"threads {before[1]} before, {after[1]} while they wait; connections {before[2]} and {after[2]}")
+        print(f"all woken and finished in {woken:.2f} s")
+
+
+asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000))
