@@ -77,6 +77,15 @@ FINISH = Statement(
 )
 
 
+HOLDS = Statement(
+    "HOLDS",
+    """
+    select c.n, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds, w.status
+    from unnest($1::int[], $2::text[], $3::int[]) as c(n, id, attempt)
+    left join lateral (select attempt, status from dbos_async.workflows where id = c.id limit 1) as w on true
+    """,
+)
+
 _left_behind: set[asyncio.Task[None]] = set()
 
 
@@ -174,8 +183,25 @@ class Executor:
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
         run.task = task
+        self._keep(task)
+        self.database.wakeups.tell(end_key(workflow_id), lambda: self._doubt(run))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _doubt(self, run: Run) -> None:
+        """Somebody says that a workflow of ours has ended: see whether it is still ours."""
+        if not run.over and run.stopped is None and not self.closing:
+            self._keep(self.loop.create_task(self._stop_if_lost(run), context=contextvars.Context()))
+
+    async def _stop_if_lost(self, run: Run) -> None:
+        row = run.workflow_id, run.attempt
+        _, holds, status = (await self.database.call(HOLDS, [row], lane=run.workflow_id, patient=True))[0]
+        if not holds and not run.over and run.stopped is None:
+            why = "it was cancelled" if status == "CANCELLED" else "it belongs to another run now, or is gone"
+            log.warning("A run of workflow %r stops: %s.", run.workflow_id, why)
+            run.stop(why)
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, stop every run without an outcome, and wait for their tasks."""
@@ -224,6 +250,7 @@ class Executor:
             finally:
                 if self.runs.get(run.workflow_id) is run:
                     del self.runs[run.workflow_id]
+                    self.database.wakeups.tell(end_key(run.workflow_id), None)
                 self._thinned()
 
     async def _end_what_outlived(self, run: Run) -> None:

@@ -8,7 +8,7 @@ that the last look asked for, and at a slow interval in case a notification was 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import anyio
 
@@ -79,6 +79,7 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, set[Look]] = {}
+        self._told: dict[bytes, Callable[[], None]] = {}
 
     def __len__(self) -> int:
         """How many keys somebody waits for."""
@@ -88,12 +89,24 @@ class Wakeups:
         """Everybody who waits for this key looks again."""
         for look in self._waiting.get(key, ()):
             look.wake()
+        tell = self._told.get(key)
+        if tell is not None:
+            tell()
+
+    def tell(self, key: bytes, what: Callable[[], None] | None) -> None:
+        """Call ``what`` after every change of the key, for something that waits for it all its life; ``None`` ends that."""
+        if what is None:
+            self._told.pop(key, None)
+        else:
+            self._told[key] = what
 
     def wake_all(self) -> None:
         """Everybody looks again: what happened in between is not known."""
         for looks in self._waiting.values():
             for look in looks:
                 look.wake()
+        for tell in list(self._told.values()):
+            tell()
 
     async def looks(self, *keys: bytes) -> AsyncGenerator[Look, None]:
         """Yield whenever it is worth looking: at once, after every change of a key, and when the body asked for it.

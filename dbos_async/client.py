@@ -8,7 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from dbos_async import _events, _messages, _streams, _workflows, handle
+from dbos_async import _control, _events, _messages, _streams, _workflows, handle
 from dbos_async._database import Database
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
@@ -112,6 +112,15 @@ class DBOSClient:
     async def list_workflow_steps(self, workflow_id: str) -> list[WorkflowStep]:
         """The recorded steps of a workflow; see `DBOS.list_workflow_steps`."""
         return await handle.list_workflow_steps(self._database, workflow_id)
+
+    async def cancel_workflow(self, workflow_id: str) -> None:
+        """Cancel a workflow; see `DBOS.cancel_workflow`."""
+        await _control.cancel(self._database, workflow_id)
+
+    async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
+        """Let a cancelled or parked workflow go on; see `DBOS.resume_workflow`."""
+        await _control.resume(self._database, workflow_id, application_version)
+        return await self.retrieve_workflow(workflow_id)
 
     @property
     def _database(self) -> Database:

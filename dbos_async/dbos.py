@@ -7,7 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
-from dbos_async import _events, _messages, _steps, _streams, _workflows, handle
+from dbos_async import _control, _events, _messages, _steps, _streams, _workflows, handle
 from dbos_async._context import Position, StepBody, caller, current, in_workflow
 from dbos_async._database import Database
 from dbos_async._runtime import Runtime
@@ -212,6 +212,24 @@ class DBOS:
     async def list_workflow_steps(workflow_id: str) -> list[WorkflowStep]:
         """The recorded steps of a workflow, in the order in which they began."""
         return await handle.list_workflow_steps(_database(), workflow_id)
+
+    @staticmethod
+    async def cancel_workflow(workflow_id: str) -> None:
+        """Cancel a workflow, in whatever process it runs or waits; who waits for its result gets `WorkflowCancelledError`.
+
+        One that has ended stays as it is. Its children go on. Raises `WorkflowNotFoundError` when there is none of this id.
+        """
+        await _control.cancel(_database(), workflow_id)
+
+    @staticmethod
+    async def resume_workflow(workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
+        """Let a cancelled or parked workflow go on after its last recorded step, in any executor that knows it.
+
+        ``application_version`` (default: as it was) is the version that it is for from now on. One that runs or has
+        ended otherwise stays as it is. Raises `WorkflowNotFoundError` when there is none of this id.
+        """
+        await _control.resume(_database(), workflow_id, application_version)
+        return await DBOS.retrieve_workflow(workflow_id)
 
     @staticmethod
     async def sleep(seconds: float) -> None:

@@ -1,0 +1,87 @@
+"""Cancelling a workflow, and letting a cancelled or parked one go on.
+
+Both move the fence, so whatever a run of the workflow still has under way comes too late. The executor that runs it hears of
+the end like everybody else who waits for it, looks whether it still owns the workflow, and stops its run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dbos_async._batch import Statement
+from dbos_async._database import Database
+from dbos_async._steps import read
+from dbos_async._wakeups import UNOWNED_KEY, end_key
+from dbos_async.errors import WorkflowNotFoundError
+from dbos_async.keys import check_key
+
+CANCEL = Statement(
+    "CANCEL",
+    """
+    with held as materialized (
+        select c.n, c.digest, w.id, w.status
+        from (select * from unnest($1::int[], $2::text[], $3::bytea[]) as c(n, id, digest) order by id) as c
+        cross join lateral (
+            select id, status from dbos_async.workflows where id = c.id for no key update
+        ) as w
+    ),
+    cancelled as (
+        update dbos_async.workflows
+        set status = 'CANCELLED', attempt = attempt + 1, owner = null, ended_at = clock_timestamp()
+        where id = any (array(select id from held where status not in ('SUCCESS', 'ERROR', 'CANCELLED')))
+    ),
+    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    select n, status from held, announced
+    """,
+)
+
+RESUME = Statement(
+    "RESUME",
+    """
+    with held as materialized (
+        select c.n, c.digest, c.application_version, w.id, w.status
+        from (
+            select * from unnest($1::int[], $2::text[], $3::text[], $4::bytea[]) as c(n, id, application_version, digest)
+            order by id
+        ) as c
+        cross join lateral (
+            select id, status from dbos_async.workflows where id = c.id for no key update
+        ) as w
+    ),
+    resumed as (
+        update dbos_async.workflows as w
+        set status = 'PENDING', attempt = attempt + 1, owner = null, recoveries = 0, ended_at = null, error = null,
+            application_version = coalesce(
+                (select h.application_version from held as h where h.id = w.id limit 1), w.application_version)
+        where id = any (array(select id from held where status not in ('SUCCESS', 'ERROR', 'PENDING')))
+    ),
+    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    select n, status from held, announced
+    """,
+)
+
+
+async def cancel(database: Database, workflow_id: str) -> None:
+    """End a workflow that has not ended."""
+    check_key(workflow_id, "workflow_id")
+    digest = end_key(workflow_id)
+
+    async def find() -> None:
+        answer = await database.call(CANCEL, [(workflow_id, digest)], lane=workflow_id, wakes=[digest])
+        if not answer:
+            raise WorkflowNotFoundError(workflow_id)
+
+    await read(database, "cancel_workflow", workflow_id, find)
+
+
+async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
+    """Let a cancelled or parked workflow go on after its last recorded step."""
+    check_key(workflow_id, "workflow_id")
+    row: tuple[Any, ...] = workflow_id, application_version, UNOWNED_KEY
+
+    async def find() -> None:
+        answer = await database.call(RESUME, [row], lane=workflow_id, wakes=[UNOWNED_KEY])
+        if not answer:
+            raise WorkflowNotFoundError(workflow_id)
+
+    await read(database, "resume_workflow", workflow_id, find)
