@@ -84,6 +84,8 @@ class Batches:
         self._patience_seconds = patience_seconds
         self._lanes: dict[tuple[Statement, int], _Lane] = {}
         self._closed = False
+        self.losses = 0
+        """How often a connection was lost while a batch was under way, so that it may have been committed."""
         self._loop = asyncio.get_running_loop()
 
     def call(
@@ -182,6 +184,7 @@ class Batches:
                 if lost_since is None:
                     lost_since = now
                     log.warning("The database is away (%s): calls wait and are repeated.", type(error).__name__)
+                self.losses += on_its_way
                 for call in batch:
                     call.was_sent |= on_its_way
                     if call.give_up_at <= now:

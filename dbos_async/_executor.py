@@ -86,6 +86,16 @@ HOLDS = Statement(
     """,
 )
 
+OWNED = Statement(
+    "OWNED",
+    """
+    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent
+    from dbos_async.workflows
+    where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
+    """,
+    lanes=1,
+)
+
 _left_behind: set[asyncio.Task[None]] = set()
 
 
@@ -155,6 +165,13 @@ class Executor:
             self._reserved -= most
         self._more_unowned = len(answer) == most
         return self._more_unowned
+
+    async def reclaim(self) -> None:
+        """Run what this executor owns and does not run: the answer to its start or claim was lost with a connection."""
+        running = set(self.runs)  # before the look, so that what ends meanwhile is not begun again
+        for _, workflow_id, *rest in await self.database.call(OWNED, [(self.id,)], lane="", patient=True):
+            if workflow_id not in running and workflow_id not in self.runs:
+                self.begin(workflow_id, *rest)
 
     def _thinned(self) -> None:
         if self._more_unowned and self.room > 0:

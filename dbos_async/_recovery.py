@@ -8,7 +8,9 @@ two seconds to come back and renew. Whoever is found dead loses its workflows; l
 from __future__ import annotations
 
 import logging
+from math import inf
 
+import anyio
 import asyncpg
 
 from dbos_async._batch import Statement
@@ -21,6 +23,7 @@ log = logging.getLogger("dbos_async")
 LEASE_SECONDS = 15.0
 RENEW_EVERY_SECONDS = 1.0
 CLAIM_PAUSE_SECONDS = 0.01
+RECLAIM_AFTER_SECONDS = 6.0
 
 HOLD = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
 
@@ -149,9 +152,15 @@ class Recovery:
 
     async def keep_lease(self) -> None:
         """Renew and look after the others, until cancelled."""
+        losses, reclaim_at = 0, inf
         async for look in self._database.looks():
             await self.renew()
             await self.bury()
+            if losses != self._database.batches.losses:
+                losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS
+            if anyio.current_time() >= reclaim_at:
+                reclaim_at = inf
+                await self._executor.reclaim()
             look.again_in(RENEW_EVERY_SECONDS)
 
     async def keep_claiming(self) -> None:

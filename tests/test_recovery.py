@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, SendMessage
+from dbos_async import DBOS, SendMessage, _workflows
 from tests.eventually import eventually
 from tests.programs.hold import held
 
@@ -48,6 +48,28 @@ async def test_w2_a_killed_process_is_noticed_and_its_workflows_go_on_elsewhere(
             result = await (await DBOS.retrieve_workflow(workflow_id)).get_result()
             assert result == [workflow_id.split("-")[0], "the end", True]
     assert await connection.fetchval("select bool_and(attempt = 2 and recoveries = 1) from dbos_async.workflows")
+
+
+async def test_w2_d4_what_was_claimed_by_an_answer_that_got_lost_is_run_all_the_same(
+    database_url: str, connection: Any
+) -> None:
+    async with DBOS(database_url, executor_id="owner"):
+        me = await connection.fetchval("select id from dbos_async.executors")
+        # As if a claim had been committed, and the connection lost before its answer came.
+        await connection.execute(
+            "insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, claimed_at) values "
+            "('w', 'held', '{\"args\": [\"waiting\"], \"kwargs\": {}}', gen_random_uuid(), $1, 1, now() - interval '1 minute')",
+            me,
+        )
+        await DBOS.send("w", "the end", "end")
+        batches = _workflows.executor().database.batches
+        while batches.losses == 0:
+            await connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            await asyncio.gather(*(DBOS.get_all_events("w") for _ in range(10)))
+        assert await (await DBOS.retrieve_workflow("w")).get_result() == ["waiting", "the end", True]
 
 
 async def _owned_by(connection: Any, executor_id: str, count: int) -> bool:
