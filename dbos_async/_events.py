@@ -183,7 +183,7 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
         keys = [event_key(workflow_id, name), end_key(workflow_id)]
         text = (await step.perform(AWAIT_EVENT, [row], watch=keys)).value()
     else:
-        text = await _read(database, workflow_id, name, seconds)
+        text = await _read(database, workflow_id, name, seconds, patient=here is not None)
     return _codec.decode(text, declared, what=f"The value of event {name!r}")
 
 
@@ -199,11 +199,11 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
     return events
 
 
-async def _read(database: Database, workflow_id: str, key: str, seconds: float | None) -> str | None:
+async def _read(database: Database, workflow_id: str, key: str, seconds: float | None, *, patient: bool) -> str | None:
     deadline = float("inf") if seconds is None else anyio.current_time() + seconds
     async with aclosing(database.looks(event_key(workflow_id, key), end_key(workflow_id))) as looks:
         async for look in looks:
-            answer = await database.call(READ_EVENT, [(workflow_id, key)], lane=workflow_id)
+            answer = await database.call(READ_EVENT, [(workflow_id, key)], lane=workflow_id, patient=patient)
             _, value, ended = answer[0]
             left = deadline - anyio.current_time()
             if value is not None or ended or left <= 0:

@@ -23,7 +23,7 @@ PAGE = Statement(
             select t.*, count(*) over () as fetched,
                    sum(t.bytes) over (order by t.number) as weight
             from (
-                select number, verb, key, output, error, completed_at is not null as completed,
+                select number, verb, key, output, error, coalesce(completed_at <= clock_timestamp(), false) as completed,
                        coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
                 from dbos_async.steps
                 where workflow_id = c.workflow_id and branch = c.branch and number > c.after

@@ -48,7 +48,8 @@ class Listener:
                 if not is_lost(error) and not isinstance(error, asyncpg.PostgresError):
                     raise
                 failures += 1
-                log.warning("The listener lost the database (%s) and connects again.", type(error).__name__)
+                if failures == 1:
+                    log.warning("The listener lost the database (%s) and connects again.", type(error).__name__)
             await asyncio.sleep(min(0.02 * 2 ** min(failures, 6), 1.0) * random.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:

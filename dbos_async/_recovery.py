@@ -80,7 +80,8 @@ BURY = Statement(
         update dbos_async.workflows as w
         set owner = null,
             recoveries = case when exists (
-                select 1 from dbos_async.steps as s where s.workflow_id = w.id and s.completed_at > w.claimed_at)
+                select 1 from dbos_async.steps as s where s.workflow_id = w.id
+                  and s.completed_at > w.claimed_at and s.completed_at <= clock_timestamp())
                 then 1 else w.recoveries + 1 end
         where w.status = 'PENDING' and w.owner = any (array(select id from dead))
         returning w.id

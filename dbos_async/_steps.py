@@ -23,7 +23,13 @@ from dbos_async import _codec
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, Run, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
-from dbos_async.errors import DBOSError, InvalidValueError, ReplayMismatchError, WorkflowEndedError
+from dbos_async.errors import (
+    DatabaseUnavailableError,
+    DBOSError,
+    InvalidValueError,
+    ReplayMismatchError,
+    WorkflowEndedError,
+)
 
 RECORD = Statement(
     "RECORD",
@@ -80,9 +86,10 @@ SLEEP = Statement(
         ) as s on true
     ),
     recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline)
-        select workflow_id, branch, number, 'sleep', '', clock_timestamp() + make_interval(secs => seconds)
-        from calls where holds and recorded_verb is null
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline, completed_at)
+        select workflow_id, branch, number, 'sleep', '', ends_at, ends_at
+        from (select *, clock_timestamp() + make_interval(secs => seconds) as ends_at from calls) as c
+        where holds and recorded_verb is null
         order by workflow_id, branch, number
         on conflict do nothing
         returning workflow_id, branch, number
@@ -278,10 +285,13 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
         return await find()
 
     async def found() -> tuple[str | None, str | None]:
-        try:
-            return _codec.encode(await find(), declared), None
-        except DBOSError as error:
-            return None, _codec.encode_error(error)
+        while True:
+            try:
+                return _codec.encode(await find(), declared), None
+            except DatabaseUnavailableError:
+                continue  # a workflow outlasts that
+            except DBOSError as error:
+                return None, _codec.encode_error(error)
 
     return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
 

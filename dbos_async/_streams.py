@@ -229,7 +229,7 @@ async def read_stream(
     pages = (
         _recorded_pages(database, here, workflow_id, name, offset, seconds)
         if isinstance(here, Position)
-        else _live_pages(database, workflow_id, name, offset, seconds)
+        else _live_pages(database, workflow_id, name, offset, seconds, patient=here is not None)
     )
     async with aclosing(pages):
         async for page in pages:
@@ -238,13 +238,14 @@ async def read_stream(
 
 
 async def _live_pages(
-    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None
+    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, patient: bool
 ) -> AsyncGenerator[list[asyncpg.Record], None]:
     waited_since = anyio.current_time()
     async with aclosing(database.looks(stream_key(workflow_id, key), end_key(workflow_id))) as looks:
         async for look in looks:
             while True:
-                answer = await database.call(READ, [(workflow_id, key, offset, MOST_VALUES)], lane=workflow_id)
+                row = workflow_id, key, offset, MOST_VALUES
+                answer = await database.call(READ, [row], lane=workflow_id, patient=patient)
                 if not answer[0]["known"]:
                     raise WorkflowNotFoundError(workflow_id)
                 page = [record for record in answer if record["closes"] is False]

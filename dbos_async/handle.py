@@ -119,7 +119,8 @@ LIST_STEPS = Statement(
     "LIST_STEPS",
     """
     select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step,
-           s.verb, s.key, s.output, s.error, s.started_at, s.completed_at
+           s.verb, s.key, s.output, s.error, s.started_at,
+           case when s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
     from unnest($1::int[], $2::text[]) as c(n, workflow_id)
     cross join lateral (
         select * from dbos_async.steps where workflow_id = c.workflow_id
@@ -205,7 +206,7 @@ async def _result(database: Database, workflow_id: str) -> Done:
         return await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
     async with aclosing(database.looks(end_key(workflow_id))) as looks:
         async for _ in looks:
-            answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id)
+            answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id, patient=here is not None)
             _, status, output, error = answer[0]
             if status is None:
                 raise WorkflowNotFoundError(workflow_id)

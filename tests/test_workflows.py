@@ -30,6 +30,7 @@ from dbos_async import (
     WorkflowConflictError,
     WorkflowEndedError,
     WorkflowNotFoundError,
+    WorkflowStep,
     WrongPlaceError,
     _workflows,
 )
@@ -393,12 +394,24 @@ async def test_sleep_is_durable_and_for_workflows_only() -> None:
         await DBOS.sleep(seconds)
         return time.monotonic() - began
 
-    assert 0.2 <= await nap(0.2) < 5
+    with SetWorkflowID("nap"):
+        handle = await DBOS.start_workflow(nap, 0.2)
+    await eventually(lambda: _steps("nap"))
+    (step,) = await _steps("nap")
+    assert step.completed_at is None
+    assert 0.2 <= await handle.get_result() < 5
+    (step,) = await _steps("nap")
+    assert step.completed_at is not None
+    assert 0.19 <= (step.completed_at - step.started_at).total_seconds() < 0.3
     assert await nap(0) < 5
     with pytest.raises(WrongPlaceError):
         await DBOS.sleep(1)
     with pytest.raises(InvalidArgumentError):
         await nap(-1)
+
+
+async def _steps(workflow_id: str) -> list[WorkflowStep]:
+    return await DBOS.list_workflow_steps(workflow_id)
 
 
 async def test_handles_statuses_and_lists() -> None:
