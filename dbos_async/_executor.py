@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from dbos_async import _codec, _tracing
+from dbos_async import _codec, _exceptions, _tracing
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Crowd, Run, begin
 from dbos_async._database import Database
@@ -250,13 +250,13 @@ class Executor:
                 output = _codec.encode(value, workflow.signature.result_type, what=what)
                 status = "SUCCESS"
         except Exception as failure:
-            error = _codec.encode_error(failure)
+            error = _exceptions.encode_error(failure)
         except (SystemExit, KeyboardInterrupt):
             run.stop("the process was told to end")
             raise
         except BaseException as failure:
             # A cancellation that is not ours: the function let that of some task of its own pass.
-            error = _codec.encode_error(failure)
+            error = _exceptions.encode_error(failure)
         finally:
             run.over = True
             try:
@@ -283,11 +283,11 @@ class Executor:
             refused = InvalidValueError(
                 f"The outcome of workflow {run.workflow_id!r}", f"the database refused it: {refusal}"
             )
-            await self._finish(run.workflow_id, run.attempt, "ERROR", None, _codec.encode_error(refused))
+            await self._finish(run.workflow_id, run.attempt, "ERROR", None, _exceptions.encode_error(refused))
 
     async def _park(self, workflow_id: str, attempt: int, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
-        await self._finish(workflow_id, attempt, "REPLAY_MISMATCH", None, _codec.encode_error(mismatch))
+        await self._finish(workflow_id, attempt, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
 
     async def _finish(self, workflow_id: str, attempt: int, status: str, output: str | None, error: str | None) -> None:
         digest = end_key(workflow_id)

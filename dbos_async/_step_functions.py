@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from dbos_async import _codec
+from dbos_async import _codec, _exceptions
 from dbos_async._context import Position, StepBody, current
 from dbos_async._signature import Signature
 from dbos_async._steps import Step
@@ -79,7 +79,7 @@ class StepFunction(Generic[P, R]):
                 value = await self._attempts(attempt)
                 return _codec.encode(value, self._signature.result_type, what=f"The result of step {self.name!r}"), None
             except Exception as error:
-                return None, _codec.encode_error(error)
+                return None, _exceptions.encode_error(error)
 
         done = await step.note(find)
         what = f"The recorded result of step {self.name!r}"

