@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ async def main():
     await server.stop()
 asyncio.run(main())
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder outside of pytest's own, whose permissions another run of pytest would take back from the server's account."""
+    with tempfile.TemporaryDirectory(prefix="dbos-embedded-") as folder:
+        yield Path(folder)
 
 
 async def user(folder: Path) -> asyncio.subprocess.Process:
