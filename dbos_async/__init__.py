@@ -1,6 +1,6 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
-from dbos_async._context import SetWorkflowID
+from dbos_async._context import SetWorkflowID, SetWorkflowTimeout
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.envelope import Envelope, SendMessage
@@ -24,6 +24,7 @@ from dbos_async.errors import (
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowEndedError,
+    WorkflowNotEndedError,
     WorkflowNotFoundError,
     WrongPlaceError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ReplayMismatchError",
     "SendMessage",
     "SetWorkflowID",
+    "SetWorkflowTimeout",
     "StepTimeoutError",
     "Stream",
     "StreamClosedError",
@@ -59,6 +61,7 @@ __all__ = [
     "WorkflowConflictError",
     "WorkflowEndedError",
     "WorkflowHandle",
+    "WorkflowNotEndedError",
     "WorkflowNotFoundError",
     "WorkflowStatus",
     "WorkflowStep",

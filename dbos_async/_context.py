@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlaceError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, check_seconds
 
 if TYPE_CHECKING:
     from dbos_async._database import Database
     from dbos_async._history import History
 
 log = logging.getLogger("dbos_async")
+
+SHUTTING_DOWN = "this executor shuts down"
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +47,12 @@ class Run:
     crowd: Crowd | None = None
     waiting: int = 0
     """How many of them wait for something to happen."""
+    busy: int = 0
+    """How many of them perform a step of which only the whole is recorded."""
+    draining: bool = False
+    """Set when the executor shuts down and this run begins no further step."""
+    timer: asyncio.TimerHandle | None = None
+    """Goes off at the deadline of the workflow."""
     halted: weakref.WeakSet[asyncio.Task[object]] = field(default_factory=weakref.WeakSet)
     """The tasks that were cancelled on their way into a verb."""
 
@@ -68,6 +76,16 @@ class Run:
             task.cancel(reason)
         await asyncio.get_running_loop().create_future()
         raise AssertionError("A halted task was resumed.")
+
+    def drain(self) -> None:
+        """Let the steps that are being performed finish, and begin none after them."""
+        self.draining = True
+        self.stop_if_drained()
+
+    def stop_if_drained(self) -> None:
+        """Stop a draining run once none of its steps is under way. One that is just ending may do so."""
+        if self.draining and not self.busy and not self.over:
+            self.stop(SHUTTING_DOWN)
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""
@@ -180,6 +198,18 @@ def check_live(body: StepBody, verb: str) -> None:
         raise WorkflowEndedError(body.run.workflow_id, verb)
 
 
+class Here:
+    """A value of the run that reads it, through the class or an instance: ``DBOS.workflow_id``."""
+
+    def __init__(self, find: Callable[[Position | StepBody], str | None], doc: str) -> None:
+        self._find = find
+        self.__doc__ = doc
+
+    def __get__(self, instance: object, owner: type) -> str | None:
+        here = current.get()
+        return None if here is None else self._find(here)
+
+
 class SetWorkflowID:
     """``with SetWorkflowID("order-17"):`` the workflow started in the block gets this id.
 
@@ -212,5 +242,33 @@ class SetWorkflowID:
         """The idempotency key of a message sent in this block; the later ones of a bulk have their place in it."""
         return f"{self.workflow_id} {place}" if place else self.workflow_id
 
+
+class SetWorkflowTimeout:
+    """``with SetWorkflowTimeout(60):`` a workflow started in the block is cancelled when it has not ended ``seconds`` later.
+
+    The deadline is stored with the workflow and judged by the database's clock, whatever restarts meanwhile. ``None`` means
+    no deadline. It does not reach the workflows that the started one starts: they have deadlines of their own.
+    Resuming a workflow that was cancelled lifts its deadline.
+
+    Example:
+        ```python
+        with SetWorkflowTimeout(24 * 3600):
+            handle = await DBOS.start_workflow(checkout, "order-17")
+        ```
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = check_seconds(seconds, "seconds")
+        self._before: list[Token[float | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(allowed_seconds.set(self.seconds))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        allowed_seconds.reset(self._before.pop())
+
+
+allowed_seconds: ContextVar[float | None] = ContextVar("dbos_async_allowed_seconds", default=None)
 
 assigned: ContextVar[SetWorkflowID | None] = ContextVar("dbos_async_assigned", default=None)

@@ -27,7 +27,7 @@ SET_EVENT = Statement(
                case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
                     else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
                s.verb as recorded_verb, s.key as recorded_key
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
                     $7::text[], $8::json[], $9::bytea[])
             as c(n, workflow_id, attempt, branch, number, step, key, value, digest)
         left join lateral (
@@ -94,7 +94,7 @@ AWAIT_EVENT = Statement(
                case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
                     else s.deadline end as deadline,
                e.value, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
                     $7::text[], $8::text[], $9::float8[])
             as c(n, workflow_id, attempt, branch, number, step_key, target_id, key, timeout_seconds)
         left join lateral (

@@ -19,28 +19,49 @@ import asyncpg
 
 from dbos_async import _codec, _exceptions, _tracing
 from dbos_async._batch import Answer, Statement
-from dbos_async._context import Crowd, Run, begin
+from dbos_async._context import SHUTTING_DOWN, Crowd, Run, begin
 from dbos_async._database import Database
 from dbos_async._history import History
 from dbos_async._signature import Signature
-from dbos_async._wakeups import UNOWNED_KEY, end_key
+from dbos_async._wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async.errors import InvalidValueError, ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
 
+RUNS_OF_ONE = 1_000_000
+"""The runs of a workflow are counted by the last digits of its attempt."""
+
+STUBBORN_SECONDS = 5.0
+"""How long code that swallows its cancellation is cancelled again."""
+
 CLAIM = Statement(
     "CLAIM",
     """
-    update dbos_async.workflows
-    set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
-    where id = any (array(
-        select id from dbos_async.workflows
-        where status = 'PENDING' and owner is null
-          and name in (select json_array_elements_text(($3::json[])[1]))
-          and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
-        order by created_at limit ($5::int[])[1]
-        for update skip locked))
-    returning ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent
+    -- The oldest of the names that are known here. What somebody else claims at this moment is passed over, and "more"
+    -- says that there may be others behind it.
+    with found as materialized (
+        select w.id
+        from json_array_elements_text(($3::json[])[1]) as known(name)
+        cross join lateral (
+            select id, created_at from dbos_async.workflows
+            where status = 'PENDING' and owner is null and name = known.name
+              and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
+            order by created_at limit ($5::int[])[1]
+        ) as w
+        order by w.created_at limit ($5::int[])[1]
+    ),
+    claimed as (
+        update dbos_async.workflows
+        set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
+        where id = any (array(
+            select id from dbos_async.workflows
+            where id = any (array(select id from found)) and status = 'PENDING' and owner is null
+            for update skip locked))
+        returning id, name, input, attempt, recoveries, trace_parent,
+                  extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+    )
+    select ($1::int[])[1] as n, seen.count >= ($5::int[])[1] as more, claimed.*
+    from (select count(*) from found) as seen left join claimed on true
     """,
     lanes=1,
 )
@@ -49,7 +70,7 @@ FINISH = Statement(
     "FINISH",
     """
     with calls as materialized (
-        select * from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::json[], $6::json[], $7::bytea[])
+        select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::bytea[])
             as c(n, id, attempt, status, output, error, digest)
     ),
     held as materialized (
@@ -63,8 +84,8 @@ FINISH = Statement(
     filled as (
         -- Always an update, since the row is there and held. Said as an insert it finds its row by the key alone,
         -- whatever the planner believes the size of the table to be.
-        insert into dbos_async.workflows as w (id, name, input, start_id, status, output, error, ended_at)
-        select id, name, '{}', start_id, status, output, error,
+        insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
+        select id, name, '{}', start_id, attempt, status, output, error,
                case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
         from held
         on conflict (id) do update
@@ -81,7 +102,7 @@ HOLDS = Statement(
     "HOLDS",
     """
     select c.n, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds, w.status
-    from unnest($1::int[], $2::text[], $3::int[]) as c(n, id, attempt)
+    from unnest($1::int[], $2::text[], $3::bigint[]) as c(n, id, attempt)
     left join lateral (select attempt, status from dbos_async.workflows where id = c.id limit 1) as w on true
     """,
 )
@@ -89,7 +110,8 @@ HOLDS = Statement(
 OWNED = Statement(
     "OWNED",
     """
-    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent
+    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
     from dbos_async.workflows
     where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
     """,
@@ -128,6 +150,8 @@ class Executor:
         self.loop = asyncio.get_running_loop()
         self.runs: dict[str, Run] = {}
         self.closing = False
+        self.lease: asyncio.Task[None] | None = None
+        """The task that keeps the lease, as long as this executor lives."""
         self._max_running = max_running
         self._crowd = Crowd(self._thinned)
         self._more_unowned = False
@@ -163,7 +187,7 @@ class Executor:
             answer = await self.database.call(CLAIM, [row], lane="", patient=True, answered=self._claimed)
         finally:
             self._reserved -= most
-        self._more_unowned = len(answer) == most
+        self._more_unowned = answer[0]["more"]
         return self._more_unowned
 
     async def reclaim(self) -> None:
@@ -178,11 +202,19 @@ class Executor:
             self.database.wakeups.wake(UNOWNED_KEY)
 
     def _claimed(self, answer: Answer) -> None:
-        for _, workflow_id, name, text, attempt, recoveries, trace_parent in answer:
-            self.begin(workflow_id, name, text, attempt, recoveries, trace_parent)
+        for _, _, workflow_id, *rest in answer:
+            if workflow_id is not None:
+                self.begin(workflow_id, *rest)
 
     def begin(
-        self, workflow_id: str, name: str, text: str, attempt: int, recoveries: int = 0, trace_parent: str | None = None
+        self,
+        workflow_id: str,
+        name: str,
+        text: str,
+        attempt: int,
+        recoveries: int = 0,
+        trace_parent: str | None = None,
+        seconds_left: float | None = None,
     ) -> None:
         """Run a workflow that this executor owns, in a context that has nothing of whoever caused it."""
         if self.closing:
@@ -194,7 +226,7 @@ class Executor:
             earlier.stop("this executor has claimed its workflow anew")
         park = functools.partial(self._park, workflow_id, attempt)
         run = Run(self.database, workflow_id, attempt, park, crowd=self._crowd)
-        if attempt > 1:
+        if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id)
         self.runs[workflow_id] = run
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
@@ -202,6 +234,8 @@ class Executor:
         run.task = task
         self._keep(task)
         self.database.wakeups.tell(end_key(workflow_id), lambda: self._doubt(run))
+        if seconds_left is not None:
+            run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -209,7 +243,7 @@ class Executor:
 
     def _doubt(self, run: Run) -> None:
         """Somebody says that a workflow of ours has ended: see whether it is still ours."""
-        if not run.over and run.stopped is None and not self.closing:
+        if not run.over and run.stopped is None:
             self._keep(self.loop.create_task(self._stop_if_lost(run), context=contextvars.Context()))
 
     async def _stop_if_lost(self, run: Run) -> None:
@@ -221,20 +255,24 @@ class Executor:
             run.stop(why)
 
     async def drain(self, seconds: float) -> None:
-        """Begin nothing more, stop every run without an outcome, and wait for their tasks."""
+        """Begin nothing more, let the steps that run now finish in that time, and stop every run without an outcome."""
         self.closing = True
-        give_up_at = self.loop.time() + seconds
+        for run in list(self.runs.values()):
+            run.drain()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        give_up_at = self.loop.time() + STUBBORN_SECONDS
         while self._tasks and self.loop.time() < give_up_at:
             for run in list(self.runs.values()):
-                run.stop("this executor shuts down")
+                run.stop(SHUTTING_DOWN)
             # Code that swallows its cancellation is cancelled again, until it has had enough.
-            await asyncio.wait(self._tasks, timeout=0.1)
             for task in self._tasks:
                 task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.1)
         for task in self._tasks:
             # Kept, since a collected coroutine that swallows its end would run on in the context of whoever collects it.
             _left_behind.add(task)
-            log.warning("%s did not stop within %g s and was left behind.", task.get_name(), seconds)
+            log.warning("%s swallows its cancellation and was left behind.", task.get_name())
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
@@ -255,10 +293,15 @@ class Executor:
             run.stop("the process was told to end")
             raise
         except BaseException as failure:
+            if self.lease is not None and self.lease.cancelling():
+                run.stop("the event loop closes without a shutdown of DBOS")
+                raise
             # A cancellation that is not ours: the function let that of some task of its own pass.
             error = _exceptions.encode_error(failure)
         finally:
             run.over = True
+            if run.timer is not None:
+                run.timer.cancel()
             try:
                 if run.acting and run.stopped is None:
                     await self._end_what_outlived(run)

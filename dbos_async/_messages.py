@@ -28,14 +28,19 @@ SEND = Statement(
     """
     -- A row a message; the messages of one call have one sender's step and are stored all or none.
     with letters as materialized (
-        select l.*, d.id is not null as known
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[],
+        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
                     $8::uuid[], $9::text[], $10::text[], $11::json[], $12::text[], $13::json[], $14::bytea[])
             with ordinality as l(n, sender_id, attempt, branch, number, verb, step_key,
                                  id, destination_id, topic, payload, idempotency_key, headers, digest, place)
         left join lateral (
-            select w.id from dbos_async.workflows as w where w.id = l.destination_id limit 1
+            select w.id, w.ended_at is not null as has_ended
+            from dbos_async.workflows as w where w.id = l.destination_id limit 1
         ) as d on true
+        -- One that has ended may be deleted at this moment: whoever comes first is seen by the other.
+        left join lateral (
+            select w.id from dbos_async.workflows as w where w.id = l.destination_id and d.has_ended for key share
+        ) as held on true
     ),
     calls as materialized (
         select c.*,
@@ -115,7 +120,7 @@ TAKE = Statement(
                s.completed_at,
                case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
                     else s.deadline end as deadline
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
             as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1

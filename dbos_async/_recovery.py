@@ -1,4 +1,4 @@
-"""Leases: who is alive, and whose workflows are free to be claimed.
+"""Leases: who is alive, whose workflows are free to be claimed, and whose time is over.
 
 A launched executor renews its lease by the database's clock. While its listening connection is open it also holds an
 advisory lock: when the process is killed, the server lets go of the lock within moments. That is a hint, and the executor has
@@ -7,16 +7,18 @@ two seconds to come back and renew. Whoever is found dead loses its workflows; l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from math import inf
 
 import anyio
 import asyncpg
 
+from dbos_async import _codec, _control
 from dbos_async._batch import Statement
 from dbos_async._database import Database
 from dbos_async._executor import Executor
-from dbos_async._wakeups import UNOWNED_KEY
+from dbos_async._wakeups import DUE_KEY, UNOWNED_KEY
 
 log = logging.getLogger("dbos_async")
 
@@ -24,16 +26,25 @@ LEASE_SECONDS = 15.0
 RENEW_EVERY_SECONDS = 1.0
 CLAIM_PAUSE_SECONDS = 0.01
 RECLAIM_AFTER_SECONDS = 6.0
+TELL_EVERY_SECONDS = 60.0
+MOST_DUE = 100
 
 HOLD = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
 
 RENEW = Statement(
     "RENEW",
     """
-    insert into dbos_async.executors as e (id, executor_id, application_version, lease_until)
-    values (($2::text[])[1], ($3::text[])[1], ($4::text[])[1],
-            clock_timestamp() + make_interval(secs => ($5::float8[])[1]))
-    on conflict (id) do update set lease_until = excluded.lease_until, lost_at = null
+    with seen as (
+        insert into dbos_async.servers (incarnation) select dbos_async.incarnation()
+        where not exists (select 1 from dbos_async.servers where incarnation = dbos_async.incarnation())
+        on conflict do nothing
+    )
+    insert into dbos_async.executors as e (id, executor_id, application_version, workflow_names, lease_until)
+    select ($2::text[])[1], ($3::text[])[1], ($4::text[])[1],
+           array(select json_array_elements_text(($5::json[])[1])),
+           clock_timestamp() + make_interval(secs => ($6::float8[])[1])
+    on conflict (id) do update
+        set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
     returning ($1::int[])[1] as n
     """,
     lanes=1,
@@ -42,21 +53,22 @@ RENEW = Statement(
 BURY = Statement(
     "BURY",
     """
-    -- Find the dead, free their workflows, and tell everybody. After a restart of the server nobody has a lock and every
-    -- lease may have run out: then nobody counts as dead before one whole lease, but those who had come back since.
+    -- Find the dead, free their workflows, and tell everybody. After a restart or a promotion of the server nobody has a lock
+    -- and every lease may have run out: then nobody counts as dead before one whole lease, but those who had come back since.
     with others as materialized (
         select e.id, e.lost_at,
                e.lease_until < clock_timestamp() and server.is_settled as expired,
                e.executor_id = ($3::text[])[1] as replaced,
-               (server.is_settled or e.lease_until - server.lease > pg_postmaster_start_time()) and not exists (
+               (server.is_settled or e.lease_until - server.lease > server.seen_at) and not exists (
                    select 1 from pg_locks as l
                    where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
                      and l.database = (select d.oid from pg_database as d where d.datname = current_database())
                      and l.classid::bigint << 32 | l.objid::bigint
                          = hashtextextended('dbos_async executor ' || e.id, 0)) as unlocked
         from dbos_async.executors as e, (
-            select make_interval(secs => ($4::float8[])[1]) as lease,
-                   pg_postmaster_start_time() + make_interval(secs => ($4::float8[])[1]) < clock_timestamp() as is_settled
+            select seen_at, lease, seen_at + lease < clock_timestamp() as is_settled
+            from dbos_async.servers, make_interval(secs => ($4::float8[])[1]) as lease
+            where incarnation = dbos_async.incarnation()
         ) as server
         where e.id <> ($2::text[])[1]
     ),
@@ -91,6 +103,35 @@ BURY = Statement(
     )
     select ($1::int[])[1] as n, (select count(*) from dead) as executors, (select count(*) from freed) as workflows
     from (select 1) as one left join announced on true
+    """,
+    lanes=1,
+)
+
+UNCLAIMABLE = Statement(
+    "UNCLAIMABLE",
+    """
+    select ($1::int[])[1] as n, w.name, w.application_version, w.count
+    from (
+        select name, application_version, count(*) as count from dbos_async.workflows
+        where status = 'PENDING' and owner is null and created_at < clock_timestamp() - interval '1 minute'
+        group by name, application_version
+    ) as w
+    where not exists (
+        select 1 from dbos_async.executors as e
+        where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
+          and (e.application_version is null or w.application_version is null
+               or e.application_version = w.application_version))
+    order by w.name, w.application_version
+    """,
+    lanes=1,
+)
+
+DUE = Statement(
+    "DUE",
+    """
+    select ($1::int[])[1] as n, id from dbos_async.workflows
+    where deadline is not null and ended_at is null and deadline <= clock_timestamp()
+    order by deadline limit ($2::int[])[1]
     """,
     lanes=1,
 )
@@ -135,7 +176,7 @@ class Recovery:
     async def renew(self) -> None:
         """Extend the lease, and take back that the connection was lost."""
         here = self._executor
-        row = here.id, here.executor_id, here.application_version, LEASE_SECONDS
+        row = here.id, here.executor_id, here.application_version, _codec.encode(list(here.known)), LEASE_SECONDS
         await self._database.call(RENEW, [row], lane="", patient=True)
 
     async def bury(self) -> None:
@@ -163,6 +204,25 @@ class Recovery:
                 reclaim_at = inf
                 await self._executor.reclaim()
             look.again_in(RENEW_EVERY_SECONDS)
+
+    async def keep_deadlines(self) -> None:
+        """Cancel the workflows whose deadline has come, until cancelled; a run of this process says when that is."""
+        async for look in self._database.looks(DUE_KEY):
+            due = await self._database.call(DUE, [(MOST_DUE,)], lane="", patient=True)
+            for _, workflow_id in due:
+                log.warning("Workflow %r is cancelled: its time is over.", workflow_id)
+            await asyncio.gather(*(_control.cancel_if_due(self._database, workflow_id) for _, workflow_id in due))
+            look.again_in(0 if len(due) == MOST_DUE else RENEW_EVERY_SECONDS)
+
+    async def keep_telling(self) -> None:
+        """Say once a minute which workflows no live executor can run, until cancelled."""
+        async for look in self._database.looks():
+            for _, name, version, count in await self._database.call(UNCLAIMABLE, [()], lane="", patient=True):
+                log.warning(
+                    "%d workflows named %r%s wait for an executor that can run them: see list_workflows(unclaimable=True).",
+                    count, name, f" of version {version!r}" if version else "",
+                )  # fmt: skip
+            look.again_in(TELL_EVERY_SECONDS)
 
     async def keep_claiming(self) -> None:
         """Claim whenever there is something to claim and room for it, until cancelled."""

@@ -76,11 +76,11 @@ class Runtime:
         if not self._services:
             return  # It is closed already.
         try:
-            services, self._services = self._services, []
-            for service in services:
-                service.cancel()
-            await asyncio.wait(services)
+            lease, *others = self._services
+            await _end(others)
+            # The lease is kept until the last step has finished, so that nobody takes over what still runs.
             await self.executor.drain(self._drain_seconds)
+            await _end([lease])
             set_launched(None)
             # A start that is still under way would leave a workflow to an owner that is gone.
             await self.database.batches.close(within_seconds=self._drain_seconds)
@@ -92,14 +92,24 @@ class Runtime:
                 log.warning("The workflows that ran here could not be given back and wait for the lease: %s", error)
         finally:
             set_launched(None)
+            for service in self._services:
+                service.cancel()
+            self._services = []
             await self.database.close()
             await self._stop_server()
 
     def _serve(self) -> None:
-        for name, service in (("lease", self.recovery.keep_lease()), ("claims", self.recovery.keep_claiming())):
+        recovery = self.recovery
+        for name, service in (
+            ("lease", recovery.keep_lease()),
+            ("claims", recovery.keep_claiming()),
+            ("deadlines", recovery.keep_deadlines()),
+            ("unclaimable", recovery.keep_telling()),
+        ):
             task = asyncio.create_task(service, name=f"dbos_async {name}")
             task.add_done_callback(_report)
             self._services.append(task)
+        self.executor.lease = self._services[0]
 
     async def _find_url(self) -> str:
         url = self._url or os.environ.get("DBOS_DATABASE_URL")
@@ -112,6 +122,12 @@ class Runtime:
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop()
+
+
+async def _end(services: list[asyncio.Task[None]]) -> None:
+    for service in services:
+        service.cancel()
+    await asyncio.wait(services)
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import anyio
 import anyio.to_thread
@@ -115,6 +115,35 @@ class StepFunction(Generic[P, R]):
         # The thread is abandoned by a cancellation: nobody can stop it, but what it returns is dropped.
         call = functools.partial(self._function, *args, **kwargs)
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
+
+
+class StepDecorator:
+    """What ``@DBOS.step(…)`` makes of its options: it turns a function into a step."""
+
+    def __init__(
+        self,
+        name: str | None,
+        max_attempts: int,
+        interval_seconds: float,
+        backoff_rate: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._options = name, max_attempts, interval_seconds, backoff_rate, timeout_seconds
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> StepFunction[P, R]: ...
+    def __call__(self, function: Any) -> StepFunction[Any, Any]:
+        name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
+        return StepFunction(
+            function,
+            name=name,
+            max_attempts=max_attempts,
+            interval_seconds=interval_seconds,
+            backoff_rate=backoff_rate,
+            timeout_seconds=timeout_seconds,
+        )
 
 
 def _thread_limiter() -> anyio.CapacityLimiter:

@@ -37,7 +37,7 @@ RECORD = Statement(
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[],
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
                     $8::json[], $9::json[], $10::float8[])
             as c(n, workflow_id, attempt, branch, number, verb, key, output, error, took_seconds)
         left join lateral (
@@ -75,7 +75,7 @@ SLEEP = Statement(
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.deadline
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::float8[])
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::float8[])
             as c(n, workflow_id, attempt, branch, number, seconds)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
@@ -125,11 +125,12 @@ class Done(NamedTuple):
 class Step:
     """One numbered step of a run, about to be replayed or performed."""
 
-    __slots__ = ("branch", "key", "number", "run", "verb")
+    __slots__ = ("begun", "branch", "key", "number", "run", "verb")
 
     def __init__(self, position: Position, verb: str, key: str) -> None:
         branch, self.number = next_number(position, verb)
         self.run, self.branch, self.verb, self.key = position.run, branch.name, verb, key
+        self.begun = False
 
     @property
     def path(self) -> str:
@@ -148,6 +149,9 @@ class Step:
             await run.halt(run.stopped)
         if run.over:
             raise WorkflowEndedError(run.workflow_id, self.verb)
+        if run.draining and not self.begun:
+            with _Acting(run, self.verb):
+                await asyncio.get_running_loop().create_future()  # until the run is stopped
         if run.history is None:
             return None
         past = await run.history.find(self.branch, self.number)
@@ -191,20 +195,27 @@ class Step:
         done = await self.replayed()
         if done is not None:
             return done
-        began = time.monotonic()
-        output, error = await find()
-        took = time.monotonic() - began
+        self.begun = True
+        self.run.busy += 1
         try:
-            return await self._record(output, error, took)
+            began = time.monotonic()
+            output, error = await find()
+            return await self._record(output, error, time.monotonic() - began)
+        finally:
+            self.run.busy -= 1
+            if self.run.draining:
+                asyncio.get_running_loop().call_soon(self.run.stop_if_drained)
+
+    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> Done:
+        row = (*self.columns, self.verb, self.key)
+        try:
+            size = len(output or "") + len(error or "")
+            return await self.perform(RECORD, [(*row, output, error, took_seconds)], size=size)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
             refused = InvalidValueError(
                 f"The outcome of {_named(self.verb, self.key)}", f"the database refused it: {refusal}"
             )
-            return await self._record(None, _exceptions.encode_error(refused), took)
-
-    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> Done:
-        row = (*self.columns, self.verb, self.key, output, error, took_seconds)
-        return await self.perform(RECORD, [row], size=len(output or "") + len(error or ""))
+            return await self.perform(RECORD, [(*row, None, _exceptions.encode_error(refused), took_seconds)])
 
     async def compare(self, verb: str, key: str) -> None:
         """Park the workflow when the recorded step is another one than the code asks for now."""

@@ -32,7 +32,7 @@ WRITE = Statement(
                     else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
                coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[],
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
                     $8::text[], $9::json[], $10::bytea[])
             as c(n, workflow_id, attempt, branch, number, step, verb, key, value, digest)
         left join lateral (
@@ -134,7 +134,7 @@ FOLLOW = Statement(
                     else s.deadline end as deadline,
                t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
                coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[],
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
                     $7::text[], $8::text[], $9::int[], $10::float8[])
             as c(n, workflow_id, attempt, branch, number, step_key, target_id, key, start, timeout_seconds)
         left join lateral (

@@ -44,6 +44,9 @@ def end_key(workflow_id: str) -> bytes:
 UNOWNED_KEY = digest("unowned")
 """Changes when there is a workflow that nobody owns."""
 
+DUE_KEY = digest("due")
+"""Changes in a process when the deadline of a workflow that it runs has come."""
+
 
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from dbos_async import _codec, _tracing
 from dbos_async._batch import Answer, Statement
-from dbos_async._context import Position, assigned, caller, check_live
+from dbos_async._context import Position, allowed_seconds, assigned, caller, check_live
 from dbos_async._database import Database
 from dbos_async._executor import Executor
 from dbos_async._signature import Signature, encode_plain_call
@@ -42,11 +42,13 @@ START = Statement(
                     else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
                coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
-               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
-                    $9::json[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::bytea[])
+               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+               case when t.start_id = c.start_id then t.attempt / 1000000
+                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
+                    $9::json[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::float8[], $15::bytea[])
             as c(n, parent_id, attempt, branch, number, parent_step, id, name,
-                 input, owner, application_version, trace_parent, start_id, digest)
+                 input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is not null limit 1
         ) as w on true
@@ -59,7 +61,7 @@ START = Statement(
             where workflow_id = c.parent_id and branch = c.branch and number = c.number limit 1
         ) as s on true
         left join lateral (
-            select name, start_id from dbos_async.workflows where id = c.id limit 1
+            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
         ) as t on true
     ),
     judged as materialized (
@@ -93,15 +95,18 @@ START = Statement(
     inserted as (
         -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
         insert into dbos_async.workflows
-            (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent, claimed_at)
-        select id, name, input, owner, case when owner is null then 0 else 1 end, start_id, parent_id, parent_step,
-               application_version, trace_parent, case when owner is not null then clock_timestamp() end
+            (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent,
+             claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               parent_id, parent_step, application_version, trace_parent,
+               case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
         from made order by id
     ),
     announced as (select dbos_async.announce(array_agg(digest) filter (where owner is null)) from made)
     select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
            case when outcome = 'recorded' then recorded_error else conflict end as error,
-           recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started
+           recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started, attempts
     from outcomes, announced
     """,
 )
@@ -148,16 +153,17 @@ async def start(
     workflow_id = str(uuid4()) if ticket is None else ticket.use()
     step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
     columns = (*author_columns(step), step.path if step is not None else None)
-    trace_parent = _tracing.trace_parent()
+    trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
     row = (*columns, workflow_id, name, text, owner,
-           here.application_version if here else None, trace_parent, uuid4(), UNOWNED_KEY)  # fmt: skip
+           here.application_version if here else None, trace_parent, uuid4(), timeout_seconds, UNOWNED_KEY)  # fmt: skip
     wakes = () if owner else (UNOWNED_KEY,)
 
     def answered(answer: Answer) -> None:
         # The run begins with the commit, not with the caller, who may have left. A repeated call knows its own row.
         if here is not None and owner is not None and answer[0]["started"]:
             started_id = cast("str", _codec.decode(answer[0]["output"]))
-            here.begin(started_id, name, text, attempt=1, trace_parent=trace_parent)
+            first = answer[0]["attempts"] + 1
+            here.begin(started_id, name, text, first, trace_parent=trace_parent, seconds_left=timeout_seconds)
 
     if isinstance(step, Step):
         done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered)

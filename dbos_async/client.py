@@ -8,7 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from dbos_async import _control, _events, _messages, _streams, _workflows, handle
+from dbos_async import _control, _delete, _events, _fork, _messages, _streams, _workflows, handle
 from dbos_async._database import Database
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
@@ -100,13 +100,14 @@ class DBOSClient:
         since: datetime | None = None,
         until: datetime | None = None,
         parent_id: str | None = None,
+        unclaimable: bool | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[WorkflowStatus]:
         """The workflows that fit every filter; see `DBOS.list_workflows`."""
         return await handle.list_workflows(
             self._database, status=status, name=name, id_prefix=id_prefix, since=since, until=until,
-            parent_id=parent_id, limit=limit, after=after,
+            parent_id=parent_id, unclaimable=unclaimable, limit=limit, after=after,
         )  # fmt: skip
 
     async def list_workflow_steps(self, workflow_id: str) -> list[WorkflowStep]:
@@ -121,6 +122,16 @@ class DBOSClient:
         """Let a cancelled or parked workflow go on; see `DBOS.resume_workflow`."""
         await _control.resume(self._database, workflow_id, application_version)
         return await self.retrieve_workflow(workflow_id)
+
+    async def fork_workflow(
+        self, workflow_id: str, start_step: int | str, *, application_version: str | None = None
+    ) -> WorkflowHandle[Any]:
+        """Start a copy of a workflow that goes on from one of its steps; see `DBOS.fork_workflow`."""
+        return await _fork.fork(self._database, workflow_id, start_step, application_version)
+
+    async def delete_workflow(self, workflow_id: str) -> None:
+        """Remove a workflow that has ended; see `DBOS.delete_workflow`."""
+        await _delete.delete(self._database, workflow_id)
 
     @property
     def _database(self) -> Database:

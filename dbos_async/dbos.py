@@ -7,11 +7,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
-from dbos_async import _control, _events, _messages, _steps, _streams, _workflows, handle
-from dbos_async._context import Position, StepBody, caller, current, in_workflow
+from dbos_async import _control, _delete, _events, _fork, _messages, _steps, _streams, _workflows, handle
+from dbos_async._context import Here, StepBody, caller, in_workflow
 from dbos_async._database import Database
 from dbos_async._runtime import Runtime
-from dbos_async._step_functions import StepFunction
+from dbos_async._step_functions import StepDecorator
 from dbos_async._workflows import Workflow
 from dbos_async.envelope import Envelope, SendMessage
 from dbos_async.errors import InvalidArgumentError, LaunchError
@@ -20,18 +20,6 @@ from dbos_async.keys import Event, Stream, Topic, check_key, check_seconds, chec
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _Here:
-    """A value of the run that reads it, through the class or an instance: ``DBOS.workflow_id``."""
-
-    def __init__(self, find: Callable[[Position | StepBody], str | None], doc: str) -> None:
-        self._find = find
-        self.__doc__ = doc
-
-    def __get__(self, instance: object, owner: type) -> str | None:
-        here = current.get()
-        return None if here is None else self._find(here)
 
 
 class DBOS:
@@ -49,10 +37,10 @@ class DBOS:
         ```
     """
 
-    workflow_id = _Here(
+    workflow_id = Here(
         lambda here: here.run.workflow_id, "The id of the workflow that asks, None outside of workflows."
     )
-    step_id = _Here(
+    step_id = Here(
         lambda here: here.path if isinstance(here, StepBody) else None,
         "The path of the step that asks (4, or 4.1.2 in a task of its own), None outside of steps.",
     )
@@ -155,7 +143,7 @@ class DBOS:
         interval_seconds: float = 1.0,
         backoff_rate: float = 2.0,
         timeout_seconds: float | None = None,
-    ) -> _StepDecorator:
+    ) -> StepDecorator:
         """Register an ``async def`` or ``def`` as a step: its result or exception is recorded and not computed again.
 
         With ``retries_allowed`` it is tried up to ``max_attempts`` times, with pauses that start at ``interval_seconds`` and grow
@@ -167,7 +155,7 @@ class DBOS:
         check_whole(max_attempts, 1, "max_attempts")
         check_seconds(interval_seconds, "interval_seconds")
         check_seconds(timeout_seconds)
-        return _StepDecorator(
+        return StepDecorator(
             name, max_attempts if retries_allowed else 1, interval_seconds, backoff_rate, timeout_seconds
         )
 
@@ -199,13 +187,18 @@ class DBOS:
         since: datetime | None = None,
         until: datetime | None = None,
         parent_id: str | None = None,
+        unclaimable: bool | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[WorkflowStatus]:
-        """The workflows that fit every filter, the oldest first, at most ``limit``; ``after`` is the last id of the page before."""
+        """The workflows that fit every filter, the oldest first, at most ``limit``; ``after`` is the last id of the page before.
+
+        ``unclaimable=True`` are those that wait for an executor and that no live one can run, since none knows their name or
+        has their ``application_version``.
+        """
         return await handle.list_workflows(
             _database(), status=status, name=name, id_prefix=id_prefix, since=since, until=until,
-            parent_id=parent_id, limit=limit, after=after,
+            parent_id=parent_id, unclaimable=unclaimable, limit=limit, after=after,
         )  # fmt: skip
 
     @staticmethod
@@ -225,11 +218,31 @@ class DBOS:
     async def resume_workflow(workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Let a cancelled or parked workflow go on after its last recorded step, in any executor that knows it.
 
-        ``application_version`` (default: as it was) is the version that it is for from now on. One that runs or has
-        ended otherwise stays as it is. Raises `WorkflowNotFoundError` when there is none of this id.
+        ``application_version`` (default: as it was) is the version that it is for from now on, also of one that waits for an
+        executor. One that runs or has ended otherwise stays as it is. Raises `WorkflowNotFoundError` when there is none of this id.
         """
         await _control.resume(_database(), workflow_id, application_version)
         return await DBOS.retrieve_workflow(workflow_id)
+
+    @staticmethod
+    async def fork_workflow(
+        workflow_id: str, start_step: int | str, *, application_version: str | None = None
+    ) -> WorkflowHandle[Any]:
+        """Start a copy of a workflow that goes on from step ``start_step``; the original stays as it is.
+
+        The copy has the recorded steps below ``start_step`` (a number of `list_workflow_steps`), what they said and wrote, and
+        every message that the original took later or has not taken. `SetWorkflowID` gives it an id; ``application_version``
+        (default: the original's) says which executors may run it. Raises `WorkflowNotFoundError` when there is no original.
+        """
+        return await _fork.fork(_database(), workflow_id, start_step, application_version)
+
+    @staticmethod
+    async def delete_workflow(workflow_id: str) -> None:
+        """Remove a workflow that has ended, with its steps, messages, events and streams; its children stay.
+
+        Raises `WorkflowNotEndedError` when it goes on or is parked, `WorkflowNotFoundError` when there is none of this id.
+        """
+        await _delete.delete(_database(), workflow_id)
 
     @staticmethod
     async def sleep(seconds: float) -> None:
@@ -359,33 +372,6 @@ class DBOS:
             ```
         """
         return _streams.read_stream(_database(), workflow_id, key, offset, timeout_seconds)
-
-
-class _StepDecorator:
-    def __init__(
-        self,
-        name: str | None,
-        max_attempts: int,
-        interval_seconds: float,
-        backoff_rate: float,
-        timeout_seconds: float | None,
-    ) -> None:
-        self._options = name, max_attempts, interval_seconds, backoff_rate, timeout_seconds
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R]) -> StepFunction[P, R]: ...
-    def __call__(self, function: Any) -> StepFunction[Any, Any]:
-        name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
-        return StepFunction(
-            function,
-            name=name,
-            max_attempts=max_attempts,
-            interval_seconds=interval_seconds,
-            backoff_rate=backoff_rate,
-            timeout_seconds=timeout_seconds,
-        )
 
 
 _current: DBOS | None = None

@@ -15,6 +15,7 @@ DBOSError
 ├── WorkflowNotFoundError          no workflow has this id
 ├── WorkflowConflictError          the id belongs to a workflow of another function
 ├── WorkflowCancelledError         the result of a workflow that was cancelled
+├── WorkflowNotEndedError          a workflow that goes on cannot be deleted
 ├── WorkflowEndedError             something outlived its workflow, run or step and tried to act
 ├── StreamClosedError              a value written to a closed stream
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
@@ -161,6 +162,17 @@ class WorkflowCancelledError(DBOSError):
 
     def __str__(self) -> str:
         return f"The workflow {self.workflow_id!r} was cancelled and has no result: resume it to go on."
+
+
+class WorkflowNotEndedError(DBOSError):
+    """A workflow that has not ended cannot be deleted; ``status`` is how it stands."""
+
+    def __init__(self, workflow_id: str, status: str) -> None:
+        super().__init__(workflow_id, status)
+        self.workflow_id, self.status = workflow_id, status
+
+    def __str__(self) -> str:
+        return f"The workflow {self.workflow_id!r} is {self.status} and cannot be deleted: cancel it first, or wait for its end."
 
 
 class WorkflowEndedError(DBOSError):

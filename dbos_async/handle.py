@@ -46,7 +46,7 @@ AWAIT_RESULT = Statement(
                         'type', 'dbos_async.errors:WorkflowCancelledError', 'args', json_build_array(c.target_id))
                     else t.error end as target_error,
                t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED') as ripe
-        from unnest($1::int[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[])
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[])
             as c(n, workflow_id, attempt, branch, number, target_id)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
@@ -83,7 +83,8 @@ STATUS = Statement(
     "STATUS",
     """
     select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           w.attempt, w.recoveries, w.parent_id, w.application_version, w.created_at, w.claimed_at, w.ended_at
+           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
+           w.created_at, w.claimed_at, w.deadline, w.ended_at
     from unnest($1::int[], $2::text[]) as c(n, id)
     cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
     """,
@@ -93,10 +94,11 @@ LIST = Statement(
     "LIST",
     """
     select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           w.attempt, w.recoveries, w.parent_id, w.application_version, w.created_at, w.claimed_at, w.ended_at
+           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
+           w.created_at, w.claimed_at, w.deadline, w.ended_at
     from unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                $7::text[], $8::int[], $9::text[])
-        as c(n, status, name, id_prefix, since, until, parent_id, most, after)
+                $7::text[], $8::boolean[], $9::int[], $10::text[])
+        as c(n, status, name, id_prefix, since, until, parent_id, unclaimable, most, after)
     left join lateral (select created_at, id from dbos_async.workflows where id = c.after limit 1) as a on true
     cross join lateral (
         select * from dbos_async.workflows as w
@@ -106,6 +108,12 @@ LIST = Statement(
           and (c.since is null or w.created_at >= c.since)
           and (c.until is null or w.created_at < c.until)
           and (c.parent_id is null or w.parent_id = c.parent_id)
+          and (c.unclaimable is null or c.unclaimable = (
+                w.status = 'PENDING' and w.owner is null and not exists (
+                    select 1 from dbos_async.executors as e
+                    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
+                      and (e.application_version is null or w.application_version is null
+                           or e.application_version = w.application_version))))
           and (c.after is null or (w.created_at, w.id) > (a.created_at, a.id))
         order by w.created_at, w.id
         limit c.most
@@ -136,7 +144,8 @@ class WorkflowStatus(BaseModel):
 
     ``status`` is PENDING (running, waiting, or not yet claimed), an end (SUCCESS, ERROR, CANCELLED), or parked until
     somebody repairs and resumes it (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED). ``input``, ``output`` and ``error``
-    are the plain JSON that is stored. ``executor_id`` is the executor that runs it now, ``None`` when none does.
+    are the plain JSON that is stored. ``executor_id`` is the executor that runs it now, ``None`` when none does;
+    ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -151,9 +160,11 @@ class WorkflowStatus(BaseModel):
     attempt: int
     recoveries: int
     parent_id: str | None
+    forked_from: str | None
     application_version: str | None
     created_at: datetime
     claimed_at: datetime | None
+    deadline: datetime | None
     ended_at: datetime | None
 
 
@@ -240,6 +251,7 @@ async def list_workflows(
     since: datetime | None,
     until: datetime | None,
     parent_id: str | None,
+    unclaimable: bool | None,
     limit: int,
     after: str | None,
 ) -> list[WorkflowStatus]:
@@ -250,7 +262,7 @@ async def list_workflows(
     for moment in (since, until):
         if moment is not None and moment.tzinfo is None:
             raise InvalidArgumentError(f"since and until must have a time zone, and {moment!r} has none.")
-    row = status, name, id_prefix, since, until, parent_id, limit, after
+    row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
 
     async def find() -> list[WorkflowStatus]:
         return [_status(record) for record in await database.call(LIST, [row], lane="")]

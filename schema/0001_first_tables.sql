@@ -12,13 +12,38 @@ create table dbos_async.executors (
     id text collate "C" primary key,
     executor_id text collate "C" not null,
     application_version text,
+    workflow_names text[] not null,
     lease_until timestamptz not null,
     lost_at timestamptz,
     started_at timestamptz not null default clock_timestamp()
 );
 comment on table dbos_async.executors is
-    'One launched DBOS. It is alive while lease_until lies ahead of the database clock; while its connection is open it also holds the advisory lock of its id. lost_at is when somebody first saw that lock free: a hint, taken back by the next heartbeat.';
+    'One launched DBOS, and the names of the workflows that it can run. It is alive while lease_until lies ahead of the database clock; while its connection is open it also holds the advisory lock of its id. lost_at is when somebody first saw that lock free: a hint, taken back by the next heartbeat.';
 
+create table dbos_async.servers (
+    incarnation text collate "C" primary key,
+    seen_at timestamptz not null default clock_timestamp()
+);
+comment on table dbos_async.servers is
+    'One life of the database server, from a start or a promotion to the next, and when an executor first saw it. Right after that nobody has come back yet, so nobody counts as dead before one whole lease.';
+
+create function dbos_async.incarnation() returns text language plpgsql stable as $$
+begin
+    return extract(epoch from pg_postmaster_start_time()) || ' ' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
+exception when others then  -- some managed servers do not tell; those start anew when they are promoted
+    return extract(epoch from pg_postmaster_start_time());
+end
+$$;
+comment on function dbos_async.incarnation is
+    'What tells one life of the server from the next: when it started, and the timeline, which changes when a standby is promoted.';
+
+create function dbos_async.path(branch text, number integer) returns integer[] language sql immutable parallel safe as $$
+    select string_to_array(branch, '.')::integer[] || number
+$$;
+comment on function dbos_async.path is
+    'Where a step stands: 4 before 4.1.2 before 5.';
+
+create sequence dbos_async.workflow_seq;
 create table dbos_async.workflows (
     id text collate "C" primary key check (char_length(id) between 1 and 512),
     name text collate "C" not null check (char_length(name) between 1 and 512),
@@ -28,21 +53,24 @@ create table dbos_async.workflows (
     output json,
     error json,
     owner text collate "C",
-    attempt integer not null default 0,
+    attempt bigint not null,
     recoveries integer not null default 0,
     start_id uuid not null,
     parent_id text collate "C",
     parent_step text collate "C",
+    forked_from text collate "C",
     application_version text,
     trace_parent text,
     created_at timestamptz not null default clock_timestamp(),
     claimed_at timestamptz,
+    deadline timestamptz,
     ended_at timestamptz
 ) with (fillfactor = 70);
 comment on table dbos_async.workflows is
-    'One workflow: a durable call of a registered function. owner is the executors.id that runs it, null when any executor that knows the name may claim it; attempt is the fence: it grows by one at each claim, and a write in the name of an older attempt does nothing. recoveries counts executors that died under it in a row without a new step. start_id is the start call that made the row.';
-create index workflows_unowned on dbos_async.workflows (created_at) where status = 'PENDING' and owner is null;
+    'One workflow: a durable call of a registered function. owner is the executors.id that runs it, null when any executor that knows the name may claim it; attempt is the fence: it grows by one at each claim, and a write in the name of an older attempt does nothing; its last six digits count the runs, those before tell the workflow from a deleted one of the same id. recoveries counts executors that died under it in a row without a new step. start_id is the start call that made the row. At its deadline a workflow that has not ended is cancelled.';
+create index workflows_unowned on dbos_async.workflows (name, created_at) where status = 'PENDING' and owner is null;
 create index workflows_owned on dbos_async.workflows (owner) where status = 'PENDING' and owner is not null;
+create index workflows_due on dbos_async.workflows (deadline) where deadline is not null and ended_at is null;
 create index workflows_created on dbos_async.workflows (created_at);
 create index workflows_parent on dbos_async.workflows (parent_id) where parent_id is not null;
 
@@ -112,6 +140,31 @@ create table dbos_async.stream_entries (
 );
 comment on table dbos_async.stream_entries is
     'One value of a stream, never changed. Offsets are 0, 1, 2 … without a gap. A row that closes has no value and stands after the last one.';
+
+create function dbos_async.delete_workflow(deleted_id text, its_attempt bigint) returns boolean language plpgsql as $$
+begin
+    -- Whoever writes to a workflow that has ended holds its row. The deletions come after that wait, and so they see what was
+    -- written meanwhile, since each statement of a function looks anew.
+    perform from dbos_async.workflows
+        where id = deleted_id and attempt = its_attempt and ended_at is not null for update;
+    if not found then
+        return false;
+    end if;
+    delete from dbos_async.messages
+        where id = any (array(
+                select id from dbos_async.messages where destination_id = deleted_id and received_at is null
+                union all
+                select message_id from dbos_async.steps where workflow_id = deleted_id and message_id is not null))
+          and destination_id = deleted_id;
+    delete from dbos_async.steps where workflow_id = deleted_id;
+    delete from dbos_async.events where workflow_id = deleted_id;
+    delete from dbos_async.stream_entries where workflow_id = deleted_id;
+    delete from dbos_async.workflows where id = deleted_id;
+    return true;
+end
+$$;
+comment on function dbos_async.delete_workflow is
+    'Removes a workflow that has ended, with its messages, steps, events and streams; false when it has not, or goes on as another attempt.';
 
 create function dbos_async.announce(digests bytea[]) returns void language sql as $$
     select pg_notify('dbos_async', payload) from (

@@ -94,7 +94,7 @@ ACTS = {
     "START": Act(
         _workflows.START,
         lambda step, tag: (
-            *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), b"d"
+            *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), None, b"d"
         ),
         "select count(*) from dbos_async.workflows where name = 'child'",
         True,
@@ -108,9 +108,9 @@ def step(number: int | None, attempt: int = 1) -> Row:
 
 
 SETTING = """
-    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output) values
-        ('w', 'f', '{}', gen_random_uuid(), 'me', 1, 'PENDING', null),
-        ('other', 'f', '{}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"');
+    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output, ended_at) values
+        ('w', 'f', '{}', gen_random_uuid(), 'me', 1, 'PENDING', null, null),
+        ('other', 'f', '{}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"', now());
     insert into dbos_async.messages (id, seq, destination_id, topic, payload)
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', to_json(n) from generate_series(1, 5) as n;
     insert into dbos_async.events (workflow_id, key, seq, value, step)

@@ -244,7 +244,7 @@ async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("name", ["child", "another"])
 async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any) -> None:
     def row(name: str) -> Row:
-        return (None,) * 5 + ("the id", name, "{}", None, None, None, uuid4(), b"d")
+        return (None,) * 5 + ("the id", name, "{}", None, None, None, uuid4(), None, b"d")
 
     await one.execute("begin")
     await execute(one, _workflows.START, row("child"))
@@ -259,11 +259,23 @@ async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any
 
 
 async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
-    row = (None,) * 5 + ("the id", "child", "{}", "me", None, None, uuid4(), b"d")
+    row = (None,) * 5 + ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+    attempts = set()
     for _ in range(2):
         (answer,) = await execute(one, _workflows.START, row)
         assert (answer["started"], answer["error"]) == (True, None)
-    assert await one.fetchval("select attempt from dbos_async.workflows where id = 'the id'") == 1
+        attempts.add(answer["attempts"] + 1)
+        await one.execute("update dbos_async.workflows set attempt = attempt + 1 where id = 'the id'")
+    assert attempts == {await one.fetchval("select attempt - 2 from dbos_async.workflows where id = 'the id'")}
+
+
+async def test_w3_a_workflow_that_takes_the_id_of_a_deleted_one_has_another_fence(one: Any) -> None:
+    fences = set()
+    for _ in range(3):
+        row = (None,) * 5 + ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+        assert (await execute(one, _workflows.START, row))[0]["started"]
+        fences.add(await one.fetchval("delete from dbos_async.workflows where id = 'the id' returning attempt"))
+    assert len(fences) == 3
 
 
 FINISHED: Row = ("w", 1, "SUCCESS", '"done"', None, b"d")
@@ -307,17 +319,30 @@ async def test_w3_two_claims_share_no_workflow(one: Any, two: Any) -> None:
     await one.execute("begin")
     row = ("me", '["f"]', None, 10)
     assert [r["attempt"] for r in await execute(one, _executor.CLAIM, row)] == [2]
-    assert await execute(two, _executor.CLAIM, row) == []
+    assert [r["id"] for r in await execute(two, _executor.CLAIM, row)] == [None]
     await one.execute("commit")
-    assert await execute(two, _executor.CLAIM, row) == []
+    assert [r["id"] for r in await execute(two, _executor.CLAIM, row)] == [None]
+    await one.execute(
+        "insert into dbos_async.workflows (id, name, input, start_id, attempt) "
+        "select 'v' || n, 'f', '{}', gen_random_uuid(), 0 from generate_series(1, 3) as n"
+    )
+    await one.execute("begin")
+    row = ("me", '["f"]', None, 2)
+    assert {(r["id"], r["more"]) for r in await execute(one, _executor.CLAIM, row)} == {("v1", True), ("v2", True)}
+    # The other one finds the same two first, and hears that it should look for more behind them.
+    assert [(r["id"], r["more"]) for r in await execute(two, _executor.CLAIM, row)] == [(None, True)]
+    await one.execute("commit")
+    assert [(r["id"], r["more"]) for r in await execute(two, _executor.CLAIM, row)] == [("v3", False)]
 
 
 async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, two: Any, three: Any) -> None:
     await one.execute(
-        "insert into dbos_async.executors values ('me', 'me', null, now() + interval '1 hour', now() - interval '1 minute')"
+        "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until, lost_at) "
+        "values ('me', 'me', '{}', now() + interval '1 hour', now() - interval '1 minute')"
     )
+    await one.execute("insert into dbos_async.servers select dbos_async.incarnation(), now() - interval '1 minute'")
     await one.execute("begin")
-    await execute(one, _recovery.RENEW, ("me", "me", None, 15.0))
+    await execute(one, _recovery.RENEW, ("me", "me", None, '["f"]', 15.0))
     bury = ("another", "another", 0.0, b"d")
     await execute(two, _recovery.BURY, bury)
     await one.execute("commit")
@@ -326,3 +351,19 @@ async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, tw
     (answer,) = await execute(two, _recovery.BURY, bury)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
     assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") is None
+
+
+async def test_w5_after_a_promotion_of_the_server_nobody_counts_as_dead_before_a_whole_lease(one: Any) -> None:
+    # Neither leases that ran out nor missing locks count while the server is younger than a lease to those who are back.
+    await one.execute(
+        "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until, lost_at) "
+        "values ('me', 'me', '{}', now() - interval '1 minute', now() - interval '1 minute')"
+    )
+    await one.execute("insert into dbos_async.servers values ('an earlier life', now() - interval '1 day')")
+    await execute(one, _recovery.RENEW, ("another", "another", None, "[]", 15.0))
+    bury = ("another", "another", 15.0, b"d")
+    (answer,) = await execute(one, _recovery.BURY, bury)
+    assert (answer["executors"], answer["workflows"]) == (0, 0)
+    await one.execute("update dbos_async.servers set seen_at = now() - interval '16 seconds'")
+    (answer,) = await execute(one, _recovery.BURY, bury)
+    assert (answer["executors"], answer["workflows"]) == (1, 1)

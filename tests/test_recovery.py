@@ -47,7 +47,9 @@ async def test_w2_a_killed_process_is_noticed_and_its_workflows_go_on_elsewhere(
         for workflow_id in ids:
             result = await (await DBOS.retrieve_workflow(workflow_id)).get_result()
             assert result == [workflow_id.split("-")[0], "the end", True]
-    assert await connection.fetchval("select bool_and(attempt = 2 and recoveries = 1) from dbos_async.workflows")
+    assert await connection.fetchval(
+        "select bool_and(attempt % 1000000 = 2 and recoveries = 1) from dbos_async.workflows"
+    )
 
 
 async def test_w2_d4_what_was_claimed_by_an_answer_that_got_lost_is_run_all_the_same(
@@ -102,7 +104,7 @@ async def test_w3_a_frozen_process_that_wakes_up_changes_nothing(database_url: s
             for n in range(2):
                 result = await (await DBOS.retrieve_workflow(f"stepping-{n}")).get_result()
                 assert result == ["stepping", "the end", True]
-        assert await connection.fetchval("select bool_and(attempt = 2) from dbos_async.workflows")
+        assert await connection.fetchval("select bool_and(attempt % 1000000 = 2) from dbos_async.workflows")
         doubled = await connection.fetchval(
             "select count(*) from (select workflow_id, output::text from dbos_async.steps where verb = 'step' "
             "group by 1, 2 having count(*) > 1) as d"
