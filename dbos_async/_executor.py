@@ -241,6 +241,11 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def doubt(self) -> None:
+        """See of every run whether its workflow is still ours."""
+        for run in list(self.runs.values()):
+            self._doubt(run)
+
     def _doubt(self, run: Run) -> None:
         """Somebody says that a workflow of ours has ended: see whether it is still ours."""
         if not run.over and run.stopped is None:

@@ -45,7 +45,7 @@ RENEW = Statement(
            clock_timestamp() + make_interval(secs => ($6::float8[])[1])
     on conflict (id) do update
         set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
-    returning ($1::int[])[1] as n
+    returning ($1::int[])[1] as n, e.xmax = 0 as is_new
     """,
     lanes=1,
 )
@@ -173,11 +173,12 @@ class Recovery:
         await self.renew()
         await self.bury()
 
-    async def renew(self) -> None:
-        """Extend the lease, and take back that the connection was lost."""
+    async def renew(self) -> bool:
+        """Extend the lease, and take back that the connection was lost. True when this executor was not known (any more)."""
         here = self._executor
         row = here.id, here.executor_id, here.application_version, _codec.encode(list(here.known)), LEASE_SECONDS
-        await self._database.call(RENEW, [row], lane="", patient=True)
+        answer = await self._database.call(RENEW, [row], lane="", patient=True)
+        return bool(answer[0]["is_new"])
 
     async def bury(self) -> None:
         """Free the workflows of executors that are gone."""
@@ -196,7 +197,11 @@ class Recovery:
         """Renew and look after the others, until cancelled."""
         losses, reclaim_at = 0, inf
         async for look in self._database.looks():
-            await self.renew()
+            if await self.renew():
+                log.warning(
+                    "This executor was silent for so long that it counted as dead: its workflows may run elsewhere."
+                )
+                self._executor.doubt()
             await self.bury()
             if losses != self._database.batches.losses:
                 losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS

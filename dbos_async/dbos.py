@@ -11,6 +11,7 @@ from dbos_async import _control, _delete, _events, _fork, _messages, _steps, _st
 from dbos_async._context import Here, StepBody, caller, in_workflow
 from dbos_async._database import Database
 from dbos_async._runtime import Runtime
+from dbos_async._signals import Terminator
 from dbos_async._step_functions import StepDecorator
 from dbos_async._workflows import Workflow
 from dbos_async.envelope import Envelope, SendMessage
@@ -27,7 +28,8 @@ class DBOS:
 
     Without a URL it uses ``$DBOS_DATABASE_URL``, else starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched in
     a process at a time; its verbs are reached through the class or the instance alike. ``max_running`` bounds how many workflows
-    run here at a time, not counting those that wait. Leaving the block stops the runs and gives their workflows back.
+    run here at a time, not counting those that wait. Leaving the block lets running steps finish (up to
+    ``drain_seconds``), stops the runs and gives their workflows back; so does a SIGTERM that the program does not handle itself.
 
     Example:
         ```python
@@ -68,8 +70,17 @@ class DBOS:
             connect_timeout_seconds=connect_timeout_seconds,
             drain_seconds=drain_seconds,
         )
+        self._terminator = Terminator()
 
     async def __aenter__(self) -> Self:
+        self._terminator.install()
+        try:
+            return await self._open()
+        except BaseException as error:
+            self._terminator.leave(error)
+            raise
+
+    async def _open(self) -> Self:
         global _current
         if _current is not None:
             raise LaunchError("DBOS is launched already: shut it down before launching another in this process.")
@@ -90,6 +101,7 @@ class DBOS:
         finally:
             if _current is self:
                 _current = None
+            self._terminator.leave(error)
 
     @staticmethod
     async def launch(
@@ -102,7 +114,7 @@ class DBOS:
         connect_timeout_seconds: float = 30.0,
         drain_seconds: float = 10.0,
     ) -> DBOS:
-        """Launch where a context manager does not fit; `DBOS.shutdown` is its end."""
+        """Launch where a context manager does not fit; `DBOS.shutdown` is its end, and signals are the program's affair."""
         dbos = DBOS(
             url,
             executor_id=executor_id,
@@ -112,7 +124,7 @@ class DBOS:
             connect_timeout_seconds=connect_timeout_seconds,
             drain_seconds=drain_seconds,
         )
-        return await dbos.__aenter__()
+        return await dbos._open()
 
     @staticmethod
     async def shutdown() -> None:

