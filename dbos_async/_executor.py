@@ -255,8 +255,11 @@ class Executor:
         row = run.workflow_id, run.attempt
         _, holds, status = (await self.database.call(HOLDS, [row], lane=run.workflow_id, patient=True))[0]
         if not holds and not run.over and run.stopped is None:
-            why = "it was cancelled" if status == "CANCELLED" else "it belongs to another run now, or is gone"
-            log.warning("A run of workflow %r stops: %s.", run.workflow_id, why)
+            wanted = status == "CANCELLED"
+            why = "it was cancelled" if wanted else "it belongs to another run now, or is gone"
+            log.log(
+                logging.INFO if wanted else logging.WARNING, "A run of workflow %r stops: %s.", run.workflow_id, why
+            )
             run.stop(why)
 
     async def drain(self, seconds: float) -> None:
