@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, SecretBytes, SecretStr, TypeAdapter, ValidationError
@@ -21,7 +21,7 @@ from typing_extensions import TypeAliasType
 
 from dbos_async.errors import InvalidValueError
 
-_Kind = type[InvalidValueError]
+_Kind = Callable[[str, str, list[Any] | None], InvalidValueError]
 
 DEEPEST_VALUE = 180  # levels; JSON is read to 200, and an envelope, a call or an error stands around the value
 MOST_ADAPTERS = 4096
@@ -213,7 +213,7 @@ def equal(one: object, other: object) -> bool:
 
 def _misfit(problem: Exception, what: str, error: _Kind) -> InvalidValueError:
     if not isinstance(problem, ValidationError):
-        return error(what, _phrase(str(problem) if isinstance(problem, _EXPECTED) else repr(problem)))
+        return error(what, _phrase(str(problem) if isinstance(problem, _EXPECTED) else repr(problem)), None)
     found = problem.errors(include_url=False, include_context=False)
     place = "".join(f"{part}." for part in found[0]["loc"])[:-1]
     sentence = ": ".join(filter(None, (clean(place), _phrase(found[0]["msg"]))))

@@ -176,15 +176,16 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
     name, declared = key_and_type(key, "The key of an event")
     seconds = check_seconds(timeout_seconds)
     here = caller(database)
+    what = f"The value of event {name!r} of workflow {workflow_id!r}"
     if isinstance(here, Position):
         step_key = f"{name} of {workflow_id}"
         step = Step(here, "get_event", step_key)
         row = (*step.columns, step_key, workflow_id, name, seconds)
         keys = [event_key(workflow_id, name), end_key(workflow_id)]
-        text = (await step.perform(AWAIT_EVENT, [row], watch=keys)).value()
-    else:
-        text = await _read(database, workflow_id, name, seconds, patient=here is not None)
-    return _codec.decode(text, declared, what=f"The value of event {name!r}")
+        done = await step.perform(AWAIT_EVENT, [row], watch=keys)
+        return await step.accept(done, lambda text: _codec.decode(text, declared, what=what))
+    text = await _read(database, workflow_id, name, seconds, patient=here is not None)
+    return _codec.decode(text, declared, what=what)
 
 
 async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]:

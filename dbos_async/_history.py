@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import NamedTuple
+from uuid import UUID
 
 from dbos_async._batch import Statement
 from dbos_async._database import Database
@@ -15,7 +16,7 @@ PAGE = Statement(
     "PAGE",
     """
     -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back.
-    select c.n, s.number, s.verb, s.key, s.output, s.error, s.completed, s.more
+    select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.more
     from unnest($1::int[], $2::text[], $3::text[], $4::int[]) as c(n, workflow_id, branch, after)
     cross join lateral (
         select p.*, p.fetched = 1000 or p.weight > 1048576 as more
@@ -23,7 +24,8 @@ PAGE = Statement(
             select t.*, count(*) over () as fetched,
                    sum(t.bytes) over (order by t.number) as weight
             from (
-                select number, verb, key, output, error, coalesce(completed_at <= clock_timestamp(), false) as completed,
+                select number, verb, key, output, error, message_id,
+                       coalesce(completed_at <= clock_timestamp(), false) as completed,
                        coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
                 from dbos_async.steps
                 where workflow_id = c.workflow_id and branch = c.branch and number > c.after
@@ -46,6 +48,7 @@ class Recorded(NamedTuple):
     key: str
     output: str | None
     error: str | None
+    message_id: UUID | None
     completed: bool
 
 
@@ -83,11 +86,18 @@ class History:
                 return None
             await self._read_on(branch, steps, max(steps.read_to, number - 1))
 
+    async def is_last(self, branch: str, number: int) -> bool:
+        """Whether nothing is recorded behind the step of this number, for which it was asked last."""
+        steps = self._branches.get(branch)
+        if steps is not None and not steps.page and steps.more:
+            await self._read_on(branch, steps, max(steps.read_to, number))
+        return steps is None or not steps.page
+
     async def _read_on(self, branch: str, steps: _Branch, after: int) -> None:
         records = await self._database.call(
             PAGE, [(self._workflow_id, branch, after)], lane=self._workflow_id, patient=True
         )
         steps.more = bool(records) and records[-1]["more"]
-        for _, number, verb, key, output, error, completed, _ in records:
-            steps.page.append(Recorded(number, verb, key, output, error, completed))
-            steps.read_to = number
+        for _, *recorded, _ in records:
+            steps.page.append(Recorded(*recorded))
+            steps.read_to = recorded[0]

@@ -7,6 +7,7 @@ The step's row decides: where it was there already, nothing is stored and nothin
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,7 @@ TAKE = Statement(
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-               s.completed_at,
+               s.message_id as recorded_message_id, s.completed_at,
                case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
                     else s.deadline end as deadline
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
@@ -126,7 +127,7 @@ TAKE = Statement(
             select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
         ) as w on true
         left join lateral (
-            select verb, key, output, error, deadline, completed_at from dbos_async.steps
+            select verb, key, output, error, message_id, deadline, completed_at from dbos_async.steps
             where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
         ) as s on true
     ),
@@ -181,11 +182,11 @@ TAKE = Statement(
     )
     select n, outcome, output, null::json as error,
            extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-           null::text as recorded_verb, null::text as recorded_key
+           null::text as recorded_verb, null::text as recorded_key, message_id
     from outcomes
     union all
     select n, case when holds then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
-           recorded_verb, recorded_key
+           recorded_verb, recorded_key, recorded_message_id
     from calls
     where not (holds and completed_at is null
                and (recorded_verb is null or (recorded_verb = verb and recorded_key = topic)))
@@ -230,8 +231,8 @@ async def _send(database: Database, verb: str, step_key: str, letters: Sequence[
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
     """Take the oldest unreceived message of the topic, ``None`` when none came in time."""
     name, declared = _topic(topic)
-    done = await _take(database, "recv", name, timeout_seconds)
-    return _codec.decode(done.value(), declared, what=_received(name), error=InvalidMessageError)
+    step, done = await _take(database, "recv", name, timeout_seconds)
+    return await step.accept(done, lambda text: _read(text, declared, name, done))
 
 
 async def recv_envelope(
@@ -239,19 +240,24 @@ async def recv_envelope(
 ) -> Envelope[Any] | None:
     """Take the oldest unreceived message of the topic together with what is known of it."""
     name, declared = _topic(topic)
-    text = (await _take(database, "recv_envelope", name, timeout_seconds)).value()
-    if text is None:
-        return None
+    step, done = await _take(database, "recv_envelope", name, timeout_seconds)
     kind = Envelope.__class_getitem__(declared)
-    envelope: Envelope[Any] = _codec.decode(text, kind, what=_received(name), error=InvalidMessageError)
+    envelope: Envelope[Any] | None = await step.accept(done, lambda text: _read(text, kind, name, done))
     return envelope
 
 
-async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> Done:
+async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, Done]:
     seconds = check_seconds(timeout_seconds)
     step = Step(in_workflow(caller(database), verb), verb, topic)
     row = (*step.columns, verb, topic, seconds)
-    return await step.perform(TAKE, [row], watch=[message_key(step.run.workflow_id, topic)])
+    return step, await step.perform(TAKE, [row], watch=[message_key(step.run.workflow_id, topic)])
+
+
+def _read(text: str | None, declared: Any, topic: str, done: Done) -> Any:
+    of_topic = f" of topic {topic!r}" if topic else ""
+    message_id = str(done.message_id)
+    error = functools.partial(InvalidMessageError, message_id=message_id)
+    return _codec.decode(text, declared, what=f"The received message {message_id}{of_topic}", error=error)
 
 
 class _Letter(NamedTuple):
@@ -287,10 +293,6 @@ def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:
 
 def _topic(topic: str | Topic[Any] | None) -> tuple[str, Any]:
     return ("", Any) if topic is None else key_and_type(topic, "A topic")
-
-
-def _received(topic: str) -> str:
-    return f"The received message of topic {topic!r}" if topic else "The received message"
 
 
 def _new_id() -> UUID:

@@ -82,8 +82,11 @@ class StepFunction(Generic[P, R]):
                 return None, _exceptions.encode_error(error)
 
         done = await step.note(find)
-        what = f"The recorded result of step {self.name!r}"
-        return cast("R", _codec.decode(done.value(), self._signature.result_type, what=what))
+        text, what = done.value(), f"The recorded result of step {self.name!r}"
+        try:
+            return cast("R", _codec.decode(text, self._signature.result_type, what=what))
+        except InvalidValueError as misfit:
+            await step.park_unreadable(misfit)
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
         pause = self._interval_seconds

@@ -15,7 +15,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
+from uuid import UUID
 
 import asyncpg
 
@@ -68,52 +69,44 @@ RECORD = Statement(
     """,
 )
 
-SLEEP = Statement(
-    "SLEEP",
+AMEND = Statement(
+    "AMEND",
     """
-    -- The step is recorded when the sleep begins, with the time when it will be complete. The clock is the database's.
-    with calls as materialized (
-        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.deadline
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::float8[])
-            as c(n, workflow_id, attempt, branch, number, seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
-        left join lateral (
-            select verb, key, deadline from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+    -- What was recorded cannot be read, and that is what is recorded then. The workflow's row is held, so that nobody who
+    -- can read it takes the workflow over in between.
+    with held as materialized (
+        select c.*
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::json[], $7::json[])
+            as c(n, workflow_id, attempt, branch, number, output, error)
+        cross join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+        ) as w
+        where w.attempt = c.attempt and w.status = 'PENDING'
     ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline, completed_at)
-        select workflow_id, branch, number, 'sleep', '', ends_at, ends_at
-        from (select *, clock_timestamp() + make_interval(secs => seconds) as ends_at from calls) as c
-        where holds and recorded_verb is null
-        order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
+    amended as (
+        update dbos_async.steps as s set output = h.output, error = h.error
+        from held as h
+        where s.workflow_id = h.workflow_id and s.branch = h.branch and s.number = h.number
+        returning s.message_id, s.error
+    ),
+    rejected as (
+        update dbos_async.messages as m set rejected = a.error from amended as a where m.id = a.message_id
     )
-    select n,
-           case when not holds then 'lost'
-                when recorded_verb is null
-                     and (workflow_id, branch, number) not in (select workflow_id, branch, number from recorded)
-                     then 'again'
-                when recorded_verb is not null and deadline <= clock_timestamp() then 'recorded'
-                else 'wait' end as outcome,
-           null::json as output, null::json as error, recorded_verb, recorded_key,
-           coalesce(extract(epoch from deadline - clock_timestamp())::float8, seconds) as seconds_left
-    from calls
+    select c.n, case when c.n in (select n from held) then 'done' else 'lost' end as outcome,
+           null::json as output, null::json as error, null::text as recorded_verb, null::text as recorded_key
+    from unnest($1::int[]) as c(n)
     """,
 )
 
+T = TypeVar("T")
+
 
 class Done(NamedTuple):
-    """How a step ended: its output, or its error; and, of a live one, the rows of the answer."""
+    """How a step ended: its output, or its error; and, of a receive, which message it took."""
 
     output: str | None
     error: str | None
-    rows: Answer | None = None
+    message_id: UUID | None = None
 
     def value(self) -> str | None:
         """The output; a recorded error is raised."""
@@ -158,7 +151,7 @@ class Step:
         if past is None:
             return None
         await self.compare(past.verb, past.key)
-        return Done(past.output, past.error) if past.completed else None
+        return Done(past.output, past.error, past.message_id) if past.completed else None
 
     async def perform(
         self,
@@ -217,12 +210,37 @@ class Step:
             )
             return await self.perform(RECORD, [(*row, None, _exceptions.encode_error(refused), took_seconds)])
 
+    async def accept(self, done: Done, read: Callable[[str | None], T]) -> T:
+        """The value of an output. That it cannot be read is recorded in its place before anybody hears of it."""
+        text = done.value()
+        try:
+            return read(text)
+        except InvalidValueError as misfit:
+            await self.amend(None, misfit)
+            raise
+
+    async def amend(self, output: str | None, misfit: InvalidValueError) -> None:
+        """Record that the output cannot be read. If more is recorded behind it, it could be read once, and the code has changed."""
+        run = self.run
+        if run.history is not None and not await run.history.is_last(self.branch, self.number):
+            await self.park_unreadable(misfit)
+        error = None if output is not None else _exceptions.encode_error(misfit)
+        await self._try(AMEND, [(*self.columns, output, error)], len(output or error or ""), (), None)
+
+    async def park_unreadable(self, misfit: InvalidValueError) -> NoReturn:
+        """Park the workflow, since a value that could be read when it was recorded cannot be read by the code as it is now."""
+        named = _named(self.verb, self.key)
+        await self._park(f"{named} with a value that fit", f"a type that it does not fit ({misfit.problem})")
+
     async def compare(self, verb: str, key: str) -> None:
         """Park the workflow when the recorded step is another one than the code asks for now."""
         if verb == self.verb and key == self.key:
             return
+        await self._park(_named(verb, key), _named(self.verb, self.key))
+
+    async def _park(self, recorded: str, asked: str) -> NoReturn:
         run = self.run
-        mismatch = ReplayMismatchError(run.workflow_id, self.path, _named(verb, key), _named(self.verb, self.key))
+        mismatch = ReplayMismatchError(run.workflow_id, self.path, recorded, asked)
         if run.stopped is None:
             await run.park(mismatch)
         await run.halt(str(mismatch))
@@ -247,10 +265,8 @@ class Step:
             await run.halt(run.stopped)
         if first["recorded_verb"] is not None:
             await self.compare(first["recorded_verb"], first["recorded_key"])
-        if outcome == "done":
-            return Done(first["output"], first["error"], answer), None
-        if outcome == "recorded":
-            return Done(first["output"], first["error"]), None
+        if outcome in ("done", "recorded"):
+            return Done(first["output"], first["error"], first.get("message_id")), None
         return None, first["seconds_left"] if outcome == "wait" else 0.0
 
 
@@ -305,12 +321,6 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
                 return None, _exceptions.encode_error(error)
 
     return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
-
-
-async def sleep(position: Position, seconds: float) -> None:
-    """Sleep until ``seconds`` after the first time that the run came here, by the database's clock."""
-    step = Step(position, "sleep", "")
-    await step.perform(SLEEP, [(*step.columns, seconds)], watch=())
 
 
 class _Acting:

@@ -6,6 +6,8 @@ Writers of one workflow follow each other; where two runs of it meet, the row th
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -13,13 +15,13 @@ from typing import Any
 import anyio
 import asyncpg
 
-from dbos_async import _codec
+from dbos_async import _codec, _exceptions
 from dbos_async._batch import Statement
 from dbos_async._context import Position, caller, in_workflow_or_step
 from dbos_async._database import Database
 from dbos_async._steps import Step, act, author_columns
 from dbos_async._wakeups import end_key, stream_key
-from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
+from dbos_async.errors import InvalidStreamValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
 
 WRITE = Statement(
@@ -227,19 +229,26 @@ async def read_stream(
     seconds = check_seconds(timeout_seconds)
     here = caller(database)
     pages = (
-        _recorded_pages(database, here, workflow_id, name, offset, seconds)
+        _recorded_pages(database, here, workflow_id, name, declared, offset, seconds)
         if isinstance(here, Position)
-        else _live_pages(database, workflow_id, name, offset, seconds, patient=here is not None)
+        else _live_pages(database, workflow_id, name, declared, offset, seconds, patient=here is not None)
     )
     async with aclosing(pages):
         async for page in pages:
-            for record in page:
-                yield _codec.decode(record["value"], declared, what=f"A value of stream {name!r}")
+            for value in page:
+                yield value
 
 
 async def _live_pages(
-    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, patient: bool
-) -> AsyncGenerator[list[asyncpg.Record], None]:
+    database: Database,
+    workflow_id: str,
+    key: str,
+    declared: Any,
+    offset: int,
+    seconds: float | None,
+    *,
+    patient: bool,
+) -> AsyncGenerator[list[Any], None]:
     waited_since = anyio.current_time()
     async with aclosing(database.looks(stream_key(workflow_id, key), end_key(workflow_id))) as looks:
         async for look in looks:
@@ -250,7 +259,10 @@ async def _live_pages(
                     raise WorkflowNotFoundError(workflow_id)
                 page = [record for record in answer if record["closes"] is False]
                 if page:
-                    yield page
+                    values, misfit = _read(page, key, declared)
+                    yield values
+                    if misfit is not None:
+                        raise misfit
                     offset = page[-1]["offset"] + 1
                     waited_since = anyio.current_time()
                 if answer[-1]["closes"] or (answer[-1]["ended"] and not answer[-1]["more"]):
@@ -265,8 +277,8 @@ async def _live_pages(
 
 
 async def _recorded_pages(
-    database: Database, here: Position, workflow_id: str, key: str, offset: int, seconds: float | None
-) -> AsyncGenerator[list[asyncpg.Record], None]:
+    database: Database, here: Position, workflow_id: str, key: str, declared: Any, offset: int, seconds: float | None
+) -> AsyncGenerator[list[Any], None]:
     step_key = f"{key} of {workflow_id}"
     keys = [stream_key(workflow_id, key), end_key(workflow_id)]
     while True:
@@ -283,14 +295,39 @@ async def _recorded_pages(
             )
             if page[-1]["offset"] is None:
                 raise WorkflowNotFoundError(workflow_id)
-            yield page
+            values, misfit = _read(page, key, declared)
+            if misfit is not None:
+                count = misfit.offset - boundary["offset"]
+                reason = json.loads(_exceptions.encode_error(misfit))
+                shorter = boundary | {"count": count, "end": "invalid", "error": reason}
+                await step.amend(_codec.encode(shorter), misfit)
+            yield values
+            if misfit is not None:
+                raise misfit
             offset = page[-1]["offset"] + 1
         if end == "closed":
             return
+        if end == "invalid":
+            raise _exceptions.decode_error(_codec.encode(boundary["error"]))
         if end == "unknown":
             raise WorkflowNotFoundError(workflow_id)
         if end == "timeout":
             raise StreamTimeoutError(workflow_id, key, offset, seconds or 0.0)
+
+
+def _read(page: list[asyncpg.Record], key: str, declared: Any) -> tuple[list[Any], InvalidStreamValueError | None]:
+    """The values of a page, up to the first that cannot be read, and what is wrong with that."""
+    values: list[Any] = []
+    for record in page:
+        offset = record["offset"]
+        error = functools.partial(InvalidStreamValueError, offset=offset)
+        try:
+            values.append(
+                _codec.decode(record["value"], declared, what=f"Value {offset} of stream {key!r}", error=error)
+            )
+        except InvalidStreamValueError as misfit:
+            return values, misfit
+    return values, None
 
 
 async def _write(database: Database, here: Position | Any, verb: str, key: str, value: str | None) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
-from dbos_async import _control, _delete, _events, _fork, _messages, _steps, _streams, _workflows, handle
+from dbos_async import _control, _delete, _events, _fork, _messages, _sleep, _streams, _workflows, handle
 from dbos_async._context import Here, StepBody, caller, in_workflow
 from dbos_async._database import Database
 from dbos_async._runtime import Runtime
@@ -262,7 +262,7 @@ class DBOS:
         checked = check_seconds(seconds, "seconds")
         if checked is None:
             raise InvalidArgumentError("seconds must be a finite number: a workflow cannot sleep for ever.")
-        await _steps.sleep(in_workflow(caller(_database()), "sleep"), checked)
+        await _sleep.sleep(in_workflow(caller(_database()), "sleep"), checked)
 
     # Messages
 

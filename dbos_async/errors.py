@@ -9,7 +9,8 @@ DBOSError
 ├── DatabaseUnavailableError       the database did not answer in time
 ├── InvalidArgumentError           a key, an id or a number that cannot be used
 ├── InvalidValueError              a value that is not JSON or does not fit its type
-│   └── InvalidMessageError        the same, of a message
+│   ├── InvalidMessageError        the same, of a message
+│   └── InvalidStreamValueError    the same, of a value of a stream
 ├── WrongPlaceError                a verb called where it does not work
 ├── RegistrationError              a workflow that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
@@ -117,7 +118,26 @@ class InvalidValueError(DBOSError, ValueError):
 
 
 class InvalidMessageError(InvalidValueError):
-    """A message whose payload is not JSON or does not fit the type of its topic."""
+    """A message whose payload is not JSON or does not fit the type of its topic.
+
+    ``message_id`` is the id of a received one, which can be looked at with ``list_messages``; ``None`` at the sender.
+    """
+
+    def __init__(
+        self, what: str, problem: str, details: list[Any] | None = None, message_id: str | None = None
+    ) -> None:
+        super().__init__(what, problem, details)
+        self.args = (*self.args, message_id)
+        self.message_id = message_id
+
+
+class InvalidStreamValueError(InvalidValueError):
+    """A value of a stream that does not fit the reader's type; ``offset`` is its place: read on from ``offset + 1``."""
+
+    def __init__(self, what: str, problem: str, details: list[Any] | None = None, offset: int = 0) -> None:
+        super().__init__(what, problem, details)
+        self.args = (*self.args, offset)
+        self.offset = offset
 
 
 class WrongPlaceError(DBOSError):

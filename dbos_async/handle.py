@@ -201,20 +201,20 @@ class WorkflowHandle(Generic[R]):
         A cancelled workflow raises `WorkflowCancelledError`, an unknown one `WorkflowNotFoundError`.
         A parked workflow has not ended: this waits until it was resumed and has come to its end.
         """
-        done = await _result(self._database, self.workflow_id)
         what = f"The result of workflow {self.workflow_id!r}"
-        return cast("R", _codec.decode(done.value(), self._result_type, what=what))
+        return cast("R", await _result(self._database, self.workflow_id, self._result_type, what))
 
     async def get_status(self) -> WorkflowStatus:
         """How the workflow stands now. Raises `WorkflowNotFoundError` when there is none of this id."""
         return await get_status(self._database, self.workflow_id)
 
 
-async def _result(database: Database, workflow_id: str) -> Done:
+async def _result(database: Database, workflow_id: str, declared: Any, what: str) -> Any:
     here = caller(database)
     if isinstance(here, Position):
         step = Step(here, "get_result", workflow_id)
-        return await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
+        done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
+        return await step.accept(done, lambda text: _codec.decode(text, declared, what=what))
     async with aclosing(database.looks(end_key(workflow_id))) as looks:
         async for _ in looks:
             answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id, patient=here is not None)
@@ -224,7 +224,7 @@ async def _result(database: Database, workflow_id: str) -> Done:
             if status == "CANCELLED":
                 raise WorkflowCancelledError(workflow_id)
             if status in ("SUCCESS", "ERROR"):
-                return Done(output, error)
+                return _codec.decode(Done(output, error).value(), declared, what=what)
     raise AssertionError("A waiting loop ends only by returning.")
 
 

@@ -104,10 +104,11 @@ create table dbos_async.messages (
     sender_id text collate "C",
     headers json,
     sent_at timestamptz not null default clock_timestamp(),
-    received_at timestamptz
+    received_at timestamptz,
+    rejected json
 ) with (fillfactor = 80);
 comment on table dbos_async.messages is
-    'One message to one workflow, kept after it was received. topic is empty when it was sent without one. seq is its place in the queue. received_at is null until a step took it; that step names it in message_id.';
+    'One message to one workflow, kept after it was received. topic is empty when it was sent without one. seq is its place in the queue. received_at is null until a step took it; that step names it in message_id. rejected is the error of a receiver that could not read the payload.';
 create index messages_unreceived on dbos_async.messages (destination_id, topic_digest, seq) where received_at is null;
 create unique index messages_idempotency_key on dbos_async.messages (destination_id, idempotency_digest)
     where idempotency_digest is not null;

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async import _events, _messages, _steps, _streams, _workflows, handle
+from dbos_async import _events, _messages, _sleep, _steps, _streams, _workflows, handle
 from dbos_async._batch import Statement
 
 Row = tuple[Any, ...]
@@ -59,7 +59,7 @@ ACTS = {
     "RECORD": Act(
         _steps.RECORD, lambda step, tag: (*step, "step", "f", f'"{tag}"', None, 0.0), "select 0 where false"
     ),
-    "SLEEP": Act(_steps.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
+    "SLEEP": Act(_sleep.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
     "SEND": Act(
         _messages.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),

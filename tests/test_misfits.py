@@ -1,0 +1,233 @@
+"""Values that do not fit the type they are read as: promise D2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from dbos_async import (
+    DBOS,
+    DBOSClient,
+    Event,
+    InvalidMessageError,
+    InvalidStreamValueError,
+    InvalidValueError,
+    SetWorkflowID,
+    Stream,
+    Topic,
+    WorkflowHandle,
+)
+from tests.eventually import eventually
+
+
+class Payment(BaseModel):
+    status: str
+
+
+class Number(BaseModel):
+    number: int
+
+
+SEEN: list[Any] = []
+WANTED: dict[str, Any] = {}
+"""What the code of a workflow says at the moment, as a deploy would change it."""
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    SEEN.clear()
+    WANTED.clear()
+
+
+@DBOS.workflow(name="reads")
+async def reads(how: str) -> list[Any]:
+    """Reads two values as the wanted type, then waits to be told to end."""
+    wanted = WANTED.get("type", Payment)
+    seen: list[Any] = []
+    for n in range(2):
+        try:
+            if how == "recv":
+                seen.append(await DBOS.recv(Topic[Any]("t", wanted)))
+            elif how == "recv_envelope":
+                envelope = await DBOS.recv_envelope(Topic[Any]("t", wanted))
+                seen.append(envelope.payload if envelope else None)
+            elif how == "get_event":
+                seen.append(await DBOS.get_event(f"said-{n}", Event[Any]("e", wanted)))
+            elif how == "read_stream":
+                async for value in DBOS.read_stream("wrote", Stream[Any]("s", wanted), offset=n):
+                    seen.append(value)
+                    break
+            elif how == "get_result":
+                handle: WorkflowHandle[Any] = WorkflowHandle(_database(), f"returned-{n}", wanted)
+                seen.append(await handle.get_result())
+        except InvalidValueError as misfit:
+            seen.append(type(misfit).__name__)
+    SEEN.append([value.model_dump() if isinstance(value, BaseModel) else value for value in seen])
+    await DBOS.recv("end", None)
+    return SEEN[-1]
+
+
+def _database() -> Any:
+    from dbos_async import _workflows
+
+    return _workflows.executor().database
+
+
+@DBOS.workflow(name="says")
+async def says(value: Any) -> Any:
+    await DBOS.set_event("e", value)
+    await DBOS.write_stream("s", value)
+    return value
+
+
+@DBOS.workflow(name="writes both")
+async def writes() -> None:
+    await DBOS.write_stream("s", {"status": 17})
+    await DBOS.write_stream("s", {"status": "paid"})
+
+
+async def prepare() -> None:
+    for prefix in ("said", "returned"):
+        for n, value in enumerate(({"status": 17}, {"status": "paid"})):
+            with SetWorkflowID(f"{prefix}-{n}"):
+                await says(value)
+    with SetWorkflowID("wrote"):
+        await writes()
+
+
+ERRORS = {
+    "recv": "InvalidMessageError",
+    "recv_envelope": "InvalidMessageError",
+    "get_event": "InvalidValueError",
+    "read_stream": "InvalidStreamValueError",
+    "get_result": "InvalidValueError",
+}
+
+
+@pytest.mark.parametrize("how", ERRORS)
+async def test_d2_what_does_not_fit_raises_and_a_replay_does_not_judge_anew(how: str, database_url: str) -> None:
+    expected = [ERRORS[how], {"status": "paid"}]
+    async with DBOS(database_url):
+        await prepare()
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(reads, how)
+        await DBOS.send("w", {"status": 17}, "t")
+        await DBOS.send("w", {"status": "paid"}, "t")
+        await eventually(lambda: SEEN)
+        assert [expected] == SEEN
+    # The code that takes over could read both, and still hears what was recorded.
+    WANTED["type"] = Any
+    async with DBOS(database_url):
+        await eventually(lambda: len(SEEN) == 2)
+        assert SEEN[1] == expected
+        await DBOS.send("w", None, "end")
+        assert await (await DBOS.retrieve_workflow("w")).get_result() == expected
+
+
+@pytest.mark.parametrize("how", ERRORS)
+async def test_w4_a_replay_that_cannot_read_what_could_be_read_is_parked(how: str, database_url: str) -> None:
+    WANTED["type"] = Any
+    async with DBOS(database_url):
+        await prepare()
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(reads, how)
+        await DBOS.send("w", {"status": 17}, "t")
+        await DBOS.send("w", {"status": "paid"}, "t")
+        await eventually(lambda: SEEN)
+    WANTED["type"] = Number
+    async with DBOS(database_url):
+        handle = await DBOS.retrieve_workflow("w")
+        await eventually(lambda: _status(handle, "REPLAY_MISMATCH"))
+        error = (await handle.get_status()).error
+        assert "with a value that fit" in error["args"][2]
+        assert "a type that it does not fit" in error["args"][3]
+        WANTED["type"] = Any
+        await DBOS.resume_workflow("w")
+        await DBOS.send("w", None, "end")
+        assert await handle.get_result() == [{"status": 17}, {"status": "paid"}]
+
+
+async def _status(handle: WorkflowHandle[Any], status: str) -> bool:
+    return (await handle.get_status()).status == status
+
+
+async def test_d2_a_step_result_that_cannot_be_read_any_more_parks_the_workflow(database_url: str) -> None:
+    def registered() -> Any:
+        from dbos_async import _workflows
+
+        _workflows.registered.pop("typed step", None)
+
+        @DBOS.step(name="the step")
+        async def step() -> WANTED[type]:  # type: ignore[valid-type]  # it stands for a deploy that changes the type
+            SEEN.append("ran")
+            return {"n": 1}  # type: ignore[return-value]  # as above
+
+        @DBOS.workflow(name="typed step")
+        async def run() -> Any:
+            found = await step()
+            await DBOS.recv("end", None)
+            return found
+
+        return run
+
+    WANTED["type"] = dict[str, int]
+    async with DBOS(database_url):
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(registered())
+        await eventually(lambda: SEEN)
+        await eventually(lambda: _steps_of("w", 1))
+    WANTED["type"] = list[int]
+    registered()
+    async with DBOS(database_url):
+        handle = await DBOS.retrieve_workflow("w")
+        await eventually(lambda: _status(handle, "REPLAY_MISMATCH"))
+    WANTED["type"] = dict[str, int]
+    registered()
+    async with DBOS(database_url):
+        await DBOS.resume_workflow("w")
+        await DBOS.send("w", None, "end")
+        assert await handle_of("w") == {"n": 1}
+    assert SEEN == ["ran"]
+
+
+async def handle_of(workflow_id: str) -> Any:
+    return await (await DBOS.retrieve_workflow(workflow_id)).get_result()
+
+
+async def _steps_of(workflow_id: str, count: int) -> bool:
+    return len(await DBOS.list_workflow_steps(workflow_id)) >= count
+
+
+async def test_d2_the_error_of_a_message_names_it_and_says_what_is_wrong(dbos: DBOS) -> None:
+    @DBOS.workflow(name="explains")
+    async def explains() -> Any:
+        try:
+            await DBOS.recv(Topic("t", Payment))
+        except InvalidMessageError as error:
+            return [str(error), error.details[0]["loc"], error.message_id]
+
+    handle = await DBOS.start_workflow(explains)
+    await DBOS.send(handle.workflow_id, {"status": 17}, "t")
+    sentence, place, message_id = await handle.get_result()
+    assert sentence.startswith(f"The received message {message_id} of topic 't' cannot be used: status: ")
+    assert place == ["status"]
+
+
+async def test_d2_outside_the_error_of_a_stream_value_says_where_to_read_on(dbos: DBOS, database_url: str) -> None:
+    await prepare()
+    stream = Stream("s", Payment)
+    async with DBOSClient(database_url) as client:
+        for read in (DBOS.read_stream, client.read_stream):
+            seen: list[Any] = []
+            offset = 0
+            while True:
+                try:
+                    async for value in read("wrote", stream, offset=offset):
+                        seen.append(value)
+                    break
+                except InvalidStreamValueError as error:
+                    seen.append(error.offset)
+                    offset = error.offset + 1
+            assert seen == [0, Payment(status="paid")]
