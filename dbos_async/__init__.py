@@ -3,7 +3,7 @@
 from dbos_async._context import SetWorkflowID, SetWorkflowTimeout
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
-from dbos_async.envelope import Envelope, SendMessage
+from dbos_async.envelope import Envelope, Message, SendMessage
 from dbos_async.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -14,9 +14,11 @@ from dbos_async.errors import (
     InvalidValueError,
     LaunchError,
     LibraryTooOldError,
+    MessageNotFoundError,
     MigrationNeededError,
     NoDatabaseError,
     RecordedError,
+    RedeliveryError,
     RegistrationError,
     ReplayMismatchError,
     StepTimeoutError,
@@ -46,9 +48,12 @@ __all__ = [
     "InvalidValueError",
     "LaunchError",
     "LibraryTooOldError",
+    "Message",
+    "MessageNotFoundError",
     "MigrationNeededError",
     "NoDatabaseError",
     "RecordedError",
+    "RedeliveryError",
     "RegistrationError",
     "ReplayMismatchError",
     "SendMessage",

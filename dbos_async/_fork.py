@@ -62,9 +62,9 @@ FORK = Statement(
     ),
     messages_copied as (
         insert into dbos_async.messages
-            (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at)
+            (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at, rejected)
         select md5(fork_id || id)::uuid, nextval('dbos_async.message_seq'), fork_id, topic, payload, idempotency_key,
-               sender_id, headers, sent_at, case when stays_taken then received_at end
+               sender_id, headers, sent_at, case when stays_taken then received_at end, case when stays_taken then rejected end
         from (select * from letters order by seq) as l where exists (select 1 from made)
     ),
     steps_copied as (

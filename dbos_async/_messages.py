@@ -16,9 +16,10 @@ from uuid import UUID
 
 from dbos_async import _codec
 from dbos_async._batch import Statement
-from dbos_async._context import Position, assigned, caller, in_workflow
+from dbos_async._context import Position, StepBody, assigned, caller, in_workflow
 from dbos_async._database import Database
 from dbos_async._steps import Done, Step, act, author_columns
+from dbos_async._transaction import call_inside, check_answer, check_connection
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Envelope, SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError
@@ -194,22 +195,24 @@ TAKE = Statement(
 )
 
 
-async def send(database: Database, message: SendMessage) -> None:
+async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
     """Store one message."""
     letter = _letter(message, "send")
     topic = f" ({letter.topic})" if letter.topic else ""
-    await _send(database, "send", f"{letter.destination_id}{topic}", [letter])
+    await _send(database, "send", f"{letter.destination_id}{topic}", [letter], connection)
 
 
-async def send_bulk(database: Database, messages: Sequence[SendMessage]) -> None:
+async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
     letters = [_letter(message, f"Message {place} of send_bulk") for place, message in enumerate(messages)]
     if letters:
-        await _send(database, "send_bulk", f"{len(letters)} messages", letters)
+        await _send(database, "send_bulk", f"{len(letters)} messages", letters, connection)
 
 
-async def _send(database: Database, verb: str, step_key: str, letters: Sequence[_Letter]) -> None:
+async def _send(database: Database, verb: str, step_key: str, letters: Sequence[_Letter], connection: Any) -> None:
     here = caller(database)
+    if connection is not None:
+        check_connection(connection, here, verb)
     ticket = assigned.get()
     if here is None and ticket is not None:
         letters = [
@@ -221,7 +224,11 @@ async def _send(database: Database, verb: str, step_key: str, letters: Sequence[
     rows = [(*columns, *letter) for letter in letters]
     size = sum(len(letter.payload) for letter in letters)
     wakes = [letter.digest for letter in letters]
-    if author is None:
+    if connection is not None:
+        answer = await call_inside(connection, SEND, rows)
+        await check_answer(answer, here if isinstance(here, StepBody) else None)
+        Done(None, answer[0]["error"]).value()
+    elif author is None:
         answer = await database.call(SEND, rows, lane=letters[0].destination_id, size=size, wakes=wakes)
         Done(None, answer[0]["error"]).value()
     else:
@@ -282,7 +289,7 @@ def _letter(message: SendMessage, what: str) -> _Letter:
     if key is not None:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
-    return _Letter(_new_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
+    return _Letter(new_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
 
 
 def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:
@@ -295,7 +302,8 @@ def _topic(topic: str | Topic[Any] | None) -> tuple[str, Any]:
     return ("", Any) if topic is None else key_and_type(topic, "A topic")
 
 
-def _new_id() -> UUID:
+def new_id() -> UUID:
+    """The id of a message about to be made."""
     # Version 7 of RFC 9562: ids that grow with time keep the index of a large table in one place.
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")

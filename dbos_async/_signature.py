@@ -57,6 +57,10 @@ class Signature:
         """The annotated result, ``Any`` when there is none."""
         return self._declared().get("return", Any)
 
+    def takes(self, name: str) -> bool:
+        """Whether an argument may be given by this name."""
+        return name in self._named or bool(self._others)
+
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """The call as JSON. Arguments that do not bind raise Python's own ``TypeError``."""
         if kwargs or not self._least <= len(args) <= self._most:

@@ -16,11 +16,12 @@ from uuid import uuid4
 
 from dbos_async import _codec, _tracing
 from dbos_async._batch import Answer, Statement
-from dbos_async._context import Position, allowed_seconds, assigned, caller, check_live
+from dbos_async._context import Position, StepBody, allowed_seconds, assigned, caller, check_live
 from dbos_async._database import Database
 from dbos_async._executor import Executor
 from dbos_async._signature import Signature, encode_plain_call
 from dbos_async._steps import Done, Step, author_columns
+from dbos_async._transaction import call_inside, check_answer, check_connection, is_connection
 from dbos_async._wakeups import UNOWNED_KEY
 from dbos_async.errors import LaunchError, RegistrationError, WrongPlaceError
 from dbos_async.handle import WorkflowHandle
@@ -143,10 +144,18 @@ registered: dict[str, Workflow[Any, Any]] = {}
 
 
 async def start(
-    database: Database, name: str, text: str, result_type: Any, owner: str | None, here: Executor | None
+    database: Database,
+    name: str,
+    text: str,
+    result_type: Any,
+    owner: str | None,
+    here: Executor | None,
+    connection: Any = None,
 ) -> WorkflowHandle[Any]:
     """Make a workflow's row, unless there is one of its id."""
     author = caller(database)
+    if connection is not None:
+        check_connection(connection, author, "start_workflow")
     if not isinstance(author, Position) and author is not None:
         check_live(author, "start_workflow")
     ticket = assigned.get()
@@ -165,7 +174,11 @@ async def start(
             first = answer[0]["attempts"] + 1
             here.begin(started_id, name, text, first, trace_parent=trace_parent, seconds_left=timeout_seconds)
 
-    if isinstance(step, Step):
+    if connection is not None:
+        answer = await call_inside(connection, START, [row])
+        await check_answer(answer, author if isinstance(author, StepBody) else None)
+        done = Done(answer[0]["output"], answer[0]["error"])
+    elif isinstance(step, Step):
         done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered)
     else:
         patient = step is not None
@@ -182,9 +195,23 @@ async def start(
 async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> WorkflowHandle[Any]:
     """Start a workflow in the launched executor; a start in a workflow is a step of it."""
     here = executor()
+    connection, kwargs = split_connection(workflow, kwargs)
     text = workflow.signature.encode_call(args, kwargs)
+    if connection is not None:
+        # It may never be committed, so nobody owns it: whoever hears of the commit claims it.
+        result_type = workflow.signature.result_type
+        return await start(here.database, workflow.name, text, result_type, None, here, connection)
     with here.place() as owner:
         return await start(here.database, workflow.name, text, workflow.signature.result_type, owner, here)
+
+
+def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The connection that a start was given, and the arguments of the workflow, which may have one of that name, too."""
+    connection = kwargs.get("connection")
+    takes_one = isinstance(workflow, Workflow) and workflow.signature.takes("connection")
+    if connection is None or (takes_one and not is_connection(connection)):
+        return None, kwargs
+    return connection, {name: value for name, value in kwargs.items() if name != "connection"}
 
 
 def find(function: Any) -> Workflow[Any, Any]:
@@ -227,6 +254,11 @@ def executor() -> Executor:
             "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
         )
     return _launched
+
+
+def database() -> Database:
+    """The database of the launched executor."""
+    return executor().database
 
 
 def _place(function: Any) -> str:

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
-from dbos_async import _control, _delete, _events, _fork, _messages, _streams, _workflows, handle
+from dbos_async import _control, _delete, _events, _fork, _mailbox, _messages, _streams, _workflows, handle
 from dbos_async._database import Database
-from dbos_async.envelope import SendMessage
+from dbos_async.envelope import Message, SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
 from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Event, Stream, Topic
@@ -51,10 +52,11 @@ class DBOSClient:
     async def start_workflow(self, workflow: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
         """Start a workflow by its registered name, or its function; any live executor that knows it runs it.
 
-        Arguments given with a name travel as plain JSON. Ids as in `DBOS.start_workflow`.
+        Arguments given with a name travel as plain JSON. Ids and ``connection=`` as in `DBOS.start_workflow`.
         """
+        connection, kwargs = _workflows.split_connection(workflow, kwargs)
         name, text, result_type = _workflows.call_by_name(workflow, args, kwargs)
-        return await _workflows.start(self._database, name, text, result_type, None, None)
+        return await _workflows.start(self._database, name, text, result_type, None, None, connection)
 
     async def send(
         self,
@@ -64,13 +66,15 @@ class DBOSClient:
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        connection: Any = None,
     ) -> None:
         """Send a message to a workflow; see `DBOS.send`."""
-        await _messages.send(self._database, SendMessage(destination_id, message, topic, idempotency_key, headers))
+        letter = SendMessage(destination_id, message, topic, idempotency_key, headers)
+        await _messages.send(self._database, letter, connection)
 
-    async def send_bulk(self, messages: Sequence[SendMessage]) -> None:
+    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Any = None) -> None:
         """Send all these messages, or none; see `DBOS.send_bulk`."""
-        await _messages.send_bulk(self._database, messages)
+        await _messages.send_bulk(self._database, messages, connection)
 
     async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
         """The latest value of an event; see `DBOS.get_event`."""
@@ -132,6 +136,24 @@ class DBOSClient:
     async def delete_workflow(self, workflow_id: str) -> None:
         """Remove a workflow that has ended; see `DBOS.delete_workflow`."""
         await _delete.delete(self._database, workflow_id)
+
+    async def list_messages(
+        self,
+        workflow_id: str,
+        *,
+        topic: str | Topic[Any] | None = None,
+        status: str | None = None,
+        limit: int = 100,
+        after: UUID | str | None = None,
+    ) -> list[Message]:
+        """The messages that were sent to a workflow; see `DBOS.list_messages`."""
+        return await _mailbox.list_messages(
+            self._database, workflow_id, topic=topic, status=status, limit=limit, after=after
+        )
+
+    async def redeliver(self, message_id: UUID | str) -> None:
+        """Append a copy of a rejected message to its queue; see `DBOS.redeliver`."""
+        await _mailbox.redeliver(self._database, message_id)
 
     @property
     def _database(self) -> Database:

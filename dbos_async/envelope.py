@@ -33,6 +33,17 @@ class Envelope(BaseModel, Generic[T]):
     headers: dict[str, str]
 
 
+class Message(Envelope[Any]):
+    """A message as `DBOS.list_messages` shows it; its payload is plain JSON.
+
+    ``received_at`` is when a step took it, ``None`` while it waits. ``rejected`` is why its receiver could not read it.
+    """
+
+    idempotency_key: str | None
+    received_at: datetime | None
+    rejected: str | None
+
+
 @dataclass(frozen=True)
 class SendMessage:
     """One message of a `DBOS.send_bulk`: the arguments that `DBOS.send` would take."""

@@ -14,6 +14,8 @@ DBOSError
 ├── WrongPlaceError                a verb called where it does not work
 ├── RegistrationError              a workflow that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
+├── MessageNotFoundError           no message has this id
+├── RedeliveryError                a message that cannot be delivered once more
 ├── WorkflowConflictError          the id belongs to a workflow of another function
 ├── WorkflowCancelledError         the result of a workflow that was cancelled
 ├── WorkflowNotEndedError          a workflow that goes on cannot be deleted
@@ -157,6 +159,28 @@ class WorkflowNotFoundError(DBOSError, LookupError):
 
     def __str__(self) -> str:
         return f"There is no workflow with the id {self.workflow_id!r}: start it first, or check the id."
+
+
+class MessageNotFoundError(DBOSError, LookupError):
+    """No message has this id."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id)
+        self.message_id = message_id
+
+    def __str__(self) -> str:
+        return f"There is no message with the id {self.message_id!r}: list_messages(workflow_id) shows those of a workflow."
+
+
+class RedeliveryError(DBOSError):
+    """A message that cannot be delivered once more: it was not rejected, or its workflow has ended."""
+
+    def __init__(self, message_id: str, problem: str, advice: str) -> None:
+        super().__init__(message_id, problem, advice)
+        self.message_id, self.problem, self.advice = message_id, problem, advice
+
+    def __str__(self) -> str:
+        return f"The message {self.message_id!r} {self.problem}: {self.advice}."
 
 
 class WorkflowConflictError(DBOSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
@@ -11,13 +12,17 @@ from dbos_async import (
     DBOS,
     DBOSClient,
     Event,
+    InvalidArgumentError,
     InvalidMessageError,
     InvalidStreamValueError,
     InvalidValueError,
+    MessageNotFoundError,
+    RedeliveryError,
     SetWorkflowID,
     Stream,
     Topic,
     WorkflowHandle,
+    WorkflowNotFoundError,
 )
 from tests.eventually import eventually
 
@@ -234,3 +239,62 @@ async def test_d2_outside_the_error_of_a_stream_value_says_where_to_read_on(dbos
                     seen.append(error.offset)
                     offset = error.offset + 1
             assert seen == [0, Payment(status="paid")]
+
+
+async def rejected(workflow_id: str) -> Any:
+    return await DBOS.list_messages(workflow_id, status="rejected")
+
+
+async def test_d2_a_rejected_message_is_listed_and_delivered_again_to_the_repaired_code(
+    dbos: DBOS, database_url: str
+) -> None:
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(reads, "recv")
+    await DBOS.send("w", {"status": 17}, "t", idempotency_key="k", headers={"h": "1"})
+    await eventually(lambda: rejected("w"))
+    (message,) = await DBOS.list_messages("w")
+    assert (message.payload, message.headers, message.topic) == ({"status": 17}, {"h": "1"}, "t")
+    assert message.rejected is not None
+    assert "status: Input should be a valid string" in message.rejected
+    assert message.received_at is not None
+    WANTED["type"] = Any
+    async with DBOSClient(database_url) as client:
+        await client.redeliver(str(message.id))
+        # The queue went on: the copy is the next one, and this run still reads it as it did.
+        await eventually(lambda: SEEN)
+        assert SEEN == [["InvalidMessageError"] * 2]
+        both = await client.list_messages("w", topic="t")
+        assert [(m.payload, m.rejected is not None) for m in both] == [({"status": 17}, True)] * 2
+        assert both[1].sent_at == message.sent_at
+        assert await client.list_messages("w", status="waiting") == []
+        assert await client.list_messages("w", after=both[0].id) == both[1:]
+        await client.send("w", None, "end")
+        await handle.get_result()
+        with pytest.raises(RedeliveryError, match=r"DBOS.fork_workflow\('w', 1\) makes a copy of the workflow"):
+            await client.redeliver(message.id)
+        fork = await client.fork_workflow("w", 1)
+        await client.send(fork.workflow_id, None, "end")
+        assert await fork.get_result() == [{"status": 17}, {"status": 17}]
+        assert await client.list_messages(fork.workflow_id, status="rejected") == []
+
+
+async def test_d5_only_a_rejected_message_is_delivered_again(dbos: DBOS) -> None:
+    with SetWorkflowID("w"):
+        await DBOS.start_workflow(reads, "recv")
+    await DBOS.send("w", {"status": "paid"}, "t")
+    await DBOS.send("w", 1, "another topic")
+    await eventually(lambda: DBOS.list_messages("w", status="received"))
+    received, waiting = await DBOS.list_messages("w")
+    with pytest.raises(RedeliveryError, match="was received by step 1 of workflow 'w' and not rejected"):
+        await DBOS.redeliver(received.id)
+    with pytest.raises(RedeliveryError, match="still waits for workflow 'w'"):
+        await DBOS.redeliver(waiting.id)
+    with pytest.raises(MessageNotFoundError):
+        await DBOS.redeliver(UUID(int=0))
+    for bad in ("x", 7, None):
+        with pytest.raises(InvalidArgumentError, match="is a UUID"):
+            await DBOS.redeliver(bad)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(WorkflowNotFoundError):
+        await DBOS.list_messages("nobody")
+    with pytest.raises(InvalidArgumentError, match="status must be one of"):
+        await DBOS.list_messages("w", status="lost")

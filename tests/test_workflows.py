@@ -150,7 +150,7 @@ async def test_d1_what_a_step_returns_first_is_what_a_replay_would_return() -> N
 
 async def test_binding_errors_raise_before_anything_is_stored() -> None:
     with pytest.raises(TypeError, match="missing a required argument"):
-        await DBOS.start_workflow(echo)  # type: ignore[call-arg]  # the mistake under test
+        await DBOS.start_workflow(echo)  # type: ignore[call-overload]  # the mistake under test
     assert await DBOS.list_workflows() == []
 
 
