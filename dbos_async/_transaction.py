@@ -47,6 +47,11 @@ def check_connection(connection: Any, author: Position | StepBody | None, verb: 
             f"connection must be an asyncpg connection and is a {type(connection).__name__} (of a SQLAlchemy session: "
             "(await (await session.connection()).get_raw_connection()).driver_connection)."
         )
+    if not connection.is_in_transaction():
+        raise InvalidArgumentError(
+            "No transaction is open on the connection: write 'async with connection.transaction():' around the call (a SQLAlchemy "
+            "session opens one with its first statement), or leave connection= out."
+        )
     if isinstance(author, Position):
         raise WrongPlaceError(
             f"{verb} with connection= works outside of workflows and in steps, since a step of a workflow that is rolled back "

@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy
+import sqlalchemy.ext.asyncio as engines
 
 from dbos_async import (
     DBOS,
@@ -117,7 +119,8 @@ async def test_m8_a_step_sends_in_its_own_transaction_and_a_workflow_does_not(
     async def ships_and_asks() -> str:
         await ships()
         try:
-            await DBOS.send("w", 1, connection=orders)
+            async with orders.transaction():
+                await DBOS.send("w", 1, connection=orders)
         except WrongPlaceError as error:
             return str(error)
         return ""
@@ -131,21 +134,17 @@ async def test_m8_a_step_sends_in_its_own_transaction_and_a_workflow_does_not(
     assert [m.sender_id for m in messages] == [asked.workflow_id]
 
 
-async def test_a_pool_connection_and_a_lone_connection_work(dbos: DBOS, database_url: str) -> None:
+async def test_a_connection_of_a_pool_works(dbos: DBOS, database_url: str) -> None:
     with SetWorkflowID("w"):
-        handle = await DBOS.start_workflow(receives, 2)
+        handle = await DBOS.start_workflow(receives, 1)
     pool = await asyncpg.create_pool(database_url, min_size=1, max_size=1)
-    async with pool.acquire() as connection:
-        async with connection.transaction():
-            await DBOS.send("w", 1, connection=connection)
-        await DBOS.send("w", 2, connection=connection)  # without a transaction it commits at once
+    async with pool.acquire() as connection, connection.transaction():
+        await DBOS.send("w", 1, connection=connection)
     await pool.close()
-    assert await handle.get_result() == [1, 2]
+    assert await handle.get_result() == [1]
 
 
-async def test_the_driver_connection_of_a_sqlalchemy_session_works(dbos: DBOS, database_url: str) -> None:
-    from sqlalchemy.ext import asyncio as engines
-
+async def test_the_driver_connection_of_a_sqlalchemy_session_works(dbos: DBOS, database_url: str, orders: Any) -> None:
     async def connect() -> Any:
         return await asyncpg.connect(database_url)
 
@@ -154,17 +153,22 @@ async def test_the_driver_connection_of_a_sqlalchemy_session_works(dbos: DBOS, d
         handle = await DBOS.start_workflow(receives, 2)
     for commits in (False, True):
         async with engines.AsyncSession(engine) as session:
-            driver = (await (await session.connection()).get_raw_connection()).driver_connection
+            driver: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+            with pytest.raises(InvalidArgumentError, match="opens one with its first statement"):
+                await DBOS.send("w", commits, connection=driver)
+            await session.execute(sqlalchemy.text("insert into orders values ('17')"))
             await DBOS.send("w", commits, connection=driver)
             await (session.commit() if commits else session.rollback())
     await DBOS.send("w", "end")
     assert await handle.get_result() == [True, "end"]
     await engine.dispose()
+    assert await orders.fetchval("select count(*) from orders") == 1
 
 
 async def test_a_workflow_may_have_an_argument_of_that_name(dbos: DBOS, orders: Any) -> None:
     assert await (await DBOS.start_workflow(takes_connection, connection="mine")).get_result() == "mine"
-    handle = await DBOS.start_workflow(takes_connection, "mine", connection=orders)
+    async with orders.transaction():
+        handle = await DBOS.start_workflow(takes_connection, "mine", connection=orders)
     assert await handle.get_result() == "mine"
 
 
@@ -174,6 +178,8 @@ async def test_d5_what_is_no_connection_is_refused(dbos: DBOS, server_url: str, 
     with pytest.raises(InvalidArgumentError, match="must be an asyncpg connection"):
         await DBOS.start_workflow(receives, 1, connection=17)  # type: ignore[call-arg]  # the mistake under test
     elsewhere = await asyncpg.connect(empty_database_url)
+    with pytest.raises(InvalidArgumentError, match="No transaction is open on the connection"):
+        await DBOS.send("w", 1, connection=elsewhere)
     async with elsewhere.transaction():
         with pytest.raises(InvalidArgumentError, match="has no tables of dbos_async"):
             await DBOS.send("w", 1, connection=elsewhere)
