@@ -8,6 +8,7 @@ A call that fails by itself harms no other: deadlocks repeat the batch, bad data
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections import deque
@@ -17,7 +18,9 @@ from typing import Any
 
 import asyncpg
 
-from dbos_async._postgres import REPEATABLE, Postgres, is_lost
+from dbos_async._hosts import why
+from dbos_async._postgres import REPEATABLE, Postgres, is_lost, is_refused
+from dbos_async._probe import AFTER_SECONDS
 from dbos_async._wakeups import Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
@@ -26,6 +29,12 @@ log = logging.getLogger("dbos_async")
 MOST_CALLS = 500
 MOST_BYTES = 1 << 20
 MOST_REPEATS = 20
+MOST_STOPPED = 2
+SWEEP_EVERY_SECONDS = 0.25
+WARN_EVERY_SECONDS = 60.0
+
+TOO_MUCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
+"""A batch may be too much at a time where its calls are not: for a statement_timeout, or for the memory."""
 
 Answer = list[asyncpg.Record]
 
@@ -73,6 +82,16 @@ class _Lane:
     worker: asyncio.Task[None] | None = None
     landings: list[asyncio.Future[None]] = field(default_factory=list)
     """Whom to tell when the batch in flight has landed."""
+    batch: Sequence[_Call] = ()
+    """The calls in flight."""
+    is_at_server: bool = False
+    """Their statement was sent, and may be committed at any moment."""
+    is_silent: bool = False
+    """It has not been answered for long, and the database cannot be asked about it."""
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.worker is not None and (self.is_silent or not self.is_at_server)
 
 
 class Batches:
@@ -84,6 +103,7 @@ class Batches:
         self._patience_seconds = patience_seconds
         self._lanes: dict[tuple[Statement, int], _Lane] = {}
         self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
         self.losses = 0
         """How often a connection was lost while a batch was under way, so that it may have been committed."""
         self._loop = asyncio.get_running_loop()
@@ -134,6 +154,8 @@ class Batches:
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Take no more calls, and end those that have not been answered in that time."""
         self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         workers = [lane.worker for lane in self._lanes.values() if lane.worker is not None]
         if workers:
             _, workers_left = await asyncio.wait(workers, timeout=within_seconds)
@@ -145,10 +167,11 @@ class Batches:
     async def _work(self, lane: _Lane) -> None:
         try:
             while lane.waiting:
-                batch = _next_batch(lane.waiting)
+                lane.batch = batch = _next_batch(lane.waiting)
                 try:
-                    await self._run(lane.statement, batch)
+                    await self._run(lane, batch)
                 finally:
+                    lane.batch = ()
                     for landing in lane.landings:
                         if not landing.done():
                             landing.set_result(None)
@@ -162,48 +185,76 @@ class Batches:
                 for call in lane.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
 
-    async def _run(self, statement: Statement, batch: list[_Call]) -> None:
+    async def _run(self, lane: _Lane, batch: list[_Call]) -> None:
         """Bring one batch to its end: every call is answered, fails by its own fault, or has waited long enough."""
-        repeats = 0
-        lost_since: float | None = None
+        repeats = losses = 0
+        warn_at = 0.0
+        # A statement that was cut off for its silence gets more time, in case it is only slow.
         while batch:
-            on_its_way = False
+            probe_after_seconds = AFTER_SECONDS * 2 ** min(losses, 5)
             try:
-                async with self._postgres.connection() as connection:
-                    on_its_way = True
-                    records = await connection.fetch(statement.sql, *_columns(batch))
+                async with self._postgres.connection(
+                    probe_after_seconds=probe_after_seconds, heard=functools.partial(self._heard, lane)
+                ) as connection:
+                    lane.is_at_server = True
+                    records = await connection.fetch(lane.statement.sql, *_columns(batch))
             except REPEATABLE as error:
                 repeats += 1
                 if repeats > MOST_REPEATS:
-                    return await self._split(statement, batch, error)
+                    return await self._split(lane, batch, error)
                 await asyncio.sleep(random.uniform(0, 0.002 * repeats))
             except Exception as error:
-                if not is_lost(error):
-                    return await self._split(statement, batch, error)
-                now = self._loop.time()
-                if lost_since is None:
-                    lost_since = now
-                    log.warning("The database is away (%s): calls wait and are repeated.", type(error).__name__)
-                self.losses += on_its_way
-                for call in batch:
-                    call.was_sent |= on_its_way
-                    if call.give_up_at <= now:
-                        call.fail(DatabaseUnavailableError(self._patience_seconds, call.was_sent, str(error)))
+                repeats += 1
+                too_much = isinstance(error, TOO_MUCH) and repeats > MOST_STOPPED and len(batch) > 1
+                if too_much or not is_lost(error):
+                    return await self._split(lane, batch, error)
+                if warn_at <= self._loop.time():
+                    warn_at = self._loop.time() + WARN_EVERY_SECONDS
+                    kind = type(error).__name__
+                    log.warning("The database is away (%s: %s): calls wait and are repeated.", kind, why(error))
+                if lane.is_at_server and not is_refused(error):
+                    losses += 1
+                    self.losses += 1
+                    for call in batch:
+                        call.was_sent = True
+                lane.is_at_server = False
+                self._give_up(why(error))
                 # A call whose answer matters to more than its caller is brought to its end even if the caller left.
                 batch = [
                     c for c in batch if not c.future.done() or (c.future.cancelled() and c.answered and c.was_sent)
                 ]
-                repeats += 1
                 await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))
             else:
                 return self._answer(batch, records)
+            finally:
+                lane.is_at_server = lane.is_silent = False
 
-    async def _split(self, statement: Statement, batch: list[_Call], error: Exception) -> None:
+    def _heard(self, lane: _Lane, silence: BaseException | None) -> None:
+        lane.is_silent = silence is not None
+        if silence is not None:
+            self._give_up(why(silence))
+
+    def _give_up(self, reason: str) -> None:
+        """Fail the calls that have waited long enough, now and for as long as any lane is stuck."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        now = self._loop.time()
+        stuck = [lane for lane in self._lanes.values() if lane.is_stuck]
+        for lane in stuck:
+            for calls, is_at_server in ((lane.batch, lane.is_at_server), (lane.waiting, False)):
+                for call in calls:
+                    if call.give_up_at <= now:
+                        may_have_committed = call.was_sent or is_at_server
+                        call.fail(DatabaseUnavailableError(self._patience_seconds, may_have_committed, reason))
+            lane.waiting = deque(call for call in lane.waiting if not call.future.done())
+        self._sweeper = self._loop.call_later(SWEEP_EVERY_SECONDS, self._give_up, reason) if stuck else None
+
+    async def _split(self, lane: _Lane, batch: list[_Call], error: Exception) -> None:
         if len(batch) == 1:
             return batch[0].fail(error)
         middle = len(batch) // 2
-        await self._run(statement, batch[:middle])
-        await self._run(statement, batch[middle:])
+        await self._run(lane, batch[:middle])
+        await self._run(lane, batch[middle:])
 
     def _answer(self, batch: list[_Call], records: list[asyncpg.Record]) -> None:
         answers: list[Answer] = [[] for _ in batch]

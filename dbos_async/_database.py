@@ -9,8 +9,10 @@ import asyncpg
 
 from dbos_async import _migrations
 from dbos_async._batch import Batches
+from dbos_async._hosts import why, why_unusable
 from dbos_async._listener import Hello, Listener
-from dbos_async._postgres import Postgres, is_lost, why_unusable
+from dbos_async._postgres import Postgres, is_lost
+from dbos_async._probe import AFTER_SECONDS, close
 from dbos_async._wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
@@ -35,11 +37,17 @@ class Database:
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
-            await asyncio.wait((connected, self._listening), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                (connected, self._listening),
+                timeout=self._connect_timeout_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             connected.cancel()
         if self._listening.done():
             self._listening.result()
+        if not done:
+            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.why_away)
 
     async def close(self) -> None:
         """End what is under way and close every connection."""
@@ -56,15 +64,16 @@ class Database:
             try:
                 connection = await self.postgres.connect()
                 try:
-                    await schema(connection)
+                    with self.postgres.watching(connection, AFTER_SECONDS, None):
+                        await schema(connection)
                     return
                 finally:
-                    await connection.close()
+                    await close(connection)
             except DBOSError:
                 raise
             except Exception as error:
                 if not is_lost(error):
                     raise ConfigurationError(why_unusable(self._url, error)) from None
                 if asyncio.get_running_loop().time() >= give_up_at:
-                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, str(error)) from error
+                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, why(error)) from error
                 await asyncio.sleep(0.2)

@@ -14,14 +14,16 @@ from collections.abc import Awaitable, Callable
 import anyio
 import asyncpg
 
+from dbos_async._hosts import why
 from dbos_async._postgres import Postgres, is_lost
+from dbos_async._probe import terminated_after
 from dbos_async._wakeups import Wakeups
 
 log = logging.getLogger("dbos_async")
 
 CHANNEL = "dbos_async"
 DIGEST_LETTERS = 16
-ASK_EVERY_SECONDS = 15.0
+ASK_EVERY_SECONDS = 5.0
 ANSWER_WITHIN_SECONDS = 5.0
 
 Hello = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
@@ -34,8 +36,10 @@ class Listener:
         self._postgres = postgres
         self._wakeups = wakeups
         self._hello = hello
+        self._loop = asyncio.get_running_loop()
         self.connected = anyio.Event()
         """Set once the first connection listens."""
+        self.why_away = "no connection could be made"
 
     async def run(self) -> None:
         """Listen for ever; a lost connection is replaced at once, then with growing pauses."""
@@ -48,8 +52,10 @@ class Listener:
                 if not is_lost(error) and not isinstance(error, asyncpg.PostgresError):
                     raise
                 failures += 1
+                self.why_away = why(error)
                 if failures == 1:
-                    log.warning("The listener lost the database (%s) and connects again.", type(error).__name__)
+                    kind = type(error).__name__
+                    log.warning("The listener lost the database (%s: %s) and connects again.", kind, why(error))
             await asyncio.sleep(min(0.02 * 2 ** min(failures, 6), 1.0) * random.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:
@@ -57,18 +63,30 @@ class Listener:
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
-            await connection.add_listener(CHANNEL, self._heard)
-            if self._hello is not None:
-                await self._hello(connection)
+            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                await connection.add_listener(CHANNEL, self._heard)
+                if self._hello is not None:
+                    await self._hello(connection)
             self._wakeups.wake_all()
             self.connected.set()
             while not lost.is_set():
                 with anyio.move_on_after(ASK_EVERY_SECONDS):
                     await lost.wait()
                 if not lost.is_set():
-                    await connection.execute("select 1", timeout=ANSWER_WITHIN_SECONDS)
+                    await self._ask(connection)
         finally:
             connection.terminate()
+
+    async def _ask(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        asked_at = self._loop.time()
+        try:
+            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                await connection.execute("select 1")
+        except BaseException:
+            if self._loop.time() - asked_at >= ANSWER_WITHIN_SECONDS:
+                # It went dead without a word, and what went the same way and is idle has not said so either.
+                self._postgres.distrust()
+            raise
 
     def _heard(self, _connection: object, backend: int, _channel: str, payload: object) -> None:
         if backend in self._postgres.backends or not isinstance(payload, str):

@@ -1,29 +1,42 @@
 """The connections of one process to Postgres: a few for statements, which keep their prepared plans, and extra ones on demand.
 
-Which errors mean that a connection is gone, and which that the same statement may simply be said again, is decided here.
+Which errors mean that a connection is gone, that the database cannot do it now, and that the same statement may simply be
+said again, is decided here. A URL may name several hosts: the one that takes writes is found at every connect.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from dbos_async._hosts import Host, asks_for_session, hosts_of, why
+from dbos_async._probe import AFTER_SECONDS, Heard, Probe, close
+
+REFUSED = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.PostgresIOError,
+)
+"""The database cannot do it now (it is read-only, full, or told to stop), and has said so: nothing was committed."""
 
 LOST = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.IdleSessionTimeoutError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
+    *REFUSED,
 )
-"""The database cannot be reached, or the connection broke: whether the statement was committed is not known."""
+"""The database cannot be reached, or the connection broke: whether the statement was committed is not known, unless refused."""
 
 REPEATABLE = (
     asyncpg.DeadlockDetectedError,
@@ -42,15 +55,31 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # The server notices a client that vanished, and its questions keep the connection known to firewalls.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
 }
+
+TRANSACTION_TIMEOUT = "25P04"
+"""An error that only newer releases of asyncpg have a class for."""
+
+HOST_SECONDS = 5.0
+RETURN_SECONDS = 1.0
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether this error says that the connection is gone rather than that the statement is wrong."""
+    """Whether this error says that the database is away or cannot do it now, rather than that the statement is wrong."""
     if isinstance(error, asyncpg.InterfaceError):
         # asyncpg says "connection is closed" and "this value cannot be encoded" with the same family of errors.
         return not isinstance(error, ValueError)
-    return isinstance(error, LOST)
+    return isinstance(error, LOST) or getattr(error, "sqlstate", None) == TRANSACTION_TIMEOUT
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the database itself has said that it did not do it."""
+    return isinstance(error, REFUSED)
 
 
 class Postgres:
@@ -59,18 +88,84 @@ class Postgres:
     def __init__(self, url: str, *, max_connections: int = 8, connect_timeout_seconds: float = 30.0) -> None:
         self._url = url
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._hosts: list[Host | None] = [*hosts_of(url)] or [None]
+        self._host_seconds = min(HOST_SECONDS, connect_timeout_seconds)
+        says_itself = asks_for_session(url) or "PGTARGETSESSIONATTRS" in os.environ
+        self._session = None if says_itself else SessionAttribute.read_write
+        self._was_usable = False
         self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._in_use = 0
+        self._wanting: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
         self._room = asyncio.Semaphore(max_connections)
         self._closed = False
+        self._probe = Probe(self.connect, self.distrust)
+        self.watching = self._probe.watching
         self.backends: set[int] = set()
         """The server processes behind the open connections: their notifications are our own."""
 
-    async def connect(self, **settings: str) -> asyncpg.Connection[asyncpg.Record]:
-        """A new connection that belongs to the caller, who closes it."""
+    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A new connection that belongs to the caller, who closes it. It is to the host that takes writes, wherever that is."""
+        errors: list[Exception] = []
+        for host in list(self._hosts):
+            try:
+                connection = await self._connect_to(host)
+            except Exception as error:
+                errors.append(error)
+                continue
+            self._was_usable = True
+            self._host_seconds = min(HOST_SECONDS, self._connect_timeout_seconds)
+            # The last good one is asked first.
+            self._hosts.sort(key=lambda other: other != host)
+            return connection
+        if all(isinstance(error, TimeoutError) for error in errors):
+            # Perhaps they are only slow: then each gets more time at the next attempt.
+            self._host_seconds = min(2 * self._host_seconds, self._connect_timeout_seconds)
+        raise self._why_not(errors)
+
+    @asynccontextmanager
+    async def connection(
+        self, *, probe_after_seconds: float = AFTER_SECONDS, heard: Heard | None = None
+    ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A connection for one statement. One that was interrupted or broke is not used again.
+
+        A statement that takes long is looked after, see `Probe.watching`.
+        """
+        async with self._room:
+            connection = await self._find()
+            self._in_use += 1
+            try:
+                with self.watching(connection, probe_after_seconds, heard):
+                    yield connection
+            except BaseException as error:
+                self._in_use -= 1
+                if _leaves_it_usable(error):
+                    self._give_back(connection)
+                else:
+                    connection.terminate()
+                raise
+            self._in_use -= 1
+            self._give_back(connection)
+
+    def distrust(self) -> None:
+        """Use no idle connection again: one of the same age turned out to be dead, and had not said so."""
+        while self._idle:
+            self._idle.pop().terminate()
+
+    async def close(self) -> None:
+        """Close every idle connection; the others are closed when they come back."""
+        self._closed = True
+        await self._probe.close()
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(close, idle))
+
+    async def _connect_to(self, host: Host | None) -> asyncpg.Connection[asyncpg.Record]:
         connection = await asyncpg.connect(
             self._url,
-            timeout=self._connect_timeout_seconds,
-            server_settings=SETTINGS | settings,
+            host=host and host.name,
+            port=host and host.port,
+            timeout=self._host_seconds,
+            target_session_attrs=self._session,
+            server_settings=SETTINGS,
             max_cached_statement_lifetime=0,
         )
         backend = connection.get_server_pid()
@@ -79,33 +174,39 @@ class Postgres:
         connection.add_termination_listener(lambda _: self.backends.discard(backend))
         return connection
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """A connection for one statement. One that was interrupted or broke is not used again."""
-        async with self._room:
-            connection = self._take_idle() or await self.connect()
-            try:
-                yield connection
-            except asyncpg.PostgresError:
-                self._give_back(connection)
-                raise
-            except BaseException as error:
-                if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
-                    self._give_back(connection)
-                else:
-                    connection.terminate()
-                raise
-            self._give_back(connection)
+    def _why_not(self, errors: list[Exception]) -> Exception:
+        for error in errors:
+            if isinstance(error, asyncpg.TooManyConnectionsError):
+                return error
+        for error in errors:
+            # A wrong password or database is for a person to repair; but what was right once may be right again.
+            if not is_lost(error) and not self._was_usable:
+                return error
+        if len(errors) == 1 and is_lost(errors[0]):
+            return errors[0]
+        return ConnectionError("; ".join(map(why, errors)))
 
-    async def close(self) -> None:
-        """Close every idle connection; the others are closed when they come back."""
-        self._closed = True
-        while self._idle:
-            connection = self._idle.pop()
+    async def _find(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = self._take_idle()
+        if connection is not None:
+            return connection
+        try:
+            return await self.connect()
+        except asyncpg.TooManyConnectionsError:
+            if not self._in_use:
+                raise
+            # Go on with those that there are: the next one that is free is for whoever waits longest.
+            place: asyncio.Future[asyncpg.Connection[asyncpg.Record]] = asyncio.get_running_loop().create_future()
+            self._wanting.append(place)
             try:
-                await connection.close(timeout=5)
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+                await asyncio.wait([place], timeout=RETURN_SECONDS)
+            except asyncio.CancelledError:
+                if not place.cancel():
+                    self._give_back(place.result())
+                raise
+            if place.cancel():
+                raise
+            return place.result()
 
     def _take_idle(self) -> asyncpg.Connection[asyncpg.Record] | None:
         while self._idle:
@@ -118,38 +219,17 @@ class Postgres:
         if self._closed:
             connection.terminate()
         elif not connection.is_closed():
+            while self._wanting:
+                place = self._wanting.popleft()
+                if not place.done():
+                    place.set_result(connection)
+                    return
             self._idle.append(connection)
 
 
-def why_unusable(url: str, error: Exception) -> str:
-    """One sentence on why a database cannot be used, with its URL as far as that can be shown."""
-    if not _is_plain(url):
-        return (
-            f"The database of this URL cannot be used ({type(error).__name__}): write it as "
-            "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
-        )
-    (reason, *_) = str(error).splitlines() or [type(error).__name__]
-    return f"{without_password(url)} cannot be used: {reason.removesuffix('.')}."
-
-
-def without_password(url: str) -> str:
-    """A plain URL as it may be logged and shown."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, "", ""))
-
-
-def _is_plain(url: str) -> bool:
-    # Whether a password can only stand between ":" and "@". A stray "/" or "@" in it makes a part of it look like
-    # the host, the port or the database, which are shown, and which errors quote.
-    try:
-        parts = urlsplit(url)
-        has_port = parts.port is not None
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("postgresql", "postgres")
-        and url.count("@") == parts.netloc.count("@") <= 1
-        and ("@" in url or ":" not in parts.netloc or has_port)
-        and "password" not in parts.query
-    )
+def _leaves_it_usable(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.InterfaceError):
+        return isinstance(error, ValueError)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return False  # The primary is somewhere else now.
+    return isinstance(error, asyncpg.PostgresError) and (is_refused(error) or not is_lost(error))

@@ -11,7 +11,7 @@ import asyncpg
 import typer
 
 from dbos_async import _migrations
-from dbos_async._postgres import why_unusable
+from dbos_async._hosts import why_unusable
 from dbos_async.errors import DBOSError
 
 app = typer.Typer(

@@ -1,0 +1,141 @@
+"""Looking after statements that take long: a peer that vanished without a word never answers.
+
+A firewall that forgot a connection, a proxy that froze and a host that lost its power have in common that nothing comes
+any more, not even an error. So after some seconds the server is asked over a new connection whether it still works on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import asyncpg
+
+log = logging.getLogger("dbos_async")
+
+AFTER_SECONDS = 5.0
+EVERY_SECONDS = 2.0
+ANSWER_WITHIN_SECONDS = 5.0
+CLOSE_WITHIN_SECONDS = 1.0
+LATE_SECONDS = 0.1
+
+AT_WORK = """
+    select pid from pg_stat_activity
+    where pid = any ($1) and (state is distinct from 'idle' or state_change > clock_timestamp() - interval '1 second')
+"""
+
+Heard = Callable[[BaseException | None], None]
+"""Told after every probe: ``None`` when the server is at work, else why it could not be asked."""
+
+
+class Probe:
+    """Asks about all statements that take long, as long as there are any; costs the others a timer."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
+        vanished: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._vanished = vanished
+        self._suspects: dict[asyncpg.Connection[asyncpg.Record], Heard | None] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    @contextmanager
+    def watching(
+        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None
+    ) -> Iterator[None]:
+        """Look after what is done on this connection here; it is terminated when nobody works on that.
+
+        Without ``heard`` it is also terminated when the server cannot be asked.
+        """
+        timer = self._loop.call_later(after_seconds, self._suspect, connection, heard)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._suspects.pop(connection, None)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _suspect(self, connection: asyncpg.Connection[asyncpg.Record], heard: Heard | None) -> None:
+        self._suspects[connection] = heard
+        if self._task is None and not self._closed:
+            self._task = self._loop.create_task(self._ask_on(), name="dbos_async probe")
+
+    async def _ask_on(self) -> None:
+        try:
+            while self._suspects:
+                await self._ask()
+                await asyncio.sleep(EVERY_SECONDS)
+        finally:
+            self._task = None
+
+    async def _ask(self) -> None:
+        asked = dict(self._suspects)
+        try:
+            connection = await self._connect()
+            try:
+                with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                    rows = await connection.fetch(AT_WORK, [suspect.get_server_pid() for suspect in asked])
+            finally:
+                await close(connection)
+        except asyncpg.TooManyConnectionsError:
+            return  # It lives; it is asked again later.
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            for suspect in asked.keys() & self._suspects.keys():
+                heard = asked[suspect]
+                if heard is not None:
+                    heard(error)
+                else:
+                    suspect.terminate()
+            return
+        at_work = {row["pid"] for row in rows}
+        for suspect in asked.keys() & self._suspects.keys():
+            heard = asked[suspect]
+            if suspect.get_server_pid() not in at_work:
+                log.warning("A connection to the database went dead without a word: its statement is repeated.")
+                self._suspects.pop(suspect)
+                suspect.terminate()
+                self._vanished()
+            elif heard is not None:
+                heard(None)
+
+
+async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Close a connection in good order if that is quick, and quietly if it is not."""
+    with (
+        suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+        terminated_after(connection, CLOSE_WITHIN_SECONDS),
+    ):
+        await connection.close()
+
+
+@contextmanager
+def terminated_after(connection: asyncpg.Connection[asyncpg.Record], seconds: float) -> Iterator[None]:
+    """Terminate the connection if what is done here takes longer, so that it fails as on a lost one.
+
+    A cancellation or a timeout of asyncpg's own would ask the server to stop, on a connection more, without end.
+    """
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    def late() -> None:
+        # An event loop that stood still has not yet looked at what has come in meanwhile.
+        timers.append(loop.call_later(LATE_SECONDS, connection.terminate))
+
+    timers.append(loop.call_later(seconds, late))
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
