@@ -196,6 +196,13 @@ class Batches:
                 async with self._postgres.connection(
                     probe_after_seconds=probe_after_seconds, heard=functools.partial(self._heard, lane)
                 ) as connection:
+                    # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
+                    # answer matters to more than its caller is brought to its end even if the caller left.
+                    batch = [
+                        c for c in batch if not c.future.done() or (c.future.cancelled() and c.answered and c.was_sent)
+                    ]
+                    if not batch:
+                        return
                     lane.is_at_server = True
                     records = await connection.fetch(lane.statement.sql, *_columns(batch))
             except REPEATABLE as error:
@@ -219,10 +226,6 @@ class Batches:
                         call.was_sent = True
                 lane.is_at_server = False
                 self._give_up(why(error))
-                # A call whose answer matters to more than its caller is brought to its end even if the caller left.
-                batch = [
-                    c for c in batch if not c.future.done() or (c.future.cancelled() and c.answered and c.was_sent)
-                ]
                 await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))
             else:
                 return self._answer(batch, records)

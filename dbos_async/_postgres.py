@@ -109,6 +109,9 @@ class Postgres:
         for host in list(self._hosts):
             try:
                 connection = await self._connect_to(host)
+            except TimeoutError:
+                errors.append(TimeoutError(f"no connection within {self._host_seconds:g} seconds"))
+                continue
             except Exception as error:
                 errors.append(error)
                 continue
