@@ -492,6 +492,21 @@ async def test_d4_a_call_gives_up_in_time_also_behind_one_that_never_does(databa
     await postgres.close()
 
 
+@pytest.mark.usefixtures("quick")
+async def test_d4_a_call_gives_up_in_time_also_while_an_attempt_to_connect_hangs(database_url: str) -> None:
+    async with Proxy(database_url) as proxy:
+        proxy.freeze()
+        postgres = Postgres(proxy.url)
+        batches = Batches(postgres, Wakeups(), patience_seconds=1.7)
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError, match="no connection within 1 seconds.*nothing was committed"):
+            await batches.call(SLOW, [(0.0,)], lane="")
+        # The attempts take 0.5, 1 and 2 seconds: it does not wait for the end of the third.
+        assert time.monotonic() - began < 3
+        await batches.close()
+        await postgres.close()
+
+
 async def test_d4_connections_that_went_dead_without_a_word_are_noticed_in_seconds(
     database_url: str, connection: Any
 ) -> None:
