@@ -131,10 +131,13 @@ class Postgres:
     ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         """A connection for one statement. One that was interrupted or broke is not used again.
 
-        A statement that takes long is looked after, see `Probe.watching`.
+        A statement that takes long is looked after, see `Probe.watching`; without ``heard`` nothing here waits long for
+        a database that is away.
         """
         async with self._room:
-            connection = await self._find()
+            # Who does not want to hear of probes does not want to wait long, either: it shuts down.
+            async with asyncio.timeout(HOST_SECONDS if heard is None else None):
+                connection = await self._find()
             self._in_use += 1
             try:
                 with self.watching(connection, probe_after_seconds, heard):
