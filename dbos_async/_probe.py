@@ -22,8 +22,11 @@ CLOSE_WITHIN_SECONDS = 1.0
 LATE_SECONDS = 0.1
 
 AT_WORK = """
+    -- One that has been reading for a while waits for us, as we wait for it: its question or our answer got lost on the way.
     select pid from pg_stat_activity
-    where pid = any ($1) and (state is distinct from 'idle' or state_change > clock_timestamp() - interval '1 second')
+    where pid = any ($1)
+      and (coalesce(state, '') <> 'idle' and coalesce(wait_event, '') <> 'ClientRead'
+           or state_change > clock_timestamp() - interval '1 second')
 """
 
 Heard = Callable[[BaseException | None], None]

@@ -119,6 +119,14 @@ class Server:
         finally:
             await connection.close()
 
+    async def fetch(self, query: str) -> list[Any]:
+        """The rows of a query, by a connection of its own."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return list(await connection.fetch(query))
+        finally:
+            await connection.close()
+
     async def _run(self, program: str, *args: str) -> None:
         def run() -> None:
             # Into a file: a server would keep a pipe open, and whoever reads it waiting.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -11,6 +14,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient
 from tests.eventually import eventually
+from tests.programs.brief import brief
 from tests.proxy import Proxy
 from tests.servers import Server, needs_own_servers, quick, quiet
 
@@ -114,3 +118,50 @@ async def test_d4_m1_a_primary_that_is_cut_off_loses_no_acknowledged_send(pair: 
 
         url = url_of(proxy.host, host_of(standby))
         await outlast(url, url, fail_over, standby)
+
+
+BEATS = """
+    select count(*) = 2 from dbos_async.executors
+    where lease_until > (select max(seen_at) + interval '5 seconds' from dbos_async.servers)
+"""
+
+OWNERS = "select id, owner, attempt, recoveries from dbos_async.workflows order by id"
+
+
+async def test_w5_after_a_failover_that_outlasts_every_lease_nobody_has_lost_a_workflow(
+    pair: tuple[Server, Server],
+) -> None:
+    primary, standby = pair
+    url = url_of(host_of(primary), host_of(standby))
+    processes = []
+    try:
+        for name in ("one", "two"):
+            command = (sys.executable, "-m", "tests.programs.brief", url, name, "20")
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"ready\n"
+            processes.append(process)
+        before = await primary.fetch(OWNERS)
+        assert len({row["owner"] for row in before}) == 2
+        expires = (await primary.fetch("select max(lease_until) from dbos_async.executors"))[0][0]
+        await primary.kill()
+        # The standby waits as long as it takes for every lease to be over, as a slow failover would.
+        await eventually(lambda: standby.execute(f"select clock_timestamp() > '{expires}'"))
+        await standby.promote()
+        renewed = f"select count(*) = 2 from dbos_async.executors where lease_until > '{expires}'"
+        await eventually(lambda: standby.execute(renewed))
+        # Several more heartbeats, each of which looks for the dead.
+        await eventually(lambda: standby.execute(BEATS))
+        assert await standby.fetch(OWNERS) == before
+        async with DBOSClient(url) as client:
+            for row in before:
+                await client.send(row["id"], "the end")
+            for row in before:
+                assert await (await client.retrieve_workflow(row["id"])).get_result() == "the end"
+        assert brief.name == "brief"
+    finally:
+        for process in processes:
+            process.kill()
+            await process.wait()
