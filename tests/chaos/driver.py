@@ -1,0 +1,252 @@
+"""Drives waves of workflows from outside while the nemesis rages, and has each wave checked when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import asyncpg
+
+from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID, _migrations
+from tests.chaos.checker import PREPARE, Watched, check
+from tests.chaos.nemesis import Executor, Nemesis
+from tests.chaos.plan import GO, Plan, make_plan
+from tests.chaos.proxy import Proxy
+from tests.chaos.server import Direct, Server
+
+log = logging.getLogger("chaos")
+
+PENDING = """
+    select id, status from dbos_async.workflows
+    where (id = any ($1) or parent_id = any ($1)) and status <> 'SUCCESS' and status <> 'ERROR'
+"""
+
+
+@dataclass
+class Tally:
+    """What happened in all."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    workflows: int = 0
+    takeovers: int = 0
+    waves: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+class Campaign:
+    """One server, some executors, one client, one nemesis."""
+
+    def __init__(self, server: Server, executors: Sequence[Executor], proxy: Proxy, direct: Direct, seed: int) -> None:
+        self.tally = Tally()
+        self.nemesis = Nemesis(executors, proxy, server, direct, seed)
+        self.executors = executors
+        self._direct = direct
+        self._seed = seed
+        self._client: DBOSClient
+        self._url = server.url_through(proxy.port)
+
+    async def wave(self, number: int, size: int, *, patience_seconds: float = 90.0) -> None:
+        """Start a wave, bring it to its end, and check it."""
+        plan, watched = make_plan(self._seed, number, size), Watched()
+        async with DBOSClient(self._url, connect_timeout_seconds=2.0) as client:
+            wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
+            await wave.start()
+            work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
+            if not await wave.has_ended(patience_seconds):
+                log.info("Wave %d takes long: let there be peace.", number)
+                await self.nemesis.make_peace()
+                if not await wave.has_ended(patience_seconds):
+                    self.tally.violations += await wave.what_is_left()
+                    work.cancel()
+                self.nemesis.go_on()
+            await asyncio.gather(work, return_exceptions=True)
+            if not work.cancelled():
+                work.result()
+                await wave.ask_for_results()
+        verdict = await check(self._direct, plan, watched)
+        self.tally.operations += verdict.operations
+        self.tally.violations += verdict.violations
+        self.tally.workflows += verdict.workflows
+        self.tally.takeovers += verdict.takeovers
+        self.tally.waves += 1
+
+    async def finish(self) -> Tally:
+        """Shut every executor down, and add up."""
+        await self.nemesis.make_peace()
+        for executor in self.executors:
+            if executor.process is not None and executor.process.returncode is not None:
+                self.tally.violations.append(f"D4: {executor.name} ended by itself with {executor.process.returncode}.")
+            elif not await executor.stop():
+                self.tally.violations.append(f"W5: {executor.name} did not shut down within a minute.")
+            self.tally.violations += executor.complaints()
+        self.tally.violations += self.nemesis.violations
+        self.tally.faults = self.nemesis.faults
+        return self.tally
+
+
+@asynccontextmanager
+async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
+    """Everything that a run of the suite needs; nothing of it is left afterwards."""
+    server = await asyncio.to_thread(Server)
+    folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
+    proxy, direct = Proxy(server.socket), Direct(server.url)
+    running: list[Executor] = []
+    try:
+        connection = await asyncpg.connect(server.url)
+        await _migrations.migrate(connection)
+        await connection.execute(PREPARE)
+        await connection.close()
+        await proxy.open()
+        for number in range(executors):
+            running.append(Executor(f"executor-{number}", server, folder))
+            await running[-1].start()
+        here = Campaign(server, running, proxy, direct, seed)
+        yield here
+        if here.tally.violations:
+            log.info("The logs of the executors are in %s.", folder)
+        else:
+            shutil.rmtree(folder)
+    finally:
+        for executor in running:
+            if executor.process is not None and executor.process.returncode is None:
+                executor.process.kill()
+                await executor.process.wait()
+            await executor.proxy.close()
+        await proxy.close()
+        await direct.close()
+        await asyncio.to_thread(server.close)
+
+
+class _Wave:
+    def __init__(
+        self, campaign: Campaign, client: DBOSClient, direct: Direct, plan: Plan, watched: Watched, random: Random
+    ) -> None:
+        self._tally = campaign.tally
+        self._client, self._direct = client, direct
+        self._plan, self._watched, self._random = plan, watched, random
+        self._ended = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start every workflow, some of them twice, and tell all of them to go."""
+        limit = asyncio.Semaphore(20)
+
+        async def start(one: str, program: list[Any]) -> None:
+            async with limit:
+                await self._persist(lambda: self._start(one, program))
+                if self._random.random() < 0.1:  # somebody else comes too late with other arguments
+                    await self._persist(lambda: self._start(one, []))
+
+        await asyncio.gather(*(start(one, program) for one, program in self._plan.programs.items()))
+        go = [SendMessage(one, "go", GO, idempotency_key="go") for one in self._plan.programs]
+        await self._persist(lambda: self._client.send_bulk(go))
+
+    async def _start(self, one: str, program: list[Any]) -> None:
+        with SetWorkflowID(one):
+            await self._client.start_workflow("chaos", program)
+        self._tally.operations["start outside"] += 1
+
+    async def send_from_outside(self) -> None:
+        """Two senders, each of which sends its messages one after the other, and repeats what may not have happened."""
+        await asyncio.gather(*(self._send(sender) for sender in self._plan.outside))
+
+    async def _send(self, sender: str) -> None:
+        loop = asyncio.get_running_loop()
+        for call in self._plan.outside[sender]:
+            called = loop.time()
+            if len(call.messages) == 1:
+                (m,) = call.messages
+                key = m.idempotency_key
+                await self._persist(
+                    lambda m=m, key=key: self._client.send(m.destination_id, m.message, m.topic, idempotency_key=key)  # type: ignore[misc]  # it is called at once
+                )
+            else:
+                await self._persist(lambda call=call: self._client.send_bulk(call.messages))  # type: ignore[misc]  # it is called at once
+            for message in call.messages:
+                self._watched.sent[message.idempotency_key or ""] = called, loop.time()
+            self._tally.operations["send outside"] += 1
+            await asyncio.sleep(self._random.uniform(0, 0.1))
+
+    async def cancel_and_resume(self) -> None:
+        """Cancel every victim at some moment, and resume it a little later."""
+
+        async def torment(one: str) -> None:
+            await asyncio.sleep(self._random.uniform(0, 8))
+            await self._persist(lambda: self._client.cancel_workflow(one))
+            await asyncio.sleep(self._random.uniform(0, 2))
+            await self._persist(lambda: self._client.resume_workflow(one))
+            self._tally.operations["cancel and resume outside"] += 1
+
+        await asyncio.gather(*(torment(one) for one in self._plan.victims))
+
+    async def watch(self) -> None:
+        """Follow some events and streams from outside for as long as the wave lasts."""
+        calm = [one for one in self._plan.programs if one not in self._plan.victims]
+        followed = self._random.sample(calm, min(len(calm), 10))
+        await asyncio.gather(
+            *(self._watch_event(one) for one in followed), *(self._watch_stream(one) for one in followed)
+        )
+
+    async def _watch_event(self, one: str) -> None:
+        seen = self._watched.events.setdefault(one, [])
+        while not self._ended.is_set():
+            value = await self._persist(lambda: self._client.get_event(one, "e"))
+            seen.append(value["n"])
+            await asyncio.sleep(self._random.uniform(0.1, 0.5))
+
+    async def _watch_stream(self, one: str) -> None:
+        seen = self._watched.streams.setdefault((one, "s1"), [])
+        while True:
+            try:
+                async with aclosing(self._client.read_stream(one, "s1", offset=len(seen))) as values:
+                    async for value in values:
+                        seen.append(value["n"])
+                return
+            except DatabaseUnavailableError:
+                self._tally.repeats += 1
+
+    async def has_ended(self, within_seconds: float) -> bool:
+        """Wait until every workflow has ended. A cancellation that came late, after the resuming, is made good."""
+        ids, loop = list(self._plan.programs), asyncio.get_running_loop()
+        give_up_at = loop.time() + within_seconds
+        while left := await self._direct.fetch(PENDING, ids):
+            if loop.time() > give_up_at:
+                return False
+            if all(row["status"] == "CANCELLED" for row in left):
+                for row in left:
+                    await self._persist(lambda row=row: self._client.resume_workflow(row["id"]))  # type: ignore[misc]  # it is called at once
+            await asyncio.sleep(0.3)
+        self._ended.set()
+        return True
+
+    async def what_is_left(self) -> list[str]:
+        """A sentence for every workflow that should have ended."""
+        self._ended.set()
+        left = await self._direct.fetch(PENDING, list(self._plan.programs))
+        return [f"W2: workflow {row['id']!r} never ended and is {row['status']}." for row in left]
+
+    async def ask_for_results(self) -> None:
+        """Ask for some results as everybody would."""
+        for one in self._random.sample(list(self._plan.programs), min(len(self._plan.programs), 10)):
+            self._watched.results[one] = await self._persist(lambda one=one: self._result(one))  # type: ignore[misc]  # it is called at once
+
+    async def _result(self, one: str) -> Any:
+        return await (await self._client.retrieve_workflow(one)).get_result()
+
+    async def _persist(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Call until the database was there; what may have been committed is simply called again."""
+        while True:
+            try:
+                return await call()
+            except DatabaseUnavailableError:
+                self._tally.repeats += 1

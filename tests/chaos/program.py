@@ -1,0 +1,273 @@
+"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID``, until it is told to end.
+
+Its one workflow performs the program that it gets as its argument, instruction by instruction, and returns what it saw.
+Everything it says carries a token of the run that said it, which is no part of the program: so it shows who spoke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import anyio.from_thread
+
+from dbos_async import DBOS, DatabaseUnavailableError, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
+from tests.chaos.server import Direct
+
+Instruction = dict[str, Any]
+
+WRITE_DOWN = """
+    insert into chaos.ledger (entry, workflow_id, step, tag, executor) values ($1, $2, $3, $4, $5)
+    on conflict (entry) do nothing
+"""
+
+ledger: Direct
+executor_id = ""
+_tries: Counter[str] = Counter()
+
+
+@dataclass
+class Memory:
+    """What one run of a program keeps in mind."""
+
+    run: str = field(default_factory=lambda: uuid4().hex[:8])
+    received: Counter[str | None] = field(default_factory=Counter)
+    children: dict[str, WorkflowHandle[list[Any]]] = field(default_factory=dict)
+
+
+async def write_down(entry: str, tag: str) -> None:
+    """Leave a trace of a step's body where dbos_async has no hand in it."""
+    await ledger.fetch(WRITE_DOWN, entry, DBOS.workflow_id, DBOS.step_id, tag, executor_id)
+
+
+def outcome(tag: str, entry: str, run: str) -> dict[str, str]:
+    return {"tag": tag, "entry": entry, "run": run}
+
+
+@DBOS.step(name="plain")
+async def plain(tag: str, run: str) -> dict[str, str]:
+    entry = str(uuid4())
+    await write_down(entry, tag)
+    return outcome(tag, entry, run)
+
+
+@DBOS.step(name="blocking")
+def blocking(tag: str, run: str) -> dict[str, str]:
+    entry = str(uuid4())
+    anyio.from_thread.run(write_down, entry, tag)
+    return outcome(tag, entry, run)
+
+
+@DBOS.step(name="flaky", retries_allowed=True, max_attempts=4, interval_seconds=0.01)
+async def flaky(tag: str, run: str) -> dict[str, str]:
+    entry = str(uuid4())
+    await write_down(entry, tag)
+    # Of any four tries in a row at least one succeeds.
+    _tries[tag] += 1
+    if _tries[tag] % 3 and entry[0] < "8":
+        raise ConnectionError("not yet")
+    del _tries[tag]
+    return outcome(tag, entry, run)
+
+
+@DBOS.step(name="failing")
+async def failing(tag: str, run: str) -> dict[str, str]:
+    entry = str(uuid4())
+    await write_down(entry, tag)
+    raise ValueError(tag, entry, run)
+
+
+@DBOS.step(name="inside")
+async def inside(tag: str, run: str, to: str, topic: str) -> dict[str, str]:
+    """Writes, says and sends inside of a step: at least once, each time under its own entry."""
+    entry = str(uuid4())
+    await write_down(entry, tag)
+    await DBOS.write_stream("inside", {"tag": tag, "entry": entry, "n": 0})
+    await DBOS.set_event("inside", {"tag": tag, "entry": entry})
+    await DBOS.send(to, {"tag": tag, "entry": entry}, topic)
+    await DBOS.write_stream("inside", {"tag": tag, "entry": entry, "n": 1})
+    return outcome(tag, entry, run)
+
+
+STEPS: dict[str, Callable[..., Awaitable[dict[str, str]]]] = {
+    "plain": plain,
+    "blocking": blocking,
+    "flaky": flaky,
+    "failing": failing,
+    "inside": inside,
+}
+
+
+@DBOS.workflow(name="chaos")
+async def chaos(program: list[Instruction]) -> list[Any]:
+    return await perform(program, Memory())
+
+
+async def perform(program: list[Instruction], memory: Memory) -> list[Any]:
+    """What each instruction saw, in order."""
+    return [await VERBS[instruction["do"]](instruction, memory) for instruction in program]
+
+
+async def do_step(instruction: Instruction, memory: Memory) -> Any:
+    more = [instruction["to"], instruction["topic"]] if instruction["kind"] == "inside" else []
+    try:
+        return await STEPS[instruction["kind"]](instruction["tag"], memory.run, *more)
+    except ValueError as error:
+        tag, entry, run = error.args
+        return {"raised": type(error).__name__, **outcome(tag, entry, run)}
+
+
+async def do_send(instruction: Instruction, memory: Memory) -> None:
+    value = {**instruction["value"], "run": memory.run}
+    for _ in range(instruction.get("times", 1)):
+        await DBOS.send(instruction["to"], value, instruction["topic"], idempotency_key=instruction.get("key"))
+
+
+async def do_bulk(instruction: Instruction, memory: Memory) -> None:
+    await DBOS.send_bulk(
+        [
+            SendMessage(message["to"], {**message["value"], "run": memory.run}, message["topic"])
+            for message in instruction["messages"]
+        ]
+    )
+
+
+async def do_send_astray(instruction: Instruction, memory: Memory) -> str:
+    try:
+        await DBOS.send_bulk(
+            [SendMessage(instruction["to"], "all or nothing", "astray"), SendMessage("nobody", "nothing", "astray")]
+        )
+    except DBOSError as error:
+        return type(error).__name__
+    return "sent"
+
+
+async def do_drain(instruction: Instruction, memory: Memory) -> list[Any]:
+    topic = instruction["topic"]
+    got = []
+    while memory.received[topic] < instruction["up_to"]:
+        if instruction["envelope"]:
+            envelope = await DBOS.recv_envelope(topic, None)
+            assert envelope is not None
+            got.append(envelope.payload)
+        else:
+            got.append(await DBOS.recv(topic, None))
+        memory.received[topic] += 1
+    return got
+
+
+async def do_maybe(instruction: Instruction, memory: Memory) -> Any:
+    message = await DBOS.recv(instruction["topic"], instruction["seconds"])
+    memory.received[instruction["topic"]] += message is not None
+    return message
+
+
+async def do_pair(instruction: Instruction, memory: Memory) -> list[Any]:
+    topic = instruction["topic"]
+    return list(await asyncio.gather(DBOS.recv(topic, None), DBOS.recv(topic, None)))
+
+
+async def do_until_end(instruction: Instruction, memory: Memory) -> list[Any]:
+    got: list[Any] = []
+    while not got or "from" not in got[-1]:
+        got.append(await DBOS.recv(instruction["topic"], None))
+    return got
+
+
+async def do_set(instruction: Instruction, memory: Memory) -> None:
+    await DBOS.set_event(instruction["key"], {"n": instruction["n"], "run": memory.run})
+
+
+async def do_get(instruction: Instruction, memory: Memory) -> Any:
+    value = await DBOS.get_event(instruction["of"], instruction["key"], None)
+    return None if value is None else value["n"]
+
+
+async def do_write(instruction: Instruction, memory: Memory) -> None:
+    for n in range(instruction["from"], instruction["to"]):
+        await DBOS.write_stream(instruction["key"], {"n": n, "run": memory.run})
+
+
+async def do_close(instruction: Instruction, memory: Memory) -> str | None:
+    await DBOS.close_stream(instruction["key"])
+    if instruction["again"]:
+        await DBOS.close_stream(instruction["key"])
+        try:
+            await DBOS.write_stream(instruction["key"], "too late")
+        except DBOSError as error:
+            return type(error).__name__
+    return None
+
+
+async def do_read(instruction: Instruction, memory: Memory) -> list[int]:
+    stream = DBOS.read_stream(instruction["of"], instruction["key"], offset=instruction["offset"])
+    return [value["n"] async for value in stream]
+
+
+async def do_start(instruction: Instruction, memory: Memory) -> str:
+    if instruction["id"] is None:
+        handle = await DBOS.start_workflow(chaos, instruction["program"])
+    else:
+        with SetWorkflowID(instruction["id"]):
+            handle = await DBOS.start_workflow(chaos, instruction["program"])
+    memory.children[instruction["name"]] = handle
+    return handle.workflow_id
+
+
+async def do_result(instruction: Instruction, memory: Memory) -> list[Any]:
+    return await memory.children[instruction["name"]].get_result()
+
+
+async def do_sleep(instruction: Instruction, memory: Memory) -> None:
+    await DBOS.sleep(instruction["seconds"])
+
+
+async def do_gather(instruction: Instruction, memory: Memory) -> list[list[Any]]:
+    return list(await asyncio.gather(*(perform(branch, memory) for branch in instruction["branches"])))
+
+
+VERBS: dict[str, Callable[[Instruction, Memory], Awaitable[Any]]] = {
+    "step": do_step,
+    "send": do_send,
+    "bulk": do_bulk,
+    "send_astray": do_send_astray,
+    "drain": do_drain,
+    "maybe": do_maybe,
+    "pair": do_pair,
+    "until_end": do_until_end,
+    "set": do_set,
+    "get": do_get,
+    "write": do_write,
+    "close": do_close,
+    "read": do_read,
+    "start": do_start,
+    "result": do_result,
+    "sleep": do_sleep,
+    "gather": do_gather,
+}
+
+
+async def main(url: str, ledger_url: str, name: str) -> None:
+    global ledger, executor_id
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    ledger, executor_id = Direct(ledger_url), name
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    while not ended.is_set():
+        try:
+            async with DBOS(url, executor_id=name):
+                await ended.wait()
+        except DatabaseUnavailableError:
+            logging.getLogger("chaos").warning("The database was away for too long to launch.")
+    await ledger.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:4]))

