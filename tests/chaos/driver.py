@@ -53,13 +53,12 @@ class Campaign:
         self.executors = executors
         self._direct = direct
         self._seed = seed
-        self._client: DBOSClient
         self._url = server.url_through(proxy.port)
 
     async def wave(self, number: int, size: int, *, patience_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
         plan, watched = make_plan(self._seed, number, size), Watched()
-        async with DBOSClient(self._url, connect_timeout_seconds=2.0) as client:
+        async with self._open_client() as client:
             wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await wave.start()
             work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
@@ -80,6 +79,21 @@ class Campaign:
         self.tally.workflows += verdict.workflows
         self.tally.takeovers += verdict.takeovers
         self.tally.waves += 1
+
+    @asynccontextmanager
+    async def _open_client(self) -> AsyncIterator[DBOSClient]:
+        while True:
+            client = DBOSClient(self._url, connect_timeout_seconds=2.0)
+            try:
+                await client.__aenter__()
+            except DatabaseUnavailableError:
+                self.tally.repeats += 1
+            else:
+                break
+        try:
+            yield client
+        finally:
+            await client.__aexit__(None, None, None)
 
     async def finish(self) -> Tally:
         """Shut every executor down, and add up."""

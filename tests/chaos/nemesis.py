@@ -45,7 +45,8 @@ class Executor:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.chaos.program",
-                self._server.url_through(self.proxy.port), self._server.url, self.name, cwd=ROOT, stdout=log, stderr=log,
+                self._server.url_through(self.proxy.port), self._server.url, self.name,
+                cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
 
     def signal(self, number: signal.Signals) -> None:
@@ -107,14 +108,16 @@ class Nemesis:
             "restart the server, immediate": self._restart_immediate,
         }
 
-    weights = (6, 2, 6, 2, 4, 6, 4, 2, 3, 6, 2, 4, 3, 6, 1, 1)
+    weights = (6, 2, 5, 3, 4, 5, 4, 2, 3, 5, 5, 4, 3, 5, 1, 1)
 
-    async def rage(self, pause_seconds: float) -> None:
-        """Until cancelled, do something bad after each pause of about that length."""
+    async def rage(self, pause_seconds: float, only: Sequence[str] = ()) -> None:
+        """Until cancelled, do something bad (only of these kinds) after each pause of about that length."""
+        weights = [weight * (not only or kind in only) for kind, weight in zip(self._kinds, self.weights, strict=True)]
         while True:
             await asyncio.sleep(self._random.uniform(0.2, 1.8) * pause_seconds)
-            if not self._peace.is_set():
-                (kind,) = self._random.choices(list(self._kinds), self.weights)
+            # Somebody stays whole, or nothing would ever get done.
+            if not self._peace.is_set() and sum(executor.busy.locked() for executor in self._executors) < 2:
+                (kind,) = self._random.choices(list(self._kinds), weights)
                 self.begin(kind)
 
     async def run(self, kinds: Sequence[str], pause_seconds: float) -> None:
@@ -182,7 +185,7 @@ class Nemesis:
             victim.signal(signal.SIGCONT)
 
     async def _freeze_long(self) -> None:
-        await self._freeze(self._random.uniform(16, 22))
+        await self._freeze(self._random.uniform(15, 20))
 
     async def _cut(self) -> None:
         self._some_executor().proxy.cut()
@@ -201,7 +204,7 @@ class Nemesis:
             await victim.proxy.heal()
 
     async def _hold_long(self) -> None:
-        await self._hold(self._random.uniform(16, 22))
+        await self._hold(self._random.uniform(15, 20))
 
     async def _hold_and_cut(self) -> None:
         await self._hold(cut=True)
@@ -216,7 +219,7 @@ class Nemesis:
         async with victim.busy:
             await victim.proxy.refuse()
             victim.proxy.cut()
-            await asyncio.sleep(self._random.uniform(0.5, 3))
+            await asyncio.sleep(self._random.uniform(0.5, 5))
             await victim.proxy.heal()
 
     async def _cut_client(self) -> None:

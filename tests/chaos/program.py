@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -254,11 +256,18 @@ VERBS: dict[str, Callable[[Instruction, Memory], Awaitable[Any]]] = {
 }
 
 
+def end_with_the_driver() -> None:
+    """A driver that is gone leaves nothing running."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
 async def main(url: str, ledger_url: str, name: str) -> None:
     global ledger, executor_id
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     ledger, executor_id = Direct(ledger_url), name
     ended = asyncio.Event()
+    threading.Thread(target=end_with_the_driver, daemon=True).start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     while not ended.is_set():
         try:
