@@ -50,13 +50,19 @@ CLAIM = Statement(
         ) as w
         order by w.created_at limit ($5::int[])[1]
     ),
+    held as materialized (
+        -- Found by the key alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
+        select w.id
+        from found as f
+        cross join lateral (
+            select id, status, owner from dbos_async.workflows where id = f.id limit 1 for update skip locked
+        ) as w
+        where w.status = 'PENDING' and w.owner is null
+    ),
     claimed as (
         update dbos_async.workflows
         set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
-        where id = any (array(
-            select id from dbos_async.workflows
-            where id = any (array(select id from found)) and status = 'PENDING' and owner is null
-            for update skip locked))
+        where id = any (array(select id from held))
         returning id, name, input, attempt, recoveries, trace_parent,
                   extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
     )
