@@ -51,6 +51,7 @@ class Run:
     """How many of them perform a step of which only the whole is recorded."""
     draining: bool = False
     """Set when the executor shuts down and this run begins no further step."""
+    acts: int = 0
     timer: asyncio.TimerHandle | None = None
     """Goes off at the deadline of the workflow."""
     halted: weakref.WeakSet[asyncio.Task[object]] = field(default_factory=weakref.WeakSet)
@@ -86,6 +87,11 @@ class Run:
         """Stop a draining run once none of its steps is under way. One that is just ending may do so."""
         if self.draining and not self.busy and not self.over:
             self.stop(SHUTTING_DOWN)
+
+    def next_act(self) -> int:
+        """The place of something that this run says now among all that it says."""
+        self.acts += 1
+        return self.acts
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""

@@ -26,10 +26,11 @@ SET_EVENT = Statement(
         select c.*,
                case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
                     else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
-               s.verb as recorded_verb, s.key as recorded_key
+               s.verb as recorded_verb, s.key as recorded_key,
+               coalesce((latest.attempt, latest.act) >= (c.attempt, c.act), false) as superseded
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
-                    $7::text[], $8::json[], $9::bytea[])
-            as c(n, workflow_id, attempt, branch, number, step, key, value, digest)
+                    $7::text[], $8::json[], $9::int[], $10::bytea[])
+            as c(n, workflow_id, attempt, branch, number, step, key, value, act, digest)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
         ) as w on true
@@ -41,6 +42,12 @@ SET_EVENT = Statement(
             select verb, key from dbos_async.steps
             where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
         ) as s on true
+        -- Nor does it know whether this is said a second time, and too late, because the first answer was lost.
+        left join lateral (
+            select attempt, act from dbos_async.events
+            where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and c.number is null
+            order by seq desc limit 1
+        ) as latest on true
     ),
     recorded as (
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at)
@@ -60,9 +67,9 @@ SET_EVENT = Statement(
         from calls
     ),
     put as (
-        insert into dbos_async.events (workflow_id, key, seq, value, step)
-        select workflow_id, key, nextval('dbos_async.event_seq'), value, step
-        from (select * from outcomes where outcome = 'done' order by n) as o
+        insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, act
+        from (select * from outcomes where outcome = 'done' and not superseded order by n) as o
     ),
     announced as (select dbos_async.announce(array_agg(digest) filter (where outcome = 'done')) from outcomes)
     select n, outcome, null::json as output, null::json as error, recorded_verb, recorded_key
@@ -166,7 +173,7 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     text = _codec.encode(value, declared, what=f"The value of event {name!r}")
     author = Step(here, "set_event", name) if isinstance(here, Position) else here
     digest = event_key(author.run.workflow_id, name)
-    row = (*author_columns(author), author.path, name, text, digest)
+    row = (*author_columns(author), author.path, name, text, author.run.next_act(), digest)
     await act(database, author, SET_EVENT, [row], verb="set_event", size=len(text), wakes=[digest])
 
 

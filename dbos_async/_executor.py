@@ -120,6 +120,7 @@ OWNED = Statement(
            extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
     from dbos_async.workflows
     where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
+      and (id in (select json_array_elements_text(($3::json[])[1]))) is not true
     """,
     lanes=1,
 )
@@ -199,8 +200,9 @@ class Executor:
     async def reclaim(self) -> None:
         """Run what this executor owns and does not run: the answer to its start or claim was lost with a connection."""
         running = set(self.runs)  # before the look, so that what ends meanwhile is not begun again
-        for _, workflow_id, *rest in await self.database.call(OWNED, [(self.id,)], lane="", patient=True):
-            if workflow_id not in running and workflow_id not in self.runs:
+        row = self.id, _codec.encode(list(running))
+        for _, workflow_id, *rest in await self.database.call(OWNED, [row], lane="", patient=True):
+            if workflow_id not in self.runs:
                 self.begin(workflow_id, *rest)
 
     def _thinned(self) -> None:

@@ -81,8 +81,8 @@ FORK = Statement(
         from kept where exists (select 1 from made)
     ),
     events_copied as (
-        insert into dbos_async.events (workflow_id, key, seq, value, step, set_at)
-        select fork_id, key, nextval('dbos_async.event_seq'), value, step, set_at
+        insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act, set_at)
+        select fork_id, key, nextval('dbos_async.event_seq'), value, step, attempt, act, set_at
         from (
             select e.*, o.fork_id from original as o cross join lateral (
                 select * from dbos_async.events

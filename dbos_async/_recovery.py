@@ -26,6 +26,7 @@ LEASE_SECONDS = 15.0
 RENEW_EVERY_SECONDS = 1.0
 CLAIM_PAUSE_SECONDS = 0.01
 RECLAIM_AFTER_SECONDS = 6.0
+RECLAIM_EVERY_SECONDS = 30.0
 TELL_EVERY_SECONDS = 60.0
 MOST_DUE = 100
 
@@ -206,7 +207,8 @@ class Recovery:
             if losses != self._database.batches.losses:
                 losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS
             if anyio.current_time() >= reclaim_at:
-                reclaim_at = inf
+                # A commit may be held up for longer than its connection lives, so it is not looked for only once.
+                reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
                 await self._executor.reclaim()
             look.again_in(RENEW_EVERY_SECONDS)
 

@@ -121,11 +121,13 @@ create table dbos_async.events (
     seq bigint not null,
     value json not null,
     step text collate "C" not null,
+    attempt bigint not null,
+    act integer not null,
     set_at timestamptz not null default clock_timestamp(),
     primary key (workflow_id, key_digest, seq)
 );
 comment on table dbos_async.events is
-    'One value that a workflow gave one of its events. The row with the highest seq is the value; the earlier ones are what the workflow had said before.';
+    'One value that a workflow gave one of its events. The row with the highest seq is the value; the earlier ones are what the workflow had said before. act is the place of this saying among those of one run (attempt): what a step says late, after its answer was lost, does not come behind what was said after it.';
 
 create table dbos_async.stream_entries (
     workflow_id text collate "C" not null,

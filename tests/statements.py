@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def _take(step: Row, tag: str) -> Row:
     return (*step, "recv", "", 60.0)
 
 
+_acts = itertools.count(1)
+
 ACTS = {
     "RECORD": Act(
         _steps.RECORD, lambda step, tag: (*step, "step", "f", f'"{tag}"', None, 0.0), "select 0 where false"
@@ -70,7 +73,7 @@ ACTS = {
     ),
     "SET_EVENT": Act(
         _events.SET_EVENT,
-        lambda step, tag: (*step, "1", "k", f'"{tag}"', b"d"),
+        lambda step, tag: (*step, "1", "k", f'"{tag}"', next(_acts), b"d"),
         "select count(*) from dbos_async.events where workflow_id = 'w'",
         True,
     ),
@@ -113,8 +116,8 @@ SETTING = """
         ('other', 'f', '{}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"', now());
     insert into dbos_async.messages (id, seq, destination_id, topic, payload)
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', to_json(n) from generate_series(1, 5) as n;
-    insert into dbos_async.events (workflow_id, key, seq, value, step)
-        values ('other', 'k', nextval('dbos_async.event_seq'), '"the event"', '1');
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        values ('other', 'k', nextval('dbos_async.event_seq'), '"the event"', '1', 1, 1);
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
         select 'other', 'k', n, to_json(n), '1' from generate_series(0, 2) as n;
 """

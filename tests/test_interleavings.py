@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import _executor, _messages, _recovery, _streams, _workflows
+from dbos_async import _events, _executor, _messages, _recovery, _streams, _workflows
 from tests.conftest import Connect
 from tests.eventually import eventually
 from tests.statements import ACTS, SETTING, Act, Row, execute, step
@@ -367,3 +367,20 @@ async def test_w5_after_a_promotion_of_the_server_nobody_counts_as_dead_before_a
     await one.execute("update dbos_async.servers set seen_at = now() - interval '16 seconds'")
     (answer,) = await execute(one, _recovery.BURY, bury)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
+
+
+async def test_e2_what_a_step_says_late_does_not_come_behind_what_was_said_after_it(one: Any) -> None:
+    """The answer of an act got lost, it was repeated, the workflow went on, and only then the first one is done."""
+
+    def said(act: int, value: str, attempt: int = 1, number: int | None = None) -> Row:
+        return (*step(number, attempt), "1", "k", f'"{value}"', act, b"d")
+
+    values = "select array_agg(value::text order by seq) from dbos_async.events where workflow_id = 'w'"
+    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
+    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
+    assert outcome(await execute(one, _events.SET_EVENT, said(2, "of the workflow", number=2))) == "done"
+    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
+    assert await one.fetchval(values) == ['"early"', '"of the workflow"']
+    await one.execute(CLAIM_BY_HAND)
+    assert outcome(await execute(one, _events.SET_EVENT, said(1, "of the next run", attempt=2))) == "done"
+    assert await one.fetchval(values) == ['"early"', '"of the workflow"', '"of the next run"']

@@ -24,8 +24,8 @@ FOREIGN = """
     insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'f' || n % 20000, '', '1', case when n % 2 = 0 then now() end
         from generate_series(1, 100000) as n;
-    insert into dbos_async.events (workflow_id, key, seq, value, step)
-        select 'f' || n % 20000, 'k', nextval('dbos_async.event_seq'), '1', '1' from generate_series(1, 100000) as n;
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        select 'f' || n % 20000, 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 100000) as n;
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
         select 'f' || n % 100, 'k', n / 100, '1', '1' from generate_series(0, 99999) as n;
 """
@@ -37,8 +37,8 @@ OWN = """
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', '1', now() from generate_series(1, 20000) as n;
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
         select id, 'k', n, '1', '1' from generate_series(3, 20000) as n, unnest(array['w', 'other']) as id;
-    insert into dbos_async.events (workflow_id, key, seq, value, step)
-        select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1' from generate_series(1, 20000) as n;
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 20000) as n;
 """
 
 HOT: dict[str, Row] = {
