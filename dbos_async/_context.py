@@ -19,6 +19,7 @@ from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlac
 from dbos_async.keys import check_key, check_seconds
 
 if TYPE_CHECKING:
+    from dbos_async._abandoned import Abandonable
     from dbos_async._database import Database
     from dbos_async._history import History
 
@@ -52,6 +53,10 @@ class Run:
     draining: bool = False
     """Set when the executor shuts down and this run begins no further step."""
     acts: int = 0
+    abandoned: set[Abandonable] = field(default_factory=set)
+    """Receives whose caller left while their call may have been on its way."""
+    returning: set[asyncio.Future[Any]] = field(default_factory=set)
+    """Calls under way that put back what those had taken."""
     timer: asyncio.TimerHandle | None = None
     """Goes off at the deadline of the workflow."""
     halted: weakref.WeakSet[asyncio.Task[object]] = field(default_factory=weakref.WeakSet)

@@ -7,6 +7,7 @@ The step's row decides: where it was there already, nothing is stored and nothin
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import time
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from dbos_async import _codec
-from dbos_async._batch import Statement
+from dbos_async._abandoned import Abandonable, settled
+from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, StepBody, assigned, caller, in_workflow
 from dbos_async._database import Database
-from dbos_async._steps import Done, Step, act, author_columns
+from dbos_async._steps import Acting, Done, Step, act, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Envelope, SendMessage
@@ -194,6 +196,43 @@ TAKE = Statement(
     """,
 )
 
+PUT_BACK = Statement(
+    "PUT_BACK",
+    """
+    -- A receive was abandoned after it had taken its message: the message is unreceived, and the step has begun and not ended.
+    -- There is no row that could decide, so it holds on to its workflow until the commit.
+    with calls as materialized (
+        select c.*, coalesce(held.attempt = c.attempt and held.status = 'PENDING', false) as holds
+        from (
+            select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::uuid[])
+                as c(n, workflow_id, attempt, branch, number, verb, topic, message_id)
+            order by workflow_id, branch, number
+        ) as c
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+        ) as held on true
+    ),
+    undone as (
+        -- Always an update, since the row is there. Said as an insert it finds its row by the key alone.
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, message_id)
+        select workflow_id, branch, number, verb, topic, message_id from calls
+        where holds
+        order by workflow_id, branch, number
+        on conflict (workflow_id, branch, number) do update
+            set output = null, message_id = null, completed_at = null
+            where s.message_id = excluded.message_id
+        returning workflow_id, branch, number
+    ),
+    unreceived as (
+        update dbos_async.messages set received_at = null
+        where id = any (array(
+            select message_id from calls
+            where (workflow_id, branch, number) in (select workflow_id, branch, number from undone)))
+    )
+    select n from calls
+    """,
+)
+
 
 async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
     """Store one message."""
@@ -256,8 +295,21 @@ async def recv_envelope(
 async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, Done]:
     seconds = check_seconds(timeout_seconds)
     step = Step(in_workflow(caller(database), verb), verb, topic)
-    row = (*step.columns, verb, topic, seconds)
-    return step, await step.perform(TAKE, [row], watch=[message_key(step.run.workflow_id, topic)])
+    run, name = step.run, (*step.columns, verb, topic)
+    key = message_key(run.workflow_id, topic)
+
+    def put_back(message_id: UUID) -> asyncio.Future[Answer]:
+        return database.call(PUT_BACK, [(*name, message_id)], lane=run.workflow_id, wakes=[key], patient=True)
+
+    take = Abandonable(run, put_back)
+    try:
+        if run.abandoned or run.returning:
+            with Acting(run, verb):
+                await settled(run)
+        return step, await step.perform(TAKE, [(*name, seconds)], watch=[key], answered=take.answered)
+    except asyncio.CancelledError:
+        take.abandon()
+        raise
 
 
 def _read(text: str | None, declared: Any, topic: str, done: Done) -> Any:

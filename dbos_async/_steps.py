@@ -143,7 +143,7 @@ class Step:
         if run.over:
             raise WorkflowEndedError(run.workflow_id, self.verb)
         if run.draining and not self.begun:
-            with _Acting(run, self.verb):
+            with Acting(run, self.verb):
                 await asyncio.get_running_loop().create_future()  # until the run is stopped
         if run.history is None:
             return None
@@ -164,7 +164,7 @@ class Step:
         answered: Callable[[Answer], None] | None = None,
     ) -> Done:
         """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys."""
-        with _Acting(self.run, self.verb):
+        with Acting(self.run, self.verb):
             done = await self.replayed()
             if done is not None:
                 return done
@@ -286,7 +286,7 @@ async def act(
         return
     check_live(author, verb)
     run = author.run
-    with _Acting(run, verb):
+    with Acting(run, verb):
         if run.stopped is not None:
             await run.halt(run.stopped)
         answer = await database.call(statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True)
@@ -323,7 +323,7 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
     return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
 
 
-class _Acting:
+class Acting:
     """Marks the current task as inside a verb, and tells a cancellation by the run's end from any other."""
 
     __slots__ = ("run", "task", "verb")
