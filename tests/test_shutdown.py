@@ -155,8 +155,8 @@ async def one_after_the_other() -> list[str]:
 
 
 @DBOS.workflow(name="three at a time")
-async def three_at_a_time() -> tuple[str, str, Any, str]:
-    return await asyncio.gather(drained("a"), drained_thread("thread"), DBOS.recv("go", None), drained("c"))
+async def three_at_a_time() -> list[Any]:
+    return [*await asyncio.gather(drained("a"), drained_thread("thread"), DBOS.recv("go", None), drained("c"))]
 
 
 @DBOS.workflow(name="many short steps")
@@ -191,7 +191,7 @@ async def test_steps_side_by_side_are_all_finished(database_url: str, connection
     assert await connection.fetchval(done) == 3
     async with DBOS(database_url):
         await DBOS.send("w", "go", "go")
-        assert await (await DBOS.retrieve_workflow("w")).get_result() == ("a", "thread", "go", "c")
+        assert await (await DBOS.retrieve_workflow("w")).get_result() == ["a", "thread", "go", "c"]
     assert sorted(RAN) == ["a", "c", "thread"]
 
 
@@ -247,7 +247,7 @@ async def test_what_is_given_back_goes_on_at_once_in_another_executor(database_u
         )
         await eventually(lambda: _is(connection, theirs, 30))
         last = await connection.fetchval("select max(claimed_at) from dbos_async.workflows")
-        assert (last - left_at).total_seconds() < 1, "nobody waited for a lease"
+        assert (last - left_at).total_seconds() < 5, "nobody waited for a lease"
         assert await other.end() == 128 + signal.SIGTERM
 
 
