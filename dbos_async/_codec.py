@@ -78,6 +78,21 @@ def decode(text: str | None, declared: Any = Any, *, what: str = "The value", er
         raise _misfit(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
 
 
+def too_large(text: str, most: int, what: str, error: _Kind = InvalidValueError) -> InvalidValueError | None:
+    """The ``error`` of a JSON text that has more bytes than it may have, ``None`` if it has not."""
+    if len(text) * 4 <= most:  # a character has at most four bytes
+        return None
+    size = len(text.encode())
+    if size <= most:
+        return None
+    return error(
+        what,
+        f"its JSON has {size:,} bytes and may have {most:,} (max_payload_bytes): keep it elsewhere and pass on where it is, "
+        "or launch with a larger max_payload_bytes",
+        None,
+    )
+
+
 def adapter(declared: Any) -> TypeAdapter[Any]:
     """The checker of a type, made once for each."""
     known = _adapters.get(id(declared))

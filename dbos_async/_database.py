@@ -15,13 +15,23 @@ from dbos_async._postgres import Postgres, is_lost
 from dbos_async._probe import AFTER_SECONDS, close
 from dbos_async._wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
+from dbos_async.keys import check_whole
 
 
 class Database:
     """One process's way to one database: a few connections, batches of calls, and one listener."""
 
-    def __init__(self, url: str, *, connect_timeout_seconds: float = 30.0, max_connections: int = 8) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_seconds: float = 30.0,
+        max_payload_bytes: int = 8 * 2**20,
+        max_connections: int = 8,
+    ) -> None:
         self._url = url
+        self.max_payload_bytes = check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
         self._connect_timeout_seconds = connect_timeout_seconds
         self.postgres = Postgres(url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds)
         self.wakeups = Wakeups()

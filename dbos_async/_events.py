@@ -171,10 +171,11 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     name, declared = key_and_type(key, "The key of an event")
     here = in_workflow_or_step(caller(database), "set_event")
     text = _codec.encode(value, declared, what=f"The value of event {name!r}")
+    misfit = _codec.too_large(text, database.max_payload_bytes, f"The value of event {name!r}")
     author = Step(here, "set_event", name) if isinstance(here, Position) else here
     digest = event_key(author.run.workflow_id, name)
     row = (*author_columns(author), author.path, name, text, author.run.next_act(), digest)
-    await act(database, author, SET_EVENT, [row], verb="set_event", size=len(text), wakes=[digest])
+    await act(database, author, SET_EVENT, [row], verb="set_event", size=len(text), wakes=[digest], misfit=misfit)
 
 
 async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:

@@ -19,6 +19,8 @@ from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
 DEEPEST_ERROR = 8
 MOST_ERRORS = 100
+LARGEST_ERROR = 1 << 20
+EXCERPT_OF_MESSAGE = 1000
 
 # What built-in exceptions keep outside of their arguments and attributes.
 _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
@@ -35,7 +37,12 @@ def encode_error(error: BaseException) -> str:
         record = _describe(error, DEEPEST_ERROR, iter(range(MOST_ERRORS)))
     except Exception:  # A class may do anything with its arguments, attributes and causes: its name is left.
         record = _Record(type=_name(error), message=shown(error))
-    return record.model_dump_json(exclude_defaults=True)
+    text = record.model_dump_json(exclude_defaults=True)
+    if len(text) > LARGEST_ERROR:
+        message = record.message[:EXCERPT_OF_MESSAGE]
+        note = f"Its arguments, causes and members are not recorded: together they had {len(text):,} characters."
+        text = _Record(type=record.type, message=message, args=[message], notes=[note]).model_dump_json()
+    return text
 
 
 def decode_error(text: str) -> Exception:

@@ -301,8 +301,11 @@ class Executor:
                 args, kwargs = workflow.signature.decode_call(text)
                 value = await workflow.function(*args, **kwargs)
                 what = f"The result of workflow {run.workflow_id!r}"
-                output = _codec.encode(value, workflow.signature.result_type, what=what)
-                status = "SUCCESS"
+                result = _codec.encode(value, workflow.signature.result_type, what=what)
+                misfit = _codec.too_large(result, self.database.max_payload_bytes, what)
+                if misfit is not None:
+                    raise misfit
+                status, output = "SUCCESS", result
         except Exception as failure:
             error = _exceptions.encode_error(failure)
         except (SystemExit, KeyboardInterrupt):

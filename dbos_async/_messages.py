@@ -24,7 +24,7 @@ from dbos_async._steps import Acting, Done, Step, act, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Envelope, SendMessage
-from dbos_async.errors import InvalidArgumentError, InvalidMessageError
+from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
 from dbos_async.keys import Topic, check_key, check_seconds, key_and_type
 
 SEND = Statement(
@@ -263,6 +263,9 @@ async def _send(database: Database, verb: str, step_key: str, letters: Sequence[
     rows = [(*columns, *letter) for letter in letters]
     size = sum(len(letter.payload) for letter in letters)
     wakes = [letter.digest for letter in letters]
+    misfit = next(filter(None, (_too_large(letter, database.max_payload_bytes) for letter in letters)), None)
+    if misfit is not None and not isinstance(author, Step):
+        raise misfit
     if connection is not None:
         answer = await call_inside(connection, SEND, rows)
         await check_answer(answer, here if isinstance(here, StepBody) else None)
@@ -271,7 +274,7 @@ async def _send(database: Database, verb: str, step_key: str, letters: Sequence[
         answer = await database.call(SEND, rows, lane=letters[0].destination_id, size=size, wakes=wakes)
         Done(None, answer[0]["error"]).value()
     else:
-        await act(database, author, SEND, rows, verb=verb, size=size, wakes=wakes)
+        await act(database, author, SEND, rows, verb=verb, size=size, wakes=wakes, misfit=misfit)
 
 
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
@@ -342,6 +345,13 @@ def _letter(message: SendMessage, what: str) -> _Letter:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
     return _Letter(new_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
+
+
+def _too_large(letter: _Letter, most: int) -> InvalidValueError | None:
+    what = f"The message to {letter.destination_id!r}"
+    return _codec.too_large(letter.payload, most, what, InvalidMessageError) or _codec.too_large(
+        letter.headers or "", most, f"{what}: its headers", InvalidMessageError
+    )
 
 
 def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:

@@ -29,6 +29,7 @@ class Runtime:
         application_version: str | None,
         max_running: int,
         migrate: bool,
+        max_payload_bytes: int,
         connect_timeout_seconds: float,
         drain_seconds: float,
     ) -> None:
@@ -37,6 +38,7 @@ class Runtime:
         self._application_version = application_version
         self._max_running = max_running
         self._migrate = migrate
+        self._max_payload_bytes = max_payload_bytes
         self._connect_timeout_seconds = connect_timeout_seconds
         self._drain_seconds = drain_seconds
         self._server: embedded.EmbeddedPostgres | None = None
@@ -49,7 +51,11 @@ class Runtime:
         """Connect, migrate, listen, and take over what is left. What was opened is closed if this fails."""
         try:
             url = await self._find_url()
-            self.database = Database(url, connect_timeout_seconds=self._connect_timeout_seconds)
+            self.database = Database(
+                url,
+                connect_timeout_seconds=self._connect_timeout_seconds,
+                max_payload_bytes=self._max_payload_bytes,
+            )
             self.executor = Executor(
                 self.database,
                 self._executor_id,

@@ -77,7 +77,10 @@ class StepFunction(Generic[P, R]):
         async def find() -> tuple[str | None, str | None]:
             try:
                 value = await self._attempts(attempt)
-                return _codec.encode(value, self._signature.result_type, what=f"The result of step {self.name!r}"), None
+                what = f"The result of step {self.name!r}"
+                text = _codec.encode(value, self._signature.result_type, what=what)
+                misfit = _codec.too_large(text, step.run.database.max_payload_bytes, what)
+                return (text, None) if misfit is None else (None, _exceptions.encode_error(misfit))
             except Exception as error:
                 return None, _exceptions.encode_error(error)
 

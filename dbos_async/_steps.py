@@ -162,12 +162,18 @@ class Step:
         wakes: Sequence[bytes] = (),
         watch: Sequence[bytes] | None = None,
         answered: Callable[[Answer], None] | None = None,
+        misfit: InvalidValueError | None = None,
     ) -> Done:
-        """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys."""
+        """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys.
+
+        A ``misfit`` is recorded as its end, unless it has one: what may be stored can be another matter in a replay.
+        """
         with Acting(self.run, self.verb):
             done = await self.replayed()
             if done is not None:
                 return done
+            if misfit is not None:
+                return await self._record(None, _exceptions.encode_error(misfit), 0.0)
             if watch is None:
                 while True:
                     done, _ = await self._try(statement, rows, size, wakes, answered)
@@ -279,12 +285,15 @@ async def act(
     verb: str,
     size: int = 0,
     wakes: Sequence[bytes] = (),
+    misfit: InvalidValueError | None = None,
 ) -> None:
     """Write in the name of a workflow: as a step of its own, or as a part of the step that is under way."""
     if isinstance(author, Step):
-        (await author.perform(statement, rows, size=size, wakes=wakes)).value()
+        (await author.perform(statement, rows, size=size, wakes=wakes, misfit=misfit)).value()
         return
     check_live(author, verb)
+    if misfit is not None:
+        raise misfit
     run = author.run
     with Acting(run, verb):
         if run.stopped is not None:

@@ -334,4 +334,5 @@ async def _write(database: Database, here: Position | Any, verb: str, key: str, 
     author = Step(here, verb, key) if isinstance(here, Position) else here
     digest = stream_key(author.run.workflow_id, key)
     row = (*author_columns(author), author.path, verb, key, value, digest)
-    await act(database, author, WRITE, [row], verb=verb, size=len(value or ""), wakes=[digest])
+    misfit = _codec.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
+    await act(database, author, WRITE, [row], verb=verb, size=len(value or ""), wakes=[digest], misfit=misfit)

@@ -158,6 +158,9 @@ async def start(
         check_connection(connection, author, "start_workflow")
     if not isinstance(author, Position) and author is not None:
         check_live(author, "start_workflow")
+    misfit = _codec.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+    if misfit is not None and not isinstance(author, Position):
+        raise misfit
     ticket = assigned.get()
     workflow_id = str(uuid4()) if ticket is None else ticket.use()
     step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
@@ -179,7 +182,7 @@ async def start(
         await check_answer(answer, author if isinstance(author, StepBody) else None)
         done = Done(answer[0]["output"], answer[0]["error"])
     elif isinstance(step, Step):
-        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered)
+        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered, misfit=misfit)
     else:
         patient = step is not None
         call = database.call(

@@ -14,7 +14,7 @@ from dbos_async._database import Database
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
 from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
-from dbos_async.keys import Event, Stream, Topic
+from dbos_async.keys import Event, Stream, Topic, check_whole
 
 
 class DBOSClient:
@@ -24,16 +24,29 @@ class DBOSClient:
     ``migrate=True`` lets it make the schema, too; by default it only checks that it is there.
     """
 
-    def __init__(self, url: str, *, migrate: bool = False, connect_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        migrate: bool = False,
+        max_payload_bytes: int = 8 * 2**20,
+        connect_timeout_seconds: float = 30.0,
+    ) -> None:
         self._url = url
         self._migrate = migrate
+        self._max_payload_bytes = check_whole(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = connect_timeout_seconds
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
     async def __aenter__(self) -> Self:
         if self._opened is not None:
             raise LaunchError("This DBOSClient is open already: use one 'async with' block, or a client for each.")
-        database = Database(self._url, connect_timeout_seconds=self._connect_timeout_seconds, max_connections=4)
+        database = Database(
+            self._url,
+            connect_timeout_seconds=self._connect_timeout_seconds,
+            max_payload_bytes=self._max_payload_bytes,
+            max_connections=4,
+        )
         try:
             await database.open(migrate=self._migrate)
         except BaseException:

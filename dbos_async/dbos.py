@@ -26,7 +26,8 @@ class DBOS(Conversation, Management):
 
     Without a URL it uses ``$DBOS_DATABASE_URL``, else starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched in
     a process at a time; its verbs are reached through the class or the instance alike. ``max_running`` bounds how many workflows
-    run here at a time, not counting those that wait. Leaving the block lets running steps finish (up to
+    run here at a time, not counting those that wait; ``max_payload_bytes`` bounds the JSON of each message, event, stream value,
+    argument list and result that is stored from here. Leaving the block lets running steps finish (up to
     ``drain_seconds``), stops the runs and gives their workflows back; so does a SIGTERM that the program does not handle itself.
 
     Example:
@@ -52,6 +53,7 @@ class DBOS(Conversation, Management):
         executor_id: str | None = None,
         application_version: str | None = None,
         max_running: int = 1000,
+        max_payload_bytes: int = 8 * 2**20,
         migrate: bool = True,
         connect_timeout_seconds: float = 30.0,
         drain_seconds: float = 10.0,
@@ -59,11 +61,13 @@ class DBOS(Conversation, Management):
         if executor_id is not None:
             check_key(executor_id, "executor_id")
         check_whole(max_running, 1, "max_running")
+        check_whole(max_payload_bytes, 1, "max_payload_bytes")
         self._runtime = Runtime(
             url,
             executor_id=executor_id,
             application_version=application_version,
             max_running=max_running,
+            max_payload_bytes=max_payload_bytes,
             migrate=migrate,
             connect_timeout_seconds=connect_timeout_seconds,
             drain_seconds=drain_seconds,
@@ -108,6 +112,7 @@ class DBOS(Conversation, Management):
         executor_id: str | None = None,
         application_version: str | None = None,
         max_running: int = 1000,
+        max_payload_bytes: int = 8 * 2**20,
         migrate: bool = True,
         connect_timeout_seconds: float = 30.0,
         drain_seconds: float = 10.0,
@@ -118,6 +123,7 @@ class DBOS(Conversation, Management):
             executor_id=executor_id,
             application_version=application_version,
             max_running=max_running,
+            max_payload_bytes=max_payload_bytes,
             migrate=migrate,
             connect_timeout_seconds=connect_timeout_seconds,
             drain_seconds=drain_seconds,
