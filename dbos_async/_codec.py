@@ -78,6 +78,14 @@ def decode(text: str | None, declared: Any = Any, *, what: str = "The value", er
         raise _misfit(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
 
 
+def show(text: str | None) -> Any:
+    """What is stored, for somebody who looks at it: the plain value, or the text itself if that cannot be read."""
+    try:
+        return decode(text)
+    except InvalidValueError:
+        return text
+
+
 def too_large(text: str, most: int, what: str, error: _Kind = InvalidValueError) -> InvalidValueError | None:
     """The ``error`` of a JSON text that has more bytes than it may have, ``None`` if it has not."""
     if len(text) * 4 <= most:  # a character has at most four bytes

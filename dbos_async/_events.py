@@ -184,7 +184,7 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
     name, declared = key_and_type(key, "The key of an event")
     seconds = check_seconds(timeout_seconds)
     here = caller(database)
-    what = f"The value of event {name!r} of workflow {workflow_id!r}"
+    what = _what(name, workflow_id)
     if isinstance(here, Position):
         step_key = f"{name} of {workflow_id}"
         step = Step(here, "get_event", step_key)
@@ -202,7 +202,7 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 
     async def find() -> dict[str, Any]:
         rows = await database.call(ALL_EVENTS, [(workflow_id,)], lane=workflow_id)
-        return {key: _codec.decode(value) for _, key, value in rows}
+        return {key: _codec.decode(value, what=_what(key, workflow_id)) for _, key, value in rows}
 
     events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
     return events
@@ -219,3 +219,7 @@ async def _read(database: Database, workflow_id: str, key: str, seconds: float |
                 return str(value) if value is not None else None
             look.again_in(left)
     raise AssertionError("A waiting loop ends only by returning.")
+
+
+def _what(key: str, workflow_id: str) -> str:
+    return f"The value of event {key!r} of workflow {workflow_id!r}"

@@ -45,12 +45,15 @@ def encode_error(error: BaseException) -> str:
     return text
 
 
-def decode_error(text: str) -> Exception:
-    """The exception again, if its type is imported here; else a `RecordedError` that names it. Never raises."""
+def decode_error(text: str, of: str = "") -> Exception:
+    """The exception again, if its type is imported here; else a `RecordedError` that names it. Never raises.
+
+    ``of`` says whose error it is, for the case that the record is none.
+    """
     try:
         return _rebuild(_Record.model_validate_json(text, strict=True))
     except (ValueError, RecursionError):
-        return RecordedError("an unreadable record", text[:EXCERPT])
+        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT])
 
 
 class _Record(BaseModel):

@@ -298,7 +298,18 @@ class Executor:
             if recoveries > workflow.max_recovery_attempts:
                 status = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
             else:
-                args, kwargs = workflow.signature.decode_call(text)
+                try:
+                    args, kwargs = workflow.signature.decode_call(text, f"workflow {run.workflow_id!r}")
+                except InvalidValueError as unreadable:
+                    if run.history is None:
+                        raise
+                    # An earlier run could read it, so the code has changed, and can be repaired.
+                    recorded = "a call with arguments that fit"
+                    asked = f"types that they do not fit ({unreadable})"
+                    mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
+                    log.error("%s", mismatch)
+                    status, error = "REPLAY_MISMATCH", _exceptions.encode_error(mismatch)
+                    return
                 value = await workflow.function(*args, **kwargs)
                 what = f"The result of workflow {run.workflow_id!r}"
                 result = _codec.encode(value, workflow.signature.result_type, what=what)

@@ -13,7 +13,13 @@ from dbos_async._messages import new_id
 from dbos_async._steps import read
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Message
-from dbos_async.errors import InvalidArgumentError, MessageNotFoundError, RedeliveryError, WorkflowNotFoundError
+from dbos_async.errors import (
+    InvalidArgumentError,
+    InvalidValueError,
+    MessageNotFoundError,
+    RedeliveryError,
+    WorkflowNotFoundError,
+)
 from dbos_async.keys import Topic, check_key, check_whole, key_and_type
 
 MESSAGES = Statement(
@@ -166,8 +172,11 @@ def _id(message_id: UUID | str) -> UUID:
 def _message(record: Any) -> Message:
     values = dict(record)
     del values["n"], values["known"]
-    values["payload"] = _codec.decode(values["payload"])
-    values["headers"] = _codec.decode(values["headers"]) or {}
+    values["payload"] = _codec.show(values["payload"])
+    try:
+        values["headers"] = _codec.decode(values["headers"], dict[str, str]) or {}
+    except InvalidValueError:  # somebody else wrote them
+        values["headers"] = {"": values["headers"]}
     if values["rejected"] is not None:
         values["rejected"] = str(_exceptions.decode_error(values["rejected"]))
     return Message(**values)

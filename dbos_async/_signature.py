@@ -70,15 +70,19 @@ class Signature:
         stored_kwargs = [f"{_codec.encode(key)}:{self._store(self._of(key), value)}" for key, value in kwargs.items()]
         return f'{{"args":[{",".join(stored_args)}],"kwargs":{{{",".join(stored_kwargs)}}}}}'
 
-    def decode_call(self, text: str) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments again, each as its annotation says; whether they bind is for the call to find out."""
-        call = _codec.decode(text, what=f"The stored call of {self._name}")
+    def decode_call(self, text: str, of: str = "") -> tuple[list[Any], dict[str, Any]]:
+        """The arguments again, each as its annotation says; whether they bind is for the call to find out.
+
+        ``of`` says in the errors whose call it is.
+        """
+        whose = of or self._name
+        call = _codec.decode(text, what=f"The stored call of {whose}")
         if not (isinstance(call, dict) and isinstance(call.get("args"), list) and isinstance(call.get("kwargs"), dict)):
             raise InvalidValueError(
-                f"The stored call of {self._name}", 'it is not of the form {"args": [...], "kwargs": {...}}'
+                f"The stored call of {whose}", 'it is not of the form {"args": [...], "kwargs": {...}}'
             )
-        args = [self._restore(self._at(place), value) for place, value in enumerate(call["args"])]
-        return args, {key: self._restore(self._of(key), value) for key, value in call["kwargs"].items()}
+        args = [self._restore(self._at(place), value, whose) for place, value in enumerate(call["args"])]
+        return args, {key: self._restore(self._of(key), value, whose) for key, value in call["kwargs"].items()}
 
     def _at(self, place: int) -> str:
         """The parameter that takes the argument at this place, ``""`` if none does."""
@@ -92,11 +96,11 @@ class Signature:
         declared = self._declared().get(parameter, Any)
         return _codec.encode(value, declared, what=f"The argument {parameter!r} of {self._name}")
 
-    def _restore(self, parameter: str, value: Any) -> Any:
+    def _restore(self, parameter: str, value: Any, whose: str) -> Any:
         declared = self._declared().get(parameter, Any)
         if declared is Any or (type(value) is declared and declared in _UNTOUCHED):
             return value
-        what = f"The stored argument {parameter!r} of {self._name}"
+        what = f"The stored argument {parameter!r} of {whose}"
         return _codec.decode(to_json(value).decode(), declared, what=what)
 
     def _declared(self) -> dict[str, Any]:

@@ -102,16 +102,17 @@ T = TypeVar("T")
 
 
 class Done(NamedTuple):
-    """How a step ended: its output, or its error; and, of a receive, which message it took."""
+    """How a step ended: its output, or its error; of a receive, which message it took; and of what this is the end."""
 
     output: str | None
     error: str | None
     message_id: UUID | None = None
+    of: str = ""
 
     def value(self) -> str | None:
         """The output; a recorded error is raised."""
         if self.error is not None:
-            raise _exceptions.decode_error(self.error)
+            raise _exceptions.decode_error(self.error, self.of)
         return self.output
 
 
@@ -151,7 +152,7 @@ class Step:
         if past is None:
             return None
         await self.compare(past.verb, past.key)
-        return Done(past.output, past.error, past.message_id) if past.completed else None
+        return self._done(past.output, past.error, past.message_id) if past.completed else None
 
     async def perform(
         self,
@@ -251,6 +252,10 @@ class Step:
             await run.park(mismatch)
         await run.halt(str(mismatch))
 
+    def _done(self, output: str | None, error: str | None, message_id: UUID | None) -> Done:
+        of = "" if error is None else f"step {self.path} of workflow {self.run.workflow_id!r}"
+        return Done(output, error, message_id, of)
+
     async def _try(
         self,
         statement: Statement,
@@ -272,7 +277,7 @@ class Step:
         if first["recorded_verb"] is not None:
             await self.compare(first["recorded_verb"], first["recorded_key"])
         if outcome in ("done", "recorded"):
-            return Done(first["output"], first["error"], first.get("message_id")), None
+            return self._done(first["output"], first["error"], first.get("message_id")), None
         return None, first["seconds_left"] if outcome == "wait" else 0.0
 
 
@@ -329,7 +334,12 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
             except DBOSError as error:
                 return None, _exceptions.encode_error(error)
 
-    return _codec.decode((await Step(here, verb, key).note(found)).value(), declared)
+    step = Step(here, verb, key)
+    text = (await step.note(found)).value()
+    try:
+        return _codec.decode(text, declared)
+    except InvalidValueError as misfit:
+        await step.park_unreadable(misfit)
 
 
 class Acting:

@@ -10,10 +10,12 @@ import functools
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import anyio
 import asyncpg
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dbos_async import _codec, _exceptions
 from dbos_async._batch import Statement
@@ -21,7 +23,7 @@ from dbos_async._context import Position, caller, in_workflow_or_step
 from dbos_async._database import Database
 from dbos_async._steps import Step, act, author_columns
 from dbos_async._wakeups import end_key, stream_key
-from dbos_async.errors import InvalidStreamValueError, StreamTimeoutError, WorkflowNotFoundError
+from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
 
 WRITE = Statement(
@@ -204,6 +206,15 @@ FOLLOW = Statement(
 MOST_VALUES = 500
 
 
+class _Boundary(TypedDict):
+    """What a step records of the reading of a stream; ``error`` is that of a value that could not be read."""
+
+    offset: Annotated[int, Field(ge=0, lt=2**31)]
+    count: Annotated[int, Field(ge=0, le=MOST_VALUES)]
+    end: Literal["unknown", "closed", "timeout", "invalid"] | None
+    error: NotRequired[Any]
+
+
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
@@ -286,7 +297,11 @@ async def _recorded_pages(
         assert isinstance(position, Position)
         step = Step(position, "read_stream", step_key)
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
-        boundary = _codec.decode((await step.perform(FOLLOW, [row], watch=keys)).value())
+        text = (await step.perform(FOLLOW, [row], watch=keys)).value()
+        try:
+            boundary = _codec.decode(text or "null", _Boundary)
+        except InvalidValueError as unreadable:
+            await step.park_unreadable(unreadable)
         end, stop = boundary["end"], boundary["offset"] + boundary["count"]
         offset = boundary["offset"]
         while offset < stop:

@@ -183,6 +183,9 @@ async def start(
         done = Done(answer[0]["output"], answer[0]["error"])
     elif isinstance(step, Step):
         done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered, misfit=misfit)
+        what = f"The recorded id of the started workflow {name!r}"
+        child_id = await step.accept(done, lambda recorded: _codec.decode(recorded or "null", str, what=what))
+        return WorkflowHandle(database, child_id, result_type)
     else:
         patient = step is not None
         call = database.call(

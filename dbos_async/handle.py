@@ -144,8 +144,8 @@ class WorkflowStatus(BaseModel):
 
     ``status`` is PENDING (running, waiting, or not yet claimed), an end (SUCCESS, ERROR, CANCELLED), or parked until
     somebody repairs and resumes it (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED). ``input``, ``output`` and ``error``
-    are the plain JSON that is stored. ``executor_id`` is the executor that runs it now, ``None`` when none does;
-    ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
+    are the plain JSON that is stored, or its text if that cannot be read. ``executor_id`` is the executor that runs it now,
+    ``None`` when none does; ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -224,7 +224,7 @@ async def _result(database: Database, workflow_id: str, declared: Any, what: str
             if status == "CANCELLED":
                 raise WorkflowCancelledError(workflow_id)
             if status in ("SUCCESS", "ERROR"):
-                return _codec.decode(Done(output, error).value(), declared, what=what)
+                return _codec.decode(Done(output, error, of=f"workflow {workflow_id!r}").value(), declared, what=what)
     raise AssertionError("A waiting loop ends only by returning.")
 
 
@@ -278,7 +278,7 @@ async def list_workflow_steps(database: Database, workflow_id: str) -> list[Work
     async def find() -> list[WorkflowStep]:
         return [
             WorkflowStep(
-                step=step, verb=verb, key=key, output=_codec.decode(output), error=_codec.decode(error),
+                step=step, verb=verb, key=key, output=_codec.show(output), error=_codec.show(error),
                 started_at=started_at, completed_at=completed_at,
             )
             for _, step, verb, key, output, error, started_at, completed_at
@@ -293,5 +293,5 @@ def _status(record: Any) -> WorkflowStatus:
     values = dict(record)
     del values["n"]
     for name in ("input", "output", "error"):
-        values[name] = _codec.decode(values[name])
+        values[name] = _codec.show(values[name])
     return WorkflowStatus(**values)
