@@ -22,7 +22,8 @@ class Envelope(BaseModel, Generic[T]):
     ``sent_at`` is when it was stored, by the database's clock, in UTC. ``topic`` is ``None`` for a message without one.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # A payload whose type has no configuration of its own follows this one, and its bytes were stored as base64.
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     id: UUID
     destination_id: str
