@@ -20,7 +20,7 @@ from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 DEEPEST_ERROR = 8
 MOST_ERRORS = 100
 LARGEST_ERROR = 1 << 20
-EXCERPT_OF_MESSAGE = 1000
+LONGEST_PART = 1000
 
 # What built-in exceptions keep outside of their arguments and attributes.
 _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
@@ -39,9 +39,11 @@ def encode_error(error: BaseException) -> str:
         record = _Record(type=_name(error), message=shown(error))
     text = record.model_dump_json(exclude_defaults=True)
     if len(text) > LARGEST_ERROR:
-        message = record.message[:EXCERPT_OF_MESSAGE]
-        note = f"Its arguments, causes and members are not recorded: together they had {len(text):,} characters."
-        text = _Record(type=record.type, message=message, args=[message], notes=[note]).model_dump_json()
+        record.notes = [f"Most of this error is not recorded: it had {len(text):,} characters."]
+        record.message, record.cause, record.exceptions = record.message[:LONGEST_PART], None, []
+        record.args = [_shortened(argument) for argument in record.args[:MOST_ERRORS]]
+        record.attributes = {name: _shortened(record.attributes[name]) for name in [*record.attributes][:MOST_ERRORS]}
+        text = record.model_dump_json(exclude_defaults=True)
     return text
 
 
@@ -98,6 +100,12 @@ def _attributes(error: BaseException) -> dict[str, Any]:
         found["object"] = broken if isinstance(broken, bytes) else broken.encode("utf-8", "surrogatepass")
     plain = {name: _plain(value) for name, value in found.items()}
     return {clean(name): value for name, value in plain.items() if value is not None or found[name] is None}
+
+
+def _shortened(value: Any) -> Any:
+    # What its message may be made of keeps its type as far as it can.
+    whole = value if isinstance(value, str) else encode(value)
+    return value if len(whole) <= LONGEST_PART else whole[:LONGEST_PART]
 
 
 def _told(value: object) -> Any:

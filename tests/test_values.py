@@ -24,7 +24,7 @@ from tests.eventually import eventually
 T = TypeVar("T")
 
 EACH_IN_ONE_DATABASE = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
