@@ -104,7 +104,7 @@ class Batches:
         self._lanes: dict[tuple[Statement, int], _Lane] = {}
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
-        self.losses = 0
+        self.losses: int = 0
         """How often a connection was lost while a batch was under way, so that it may have been committed."""
         self._loop = asyncio.get_running_loop()
 

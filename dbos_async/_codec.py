@@ -130,7 +130,7 @@ def _new_adapter(declared: Any, shown: str) -> TypeAdapter[Any]:
         if problem.code != "type-adapter-config-unused":
             raise
         # A dataclass or TypedDict follows ours when it is a part of another type, and shall when it stands alone.
-        alias: Any = TypeAliasType("Declared", declared)
+        alias: Any = TypeAliasType("Declared", declared)  # pyright: ignore[reportGeneralTypeIssues]  # made as the program runs
         return TypeAdapter(alias, config=_CONFIG)
 
 

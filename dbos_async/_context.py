@@ -229,7 +229,7 @@ class SetWorkflowID:
     """
 
     def __init__(self, workflow_id: str) -> None:
-        self.workflow_id = check_key(workflow_id, "The id of SetWorkflowID")
+        self.workflow_id: str = check_key(workflow_id, "The id of SetWorkflowID")
         self._used = False
         self._before: list[Token[SetWorkflowID | None]] = []
 
@@ -269,7 +269,7 @@ class SetWorkflowTimeout:
     """
 
     def __init__(self, seconds: float | None) -> None:
-        self.seconds = check_seconds(seconds, "seconds")
+        self.seconds: float | None = check_seconds(seconds, "seconds")
         self._before: list[Token[float | None]] = []
 
     def __enter__(self) -> Self:

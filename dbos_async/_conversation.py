@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from dbos_async import _events, _messages, _streams
 from dbos_async._workflows import database
 from dbos_async.envelope import Envelope, SendMessage
 from dbos_async.keys import Event, Stream, Topic
+
+if TYPE_CHECKING:
+    from dbos_async._transaction import Connection
 
 R = TypeVar("R")
 
@@ -18,6 +21,28 @@ class Conversation:
 
     # Messages
 
+    @overload
+    @staticmethod
+    async def send(
+        destination_id: str,
+        message: R,
+        topic: Topic[R],
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connection: Connection | None = None,
+    ) -> None: ...
+    @overload
+    @staticmethod
+    async def send(
+        destination_id: str,
+        message: Any,
+        topic: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connection: Connection | None = None,
+    ) -> None: ...
     @staticmethod
     async def send(
         destination_id: str,
@@ -26,7 +51,7 @@ class Conversation:
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        connection: Any = None,
+        connection: Connection | None = None,
     ) -> None:
         """Send a message to a workflow; once this returns it is committed and a live destination will receive it.
 
@@ -41,7 +66,7 @@ class Conversation:
         await _messages.send(database(), letter, connection)
 
     @staticmethod
-    async def send_bulk(messages: Sequence[SendMessage], *, connection: Any = None) -> None:
+    async def send_bulk(messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
         """Send all these messages, or none; they keep their order. One commit, however many; ``connection`` as for `send`."""
         await _messages.send_bulk(database(), messages, connection)
 
@@ -52,7 +77,7 @@ class Conversation:
     @staticmethod
     async def recv(topic: str | None = None, timeout_seconds: float | None = 60) -> Any: ...
     @staticmethod
-    async def recv(topic: Any = None, timeout_seconds: float | None = 60) -> Any:
+    async def recv(topic: str | Topic[Any] | None = None, timeout_seconds: float | None = 60) -> Any:
         """Take the oldest unreceived message of this workflow and topic (workflows only), ``None`` when none came in time.
 
         Without a topic only messages that were sent without one are received. The time counts from the first wait, by the
@@ -72,12 +97,20 @@ class Conversation:
     @staticmethod
     async def recv_envelope(topic: str | None = None, timeout_seconds: float | None = 60) -> Envelope[Any] | None: ...
     @staticmethod
-    async def recv_envelope(topic: Any = None, timeout_seconds: float | None = 60) -> Envelope[Any] | None:
+    async def recv_envelope(
+        topic: str | Topic[Any] | None = None, timeout_seconds: float | None = 60
+    ) -> Envelope[Any] | None:
         """As `DBOS.recv`, with everything that is known of the message; ``None`` is a time-out and nothing else."""
         return await _messages.recv_envelope(database(), topic, timeout_seconds)
 
     # Events
 
+    @overload
+    @staticmethod
+    async def set_event(key: Event[R], value: R) -> None: ...
+    @overload
+    @staticmethod
+    async def set_event(key: str, value: Any) -> None: ...
     @staticmethod
     async def set_event(key: str | Event[Any], value: Any) -> None:
         """Let the workflow say ``value`` under ``key`` (workflows and steps); the latest value can always be read."""
@@ -90,7 +123,7 @@ class Conversation:
     @staticmethod
     async def get_event(workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
     @staticmethod
-    async def get_event(workflow_id: str, key: Any, timeout_seconds: float | None = 60) -> Any:
+    async def get_event(workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
         """The latest value that the workflow said under ``key``; waits for a first one, also of a workflow that is yet to start.
 
         ``None`` when none came in time, and at once when the workflow has ended without it. In a workflow what was read is
@@ -105,6 +138,12 @@ class Conversation:
 
     # Streams
 
+    @overload
+    @staticmethod
+    async def write_stream(key: Stream[R], value: R) -> None: ...
+    @overload
+    @staticmethod
+    async def write_stream(key: str, value: Any) -> None: ...
     @staticmethod
     async def write_stream(key: str | Stream[Any], value: Any) -> None:
         """Append any JSON value to a stream of the workflow (workflows and steps). Raises `StreamClosedError` when it is closed."""
@@ -127,7 +166,7 @@ class Conversation:
     ) -> AsyncGenerator[Any, None]: ...
     @staticmethod
     def read_stream(
-        workflow_id: str, key: Any, *, offset: int = 0, timeout_seconds: float | None = None
+        workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Any, None]:
         """Yield each value of a stream in order, from ``offset`` on, as they are written, until it is closed or its workflow ended.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import asyncpg
 
@@ -30,14 +31,16 @@ class Database:
         max_connections: int = 8,
     ) -> None:
         self._url = url
-        self.max_payload_bytes = check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        self.max_payload_bytes: int = check_whole(max_payload_bytes, 1, "max_payload_bytes")
         """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
         self._connect_timeout_seconds = connect_timeout_seconds
-        self.postgres = Postgres(url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds)
-        self.wakeups = Wakeups()
-        self.batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
-        self.call = self.batches.call
-        self.looks = self.wakeups.looks
+        self.postgres: Postgres = Postgres(
+            url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
+        )
+        self.wakeups: Wakeups = Wakeups()
+        self.batches: Batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
+        self.call: Final = self.batches.call
+        self.looks: Final = self.wakeups.looks
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:

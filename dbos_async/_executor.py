@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 from uuid import uuid4
@@ -171,7 +171,7 @@ class Executor:
         return self._max_running - len(self.runs) + self._crowd.waiting - self._reserved
 
     @contextmanager
-    def place(self) -> Iterator[str | None]:
+    def place(self) -> Generator[str | None]:
         """The owner of a workflow that is being started; ``None`` when there is no room and it is left to whoever has."""
         owner = self.id if not self.closing and self.room > 0 else None
         self._reserved += owner is not None

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from dbos_async import _control, _delete, _fork, _mailbox, _workflows, handle
-from dbos_async._workflows import database
+from dbos_async._workflows import Workflow, database
 from dbos_async.envelope import Message
 from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Topic
 
 if TYPE_CHECKING:
-    import asyncpg
-
-    Connection = asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]
+    from dbos_async._transaction import Connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,17 +25,13 @@ class Management:
     @overload
     @staticmethod
     async def start_workflow(
-        function: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, connection: Connection, **kwargs: Any
+        function: Workflow[..., R], /, *args: Any, connection: Connection, **kwargs: Any
     ) -> WorkflowHandle[R]: ...
     @overload
     @staticmethod
-    async def start_workflow(
-        function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> WorkflowHandle[R]: ...
+    async def start_workflow(function: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkflowHandle[R]: ...
     @staticmethod
-    async def start_workflow(
-        function: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, **kwargs: Any
-    ) -> WorkflowHandle[R]:
+    async def start_workflow(function: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
         """Start a workflow and return its handle once the start is committed; it runs here, in the background.
 
         With an id (`SetWorkflowID`) that exists nothing is started: the handle is of the first one, and its arguments count.
@@ -47,8 +40,7 @@ class Management:
         With ``connection=``, an asyncpg connection, the start is a part of the transaction that is open there: a live executor
         that knows the workflow begins it once that commits. Arguments are then not checked by a type checker.
         """
-        started = await _workflows.start_here(_workflows.find(function), args, kwargs)
-        return cast("WorkflowHandle[R]", started)
+        return await _workflows.start_here(_workflows.find(function), args, kwargs)
 
     @staticmethod
     async def retrieve_workflow(workflow_id: str) -> WorkflowHandle[Any]:

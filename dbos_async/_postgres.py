@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -99,7 +100,7 @@ class Postgres:
         self._room = asyncio.Semaphore(max_connections)
         self._closed = False
         self._probe = Probe(self.connect, self.distrust)
-        self.watching = self._probe.watching
+        self.watching: Final = self._probe.watching
         self.backends: set[int] = set()
         """The server processes behind the open connections: their notifications are our own."""
 
@@ -128,7 +129,7 @@ class Postgres:
     @asynccontextmanager
     async def connection(
         self, *, probe_after_seconds: float = AFTER_SECONDS, heard: Heard | None = None
-    ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    ) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
         """A connection for one statement. One that was interrupted or broke is not used again.
 
         A statement that takes long is looked after, see `Probe.watching`; without ``heard`` nothing here waits long for

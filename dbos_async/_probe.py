@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 
 import asyncpg
@@ -51,7 +51,7 @@ class Probe:
     @contextmanager
     def watching(
         self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Look after what is done on this connection here; it is terminated when nobody works on that.
 
         Without ``heard`` it is also terminated when the server cannot be asked.
@@ -124,7 +124,7 @@ async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 @contextmanager
-def terminated_after(connection: asyncpg.Connection[asyncpg.Record], seconds: float) -> Iterator[None]:
+def terminated_after(connection: asyncpg.Connection[asyncpg.Record], seconds: float) -> Generator[None]:
     """Terminate the connection if what is done here takes longer, so that it fails as on a lost one.
 
     A cancellation or a timeout of asyncpg's own would ask the server to stop, on a connection more, without end.

@@ -46,7 +46,7 @@ class StepFunction(Generic[P, R]):
                 f"@DBOS.step() decorates functions, and {function!r:.100} is none: write @DBOS.step()."
             )
         functools.update_wrapper(self, function)
-        self.name = name or function.__qualname__
+        self.name: str = name or function.__qualname__
         self._function = function
         self._signature = Signature(function, takes_stored_arguments=False)
         self._is_coroutine = inspect.iscoroutinefunction(function)

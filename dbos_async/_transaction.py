@@ -7,7 +7,7 @@ notification, which Postgres delivers with the commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -15,6 +15,9 @@ from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, StepBody, check_live
 from dbos_async._postgres import REPEATABLE
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]
 
 MOST_REPEATS = 5
 

@@ -123,9 +123,9 @@ class Workflow(Generic[P, R]):
                 "write 'async def' and @DBOS.workflow()."
             )
         functools.update_wrapper(self, function)
-        self.name = check_key(name or function.__qualname__, "The name of a workflow")
+        self.name: str = check_key(name or function.__qualname__, "The name of a workflow")
         self.function = function
-        self.signature = Signature(function)
+        self.signature: Signature = Signature(function)
         self.max_recovery_attempts = max_recovery_attempts
         known = registered.get(self.name)
         if known is not None and _place(known.function) != _place(function):

@@ -14,7 +14,7 @@ from dbos_async import _migrations
 from dbos_async._hosts import why_unusable
 from dbos_async.errors import DBOSError
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="dbos_async: durable workflows on Postgres.",
     no_args_is_help=True,
     add_completion=False,

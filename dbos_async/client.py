@@ -6,15 +6,22 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
 from dbos_async import _control, _delete, _events, _fork, _mailbox, _messages, _streams, _workflows, handle
 from dbos_async._database import Database
+from dbos_async._workflows import Workflow
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
 from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Event, Stream, Topic, check_whole
+
+if TYPE_CHECKING:
+    from dbos_async._transaction import Connection
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DBOSClient:
@@ -62,6 +69,16 @@ class DBOSClient:
             database, self._opened = self._opened[0], None
             await database.close()
 
+    @overload
+    async def start_workflow(self, workflow: str, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]: ...
+    @overload
+    async def start_workflow(
+        self, workflow: Workflow[..., R], /, *args: Any, connection: Connection, **kwargs: Any
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start_workflow(
+        self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> WorkflowHandle[R]: ...
     async def start_workflow(self, workflow: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
         """Start a workflow by its registered name, or its function; any live executor that knows it runs it.
 
@@ -71,6 +88,28 @@ class DBOSClient:
         name, text, result_type = _workflows.call_by_name(workflow, args, kwargs)
         return await _workflows.start(self._database, name, text, result_type, None, None, connection)
 
+    @overload
+    async def send(
+        self,
+        destination_id: str,
+        message: R,
+        topic: Topic[R],
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connection: Connection | None = None,
+    ) -> None: ...
+    @overload
+    async def send(
+        self,
+        destination_id: str,
+        message: Any,
+        topic: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connection: Connection | None = None,
+    ) -> None: ...
     async def send(
         self,
         destination_id: str,
@@ -79,16 +118,20 @@ class DBOSClient:
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        connection: Any = None,
+        connection: Connection | None = None,
     ) -> None:
         """Send a message to a workflow; see `DBOS.send`."""
         letter = SendMessage(destination_id, message, topic, idempotency_key, headers)
         await _messages.send(self._database, letter, connection)
 
-    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Any = None) -> None:
+    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
         """Send all these messages, or none; see `DBOS.send_bulk`."""
         await _messages.send_bulk(self._database, messages, connection)
 
+    @overload
+    async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
+    @overload
+    async def get_event(self, workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
     async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
         """The latest value of an event; see `DBOS.get_event`."""
         return await _events.get_event(self._database, workflow_id, key, timeout_seconds)
@@ -97,6 +140,14 @@ class DBOSClient:
         """The latest value of every event of a workflow; see `DBOS.get_all_events`."""
         return await _events.get_all_events(self._database, workflow_id)
 
+    @overload
+    def read_stream(
+        self, workflow_id: str, key: Stream[R], *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def read_stream(
+        self, workflow_id: str, key: str, *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Any, None]: ...
     def read_stream(
         self, workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Any, None]:

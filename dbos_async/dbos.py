@@ -38,10 +38,10 @@ class DBOS(Conversation, Management):
         ```
     """
 
-    workflow_id = Here(
+    workflow_id: Here = Here(
         lambda here: here.run.workflow_id, "The id of the workflow that asks, None outside of workflows."
     )
-    step_id = Here(
+    step_id: Here = Here(
         lambda here: here.path if isinstance(here, StepBody) else None,
         "The path of the step that asks (4, or 4.1.2 in a task of its own), None outside of steps.",
     )

@@ -96,5 +96,5 @@ def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
             "or pass the URL of another database."
         ) from error
     # Leaving is our own affair, and has nothing left to do when the interpreter ends.
-    atexit.unregister(server._cleanup)
+    atexit.unregister(server._cleanup)  # pyright: ignore[reportPrivateUsage]  # the wheel offers no other way
     return EmbeddedPostgres(server.get_uri(), server, lock)

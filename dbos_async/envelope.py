@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,7 @@ from dbos_async.keys import Topic
 T = TypeVar("T")
 
 
-class Envelope(BaseModel, Generic[T]):
+class Envelope(BaseModel, Generic[T], frozen=True):
     """A received message with everything that is known of it.
 
     ``sender_id`` is the id of the workflow that sent it, ``None`` for a sender outside of workflows.
@@ -23,7 +23,7 @@ class Envelope(BaseModel, Generic[T]):
     """
 
     # A payload whose type has no configuration of its own follows this one, and its bytes were stored as base64.
-    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     id: UUID
     destination_id: str
@@ -34,7 +34,7 @@ class Envelope(BaseModel, Generic[T]):
     headers: dict[str, str]
 
 
-class Message(Envelope[Any]):
+class Message(Envelope[Any], frozen=True):
     """A message as `DBOS.list_messages` shows it; its payload is plain JSON.
 
     ``received_at`` is when a step took it, ``None`` while it waits. ``rejected`` is why its receiver could not read it.
@@ -54,3 +54,32 @@ class SendMessage:
     topic: str | Topic[Any] | None = None
     idempotency_key: str | None = None
     headers: Mapping[str, str] | None = None
+
+    if TYPE_CHECKING:
+        # What the dataclass makes by itself, said so that the message is checked against the type of its topic.
+        @overload
+        def __init__(
+            self,
+            destination_id: str,
+            message: T,
+            topic: Topic[T],
+            idempotency_key: str | None = None,
+            headers: Mapping[str, str] | None = None,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self,
+            destination_id: str,
+            message: Any,
+            topic: str | None = None,
+            idempotency_key: str | None = None,
+            headers: Mapping[str, str] | None = None,
+        ) -> None: ...
+        def __init__(
+            self,
+            destination_id: str,
+            message: Any,
+            topic: str | Topic[Any] | None = None,
+            idempotency_key: str | None = None,
+            headers: Mapping[str, str] | None = None,
+        ) -> None: ...

@@ -58,7 +58,7 @@ class MigrationNeededError(ConfigurationError):
 
     def __init__(self, missing: str) -> None:
         super().__init__(missing)
-        self.missing = missing
+        self.missing: str = missing
 
     def __str__(self) -> str:
         return (
@@ -72,7 +72,9 @@ class LibraryTooOldError(ConfigurationError):
 
     def __init__(self, installed: str, required: str, migration: str) -> None:
         super().__init__(installed, required, migration)
-        self.installed, self.required, self.migration = installed, required, migration
+        self.installed: str = installed
+        self.required: str = required
+        self.migration: str = migration
 
     def __str__(self) -> str:
         return (
@@ -90,7 +92,9 @@ class DatabaseUnavailableError(DBOSError):
 
     def __init__(self, waited_seconds: float, may_have_committed: bool, reason: str) -> None:
         super().__init__(waited_seconds, may_have_committed, reason)
-        self.waited_seconds, self.may_have_committed, self.reason = waited_seconds, may_have_committed, reason
+        self.waited_seconds: float = waited_seconds
+        self.may_have_committed: bool = may_have_committed
+        self.reason: str = reason
 
     def __str__(self) -> str:
         fate = "it may or may not have been committed" if self.may_have_committed else "nothing was committed"
@@ -113,7 +117,9 @@ class InvalidValueError(DBOSError, ValueError):
 
     def __init__(self, what: str, problem: str, details: list[Any] | None = None) -> None:
         super().__init__(what, problem, details or [])
-        self.what, self.problem, self.details = what, problem, details or []
+        self.what: str = what
+        self.problem: str = problem
+        self.details: list[Any] = details or []
 
     def __str__(self) -> str:
         return f"{self.what} cannot be used: {self.problem}."
@@ -129,8 +135,8 @@ class InvalidMessageError(InvalidValueError):
         self, what: str, problem: str, details: list[Any] | None = None, message_id: str | None = None
     ) -> None:
         super().__init__(what, problem, details)
-        self.args = (*self.args, message_id)
-        self.message_id = message_id
+        self.args: tuple[Any, ...] = (*self.args, message_id)
+        self.message_id: str | None = message_id
 
 
 class InvalidStreamValueError(InvalidValueError):
@@ -138,8 +144,8 @@ class InvalidStreamValueError(InvalidValueError):
 
     def __init__(self, what: str, problem: str, details: list[Any] | None = None, offset: int = 0) -> None:
         super().__init__(what, problem, details)
-        self.args = (*self.args, offset)
-        self.offset = offset
+        self.args: tuple[Any, ...] = (*self.args, offset)
+        self.offset: int = offset
 
 
 class WrongPlaceError(DBOSError):
@@ -155,7 +161,7 @@ class WorkflowNotFoundError(DBOSError, LookupError):
 
     def __init__(self, workflow_id: str) -> None:
         super().__init__(workflow_id)
-        self.workflow_id = workflow_id
+        self.workflow_id: str = workflow_id
 
     def __str__(self) -> str:
         return f"There is no workflow with the id {self.workflow_id!r}: start it first, or check the id."
@@ -166,7 +172,7 @@ class MessageNotFoundError(DBOSError, LookupError):
 
     def __init__(self, message_id: str) -> None:
         super().__init__(message_id)
-        self.message_id = message_id
+        self.message_id: str = message_id
 
     def __str__(self) -> str:
         return f"There is no message with the id {self.message_id!r}: list_messages(workflow_id) shows those of a workflow."
@@ -177,7 +183,9 @@ class RedeliveryError(DBOSError):
 
     def __init__(self, message_id: str, problem: str, advice: str) -> None:
         super().__init__(message_id, problem, advice)
-        self.message_id, self.problem, self.advice = message_id, problem, advice
+        self.message_id: str = message_id
+        self.problem: str = problem
+        self.advice: str = advice
 
     def __str__(self) -> str:
         return f"The message {self.message_id!r} {self.problem}: {self.advice}."
@@ -188,7 +196,9 @@ class WorkflowConflictError(DBOSError):
 
     def __init__(self, workflow_id: str, started_as: str, wanted: str) -> None:
         super().__init__(workflow_id, started_as, wanted)
-        self.workflow_id, self.started_as, self.wanted = workflow_id, started_as, wanted
+        self.workflow_id: str = workflow_id
+        self.started_as: str = started_as
+        self.wanted: str = wanted
 
     def __str__(self) -> str:
         return (
@@ -202,7 +212,7 @@ class WorkflowCancelledError(DBOSError):
 
     def __init__(self, workflow_id: str) -> None:
         super().__init__(workflow_id)
-        self.workflow_id = workflow_id
+        self.workflow_id: str = workflow_id
 
     def __str__(self) -> str:
         return f"The workflow {self.workflow_id!r} was cancelled and has no result: resume it to go on."
@@ -213,7 +223,8 @@ class WorkflowNotEndedError(DBOSError):
 
     def __init__(self, workflow_id: str, status: str) -> None:
         super().__init__(workflow_id, status)
-        self.workflow_id, self.status = workflow_id, status
+        self.workflow_id: str = workflow_id
+        self.status: str = status
 
     def __str__(self) -> str:
         return f"The workflow {self.workflow_id!r} is {self.status} and cannot be deleted: cancel it first, or wait for its end."
@@ -224,7 +235,8 @@ class WorkflowEndedError(DBOSError):
 
     def __init__(self, workflow_id: str, verb: str) -> None:
         super().__init__(workflow_id, verb)
-        self.workflow_id, self.verb = workflow_id, verb
+        self.workflow_id: str = workflow_id
+        self.verb: str = verb
 
     def __str__(self) -> str:
         return (
@@ -238,7 +250,8 @@ class StreamClosedError(DBOSError):
 
     def __init__(self, workflow_id: str, key: str) -> None:
         super().__init__(workflow_id, key)
-        self.workflow_id, self.key = workflow_id, key
+        self.workflow_id: str = workflow_id
+        self.key: str = key
 
     def __str__(self) -> str:
         return f"The stream {self.key!r} of workflow {self.workflow_id!r} is closed: write before close_stream, or to another key."
@@ -249,8 +262,12 @@ class StepTimeoutError(DBOSError, TimeoutError):
 
     def __init__(self, step: str, timeout_seconds: float) -> None:
         super().__init__(step, timeout_seconds)
-        self.args = step, timeout_seconds  # an OSError, which a TimeoutError is, would keep what it takes them for
-        self.step, self.timeout_seconds = step, timeout_seconds
+        self.args: tuple[Any, ...] = (
+            step,
+            timeout_seconds,
+        )  # an OSError, which a TimeoutError is, would keep what it takes them for
+        self.step: str = step
+        self.timeout_seconds: float = timeout_seconds
 
     def __str__(self) -> str:
         return (
@@ -264,8 +281,11 @@ class StreamTimeoutError(DBOSError, TimeoutError):
 
     def __init__(self, workflow_id: str, key: str, offset: int, timeout_seconds: float) -> None:
         super().__init__(workflow_id, key, offset, timeout_seconds)
-        self.args = workflow_id, key, offset, timeout_seconds
-        self.workflow_id, self.key, self.offset, self.timeout_seconds = workflow_id, key, offset, timeout_seconds
+        self.args: tuple[Any, ...] = workflow_id, key, offset, timeout_seconds
+        self.workflow_id: str = workflow_id
+        self.key: str = key
+        self.offset: int = offset
+        self.timeout_seconds: float = timeout_seconds
 
     def __str__(self) -> str:
         return (
@@ -279,7 +299,10 @@ class ReplayMismatchError(DBOSError):
 
     def __init__(self, workflow_id: str, step: str, recorded: str, asked: str) -> None:
         super().__init__(workflow_id, step, recorded, asked)
-        self.workflow_id, self.step, self.recorded, self.asked = workflow_id, step, recorded, asked
+        self.workflow_id: str = workflow_id
+        self.step: str = step
+        self.recorded: str = recorded
+        self.asked: str = asked
 
     def __str__(self) -> str:
         return (
@@ -294,7 +317,8 @@ class RecordedError(DBOSError):
 
     def __init__(self, type_name: str, message: str) -> None:
         super().__init__(type_name, message)
-        self.type_name, self.message = type_name, message
+        self.type_name: str = type_name
+        self.message: str = message
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.message} (this error was recorded elsewhere: import its type to catch it as such)."

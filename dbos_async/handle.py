@@ -6,7 +6,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from dbos_async import _codec
 from dbos_async._batch import Statement
@@ -139,7 +139,7 @@ LIST_STEPS = Statement(
 )
 
 
-class WorkflowStatus(BaseModel):
+class WorkflowStatus(BaseModel, frozen=True):
     """How a workflow stood when somebody looked.
 
     ``status`` is PENDING (running, waiting, or not yet claimed), an end (SUCCESS, ERROR, CANCELLED), or parked until
@@ -147,8 +147,6 @@ class WorkflowStatus(BaseModel):
     are the plain JSON that is stored, or its text if that cannot be read. ``executor_id`` is the executor that runs it now,
     ``None`` when none does; ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     workflow_id: str
     name: str
@@ -168,10 +166,8 @@ class WorkflowStatus(BaseModel):
     ended_at: datetime | None
 
 
-class WorkflowStep(BaseModel):
+class WorkflowStep(BaseModel, frozen=True):
     """One recorded step: its path, what it was, and how it ended; ``completed_at`` is ``None`` while it waits."""
-
-    model_config = ConfigDict(frozen=True)
 
     step: str
     verb: str
@@ -190,7 +186,7 @@ class WorkflowHandle(Generic[R]):
     def __init__(self, database: Database, workflow_id: str, result_type: Any = Any) -> None:
         self._database = database
         self._result_type = result_type
-        self.workflow_id = workflow_id
+        self.workflow_id: str = workflow_id
 
     def __repr__(self) -> str:
         return f"WorkflowHandle({self.workflow_id!r})"

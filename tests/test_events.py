@@ -110,7 +110,7 @@ async def test_d1_a_typed_event_is_checked_and_restored() -> None:
     @DBOS.workflow()
     async def typed() -> str:
         try:
-            await DBOS.set_event(paid, "seven")
+            await DBOS.set_event(paid, "seven")  # type: ignore[misc]  # the mistake under test
         except InvalidValueError as error:
             await DBOS.set_event(paid, 7)
             return str(error)

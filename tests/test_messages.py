@@ -261,6 +261,7 @@ async def test_an_envelope_has_everything_and_tells_none_from_a_timeout() -> Non
     assert envelope.sender_id is None
     assert envelope.headers == {"trace": "1"}
     assert abs(envelope.sent_at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert envelope.sent_at.utcoffset() == timedelta(0)
     assert await receive_envelope("t", 0.01) is None
 
 
@@ -273,7 +274,7 @@ async def test_d2_a_typed_topic_is_checked_at_the_sender(connection: Any) -> Non
 
     handle = await DBOS.start_workflow(receive_typed)
     with pytest.raises(InvalidMessageError, match="cannot be used"):
-        await DBOS.send(handle.workflow_id, "seven", paid)
+        await DBOS.send(handle.workflow_id, "seven", paid)  # type: ignore[misc]  # the mistake under test
     await DBOS.send(handle.workflow_id, 7, paid)
     assert await handle.get_result() == 7
     assert await connection.fetchval("select count(*) from dbos_async.messages") == 1
