@@ -16,6 +16,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("ruff", "check", "."),
     ("mypy",),
+    ("pyright", "--pythonpath", sys.executable),
     ("importlinter.cli", "lint-imports"),
 )
 
