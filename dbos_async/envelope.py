@@ -8,22 +8,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from dbos_async.keys import Topic
 
 T = TypeVar("T")
 
 
-class Envelope(BaseModel, Generic[T], frozen=True):
+# A payload whose type has no configuration of its own follows this one, and its bytes were stored as base64.
+class Envelope(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_json_bytes="base64"):
     """A received message with everything that is known of it.
 
     ``sender_id`` is the id of the workflow that sent it, ``None`` for a sender outside of workflows.
     ``sent_at`` is when it was stored, by the database's clock, in UTC. ``topic`` is ``None`` for a message without one.
     """
-
-    # A payload whose type has no configuration of its own follows this one, and its bytes were stored as base64.
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     id: UUID
     destination_id: str
