@@ -167,19 +167,22 @@ MAKERS: list[Callable[[list[Kind]], Kind]] = [
     list_of, dict_of, tuple_of, optional, model_of, dataclass_of, typed_dict_of, union_of, box_of,
 ]  # fmt: skip
 
-KINDS = st.recursive(
-    st.sampled_from(SCALARS)
-    | st.builds(dict_of, st.lists(st.sampled_from(SCALARS), min_size=1), st.sampled_from(KEYS)),
-    lambda inner: st.builds(
-        lambda make, kinds: make(kinds), st.sampled_from(MAKERS), st.lists(inner, min_size=1, max_size=3)
-    ),
-    max_leaves=6,
+SCALAR_KINDS = st.sampled_from(SCALARS) | st.builds(
+    dict_of, st.lists(st.sampled_from(SCALARS), min_size=1, max_size=1), st.sampled_from(KEYS)
 )
 
 
 @st.composite
+def kinds(draw: st.DrawFn, depth: int = 3) -> Kind:
+    if depth == 0 or draw(st.integers(0, 2)) == 0:
+        return draw(SCALAR_KINDS)
+    make = draw(st.sampled_from(MAKERS))
+    return make([draw(kinds(depth - 1)) for _ in range(draw(st.integers(1, 3)))])
+
+
+@st.composite
 def typed_values(draw: st.DrawFn) -> Typed:
-    declared, values = draw(KINDS)
+    declared, values = draw(kinds())
     return Typed(declared, draw(values))
 
 
