@@ -241,7 +241,7 @@ class Executor:
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
         run.task = task
         self._keep(task)
-        self.database.wakeups.tell(end_key(workflow_id), lambda: self._doubt(run))
+        self.database.wakeups.tell(end_key(workflow_id), lambda: self._doubt(run, logging.INFO))
         if seconds_left is not None:
             run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
 
@@ -252,22 +252,19 @@ class Executor:
     def doubt(self) -> None:
         """See of every run whether its workflow is still ours."""
         for run in list(self.runs.values()):
-            self._doubt(run)
+            self._doubt(run, logging.WARNING)
 
-    def _doubt(self, run: Run) -> None:
+    def _doubt(self, run: Run, level: int) -> None:
         """Somebody says that a workflow of ours has ended: see whether it is still ours."""
         if not run.over and run.stopped is None:
-            self._keep(self.loop.create_task(self._stop_if_lost(run), context=contextvars.Context()))
+            self._keep(self.loop.create_task(self._stop_if_lost(run, level), context=contextvars.Context()))
 
-    async def _stop_if_lost(self, run: Run) -> None:
+    async def _stop_if_lost(self, run: Run, level: int) -> None:
         row = run.workflow_id, run.attempt
         _, holds, status = (await self.database.call(HOLDS, [row], lane=run.workflow_id, patient=True))[0]
         if not holds and not run.over and run.stopped is None:
-            wanted = status == "CANCELLED"
-            why = "it was cancelled" if wanted else "it belongs to another run now, or is gone"
-            log.log(
-                logging.INFO if wanted else logging.WARNING, "A run of workflow %r stops: %s.", run.workflow_id, why
-            )
+            why = "it was cancelled" if status == "CANCELLED" else "it belongs to another run now, or is gone"
+            log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, why)
             run.stop(why)
 
     async def drain(self, seconds: float) -> None:
