@@ -91,8 +91,10 @@ FORK = Statement(
         ) as said where exists (select 1 from made)
     ),
     streams_copied as (
-        insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, written_at)
-        select fork_id, key, row_number() over (partition by key order by "offset") - 1, value, closes, step, written_at
+        insert into dbos_async.stream_entries
+            (workflow_id, key, "offset", value, closes, step, attempt, act, written_at)
+        select fork_id, key, row_number() over (partition by key order by "offset") - 1, value, closes, step,
+               attempt, act, written_at
         from (
             select e.*, o.fork_id from original as o cross join lateral (
                 select * from dbos_async.stream_entries

@@ -35,10 +35,12 @@ WRITE = Statement(
                case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
                     else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
-               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
+               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed,
+               -- Nor does the inside of a step know whether it writes a second time, and too late, because the answer was lost.
+               c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.act), false) as superseded
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
-                    $8::text[], $9::json[], $10::bytea[])
-            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, digest)
+                    $8::text[], $9::json[], $10::int[], $11::bytea[])
+            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, act, digest)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
         ) as w on true
@@ -51,7 +53,7 @@ WRITE = Statement(
             where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
         ) as s on true
         left join lateral (
-            select "offset", closes from dbos_async.stream_entries
+            select "offset", closes, attempt, act from dbos_async.stream_entries
             where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by "offset" desc limit 1
         ) as tail on true
     ),
@@ -82,10 +84,10 @@ WRITE = Statement(
         from judged
     ),
     written as (
-        insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step)
+        insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, attempt, act)
         select workflow_id, key, tail + row_number() over (partition by workflow_id, key order by n),
-               value, value is null, step
-        from outcomes where outcome = 'done' and not closed
+               value, value is null, step, attempt, act
+        from outcomes where outcome = 'done' and not closed and not superseded
         order by workflow_id, key, n
     ),
     announced as (
@@ -93,7 +95,7 @@ WRITE = Statement(
     )
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
-                when outcome = 'done' and closed and value is not null then json_build_object(
+                when outcome = 'done' and closed and not superseded and value is not null then json_build_object(
                     'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end as error,
            recorded_verb, recorded_key
     from outcomes, announced
@@ -348,6 +350,6 @@ def _read(page: list[asyncpg.Record], key: str, declared: Any) -> tuple[list[Any
 async def _write(database: Database, here: Position | Any, verb: str, key: str, value: str | None) -> None:
     author = Step(here, verb, key) if isinstance(here, Position) else here
     digest = stream_key(author.run.workflow_id, key)
-    row = (*author_columns(author), author.path, verb, key, value, digest)
+    row = (*author_columns(author), author.path, verb, key, value, author.run.next_act(), digest)
     misfit = _codec.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
     await act(database, author, WRITE, [row], verb=verb, size=len(value or ""), wakes=[digest], misfit=misfit)

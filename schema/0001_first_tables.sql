@@ -137,12 +137,14 @@ create table dbos_async.stream_entries (
     value json,
     closes boolean not null default false,
     step text collate "C" not null,
+    attempt bigint not null,
+    act integer not null,
     written_at timestamptz not null default clock_timestamp(),
     primary key (workflow_id, key_digest, "offset"),
     check (closes = (value is null))
 );
 comment on table dbos_async.stream_entries is
-    'One value of a stream, never changed. Offsets are 0, 1, 2 … without a gap. A row that closes has no value and stands after the last one.';
+    'One value of a stream, never changed. Offsets are 0, 1, 2 … without a gap. A row that closes has no value and stands after the last one. act is its place among what one run (attempt) said and wrote, as for events.';
 
 create function dbos_async.delete_workflow(deleted_id text, its_attempt bigint) returns boolean language plpgsql as $$
 begin

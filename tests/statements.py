@@ -84,7 +84,7 @@ ACTS = {
     ),
     "WRITE": Act(
         _streams.WRITE,
-        lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', b"d"),
+        lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', next(_acts), b"d"),
         "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
         True,
     ),
@@ -118,6 +118,6 @@ SETTING = """
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', to_json(n) from generate_series(1, 5) as n;
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         values ('other', 'k', nextval('dbos_async.event_seq'), '"the event"', '1', 1, 1);
-    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
-        select 'other', 'k', n, to_json(n), '1' from generate_series(0, 2) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select 'other', 'k', n, to_json(n), '1', 1, 0 from generate_series(0, 2) as n;
 """

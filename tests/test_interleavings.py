@@ -230,7 +230,7 @@ async def test_s1_two_batches_of_writes_leave_no_gap_and_no_double(one: Any, two
 async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
     def row(number: int, value: str | None) -> Row:
         verb = "write_stream" if value else "close_stream"
-        return (*step(number), str(number), verb, "k", value, b"d")
+        return (*step(number), str(number), verb, "k", value, number, b"d")
 
     rows = [row(1, "1"), row(2, None), row(3, "2"), row(4, None)]
     answer = await execute(one, _streams.WRITE, *rows, calls=4)
@@ -384,3 +384,23 @@ async def test_e2_what_a_step_says_late_does_not_come_behind_what_was_said_after
     await one.execute(CLAIM_BY_HAND)
     assert outcome(await execute(one, _events.SET_EVENT, said(1, "of the next run", attempt=2))) == "done"
     assert await one.fetchval(values) == ['"early"', '"of the workflow"', '"of the next run"']
+
+
+async def test_s2_what_a_step_writes_late_does_not_come_behind_what_was_written_after_it(one: Any) -> None:
+    def written(act: int, value: str | None, attempt: int = 1, number: int | None = None) -> Row:
+        verb = "write_stream" if value else "close_stream"
+        return (*step(number, attempt), "1", verb, "k", value and f'"{value}"', act, b"d")
+
+    values = (
+        "select array_agg(coalesce(value::text, 'closed') order by \"offset\") "
+        "from dbos_async.stream_entries where workflow_id = 'w'"
+    )
+    for row in (written(1, "a"), written(1, "a"), written(2, "b"), written(1, "a"), written(2, "b")):
+        assert outcome(await execute(one, _streams.WRITE, row)) == "done"
+    await one.execute(CLAIM_BY_HAND)
+    for row in (written(1, "c", attempt=2), written(2, None, attempt=2), written(1, "c", attempt=2)):
+        (answer,) = await execute(one, _streams.WRITE, row)
+        assert (answer["outcome"], answer["error"]) == ("done", None)
+    (answer,) = await execute(one, _streams.WRITE, written(3, "d", attempt=2))
+    assert "StreamClosedError" in answer["error"]
+    assert await one.fetchval(values) == ['"a"', '"b"', '"c"', "closed"]

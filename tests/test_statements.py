@@ -27,8 +27,8 @@ FOREIGN = """
         from generate_series(1, 100000) as n;
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         select 'f' || n % 20000, 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 100000) as n;
-    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
-        select 'f' || n % 100, 'k', n / 100, '1', '1' from generate_series(0, 99999) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select 'f' || n % 100, 'k', n / 100, '1', '1', 1, 0 from generate_series(0, 99999) as n;
 """
 
 OWN = """
@@ -36,8 +36,8 @@ OWN = """
         select 'w', '', n + 10, 'recv', '' from generate_series(1, 20000) as n;
     insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', '1', now() from generate_series(1, 20000) as n;
-    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step)
-        select id, 'k', n, '1', '1' from generate_series(3, 20000) as n, unnest(array['w', 'other']) as id;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select id, 'k', n, '1', '1', 1, 0 from generate_series(3, 20000) as n, unnest(array['w', 'other']) as id;
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 20000) as n;
 """
