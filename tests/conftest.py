@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,9 @@ _stop_server: list[Callable[[], object]] = []
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the server once: in the only process, or in the one that starts the workers."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell lets what it runs in the background ignore Ctrl-C, and programs that are started from here would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if SERVER not in os.environ and not session.config.option.collectonly:
         os.environ[SERVER] = _start_server()
 
