@@ -37,6 +37,8 @@ class Abandonable:
     def abandon(self) -> None:
         """The caller has left."""
         self._abandoned = True
+        if self._run.abandoned is None:
+            self._run.abandoned = set()
         self._run.abandoned.add(self)
         self._undo()
 
@@ -44,11 +46,14 @@ class Abandonable:
         if self._taken is None or self._run.stopped is not None or self._run.over:
             return
         call = self._put_back(self._taken)
+        if self._run.returning is None:
+            self._run.returning = set()
         self._run.returning.add(call)
         call.add_done_callback(self._undone)
 
     def _undone(self, call: asyncio.Future[Answer]) -> None:
-        self._run.returning.discard(call)
+        if self._run.returning is not None:
+            self._run.returning.discard(call)
         if not call.cancelled():
             call.exception()  # The database was closed: then the run has been stopped, too.
 
@@ -56,8 +61,8 @@ class Abandonable:
 async def settled(run: Run) -> None:
     """Return when nothing that this run has abandoned is on its way any more."""
     while run.abandoned or run.returning:
-        on_their_way = set(run.abandoned)
-        if on_their_way:
+        if run.abandoned:
+            on_their_way = set(run.abandoned)
             await run.database.batches.land(run.workflow_id)
             run.abandoned -= on_their_way
         if run.returning:

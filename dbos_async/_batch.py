@@ -51,19 +51,28 @@ class Statement:
     lanes: int = 2
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    rows: Sequence[tuple[Any, ...]]
-    size: int
-    wakes: Sequence[bytes]
-    give_up_at: float
-    answered: Callable[[Answer], None] | None
-    future: asyncio.Future[Answer]
-    was_sent: bool = False
+class _Call(asyncio.Future[Answer]):
+    """The rows of one call, and the future of its answer."""
+
+    __slots__ = ("answered", "give_up_at", "rows", "size", "wakes", "was_sent")
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[Any, ...]],
+        size: int,
+        wakes: Sequence[bytes],
+        give_up_at: float,
+        answered: Callable[[Answer], None] | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(loop=loop)
+        self.rows, self.size, self.wakes = rows, size, wakes
+        self.give_up_at, self.answered = give_up_at, answered
+        self.was_sent = False
 
     def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.done():
+            self.set_exception(error)
 
     def settle(self, answer: Answer, wakeups: Wakeups) -> None:
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
@@ -71,8 +80,8 @@ class _Call:
             wakeups.wake(key)
         if self.answered is not None:
             self.answered(answer)
-        if not self.future.done():
-            self.future.set_result(answer)
+        if not self.done():
+            self.set_result(answer)
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +136,7 @@ class Batches:
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         give_up_at = float("inf") if patient else self._loop.time() + self._patience_seconds
-        call = _Call(rows, size, wakes, give_up_at, answered, self._loop.create_future())
+        call = _Call(rows, size, wakes, give_up_at, answered, self._loop)
         key = statement, hash(lane) % statement.lanes
         its_lane = self._lanes.get(key)
         if its_lane is None:
@@ -138,7 +147,7 @@ class Batches:
             its_lane.worker = self._loop.create_task(
                 self._work(its_lane), name=f"dbos_async batches of {statement.name}"
             )
-        return call.future
+        return call
 
     async def land(self, lane: str) -> None:
         """Wait until no batch that is in flight now can have a call of this lane in it any more."""
@@ -177,7 +186,7 @@ class Batches:
                             landing.set_result(None)
                     lane.landings.clear()
                     for call in batch:
-                        if not call.future.done():
+                        if not call.done():
                             call.fail(LaunchError("DBOS was shut down while this call was under way."))
         finally:
             lane.worker = None
@@ -198,9 +207,7 @@ class Batches:
                 ) as connection:
                     # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
                     # answer matters to more than its caller is brought to its end even if the caller left.
-                    batch = [
-                        c for c in batch if not c.future.done() or (c.future.cancelled() and c.answered and c.was_sent)
-                    ]
+                    batch = [c for c in batch if not c.done() or (c.cancelled() and c.answered and c.was_sent)]
                     if not batch:
                         return
                     lane.is_at_server = True
@@ -249,7 +256,7 @@ class Batches:
                     if call.give_up_at <= now:
                         may_have_committed = call.was_sent or is_at_server
                         call.fail(DatabaseUnavailableError(self._patience_seconds, may_have_committed, reason))
-            lane.waiting = deque(call for call in lane.waiting if not call.future.done())
+            lane.waiting = deque(call for call in lane.waiting if not call.done())
         self._sweeper = self._loop.call_later(SWEEP_EVERY_SECONDS, self._give_up, reason) if stuck else None
 
     async def _split(self, lane: _Lane, batch: list[_Call], error: Exception) -> None:
@@ -276,7 +283,7 @@ def _next_batch(waiting: deque[_Call]) -> list[_Call]:
     size = rows = 0
     while waiting and len(batch) < MOST_CALLS:
         call = waiting[0]
-        if call.future.done():
+        if call.done():
             waiting.popleft()
             continue
         size += call.size

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlaceError
 from dbos_async.keys import check_key, check_seconds
@@ -28,6 +28,14 @@ log = logging.getLogger("dbos_async")
 SHUTTING_DOWN = "this executor shuts down"
 
 
+class Outcome(NamedTuple):
+    """How a workflow ended, as it is stored."""
+
+    status: str
+    output: str | None
+    error: str | None
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """One attempt of one executor to bring one workflow to its end."""
@@ -35,7 +43,9 @@ class Run:
     database: Database
     workflow_id: str
     attempt: int
-    park: Callable[[ReplayMismatchError], Awaitable[object]]
+    key: bytes
+    """Changes when the workflow ends."""
+    park: Callable[[Run, ReplayMismatchError], Awaitable[object]]
     """Lets the workflow wait until somebody has repaired it; for a replay that does not match."""
     history: History | None = None
     task: asyncio.Task[Any] | None = None
@@ -53,23 +63,49 @@ class Run:
     draining: bool = False
     """Set when the executor shuts down and this run begins no further step."""
     acts: int = 0
-    abandoned: set[Abandonable] = field(default_factory=set)
+    abandoned: set[Abandonable] | None = None
     """Receives whose caller left while their call may have been on its way."""
-    returning: set[asyncio.Future[Any]] = field(default_factory=set)
+    returning: set[asyncio.Future[Any]] | None = None
     """Calls under way that put back what those had taken."""
     timer: asyncio.TimerHandle | None = None
     """Goes off at the deadline of the workflow."""
-    halted: weakref.WeakSet[asyncio.Task[object]] = field(default_factory=weakref.WeakSet)
+    halted: weakref.WeakSet[asyncio.Task[object]] | None = None
     """The tasks that were cancelled on their way into a verb."""
+    outcome: Outcome | None = None
+    """How the workflow ended, once that is committed."""
+    listeners: list[asyncio.Future[None]] | None = field(default_factory=list)
+    """Who waits for the outcome in this process; ``None`` once there is one, or there will be none of this run."""
 
     def stop(self, reason: str) -> None:
         """Let nothing more happen in the name of this run, and cancel it."""
         if self.stopped is None:
             self.stopped = reason
+        self.end(None)
         for task in self.acting:
             task.cancel(reason)
         if self.task is not None:
             self.task.cancel(reason)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Tell who waits in this process how the workflow ended; ``None`` when this run will not bring that about."""
+        if self.outcome is None:
+            self.outcome = outcome
+        listeners, self.listeners = self.listeners or (), None
+        for listener in listeners:
+            if not listener.done():
+                listener.set_result(None)
+
+    async def ended(self) -> Outcome | None:
+        """Wait for the outcome; ``None`` when it has to be looked for in the database."""
+        if self.listeners is not None:
+            listener = asyncio.get_running_loop().create_future()
+            self.listeners.append(listener)
+            try:
+                await listener
+            finally:
+                if self.listeners is not None:
+                    self.listeners.remove(listener)
+        return self.outcome
 
     async def halt(self, reason: str) -> NoReturn:
         """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
@@ -77,6 +113,8 @@ class Run:
             log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
             self.stop(reason)
         task = asyncio.current_task()
+        if self.halted is None:
+            self.halted = weakref.WeakSet()
         if task is not None and task not in self.halted:
             self.halted.add(task)
             task.cancel(reason)
@@ -133,9 +171,9 @@ class Branch:
         return f"{self.name}.{number}" if self.name else str(number)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Position:
-    """How far the task that carries this context, or the one that started it, had come."""
+    """How far the task that carries this context, or the one that started it, had come. Never changed."""
 
     run: Run
     branch: Branch

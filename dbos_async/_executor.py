@@ -10,8 +10,7 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -19,7 +18,7 @@ import asyncpg
 
 from dbos_async import _codec, _exceptions, _tracing
 from dbos_async._batch import Answer, Statement
-from dbos_async._context import SHUTTING_DOWN, Crowd, Run, begin
+from dbos_async._context import SHUTTING_DOWN, Crowd, Outcome, Run, begin
 from dbos_async._database import Database
 from dbos_async._history import History
 from dbos_async._signature import Signature
@@ -170,16 +169,17 @@ class Executor:
         """How many runs may begin now; those that only wait do not count."""
         return self._max_running - len(self.runs) + self._crowd.waiting - self._reserved
 
-    @contextmanager
-    def place(self) -> Generator[str | None]:
+    def reserve(self) -> str | None:
         """The owner of a workflow that is being started; ``None`` when there is no room and it is left to whoever has."""
-        owner = self.id if not self.closing and self.room > 0 else None
-        self._reserved += owner is not None
-        try:
-            yield owner
-        finally:
-            self._reserved -= owner is not None
-            self._thinned()
+        if self.closing or self.room <= 0:
+            return None
+        self._reserved += 1
+        return self.id
+
+    def release(self, owner: str | None) -> None:
+        """The start that was given this owner has begun its run, or has failed."""
+        self._reserved -= owner is not None
+        self._thinned()
 
     async def claim(self) -> bool:
         """Take workflows that nobody owns, as many as there is room for. True when there may be more."""
@@ -223,31 +223,26 @@ class Executor:
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
-    ) -> None:
+    ) -> Run | None:
         """Run a workflow that this executor owns, in a context that has nothing of whoever caused it."""
         if self.closing:
-            return
+            return None
         earlier = self.runs.get(workflow_id)
         if earlier is not None:
             if earlier.attempt >= attempt:
-                return
+                return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        park = functools.partial(self._park, workflow_id, attempt)
-        run = Run(self.database, workflow_id, attempt, park, crowd=self._crowd)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self._park, crowd=self._crowd)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id)
         self.runs[workflow_id] = run
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
-        run.task = task
-        self._keep(task)
-        self.database.wakeups.tell(end_key(workflow_id), lambda: self._doubt(run, logging.INFO))
+        self._tasks.add(task)
+        self.database.wakeups.tell(run.key, functools.partial(self._doubt, run, logging.INFO))
         if seconds_left is not None:
             run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        return run
 
     def doubt(self) -> None:
         """See of every run whether its workflow is still ours."""
@@ -257,7 +252,9 @@ class Executor:
     def _doubt(self, run: Run, level: int) -> None:
         """Somebody says that a workflow of ours has ended: see whether it is still ours."""
         if not run.over and run.stopped is None:
-            self._keep(self.loop.create_task(self._stop_if_lost(run, level), context=contextvars.Context()))
+            task = self.loop.create_task(self._stop_if_lost(run, level), context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _stop_if_lost(self, run: Run, level: int) -> None:
         row = run.workflow_id, run.attempt
@@ -272,26 +269,32 @@ class Executor:
         self.closing = True
         for run in list(self.runs.values()):
             run.drain()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        if tasks := self._unfinished():
+            await asyncio.wait(tasks, timeout=seconds)
         give_up_at = self.loop.time() + STUBBORN_SECONDS
-        while self._tasks and self.loop.time() < give_up_at:
+        while (tasks := self._unfinished()) and self.loop.time() < give_up_at:
             for run in list(self.runs.values()):
                 run.stop(SHUTTING_DOWN)
             # Code that swallows its cancellation is cancelled again, until it has had enough.
-            for task in self._tasks:
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks, timeout=0.1)
-        for task in self._tasks:
+            await asyncio.wait(tasks, timeout=0.1)
+        for task in self._unfinished():
             # Kept, since a collected coroutine that swallows its end would run on in the context of whoever collects it.
             _left_behind.add(task)
             log.warning("%s swallows its cancellation and was left behind.", task.get_name())
+
+    def _unfinished(self) -> list[asyncio.Task[None]]:
+        # One that is cancelled before its first turn ends without having been here.
+        return [task for task in self._tasks if not task.done()]
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
         _tracing.attach(trace_parent)
         status, output, error = "ERROR", None, None
         try:
+            if run.stopped is not None:
+                return
             if recoveries > workflow.max_recovery_attempts:
                 status = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
             else:
@@ -335,9 +338,13 @@ class Executor:
                 if run.stopped is None:
                     await self._end(run, status, output, error)
             finally:
+                run.end(None)
                 if self.runs.get(run.workflow_id) is run:
                     del self.runs[run.workflow_id]
-                    self.database.wakeups.tell(end_key(run.workflow_id), None)
+                    self.database.wakeups.tell(run.key, None)
+                if run.task is not None:
+                    self._tasks.discard(run.task)
+                    run.task = None
                 self._thinned()
 
     async def _end_what_outlived(self, run: Run) -> None:
@@ -348,19 +355,23 @@ class Executor:
 
     async def _end(self, run: Run, status: str, output: str | None, error: str | None) -> None:
         try:
-            await self._finish(run.workflow_id, run.attempt, status, output, error)
+            ended = await self._finish(run, status, output, error)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
             refused = InvalidValueError(
                 f"The outcome of workflow {run.workflow_id!r}", f"the database refused it: {refusal}"
             )
-            await self._finish(run.workflow_id, run.attempt, "ERROR", None, _exceptions.encode_error(refused))
+            status, output, error = "ERROR", None, _exceptions.encode_error(refused)
+            ended = await self._finish(run, status, output, error)
+        if ended and status in ("SUCCESS", "ERROR"):
+            run.end(Outcome(status, output, error))
 
-    async def _park(self, workflow_id: str, attempt: int, mismatch: ReplayMismatchError) -> None:
+    async def _park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
-        await self._finish(workflow_id, attempt, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
+        await self._finish(run, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
 
-    async def _finish(self, workflow_id: str, attempt: int, status: str, output: str | None, error: str | None) -> None:
-        digest = end_key(workflow_id)
-        row = workflow_id, attempt, status, output, error, digest
+    async def _finish(self, run: Run, status: str, output: str | None, error: str | None) -> bool:
+        row = run.workflow_id, run.attempt, status, output, error, run.key
         size = len(output or "") + len(error or "")
-        await self.database.call(FINISH, [row], lane=workflow_id, size=size, wakes=[digest], patient=True)
+        call = self.database.call(FINISH, [row], lane=run.workflow_id, size=size, wakes=[run.key], patient=True)
+        ended: bool = (await call)[0]["ended"]
+        return ended

@@ -9,7 +9,7 @@ from uuid import UUID
 from dbos_async import _codec, _exceptions
 from dbos_async._batch import Statement
 from dbos_async._database import Database
-from dbos_async._messages import new_id
+from dbos_async._ids import ordered_id
 from dbos_async._steps import read
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Message
@@ -121,7 +121,7 @@ async def list_messages(
 
 async def redeliver(database: Database, message_id: UUID | str) -> None:
     """Append a copy of a rejected message to its queue."""
-    its_id, copy_id = _id(message_id), new_id()
+    its_id, copy_id = _id(message_id), ordered_id()
 
     async def find() -> None:
         for _, destination_id, topic, received_at, is_rejected, has_ended, step in await database.call(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,6 +18,7 @@ from dbos_async._abandoned import Abandonable, settled
 from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, StepBody, assigned, caller, in_workflow
 from dbos_async._database import Database
+from dbos_async._ids import ordered_id
 from dbos_async._steps import Acting, Done, Step, act, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection
 from dbos_async._wakeups import message_key
@@ -344,7 +343,7 @@ def _letter(message: SendMessage, what: str) -> _Letter:
     if key is not None:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
-    return _Letter(new_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
+    return _Letter(ordered_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
 
 
 def _too_large(letter: _Letter, most: int) -> InvalidValueError | None:
@@ -362,12 +361,3 @@ def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:
 
 def _topic(topic: str | Topic[Any] | None) -> tuple[str, Any]:
     return ("", Any) if topic is None else key_and_type(topic, "A topic")
-
-
-def new_id() -> UUID:
-    """The id of a message about to be made."""
-    # Version 7 of RFC 9562: ids that grow with time keep the index of a large table in one place.
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & 0xFFFFFFFFFFFF) << 80 | random
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)

@@ -20,6 +20,7 @@ from dbos_async.errors import InvalidValueError, RegistrationError
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _PARAM_SPEC = (typing.ParamSpecArgs, typing.ParamSpecKwargs)
+_EMPTY_CALL = '{"args":[],"kwargs":{}}'
 _UNTOUCHED = frozenset((str, bool, int))
 # Kinds of type that pydantic checks and no JSON fits; an Iterable would arrive as something that can be read once.
 _WITHOUT_JSON = frozenset(("callable", "generator", "is-instance", "is-subclass"))
@@ -75,6 +76,8 @@ class Signature:
 
         ``of`` says in the errors whose call it is.
         """
+        if text == _EMPTY_CALL:
+            return [], {}
         whose = of or self._name
         call = _codec.decode(text, what=f"The stored call of {whose}")
         if not (isinstance(call, dict) and isinstance(call.get("args"), list) and isinstance(call.get("kwargs"), dict)):

@@ -249,7 +249,7 @@ class Step:
         run = self.run
         mismatch = ReplayMismatchError(run.workflow_id, self.path, recorded, asked)
         if run.stopped is None:
-            await run.park(mismatch)
+            await run.park(run, mismatch)
         await run.halt(str(mismatch))
 
     def _done(self, output: str | None, error: str | None, message_id: UUID | None) -> Done:

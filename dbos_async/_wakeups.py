@@ -7,30 +7,34 @@ that the last look asked for, and at a slow interval in case a notification was 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
-
-import anyio
+from functools import lru_cache
 
 RECHECK_SECONDS = 30.0
+MOST_REMEMBERED = 2048
 
 
 def digest(kind: str, *names: str) -> bytes:
     """The fixed-size name of a key in notifications: what changed, and whose it is."""
-    text = kind + "".join(f"\0{len(name)}\0{name}" for name in names)
+    text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
+@lru_cache(MOST_REMEMBERED)
 def message_key(workflow_id: str, topic: str) -> bytes:
     """Changes when a message for this workflow and topic is stored."""
     return digest("message", workflow_id, topic)
 
 
+@lru_cache(MOST_REMEMBERED)
 def event_key(workflow_id: str, key: str) -> bytes:
     """Changes when this event of the workflow is set."""
     return digest("event", workflow_id, key)
 
 
+@lru_cache(MOST_REMEMBERED)
 def stream_key(workflow_id: str, key: str) -> bytes:
     """Changes when this stream of the workflow is written or closed."""
     return digest("stream", workflow_id, key)
@@ -51,10 +55,11 @@ DUE_KEY = digest("due")
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_changed", "_seconds")
+    __slots__ = ("_seconds", "_waiter", "_woken")
 
     def __init__(self) -> None:
-        self._changed = anyio.Event()
+        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
         self._seconds = RECHECK_SECONDS
 
     def again_in(self, seconds: float | None) -> None:
@@ -63,18 +68,27 @@ class Look:
 
     def wake(self) -> None:
         """End this turn's wait, or let it not begin."""
-        self._changed.set()
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def rearm(self) -> None:
         """Make ready for a new turn."""
-        if self._changed.is_set():
-            self._changed = anyio.Event()
+        self._woken = False
         self._seconds = RECHECK_SECONDS
 
     async def wait(self) -> None:
         """Return when woken, or when it is time."""
-        with anyio.move_on_after(self._seconds):
-            await self._changed.wait()
+        if self._woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(self._seconds, self.wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
 
 
 class Wakeups:

@@ -12,13 +12,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
-from uuid import uuid4
 
 from dbos_async import _codec, _tracing
 from dbos_async._batch import Answer, Statement
-from dbos_async._context import Position, StepBody, allowed_seconds, assigned, caller, check_live
+from dbos_async._context import Position, Run, StepBody, allowed_seconds, assigned, caller, check_live
 from dbos_async._database import Database
 from dbos_async._executor import Executor
+from dbos_async._ids import random_id
 from dbos_async._signature import Signature, encode_plain_call
 from dbos_async._steps import Done, Step, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection, is_connection
@@ -162,20 +162,21 @@ async def start(
     if misfit is not None and not isinstance(author, Position):
         raise misfit
     ticket = assigned.get()
-    workflow_id = str(uuid4()) if ticket is None else ticket.use()
+    workflow_id = random_id() if ticket is None else ticket.use()
     step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
     columns = (*author_columns(step), step.path if step is not None else None)
     trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
     row = (*columns, workflow_id, name, text, owner,
-           here.application_version if here else None, trace_parent, uuid4(), timeout_seconds, UNOWNED_KEY)  # fmt: skip
+           here.application_version if here else None, trace_parent, random_id(), timeout_seconds, UNOWNED_KEY)  # fmt: skip
     wakes = () if owner else (UNOWNED_KEY,)
+    run: Run | None = None
 
     def answered(answer: Answer) -> None:
         # The run begins with the commit, not with the caller, who may have left. A repeated call knows its own row.
+        nonlocal run
         if here is not None and owner is not None and answer[0]["started"]:
-            started_id = cast("str", _codec.decode(answer[0]["output"]))
             first = answer[0]["attempts"] + 1
-            here.begin(started_id, name, text, first, trace_parent=trace_parent, seconds_left=timeout_seconds)
+            run = here.begin(workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=timeout_seconds)
 
     if connection is not None:
         answer = await call_inside(connection, START, [row])
@@ -195,7 +196,8 @@ async def start(
         if step is not None and answer[0]["outcome"] == "lost":
             await step.run.halt("another run has taken it over, or it has ended")
         done = Done(answer[0]["output"], answer[0]["error"])
-    return WorkflowHandle(database, _codec.decode(done.value(), str), result_type)
+    done.value()
+    return WorkflowHandle(database, workflow_id, result_type, run)
 
 
 async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> WorkflowHandle[Any]:
@@ -207,8 +209,11 @@ async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Wo
         # It may never be committed, so nobody owns it: whoever hears of the commit claims it.
         result_type = workflow.signature.result_type
         return await start(here.database, workflow.name, text, result_type, None, here, connection)
-    with here.place() as owner:
+    owner = here.reserve()
+    try:
         return await start(here.database, workflow.name, text, workflow.signature.result_type, owner, here)
+    finally:
+        here.release(owner)
 
 
 def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dbos_async import _codec
 from dbos_async._batch import Statement
-from dbos_async._context import Position, caller
+from dbos_async._context import Position, Run, caller
 from dbos_async._database import Database
 from dbos_async._steps import Done, Step, read
 from dbos_async._wakeups import end_key
@@ -181,11 +181,12 @@ class WorkflowStep(BaseModel, frozen=True):
 class WorkflowHandle(Generic[R]):
     """One workflow, by its id: ask for its status, or wait for its result."""
 
-    __slots__ = ("_database", "_result_type", "workflow_id")
+    __slots__ = ("_database", "_result_type", "_run", "workflow_id")
 
-    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any) -> None:
+    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any, run: Run | None = None) -> None:
         self._database = database
         self._result_type = result_type
+        self._run = run
         self.workflow_id: str = workflow_id
 
     def __repr__(self) -> str:
@@ -198,19 +199,24 @@ class WorkflowHandle(Generic[R]):
         A parked workflow has not ended: this waits until it was resumed and has come to its end.
         """
         what = f"The result of workflow {self.workflow_id!r}"
-        return cast("R", await _result(self._database, self.workflow_id, self._result_type, what))
+        return cast("R", await _result(self._database, self.workflow_id, self._result_type, what, self._run))
 
     async def get_status(self) -> WorkflowStatus:
         """How the workflow stands now. Raises `WorkflowNotFoundError` when there is none of this id."""
         return await get_status(self._database, self.workflow_id)
 
 
-async def _result(database: Database, workflow_id: str, declared: Any, what: str) -> Any:
+async def _result(database: Database, workflow_id: str, declared: Any, what: str, run: Run | None) -> Any:
     here = caller(database)
     if isinstance(here, Position):
         step = Step(here, "get_result", workflow_id)
         done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
         return await step.accept(done, lambda text: _codec.decode(text, declared, what=what))
+    # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
+    outcome = None if run is None else await run.ended()
+    if outcome is not None:
+        text = Done(outcome.output, outcome.error, of=f"workflow {workflow_id!r}").value()
+        return _codec.decode(text, declared, what=what)
     async with aclosing(database.looks(end_key(workflow_id))) as looks:
         async for _ in looks:
             answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id, patient=here is not None)
