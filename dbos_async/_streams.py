@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import anyio
 import asyncpg
@@ -106,8 +106,8 @@ READ = Statement(
     "READ",
     """
     -- One page: at most "most" values or 1 MiB. A row without an offset says only how the workflow stands.
-    select c.n, w.status is not null as known,
-           coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended, e."offset", e.value, e.closes,
+    select c.n, w.status, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
+           e."offset", e.value, e.closes,
            coalesce(e.fetched = c.most or e.weight > 1048576, false) as more
     from unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::int[]) as c(n, workflow_id, key, start, most)
     left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
@@ -217,6 +217,16 @@ class _Boundary(TypedDict):
     error: NotRequired[Any]
 
 
+class Page(NamedTuple):
+    """What one look at a stream found: records with the "offset" and the stored "value", and how the stream ended.
+
+    ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on.
+    """
+
+    entries: list[asyncpg.Record]
+    end: str | None
+
+
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
@@ -262,26 +272,37 @@ async def _live_pages(
     *,
     patient: bool,
 ) -> AsyncGenerator[list[Any], None]:
+    async with aclosing(live_pages(database, workflow_id, key, offset, seconds, patient=patient)) as pages:
+        async for page in pages:
+            values, misfit = _read(page.entries, key, declared)
+            yield values
+            if misfit is not None:
+                raise misfit
+
+
+async def live_pages(
+    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, patient: bool
+) -> AsyncGenerator[Page, None]:
+    """Yield what each look at the stream finds, the first one at once and be it nothing, until the stream has ended."""
     waited_since = anyio.current_time()
     async with aclosing(database.looks(stream_key(workflow_id, key), end_key(workflow_id))) as looks:
         async for look in looks:
-            while True:
+            more = True
+            while more:
                 row = workflow_id, key, offset, MOST_VALUES
                 answer = await database.call(READ, [row], lane=workflow_id, patient=patient)
-                if not answer[0]["known"]:
+                last = answer[-1]
+                if last["status"] is None:
                     raise WorkflowNotFoundError(workflow_id)
-                page = [record for record in answer if record["closes"] is False]
-                if page:
-                    values, misfit = _read(page, key, declared)
-                    yield values
-                    if misfit is not None:
-                        raise misfit
-                    offset = page[-1]["offset"] + 1
-                    waited_since = anyio.current_time()
-                if answer[-1]["closes"] or (answer[-1]["ended"] and not answer[-1]["more"]):
+                more = last["more"] and not last["closes"]
+                end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
+                page = Page([record for record in answer if record["closes"] is False], end)
+                yield page
+                if end is not None:
                     return
-                if not answer[-1]["more"]:
-                    break
+                if page.entries:
+                    offset = page.entries[-1]["offset"] + 1
+                    waited_since = anyio.current_time()
             if seconds is not None:
                 left = waited_since + seconds - anyio.current_time()
                 if left <= 0:
