@@ -14,14 +14,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
 from dbos_async._hosts import why
 from dbos_async._postgres import REPEATABLE, Postgres, is_lost, is_refused
 from dbos_async._probe import AFTER_SECONDS
-from dbos_async._wakeups import Wakeups
+from dbos_async._wakeups import News, Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -51,10 +51,19 @@ class Statement:
     lanes: int = 2
 
 
+class Handover(Protocol):
+    """What rides along with a call; ``rows_alone`` are those of the call without it, for when its answer was lost."""
+
+    rows_alone: Sequence[tuple[Any, ...]]
+
+    def answered(self, answer: Answer) -> None:
+        """Hear how it went."""
+
+
 class _Call(asyncio.Future[Answer]):
     """The rows of one call, and the future of its answer."""
 
-    __slots__ = ("answered", "give_up_at", "rows", "size", "wakes", "was_sent")
+    __slots__ = ("answered", "give_up_at", "handover", "news", "rows", "size", "wakes", "was_sent")
 
     def __init__(
         self,
@@ -63,11 +72,14 @@ class _Call(asyncio.Future[Answer]):
         wakes: Sequence[bytes],
         give_up_at: float,
         answered: Callable[[Answer], None] | None,
+        news: Callable[[Answer], News | None] | None,
+        handover: Handover | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
         self.rows, self.size, self.wakes = rows, size, wakes
         self.give_up_at, self.answered = give_up_at, answered
+        self.news, self.handover = news, handover
         self.was_sent = False
 
     def fail(self, error: BaseException) -> None:
@@ -76,8 +88,11 @@ class _Call(asyncio.Future[Answer]):
 
     def settle(self, answer: Answer, wakeups: Wakeups) -> None:
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
+        news = None if self.news is None else self.news(answer)
         for key in self.wakes:
-            wakeups.wake(key)
+            wakeups.wake(key, news)
+        if self.handover is not None:
+            self.handover.answered(answer)
         if self.answered is not None:
             self.answered(answer)
         if not self.done():
@@ -127,16 +142,19 @@ class Batches:
         wakes: Sequence[bytes] = (),
         patient: bool = False,
         answered: Callable[[Answer], None] | None = None,
+        news: Callable[[Answer], News | None] | None = None,
+        handover: Handover | None = None,
     ) -> asyncio.Future[Answer]:
         """Make one call of the statement. ``lane`` is the workflow it is about; ``size`` its weight in bytes.
 
         A ``patient`` call outlasts any outage of the database. ``answered`` is called with the answer even if the
-        caller was cancelled meanwhile. A call that is cancelled before its batch left is not made.
+        caller was cancelled meanwhile; ``news`` says what to tell those who are woken. A call that is cancelled before
+        its batch left is not made.
         """
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         give_up_at = float("inf") if patient else self._loop.time() + self._patience_seconds
-        call = _Call(rows, size, wakes, give_up_at, answered, self._loop)
+        call = _Call(rows, size, wakes, give_up_at, answered, news, handover, self._loop)
         key = statement, hash(lane) % statement.lanes
         its_lane = self._lanes.get(key)
         if its_lane is None:
@@ -159,6 +177,18 @@ class Batches:
                 landings.append(landing)
         if landings:
             await asyncio.wait(landings)
+
+    async def land_handover(self, handover: Handover) -> None:
+        """Wait until the call that this rides with is neither waiting nor on its way."""
+        while True:
+            for lane in self._lanes.values():
+                if any(call.handover is handover for calls in (lane.batch, lane.waiting) for call in calls):
+                    break
+            else:
+                return
+            landing = self._loop.create_future()
+            lane.landings.append(landing)
+            await landing
 
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Take no more calls, and end those that have not been answered in that time."""
@@ -231,6 +261,8 @@ class Batches:
                     self.losses += 1
                     for call in batch:
                         call.was_sent = True
+                        if call.handover is not None:
+                            call.rows = call.handover.rows_alone
                 lane.is_at_server = False
                 self._give_up(why(error))
                 await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))

@@ -19,9 +19,9 @@ from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlac
 from dbos_async.keys import check_key, check_seconds
 
 if TYPE_CHECKING:
-    from dbos_async._abandoned import Abandonable
     from dbos_async._database import Database
     from dbos_async._history import History
+    from dbos_async._receives import Receive
 
 log = logging.getLogger("dbos_async")
 
@@ -63,7 +63,7 @@ class Run:
     draining: bool = False
     """Set when the executor shuts down and this run begins no further step."""
     acts: int = 0
-    abandoned: set[Abandonable] | None = None
+    abandoned: set[Receive] | None = None
     """Receives whose caller left while their call may have been on its way."""
     returning: set[asyncio.Future[Any]] | None = None
     """Calls under way that put back what those had taken."""
@@ -90,21 +90,21 @@ class Run:
         """Tell who waits in this process how the workflow ended; ``None`` when this run will not bring that about."""
         if self.outcome is None:
             self.outcome = outcome
-        listeners, self.listeners = self.listeners or (), None
+        listeners, self.listeners = self.listeners or [], None
         for listener in listeners:
             if not listener.done():
                 listener.set_result(None)
 
     async def ended(self) -> Outcome | None:
         """Wait for the outcome; ``None`` when it has to be looked for in the database."""
-        if self.listeners is not None:
+        listeners = self.listeners
+        if listeners is not None:
             listener = asyncio.get_running_loop().create_future()
-            self.listeners.append(listener)
+            listeners.append(listener)
             try:
                 await listener
             finally:
-                if self.listeners is not None:
-                    self.listeners.remove(listener)
+                listeners.remove(listener)
         return self.outcome
 
     async def halt(self, reason: str) -> NoReturn:

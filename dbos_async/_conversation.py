@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from dbos_async import _events, _messages, _streams
+from dbos_async import _events, _messages, _receives, _streams
 from dbos_async._workflows import database
 from dbos_async.envelope import Envelope, SendMessage
 from dbos_async.keys import Event, Stream, Topic
@@ -88,7 +88,7 @@ class Conversation:
             payment_status = await DBOS.recv("payment_status", timeout_seconds=300)
             ```
         """
-        return await _messages.recv(database(), topic, timeout_seconds)
+        return await _receives.recv(database(), topic, timeout_seconds)
 
     @overload
     @staticmethod
@@ -101,7 +101,7 @@ class Conversation:
         topic: str | Topic[Any] | None = None, timeout_seconds: float | None = 60
     ) -> Envelope[Any] | None:
         """As `DBOS.recv`, with everything that is known of the message; ``None`` is a time-out and nothing else."""
-        return await _messages.recv_envelope(database(), topic, timeout_seconds)
+        return await _receives.recv_envelope(database(), topic, timeout_seconds)
 
     # Events
 

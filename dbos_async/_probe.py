@@ -43,7 +43,7 @@ class Probe:
     ) -> None:
         self._connect = connect
         self._vanished = vanished
-        self._suspects: dict[asyncpg.Connection[asyncpg.Record], Heard | None] = {}
+        self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, Heard | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,9 @@ class Probe:
 
         Without ``heard`` it is also terminated when the server cannot be asked.
         """
-        timer = self._loop.call_later(after_seconds, self._suspect, connection, heard)
+        # A connection that is terminated forgets its server process.
+        backend = connection.get_server_pid()
+        timer = self._loop.call_later(after_seconds, self._suspect, connection, backend, heard)
         try:
             yield
         finally:
@@ -70,8 +72,8 @@ class Probe:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _suspect(self, connection: asyncpg.Connection[asyncpg.Record], heard: Heard | None) -> None:
-        self._suspects[connection] = heard
+    def _suspect(self, connection: asyncpg.Connection[asyncpg.Record], backend: int, heard: Heard | None) -> None:
+        self._suspects[connection] = backend, heard
         if self._task is None and not self._closed:
             self._task = self._loop.create_task(self._ask_on(), name="dbos_async probe")
 
@@ -89,14 +91,14 @@ class Probe:
             connection = await self._connect()
             try:
                 with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                    rows = await connection.fetch(AT_WORK, [suspect.get_server_pid() for suspect in asked])
+                    rows = await connection.fetch(AT_WORK, [backend for backend, _ in asked.values()])
             finally:
                 await close(connection)
         except asyncpg.TooManyConnectionsError:
             return  # It lives; it is asked again later.
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             for suspect in asked.keys() & self._suspects.keys():
-                heard = asked[suspect]
+                _, heard = asked[suspect]
                 if heard is not None:
                     heard(error)
                 else:
@@ -104,8 +106,8 @@ class Probe:
             return
         at_work = {row["pid"] for row in rows}
         for suspect in asked.keys() & self._suspects.keys():
-            heard = asked[suspect]
-            if suspect.get_server_pid() not in at_work:
+            backend, heard = asked[suspect]
+            if backend not in at_work:
                 log.warning("A connection to the database went dead without a word: its statement is repeated.")
                 self._suspects.pop(suspect)
                 suspect.terminate()

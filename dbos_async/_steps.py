@@ -15,15 +15,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from dbos_async import _codec, _exceptions
-from dbos_async._batch import Answer, Statement
-from dbos_async._context import Position, Run, StepBody, caller, check_live, next_number
+from dbos_async._acting import Acting, Waiting
+from dbos_async._batch import Answer, Handover, Statement
+from dbos_async._context import Position, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
+from dbos_async._wakeups import News
 from dbos_async.errors import (
     DatabaseUnavailableError,
     DBOSError,
@@ -31,6 +33,9 @@ from dbos_async.errors import (
     ReplayMismatchError,
     WorkflowEndedError,
 )
+
+if TYPE_CHECKING:
+    from dbos_async._receives import Receive
 
 RECORD = Statement(
     "RECORD",
@@ -98,6 +103,8 @@ AMEND = Statement(
     """,
 )
 
+HANDOVER_SECONDS = 0.1
+
 T = TypeVar("T")
 
 
@@ -163,6 +170,9 @@ class Step:
         wakes: Sequence[bytes] = (),
         watch: Sequence[bytes] | None = None,
         answered: Callable[[Answer], None] | None = None,
+        news: Callable[[Answer], News | None] | None = None,
+        receive: Receive | None = None,
+        handover: Handover | None = None,
         misfit: InvalidValueError | None = None,
     ) -> Done:
         """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys.
@@ -177,15 +187,22 @@ class Step:
                 return await self._record(None, _exceptions.encode_error(misfit), 0.0)
             if watch is None:
                 while True:
-                    done, _ = await self._try(statement, rows, size, wakes, answered)
+                    done, _ = await self._try(statement, rows, size, wakes, answered, news, handover)
                     if done is not None:
                         return done
-            async with aclosing(self.run.database.looks(*watch)) as looks:
-                with _Waiting(self.run) as waiting:
+            async with aclosing(self.run.database.looks(*watch, takes_news=receive is not None)) as looks:
+                with Waiting(self.run) as waiting:
                     async for look in looks:
+                        for handed in look.take_news():
+                            return self._done(*handed)
+                        if receive is not None and receive.handover is None:
+                            look.receive = receive
                         done, seconds_left = await self._try(statement, rows, size, wakes, answered)
                         if done is not None:
                             return done
+                        if seconds_left == 0 and receive is not None and receive.handover is not None:
+                            # Somebody is about to say with what the step was completed.
+                            seconds_left = HANDOVER_SECONDS
                         look.again_in(seconds_left)
                         waiting.begin()
             raise AssertionError("A waiting loop ends only by returning.")
@@ -263,11 +280,14 @@ class Step:
         size: int,
         wakes: Sequence[bytes],
         answered: Callable[[Answer], None] | None,
+        news: Callable[[Answer], News | None] | None = None,
+        handover: Handover | None = None,
     ) -> tuple[Done | None, float | None]:
         run = self.run
         answer = await run.database.call(
-            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, answered=answered
-        )
+            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, answered=answered, news=news,
+            handover=handover,
+        )  # fmt: skip
         first = answer[0]
         outcome = first["outcome"]
         if outcome == "lost":
@@ -290,11 +310,16 @@ async def act(
     verb: str,
     size: int = 0,
     wakes: Sequence[bytes] = (),
+    news: Callable[[Answer], News | None] | None = None,
+    handover: Handover | None = None,
     misfit: InvalidValueError | None = None,
 ) -> None:
     """Write in the name of a workflow: as a step of its own, or as a part of the step that is under way."""
     if isinstance(author, Step):
-        (await author.perform(statement, rows, size=size, wakes=wakes, misfit=misfit)).value()
+        done = await author.perform(
+            statement, rows, size=size, wakes=wakes, news=news, handover=handover, misfit=misfit
+        )
+        done.value()
         return
     check_live(author, verb)
     if misfit is not None:
@@ -303,7 +328,9 @@ async def act(
     with Acting(run, verb):
         if run.stopped is not None:
             await run.halt(run.stopped)
-        answer = await database.call(statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True)
+        answer = await database.call(
+            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, news=news, handover=handover
+        )
         if answer[0]["outcome"] == "lost":
             await run.halt("another run has taken it over, or it has ended")
         if answer[0]["error"] is not None:
@@ -340,48 +367,6 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
         return _codec.decode(text, declared)
     except InvalidValueError as misfit:
         await step.park_unreadable(misfit)
-
-
-class Acting:
-    """Marks the current task as inside a verb, and tells a cancellation by the run's end from any other."""
-
-    __slots__ = ("run", "task", "verb")
-
-    def __init__(self, run: Run, verb: str) -> None:
-        self.run, self.verb = run, verb
-        self.task = asyncio.current_task()
-
-    def __enter__(self) -> None:
-        if self.task is not None:
-            self.run.acting.add(self.task)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.task is not None:
-            self.run.acting.discard(self.task)
-        if kind is asyncio.CancelledError and self.run.over and self.run.stopped is None:
-            raise WorkflowEndedError(self.run.workflow_id, self.verb) from None
-
-
-class _Waiting:
-    """Counts a run as waiting from its first fruitless look on, so that it does not take a running one's place."""
-
-    __slots__ = ("begun", "run")
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.begun = False
-
-    def begin(self) -> None:
-        if not self.begun:
-            self.begun = True
-            self.run.begin_waiting()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.begun:
-            self.run.end_waiting()
 
 
 def _named(verb: str, key: str) -> str:

@@ -10,19 +10,18 @@ import functools
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-import anyio
-import asyncpg
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from dbos_async import _codec, _exceptions
-from dbos_async._batch import Statement
+from dbos_async._batch import Answer, Statement
 from dbos_async._context import Position, caller, in_workflow_or_step
 from dbos_async._database import Database
+from dbos_async._live import MOST_VALUES, READ, live_pages
 from dbos_async._steps import Step, act, author_columns
-from dbos_async._wakeups import end_key, stream_key
+from dbos_async._wakeups import News, end_key, stream_key
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
 
@@ -83,48 +82,26 @@ WRITE = Statement(
                     else 'again' end as outcome
         from judged
     ),
+    placed as materialized (
+        select *, case when outcome = 'done' and not closed and not superseded then tail + count(*) filter (
+                           where outcome = 'done' and not closed and not superseded
+                       ) over (partition by workflow_id, key order by n) end as "offset"
+        from outcomes
+    ),
     written as (
         insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, attempt, act)
-        select workflow_id, key, tail + row_number() over (partition by workflow_id, key order by n),
-               value, value is null, step, attempt, act
-        from outcomes where outcome = 'done' and not closed and not superseded
-        order by workflow_id, key, n
+        select workflow_id, key, "offset", value, value is null, step, attempt, act
+        from placed where "offset" is not null order by workflow_id, key, n
     ),
     announced as (
-        select dbos_async.announce(array_agg(digest) filter (where outcome = 'done' and not closed)) from outcomes
+        select dbos_async.announce(array_agg(digest) filter (where "offset" is not null)) from placed
     )
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
                 when outcome = 'done' and closed and not superseded and value is not null then json_build_object(
                     'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end as error,
-           recorded_verb, recorded_key
-    from outcomes, announced
-    """,
-)
-
-READ = Statement(
-    "READ",
-    """
-    -- One page: at most "most" values or 1 MiB. A row without an offset says only how the workflow stands.
-    select c.n, w.status, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
-           e."offset", e.value, e.closes,
-           coalesce(e.fetched = c.most or e.weight > 1048576, false) as more
-    from unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::int[]) as c(n, workflow_id, key, start, most)
-    left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
-    left join lateral (
-        select p.*
-        from (
-            select t.*, count(*) over () as fetched, sum(t.bytes) over (order by t."offset") as weight
-            from (
-                select "offset", value, closes, coalesce(pg_column_size(value), 0)::bigint as bytes
-                from dbos_async.stream_entries
-                where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.start
-                order by "offset" limit c.most
-            ) as t
-        ) as p
-        where p.weight - p.bytes < 1048576
-    ) as e on true
-    order by c.n, e."offset"
+           recorded_verb, recorded_key, "offset"
+    from placed, announced
     """,
 )
 
@@ -205,8 +182,6 @@ FOLLOW = Statement(
     """,
 )
 
-MOST_VALUES = 500
-
 
 class _Boundary(TypedDict):
     """What a step records of the reading of a stream; ``error`` is that of a value that could not be read."""
@@ -215,16 +190,6 @@ class _Boundary(TypedDict):
     count: Annotated[int, Field(ge=0, le=MOST_VALUES)]
     end: Literal["unknown", "closed", "timeout", "invalid"] | None
     error: NotRequired[Any]
-
-
-class Page(NamedTuple):
-    """What one look at a stream found: records with the "offset" and the stored "value", and how the stream ended.
-
-    ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on.
-    """
-
-    entries: list[asyncpg.Record]
-    end: str | None
 
 
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
@@ -280,36 +245,6 @@ async def _live_pages(
                 raise misfit
 
 
-async def live_pages(
-    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, patient: bool
-) -> AsyncGenerator[Page, None]:
-    """Yield what each look at the stream finds, the first one at once and be it nothing, until the stream has ended."""
-    waited_since = anyio.current_time()
-    async with aclosing(database.looks(stream_key(workflow_id, key), end_key(workflow_id))) as looks:
-        async for look in looks:
-            more = True
-            while more:
-                row = workflow_id, key, offset, MOST_VALUES
-                answer = await database.call(READ, [row], lane=workflow_id, patient=patient)
-                last = answer[-1]
-                if last["status"] is None:
-                    raise WorkflowNotFoundError(workflow_id)
-                more = last["more"] and not last["closes"]
-                end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
-                page = Page([record for record in answer if record["closes"] is False], end)
-                yield page
-                if end is not None:
-                    return
-                if page.entries:
-                    offset = page.entries[-1]["offset"] + 1
-                    waited_since = anyio.current_time()
-            if seconds is not None:
-                left = waited_since + seconds - anyio.current_time()
-                if left <= 0:
-                    raise StreamTimeoutError(workflow_id, key, offset, seconds)
-                look.again_in(left)
-
-
 async def _recorded_pages(
     database: Database, here: Position, workflow_id: str, key: str, declared: Any, offset: int, seconds: float | None
 ) -> AsyncGenerator[list[Any], None]:
@@ -333,7 +268,8 @@ async def _recorded_pages(
             )
             if page[-1]["offset"] is None:
                 raise WorkflowNotFoundError(workflow_id)
-            values, misfit = _read(page, key, declared)
+            entries = [(record["offset"], record["value"]) for record in page]
+            values, misfit = _read(entries, key, declared)
             if misfit is not None:
                 count = misfit.offset - boundary["offset"]
                 reason = json.loads(_exceptions.encode_error(misfit))
@@ -353,16 +289,13 @@ async def _recorded_pages(
             raise StreamTimeoutError(workflow_id, key, offset, seconds or 0.0)
 
 
-def _read(page: list[asyncpg.Record], key: str, declared: Any) -> tuple[list[Any], InvalidStreamValueError | None]:
+def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list[Any], InvalidStreamValueError | None]:
     """The values of a page, up to the first that cannot be read, and what is wrong with that."""
     values: list[Any] = []
-    for record in page:
-        offset = record["offset"]
+    for offset, text in entries:
         error = functools.partial(InvalidStreamValueError, offset=offset)
         try:
-            values.append(
-                _codec.decode(record["value"], declared, what=f"Value {offset} of stream {key!r}", error=error)
-            )
+            values.append(_codec.decode(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
         except InvalidStreamValueError as misfit:
             return values, misfit
     return values, None
@@ -372,5 +305,11 @@ async def _write(database: Database, here: Position | Any, verb: str, key: str, 
     author = Step(here, verb, key) if isinstance(here, Position) else here
     digest = stream_key(author.run.workflow_id, key)
     row = (*author_columns(author), author.path, verb, key, value, author.run.next_act(), digest)
+    size = len(value or "")
     misfit = _codec.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
-    await act(database, author, WRITE, [row], verb=verb, size=len(value or ""), wakes=[digest], misfit=misfit)
+
+    def news(answer: Answer) -> News | None:
+        offset = answer[0]["offset"]
+        return None if offset is None else News((offset, value), size)
+
+    await act(database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, misfit=misfit)

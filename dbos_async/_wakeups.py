@@ -1,4 +1,6 @@
-"""Wake-ups: somebody changed something, so look again. A wake-up is a hint, never the news itself.
+"""Wake-ups: somebody changed something, so look again. A wake-up is a hint, and nobody relies on it.
+
+What this process has committed itself may come along with it as news, which saves the look.
 
 Whoever waits writes ``async for look in wakeups.looks(key): …`` around one statement.
 The loop says "look now", then "look again" after every change behind one of the keys, at the time
@@ -11,9 +13,12 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 RECHECK_SECONDS = 30.0
 MOST_REMEMBERED = 2048
+MOST_NEWS = 100
+MOST_NEWS_BYTES = 1 << 18
 
 
 def digest(kind: str, *names: str) -> bytes:
@@ -52,13 +57,26 @@ DUE_KEY = digest("due")
 """Changes in a process when the deadline of a workflow that it runs has come."""
 
 
+class News(NamedTuple):
+    """What was committed, for those who wait for it, and how many bytes it keeps in memory."""
+
+    what: Any
+    size: int
+
+
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_seconds", "_waiter", "_woken")
+    __slots__ = ("_news", "_news_bytes", "_seconds", "_waiter", "_woken", "changed", "receive")
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_news: bool) -> None:
+        self.changed = True
+        """Whether there may be more to see than the news tell."""
+        self.receive: Any = None
+        """The receive that waits here, while a send may hand it its message."""
         self._woken = False
+        self._news: list[Any] | None = [] if takes_news else None
+        self._news_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._seconds = RECHECK_SECONDS
 
@@ -66,20 +84,37 @@ class Look:
         """Look again after so many seconds even if nothing changes (``None``: only for the slow re-check)."""
         self._seconds = RECHECK_SECONDS if seconds is None else min(max(seconds, 0.0), RECHECK_SECONDS)
 
-    def wake(self) -> None:
+    def wake(self, news: News | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        self._woken = True
+        if news is None or self._news is None:
+            self._woken = True
+        elif len(self._news) < MOST_NEWS and self._news_bytes + news.size <= MOST_NEWS_BYTES:
+            self._news.append(news.what)
+            self._news_bytes += news.size
+        else:
+            # Somebody who is slow reads it from the database when it suits.
+            self._woken = True
+            self._news.clear()
+            self._news_bytes = 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def take_news(self) -> list[Any]:
+        """What was told since the last time."""
+        news = self._news or []
+        if news:
+            self._news = []
+            self._news_bytes = 0
+        return news
+
     def rearm(self) -> None:
         """Make ready for a new turn."""
-        self._woken = False
+        self.changed, self._woken = self._woken, False
         self._seconds = RECHECK_SECONDS
 
     async def wait(self) -> None:
         """Return when woken, or when it is time."""
-        if self._woken:
+        if self._woken or self._news:
             return
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
@@ -102,13 +137,20 @@ class Wakeups:
         """How many keys somebody waits for."""
         return len(self._waiting)
 
-    def wake(self, key: bytes) -> None:
-        """Everybody who waits for this key looks again."""
+    def wake(self, key: bytes, news: News | None = None) -> None:
+        """Everybody who waits for this key looks again, or takes the news if it takes any."""
         for look in self._waiting.get(key, ()):
-            look.wake()
+            look.wake(news)
         tell = self._told.get(key)
         if tell is not None:
             tell()
+
+    def receiver(self, key: bytes) -> Look | None:
+        """Where a receive waits that a message behind this key may be handed to."""
+        for look in self._waiting.get(key, ()):
+            if look.receive is not None:
+                return look
+        return None
 
     def tell(self, key: bytes, what: Callable[[], None] | None) -> None:
         """Call ``what`` after every change of the key, for something that waits for it all its life; ``None`` ends that."""
@@ -125,13 +167,15 @@ class Wakeups:
         for tell in list(self._told.values()):
             tell()
 
-    async def looks(self, *keys: bytes) -> AsyncGenerator[Look, None]:
+    async def looks(self, *keys: bytes, takes_news: bool = False) -> AsyncGenerator[Look, None]:
         """Yield whenever it is worth looking: at once, after every change of a key, and when the body asked for it.
 
+        Who ``takes_news`` is also given the turn when there are news, and asks the look whether anything else has changed.
         A turn is armed before its look, so that a change made during the look is not lost.
         Nothing is held while the caller has the turn but its place in the register; close the generator to leave it.
         """
-        look = Look()
+        look = Look(takes_news=takes_news)
+        look.wake()
         for key in keys:
             self._waiting.setdefault(key, set()).add(look)
         try:

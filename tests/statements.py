@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async import _events, _messages, _sleep, _steps, _streams, _workflows, handle
+from dbos_async import _events, _messages, _receives, _sleep, _steps, _streams, _workflows, handle
 from dbos_async._batch import Statement
 
 Row = tuple[Any, ...]
@@ -49,7 +49,7 @@ class Act:
 
 
 def _send(step: Row, tag: str) -> Row:
-    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d")
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d", None, None, None)
 
 
 def _take(step: Row, tag: str) -> Row:
@@ -67,7 +67,7 @@ ACTS = {
         _messages.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
-        _messages.TAKE,
+        _receives.TAKE,
         _take,
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),

@@ -145,8 +145,8 @@ async def test_d1_d5_a_hostile_outcome_raises_where_it_is_read_and_can_be_looked
     async with DBOS(database_url), DBOSClient(database_url) as client:
         for place, text in enumerate(HOSTILE):
             with SetWorkflowID(f"w-{place}"):
-                handle = await DBOS.start_workflow(a_child, Order(number=1))
-            await handle.get_result()
+                await (await DBOS.start_workflow(a_child, Order(number=1))).get_result()
+            handle = await DBOS.retrieve_workflow(f"w-{place}")
             await connection.execute(f"update dbos_async.workflows set {column} = $2 where id = $1", f"w-{place}", text)
             with pytest.raises((InvalidValueError, RecordedError)) as raised:
                 await handle.get_result()

@@ -193,11 +193,11 @@ async def test_m5_receives_side_by_side_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any, three: Any) -> None:
     def row(payload: str) -> Row:
-        return (None, None, None, None, "send", "other", uuid4(), "other", "", payload, "the key", None, b"d")
+        return (uuid4(), "other", "", payload, "the key", None, b"d")
 
     await one.execute("begin")
-    await execute(one, _messages.SEND, row("1"))
-    task = asyncio.create_task(execute(two, _messages.SEND, row("2")))
+    await execute(one, _messages.POST, row("1"))
+    task = asyncio.create_task(execute(two, _messages.POST, row("2")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     assert outcome(await task) == "done"
@@ -207,9 +207,9 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
-    row = (None, None, None, None, "send", "other", uuid4(), "other", "", "1", None, None, b"d")
+    row = (uuid4(), "other", "", "1", None, None, b"d")
     for _ in range(2):
-        assert outcome(await execute(one, _messages.SEND, row)) == "done"
+        assert outcome(await execute(one, _messages.POST, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1
 
 

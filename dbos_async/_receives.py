@@ -1,0 +1,296 @@
+"""Receives: the workflow takes the oldest unreceived message of a queue, once and for all.
+
+A receive is one statement: it picks the message, records the receiver's step with it, and marks it received. The step's row
+decides: where it was there already, nothing is taken. A sender in the same process hands its message to a receive that waits,
+and then its own statement does all that.
+
+``asyncio.timeout`` around a ``recv`` cancels it at any moment. A message that it has taken by then goes back to its place in the
+queue, and its step is what it is when a wait is cancelled: begun, and not ended. The next receive of the run waits for that,
+so the order stays. When the whole run is stopped nothing goes back: the replay returns what was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from dbos_async import _codec
+from dbos_async._acting import Acting
+from dbos_async._batch import Answer, Statement
+from dbos_async._context import Run, caller, in_workflow
+from dbos_async._database import Database
+from dbos_async._steps import Done, Step
+from dbos_async._wakeups import Look, News, message_key
+from dbos_async.envelope import Envelope
+from dbos_async.errors import InvalidMessageError
+from dbos_async.keys import Topic, check_seconds, key_and_type
+
+TAKE = Statement(
+    "TAKE",
+    """
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               s.message_id as recorded_message_id, s.completed_at,
+               case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
+                    else s.deadline end as deadline
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
+            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (
+            select verb, key, output, error, message_id, deadline, completed_at from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
+    ),
+    turns as materialized (
+        select *, row_number() over (partition by workflow_id, topic order by n) as turn
+        from calls
+        where holds and completed_at is null
+          and (recorded_verb is null or (recorded_verb = verb and recorded_key = topic))
+    ),
+    -- Receives side by side take side by side: the second one skips what the first one picks.
+    decided as materialized (
+        select t.*, m.id as message_id,
+               m.id is null and coalesce(t.deadline <= clock_timestamp(), false) as due,
+               case when t.verb = 'recv' then m.payload
+                    when m.id is not null then json_build_object(
+                        'id', m.id, 'destination_id', t.workflow_id, 'topic', nullif(t.topic, ''), 'payload', m.payload,
+                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output
+        from (select * from turns order by workflow_id, topic, turn) as t
+        left join lateral (
+            select id, payload, sender_id, sent_at, headers from dbos_async.messages
+            where destination_id = t.workflow_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
+            order by seq offset t.turn - 1 limit 1
+            for update
+        ) as m on true
+    ),
+    recorded as (
+        insert into dbos_async.steps as s
+            (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at)
+        select workflow_id, branch, number, verb, topic, output, message_id, deadline,
+               case when message_id is not null or due then clock_timestamp() end
+        from decided
+        where message_id is not null or due or recorded_verb is null
+        order by workflow_id, branch, number
+        on conflict (workflow_id, branch, number) do update
+            set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at
+            where s.completed_at is null and excluded.completed_at is not null
+              and s.verb = excluded.verb and s.key = excluded.key
+        returning workflow_id, branch, number
+    ),
+    outcomes as materialized (
+        select d.n, d.message_id, d.output, d.deadline,
+               case when (d.workflow_id, d.branch, d.number) in (select workflow_id, branch, number from recorded)
+                    then case when d.message_id is not null or d.due then 'done' else 'wait' end
+                    when d.message_id is null and not d.due and d.recorded_verb is not null then 'wait'
+                    else 'again' end as outcome
+        from decided as d
+    ),
+    received as (
+        -- Found by their ids alone: these rows are locked, and they were unreceived when they were.
+        update dbos_async.messages set received_at = clock_timestamp()
+        where id = any (array(select message_id from outcomes where outcome = 'done' and message_id is not null))
+    )
+    select n, outcome, output, null::json as error,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+           null::text as recorded_verb, null::text as recorded_key, message_id
+    from outcomes
+    union all
+    select n, case when holds then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
+           recorded_verb, recorded_key, recorded_message_id
+    from calls
+    where not (holds and completed_at is null
+               and (recorded_verb is null or (recorded_verb = verb and recorded_key = topic)))
+    """,
+)
+
+PUT_BACK = Statement(
+    "PUT_BACK",
+    """
+    -- A receive was abandoned after it had taken its message: the message is unreceived, and the step has begun and not ended.
+    -- There is no row that could decide, so it holds on to its workflow until the commit.
+    with calls as materialized (
+        select c.*, coalesce(held.attempt = c.attempt and held.status = 'PENDING', false) as holds
+        from (
+            select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::uuid[])
+                as c(n, workflow_id, attempt, branch, number, verb, topic, message_id)
+            order by workflow_id, branch, number
+        ) as c
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+        ) as held on true
+    ),
+    undone as (
+        -- Always an update, since the row is there. Said as an insert it finds its row by the key alone.
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, message_id)
+        select workflow_id, branch, number, verb, topic, message_id from calls
+        where holds
+        order by workflow_id, branch, number
+        on conflict (workflow_id, branch, number) do update
+            set output = null, message_id = null, completed_at = null
+            where s.message_id = excluded.message_id
+        returning workflow_id, branch, number
+    ),
+    unreceived as (
+        update dbos_async.messages set received_at = null
+        where id = any (array(
+            select message_id from calls
+            where (workflow_id, branch, number) in (select workflow_id, branch, number from undone)))
+    )
+    select n from calls
+    """,
+)
+
+
+NO_TAKER = None, None, None
+
+
+class Receive:
+    """One receive: its calls, and what was handed to it. ``put_back`` makes the call that undoes a take."""
+
+    def __init__(
+        self, run: Run, step: tuple[int, str, int], put_back: Callable[[UUID], asyncio.Future[Answer]]
+    ) -> None:
+        self.step = step
+        """Which step it is: under which fence, and its number."""
+        self.handover: Handover | None = None
+        """The send on its way that may bring it its message."""
+        self._run = run
+        self._put_back = put_back
+        self._taken: UUID | None = None
+        self._abandoned = False
+
+    def answered(self, answer: Answer) -> None:
+        """Hear what a call has taken, whether or not its caller is still there."""
+        if answer[0]["outcome"] in ("done", "recorded"):
+            self.took(answer[0]["message_id"])
+        elif self._abandoned:
+            self._undo()
+
+    def took(self, message_id: UUID) -> None:
+        """Hear which message it has, by a call of its own or by a send."""
+        self._taken = message_id
+        if self._abandoned:
+            self._undo()
+
+    def abandon(self) -> None:
+        """The caller has left."""
+        self._abandoned = True
+        if self._run.abandoned is None:
+            self._run.abandoned = set()
+        self._run.abandoned.add(self)
+        self._undo()
+
+    async def land(self) -> None:
+        """Return when nothing can be handed to it any more."""
+        if self.handover is not None:
+            await self._run.database.batches.land_handover(self.handover)
+
+    def _undo(self) -> None:
+        if self._taken is None or self._run.stopped is not None or self._run.over:
+            return
+        call = self._put_back(self._taken)
+        if self._run.returning is None:
+            self._run.returning = set()
+        self._run.returning.add(call)
+        call.add_done_callback(self._undone)
+
+    def _undone(self, call: asyncio.Future[Answer]) -> None:
+        if self._run.returning is not None:
+            self._run.returning.discard(call)
+        if not call.cancelled():
+            call.exception()  # The database was closed: then the run has been stopped, too.
+
+
+class Handover:
+    """A send whose message is for a receive that waits in this process.
+
+    A send that is repeated, since its answer was lost, hands over nothing.
+    """
+
+    def __init__(self, look: Look, columns: tuple[Any, ...], message_id: UUID, payload: str) -> None:
+        receive: Receive = look.receive
+        look.receive = None
+        receive.handover = self
+        self.rows: Sequence[tuple[Any, ...]] = [(*columns, *receive.step)]
+        self.rows_alone: Sequence[tuple[Any, ...]] = [(*columns, *NO_TAKER)]
+        self._look, self._receive, self._message_id = look, receive, message_id
+        self._news = News((payload, None, message_id), len(payload))
+
+    def answered(self, answer: Answer) -> None:
+        """Tell the receive, if it has the message now."""
+        if self._receive.handover is self:
+            self._receive.handover = None
+        if answer[0]["handed"]:
+            self._receive.took(self._message_id)
+            self._look.wake(self._news)
+
+
+async def settled(run: Run) -> None:
+    """Return when nothing that this run has abandoned is on its way any more."""
+    while run.abandoned or run.returning:
+        if run.abandoned:
+            on_their_way = set(run.abandoned)
+            await run.database.batches.land(run.workflow_id)
+            for receive in on_their_way:
+                await receive.land()
+            run.abandoned -= on_their_way
+        if run.returning:
+            await asyncio.wait(set(run.returning))
+
+
+async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
+    """Take the oldest unreceived message of the topic, ``None`` when none came in time."""
+    name, declared = topic_and_type(topic)
+    step, done = await _take(database, "recv", name, timeout_seconds)
+    return await step.accept(done, lambda text: _read(text, declared, name, done))
+
+
+async def recv_envelope(
+    database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None
+) -> Envelope[Any] | None:
+    """Take the oldest unreceived message of the topic together with what is known of it."""
+    name, declared = topic_and_type(topic)
+    step, done = await _take(database, "recv_envelope", name, timeout_seconds)
+    kind = Envelope.__class_getitem__(declared)
+    envelope: Envelope[Any] | None = await step.accept(done, lambda text: _read(text, kind, name, done))
+    return envelope
+
+
+async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, Done]:
+    seconds = check_seconds(timeout_seconds)
+    step = Step(in_workflow(caller(database), verb), verb, topic)
+    run, name = step.run, (*step.columns, verb, topic)
+    key = message_key(run.workflow_id, topic)
+
+    def put_back(message_id: UUID) -> asyncio.Future[Answer]:
+        return database.call(PUT_BACK, [(*name, message_id)], lane=run.workflow_id, wakes=[key], patient=True)
+
+    take = Receive(run, (run.attempt, step.branch, step.number), put_back)
+    try:
+        if run.abandoned or run.returning:
+            with Acting(run, verb):
+                await settled(run)
+        return step, await step.perform(
+            TAKE, [(*name, seconds)], watch=[key], answered=take.answered, receive=take if verb == "recv" else None
+        )
+    except asyncio.CancelledError:
+        take.abandon()
+        raise
+
+
+def _read(text: str | None, declared: Any, topic: str, done: Done) -> Any:
+    of_topic = f" of topic {topic!r}" if topic else ""
+    message_id = str(done.message_id)
+    error = functools.partial(InvalidMessageError, message_id=message_id)
+    return _codec.decode(text, declared, what=f"The received message {message_id}{of_topic}", error=error)
+
+
+def topic_and_type(topic: str | Topic[Any] | None) -> tuple[str, Any]:
+    """The name of a topic, empty when there is none, and what it declares."""
+    return ("", Any) if topic is None else key_and_type(topic, "A topic")

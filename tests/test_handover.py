@@ -1,0 +1,253 @@
+"""A send whose receiver waits in the same process takes the message for it, in one statement (M1, M4, M5, M6, W3)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from dbos_async import DBOS, SetWorkflowID, _messages, _receives
+from tests.conftest import Connect
+from tests.eventually import eventually
+from tests.statements import SETTING, Row, execute, step
+from tests.test_interleavings import CLAIM_BY_HAND, blocked
+
+NOBODY = None, None, None, None
+
+
+@pytest.fixture
+async def one(connect: Connect) -> Any:
+    """A connection, after the scene is set."""
+    connection = await connect()
+    await connection.execute(SETTING)
+    return connection
+
+
+@pytest.fixture
+async def two(one: Any, connect: Connect) -> Any:
+    return await connect()
+
+
+@pytest.fixture
+async def three(one: Any, connect: Connect) -> Any:
+    return await connect()
+
+
+def letter(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
+    """A send from outside to ``w`` that may hand its message to a step of it."""
+    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, None, b"d", *taker)
+
+
+def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:
+    return (*step(number, attempt), "recv", "t", seconds)
+
+
+async def send(connection: Any, row: Row) -> bool:
+    """Whether the message was handed over."""
+    (answer,) = await execute(connection, _messages.SEND, row)
+    assert (answer["outcome"], answer["error"]) == ("done", None)
+    return bool(answer["handed"])
+
+
+async def state(connection: Any) -> tuple[list[Any], list[Any]]:
+    """The steps with what they took, and the messages with whether they were received."""
+    steps = await connection.fetch(
+        "select number, output::text, message_id, completed_at is not null as done from dbos_async.steps "
+        "where workflow_id = 'w' order by number"
+    )
+    messages = await connection.fetch(
+        "select payload::text, received_at is not null as received from dbos_async.messages where topic = 't' order by seq"
+    )
+    return [(row["number"], row["output"], row["done"]) for row in steps], [tuple(row) for row in messages]
+
+
+async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
+    (answer,) = await execute(one, _receives.TAKE, take())
+    assert answer["outcome"] == "wait"
+    assert await send(one, letter("a"))
+    assert await state(one) == ([(1, '"a"', True)], [('"a"', True)])
+    (answer,) = await execute(one, _receives.TAKE, take())
+    assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
+    # The next one goes to the queue, since that receive has what it wanted.
+    assert not await send(one, letter("b"))
+    assert await state(one) == ([(1, '"a"', True)], [('"a"', True), ('"b"', False)])
+
+
+async def test_m5_a_receive_that_has_not_yet_looked_is_handed_its_message(one: Any) -> None:
+    assert await send(one, letter("a"))
+    (answer,) = await execute(one, _receives.TAKE, take())
+    assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
+    assert answer["message_id"] == await one.fetchval("select id from dbos_async.messages where topic = 't'")
+
+
+async def test_m4_no_message_overtakes_one_that_waits(one: Any) -> None:
+    assert not await send(one, letter("older", (None, None, None)))
+    assert not await send(one, letter("a"))
+    assert await state(one) == ([], [('"older"', False), ('"a"', False)])
+
+
+async def test_m4_of_one_batch_only_the_first_is_handed_over(one: Any) -> None:
+    rows = [letter("a", (None, None, None)), letter("b"), letter("c", (1, "", 1), "u")]
+    answers = await execute(one, _messages.SEND, *rows, calls=3)
+    assert [answer["handed"] for answer in sorted(answers, key=lambda answer: int(answer["n"]))] == [False, False, True]
+    assert (await state(one))[1] == [('"a"', False), ('"b"', False)]
+
+
+async def test_w3_a_run_that_was_taken_over_is_handed_nothing(one: Any) -> None:
+    await execute(one, _receives.TAKE, take())
+    await one.execute(CLAIM_BY_HAND)
+    assert not await send(one, letter("a"))
+    assert await state(one) == ([(1, None, False)], [('"a"', False)])
+
+
+async def test_m6_a_receive_that_timed_out_is_handed_nothing(one: Any) -> None:
+    (answer,) = await execute(one, _receives.TAKE, take(seconds=0.0))
+    assert (answer["outcome"], answer["output"]) == ("done", None)
+    assert not await send(one, letter("a"))
+    assert await state(one) == ([(1, None, True)], [('"a"', False)])
+
+
+async def test_w4_another_step_than_the_receive_is_handed_nothing(one: Any) -> None:
+    await execute(one, _receives.TAKE, (*step(1), "recv", "another topic", 60.0))
+    assert not await send(one, letter("a"))
+    assert (await state(one))[1] == [('"a"', False)]
+
+
+@pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
+async def test_m5_a_handover_waits_for_a_receive_that_is_on_its_way(
+    first_ends_by: str, one: Any, two: Any, three: Any
+) -> None:
+    await one.execute("begin")
+    await execute(one, _receives.TAKE, take())
+    task = asyncio.create_task(send(two, letter("a")))
+    await blocked(two, task, three)
+    await one.execute(first_ends_by)
+    assert await task
+    assert await state(three) == ([(1, '"a"', True)], [('"a"', True)])
+
+
+@pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
+async def test_m5_a_receive_waits_for_a_handover_that_is_on_its_way(
+    first_ends_by: str, one: Any, two: Any, three: Any
+) -> None:
+    await one.execute("begin")
+    assert await send(one, letter("a"))
+    task = asyncio.create_task(execute(two, _receives.TAKE, take()))
+    await blocked(two, task, three)
+    await one.execute(first_ends_by)
+    (answer,) = await task
+    assert answer["outcome"] == ("again" if first_ends_by == "commit" else "wait")
+    (answer,) = await execute(two, _receives.TAKE, take())
+    assert (answer["outcome"], answer["output"]) == (
+        ("recorded", '"a"') if first_ends_by == "commit" else ("wait", None)
+    )
+
+
+async def test_m5_a_handover_comes_too_late_for_a_receive_that_takes_another_message(
+    one: Any, two: Any, three: Any
+) -> None:
+    await one.execute("begin")
+    await send(one, letter("a", (None, None, None)))
+    await execute(one, _receives.TAKE, take())  # does not see what is not committed, and waits
+    await one.execute("commit")
+    await one.execute("begin")
+    (answer,) = await execute(one, _receives.TAKE, take())
+    assert answer["output"] == '"a"'
+    task = asyncio.create_task(send(two, letter("b")))
+    done, _ = await asyncio.wait([task], timeout=0.2)
+    assert not done or not task.result(), "the queue had an older message, as far as it could see"
+    await one.execute("commit")
+    assert not await task
+    assert await state(three) == ([(1, '"a"', True)], [('"a"', True), ('"b"', False)])
+
+
+@DBOS.workflow(name="takes two")
+async def takes_two() -> list[Any]:
+    return [await DBOS.recv("t", None), await DBOS.recv("t", None)]
+
+
+@DBOS.workflow(name="gives up and takes")
+async def gives_up_and_takes() -> list[Any]:
+    receive = asyncio.create_task(DBOS.recv("t", None))
+    RECEIVES.append(receive)
+    await asyncio.wait([receive])
+    return [receive.cancelled(), await DBOS.recv("t", None), await DBOS.recv("t", None)]
+
+
+RECEIVES: list[asyncio.Task[Any]] = []
+
+
+async def one_transaction_took(connection: Any) -> list[bool]:
+    """Of every message whether the transaction that stored it also received it and completed the receiver's step."""
+    rows = await connection.fetch(
+        "select m.xmin = s.xmin as same from dbos_async.messages as m "
+        "join dbos_async.steps as s on s.message_id = m.id order by m.seq"
+    )
+    return [bool(row["same"]) for row in rows]
+
+
+@pytest.mark.parametrize("sender", ["outside", "a step", "a workflow"])
+async def test_m5_a_send_to_a_workflow_that_waits_here_is_one_transaction(
+    sender: str, dbos: DBOS, connection: Any
+) -> None:
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(takes_two)
+    for n in range(2):
+
+        async def waits(n: int = n) -> bool:
+            return bool(
+                await connection.fetchval("select count(*) = $1 from dbos_async.steps where workflow_id = 'w'", n + 1)
+            )
+
+        await eventually(waits, "it waits")
+        if sender == "outside":
+            await DBOS.send("w", n, "t")
+        else:
+            await sends_one(n, sender == "a step")
+    assert await handle.get_result() == [0, 1]
+    assert await one_transaction_took(connection) == [True, True]
+
+
+@DBOS.step(name="sends one in a step")
+async def sends_in_a_step(n: int) -> None:
+    await DBOS.send("w", n, "t")
+
+
+@DBOS.workflow(name="sends one")
+async def sends_one(n: int, in_a_step: bool) -> None:
+    await (sends_in_a_step(n) if in_a_step else DBOS.send("w", n, "t"))
+
+
+async def test_m1_m4_what_is_handed_to_an_abandoned_receive_goes_back(
+    dbos: DBOS, connection: Any, connect: Connect
+) -> None:
+    RECEIVES.clear()
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(gives_up_and_takes)
+
+    async def waits() -> bool:
+        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
+
+    await eventually(waits, "it waits")
+    locks = await connect()
+    await locks.execute("begin")
+    await locks.execute("select from dbos_async.steps where workflow_id = 'w' for update")
+    sending = asyncio.create_task(DBOS.send("w", "a", "t"))
+
+    async def hangs() -> bool:
+        return bool(
+            await connection.fetchval(
+                "select count(*) from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"
+            )
+        )
+
+    await eventually(hangs, "the handover waits for the step")
+    RECEIVES[0].cancel()
+    await DBOS.send("w", "b", "t")
+    assert not sending.done()
+    await locks.execute("commit")
+    await sending
+    assert await handle.get_result() == [True, "a", "b"]
+    assert await connection.fetchval("select count(*) from dbos_async.messages where received_at is null") == 0
