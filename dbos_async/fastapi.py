@@ -1,0 +1,246 @@
+"""FastAPI and Starlette: launched and drained with the application, errors as HTTP answers, streams as live pages.
+
+    app = FastAPI(lifespan=lifespan())
+    add_error_handlers(app)
+
+    @app.get("/orders/{order_id}/progress")
+    async def progress(request: Request, order_id: str) -> Response:
+        return await stream_response(request, order_id, "progress")
+
+Ids in URLs are no secrets: check that this user may read this workflow before you answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from dbos_async import _codec, _streams, _workflows
+from dbos_async._database import Database
+from dbos_async.client import DBOSClient
+from dbos_async.dbos import DBOS
+from dbos_async.errors import (
+    DatabaseUnavailableError,
+    DBOSError,
+    InvalidArgumentError,
+    InvalidStreamValueError,
+    InvalidValueError,
+    MessageNotFoundError,
+    RedeliveryError,
+    WorkflowCancelledError,
+    WorkflowConflictError,
+    WorkflowNotEndedError,
+    WorkflowNotFoundError,
+)
+from dbos_async.keys import Stream, check_key, check_seconds, key_and_type
+
+App = TypeVar("App")
+Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
+
+HEARTBEAT_SECONDS = 15.0
+RETRY_AFTER_SECONDS = 5
+LAST_OFFSET = 2**31 - 2
+
+STATUS_CODES: dict[type[DBOSError], int] = {
+    WorkflowNotFoundError: 404,
+    MessageNotFoundError: 404,
+    WorkflowConflictError: 409,
+    WorkflowNotEndedError: 409,
+    WorkflowCancelledError: 409,
+    RedeliveryError: 409,
+    InvalidArgumentError: 422,
+    InvalidValueError: 422,
+    DatabaseUnavailableError: 503,
+}
+
+
+class Options(TypedDict, total=False):
+    """What `DBOS` takes besides its URL."""
+
+    executor_id: str | None
+    application_version: str | None
+    max_running: int
+    max_payload_bytes: int
+    migrate: bool
+    connect_timeout_seconds: float
+    drain_seconds: float
+
+
+def lifespan(
+    url: str | None = None, *, inside: Lifespan[App] | None = None, **options: Unpack[Options]
+) -> Lifespan[App]:
+    """A lifespan that launches `DBOS` with the application and drains it at its end; URL and options are those of `DBOS`.
+
+    ``inside`` is a lifespan of your own: it begins when DBOS is launched, ends before DBOS is drained, and its state counts.
+    Signals are the server's affair. Requests that are under way when the server stops are the server's to end, too; it does
+    that before the lifespan ends.
+    """
+
+    @asynccontextmanager
+    async def launched(app: App) -> AsyncGenerator[Any, None]:
+        await DBOS.launch(url, **options)
+        try:
+            if inside is None:
+                yield None
+            else:
+                async with inside(app) as state:
+                    yield state
+        finally:
+            await DBOS.shutdown()
+
+    return launched
+
+
+def add_error_handlers(app: Starlette) -> None:
+    """Answer errors of dbos_async that a handler does not catch by their HTTP status, with ``{"detail": …}`` as FastAPI does.
+
+    404 for an unknown workflow or message; 409 for an id of another function, and for a workflow that stands otherwise than the
+    call needs; 422 for ids, arguments and messages that cannot be used, with pydantic's details; 503 with ``Retry-After`` while the
+    database is away. Every other error is a fault of the program and stays a 500.
+    """
+    for kind in STATUS_CODES:
+        app.add_exception_handler(kind, _answer)
+
+
+class _EventStream(EventSourceResponse):
+    """Ends in good order also when the server stops, so that no error is logged and browsers come again."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_open = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal is_open
+            await send(message)
+            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+
+        await super().__call__(scope, receive, watched_send)
+        if is_open:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def stream_response(
+    request: Request,
+    workflow_id: str,
+    key: str | Stream[Any],
+    *,
+    client: DBOSClient | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    retry_seconds: float = 1.0,
+) -> Response:
+    """Server-sent events of a stream: each value is a message, its id is its offset and its data is the JSON that was written.
+
+    A browser's ``EventSource`` that reconnects goes on exactly at the next value (``Last-Event-ID``); ``?offset=`` is where
+    a new one begins (default: 0). The stream ends with an event ``end`` or, when its workflow failed or was cancelled,
+    ``failed``, with ``{"status": …}``: CLOSED, SUCCESS, ERROR, CANCELLED, or DELETED. Then a page closes its
+    ``EventSource``; one that asks again although it was told the end is answered with 204, on which browsers stop.
+
+    In between a comment comes every ``heartbeat_seconds``, and browsers reconnect after ``retry_seconds``. An answer that
+    has begun outlasts any outage of the database. Raises `WorkflowNotFoundError` (404 by `add_error_handlers`) when there is
+    no such workflow. ``client`` reads, else the launched DBOS; however many read, they share its one listening connection
+    and hold none while they wait.
+
+    Example:
+        ```python
+        @app.get("/orders/{order_id}/progress")
+        async def progress(request: Request, order_id: str) -> Response:
+            return await stream_response(request, order_id, PROGRESS)
+        ```
+    """
+    check_key(workflow_id, "workflow_id")
+    name, _ = key_and_type(key, "The key of a stream")
+    check_seconds(heartbeat_seconds, "heartbeat_seconds")
+    check_seconds(retry_seconds, "retry_seconds")
+    database = _workflows.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
+    seen, start = _where(request)
+    # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
+    # since only the end of a stream has the offset behind its last value.
+    async with aclosing(_pages(database, workflow_id, name, start, patient=False)) as pages:
+        first = await anext(pages)
+    if seen and not first.entries and first.end not in (None, "CANCELLED"):
+        return Response(status_code=204)
+    head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
+    return _EventStream(
+        _body(database, workflow_id, name, start + seen, head), ping=heartbeat_seconds, ping_message_factory=_heartbeat
+    )
+
+
+def _where(request: Request) -> tuple[int, int]:
+    """How many values (0 or 1) from there on the client has seen, and the offset from which on to read."""
+    last = request.headers.get("last-event-id")
+    if last:
+        return 1, _offset(last, "Last-Event-ID")
+    return 0, _offset(request.query_params.get("offset", "0"), "offset")
+
+
+def _offset(text: str, what: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > LAST_OFFSET:
+        raise HTTPException(422, f"{what} must be a whole number from 0 to {LAST_OFFSET}.")
+    return int(text)
+
+
+def _pages(
+    database: Database, workflow_id: str, key: str, offset: int, *, patient: bool
+) -> AsyncGenerator[_streams.Page, None]:
+    return _streams.live_pages(database, workflow_id, key, offset, None, patient=patient)
+
+
+async def _body(
+    database: Database, workflow_id: str, key: str, offset: int, head: bytes
+) -> AsyncGenerator[bytes, None]:
+    """All that a look found goes out at once; a client that takes it slowly keeps only itself waiting."""
+    yield head
+    try:
+        async with aclosing(_pages(database, workflow_id, key, offset, patient=True)) as pages:
+            async for page in pages:
+                if page.entries:
+                    offset = page.entries[-1]["offset"] + 1
+                    yield b"".join(_event(entry["value"], id=str(entry["offset"])) for entry in page.entries)
+                if page.end is not None:
+                    yield _end(page.end, offset)
+    except WorkflowNotFoundError:
+        yield _end("DELETED", offset)
+
+
+def _end(status: str, offset: int) -> bytes:
+    event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
+    # What was cancelled may be resumed and write again, so its end takes no offset.
+    number = None if status == "CANCELLED" else str(offset)
+    return _event(_codec.encode({"status": status}), event=event, id=number)
+
+
+def _event(data: str, *, id: str | None, event: str | None = None) -> bytes:
+    return ServerSentEvent(data, event=event, id=id, sep="\n").encode()
+
+
+def _heartbeat() -> ServerSentEvent:
+    return ServerSentEvent(comment="", sep="\n")
+
+
+async def _answer(_request: Request, error: Exception) -> Response:
+    if isinstance(error, InvalidStreamValueError):
+        raise error  # What is stored does not fit the reader's type: no fault of the client.
+    code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
+    content: dict[str, Any] = {"detail": str(error)}
+    headers: Mapping[str, str] | None = None
+    if isinstance(error, InvalidValueError):
+        # The input itself is left out: it may be long, and need not be the client's.
+        kept = ("type", "loc", "msg", "ctx")
+        details = [{name: one[name] for name in kept if name in one} for one in error.details]
+        content["detail"] = details or [{"type": "invalid_value", "loc": [], "msg": str(error)}]
+    elif isinstance(error, DatabaseUnavailableError):
+        # Why it is away names hosts, which are not the client's affair.
+        content = {
+            "detail": "The database is away for the moment: call again.",
+            "may_have_committed": error.may_have_committed,
+        }
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return JSONResponse(content, status_code=code, headers=headers)
