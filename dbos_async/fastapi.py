@@ -7,7 +7,10 @@
     async def progress(request: Request, order_id: str) -> Response:
         return await stream_response(request, order_id, "progress")
 
-Ids in URLs are no secrets: check that this user may read this workflow before you answer.
+Ids in URLs are no secrets: check that this user may read this workflow before you answer. And bound what a request may carry
+before anything parses it, with Starlette's own middleware (FastAPI's ``max_body_size=`` is the same one):
+
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=16_384)  # else 413
 """
 
 from __future__ import annotations
@@ -163,14 +166,14 @@ async def stream_response(
     seen, start = _where(request)
     # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
     # since only the end of a stream has the offset behind its last value.
-    async with aclosing(_pages(database, workflow_id, name, start, patient=False)) as pages:
+    async with aclosing(_streams.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
         first = await anext(pages)
     if seen and not first.entries and first.end not in (None, "CANCELLED"):
         return Response(status_code=204)
     head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
-    return _EventStream(
-        _body(database, workflow_id, name, start + seen, head), ping=heartbeat_seconds, ping_message_factory=_heartbeat
-    )
+    first = first._replace(entries=[entry for entry in first.entries if entry["offset"] >= start + seen])
+    body = _body(database, workflow_id, name, start + seen, head, first)
+    return _EventStream(body, ping=heartbeat_seconds, ping_message_factory=_heartbeat)
 
 
 def _where(request: Request) -> tuple[int, int]:
@@ -187,27 +190,31 @@ def _offset(text: str, what: str) -> int:
     return int(text)
 
 
-def _pages(
-    database: Database, workflow_id: str, key: str, offset: int, *, patient: bool
-) -> AsyncGenerator[_streams.Page, None]:
-    return _streams.live_pages(database, workflow_id, key, offset, None, patient=patient)
-
-
 async def _body(
-    database: Database, workflow_id: str, key: str, offset: int, head: bytes
+    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: _streams.Page
 ) -> AsyncGenerator[bytes, None]:
     """All that a look found goes out at once; a client that takes it slowly keeps only itself waiting."""
-    yield head
+    offset += len(first.entries)
+    yield head + _events(first, offset)
+    if first.end is not None:
+        return
+    del first  # Whoever waits for long keeps nothing of what it has sent.
     try:
-        async with aclosing(_pages(database, workflow_id, key, offset, patient=True)) as pages:
+        async with aclosing(_streams.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
             async for page in pages:
-                if page.entries:
-                    offset = page.entries[-1]["offset"] + 1
-                    yield b"".join(_event(entry["value"], id=str(entry["offset"])) for entry in page.entries)
-                if page.end is not None:
-                    yield _end(page.end, offset)
+                offset += len(page.entries)
+                if page.entries or page.end is not None:
+                    yield _events(page, offset)
+                del page
     except WorkflowNotFoundError:
         yield _end("DELETED", offset)
+
+
+def _events(page: _streams.Page, offset: int) -> bytes:
+    found = [_event(entry["value"], id=str(entry["offset"])) for entry in page.entries]
+    if page.end is not None:
+        found.append(_end(page.end, offset))
+    return b"".join(found)
 
 
 def _end(status: str, offset: int) -> bytes:
