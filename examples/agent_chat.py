@@ -280,6 +280,7 @@ PAGE = """<!doctype html>
   main { flex: 1; overflow-y: auto; padding-block: 1.2rem; display: flex; flex-direction: column; gap: .8rem; }
   .you, .agent, .ask { padding: .6rem .9rem; border-radius: 1rem; max-width: 85%; overflow-wrap: anywhere; white-space: pre-wrap; }
   .you { align-self: flex-end; background: var(--accent); color: var(--on-accent); border-bottom-right-radius: .25rem; }
+  .waits { opacity: .5; }
   .agent { align-self: flex-start; background: var(--paper); border: 1px solid var(--line); border-bottom-left-radius: .25rem; }
   .agent.speaks::after {
     content: ""; display: inline-block; width: .5em; height: 1em; vertical-align: -.15em; background: var(--accent);
@@ -345,7 +346,11 @@ function add(tag, kind, text = "") {
 }
 
 const show = {
-  said(part) { add("div", "you", part.text); },
+  said(part) {
+    const waiting = [...log.querySelectorAll(".waits")].find((element) => element.textContent === part.text);
+    waiting?.remove();
+    add("div", "you", part.text);
+  },
   token(part) {
     answer ??= add("div", "agent speaks");
     const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
@@ -435,8 +440,11 @@ async function post(path, body) {
   }
 }
 
+// What is said is pale until the agent has heard it.
 async function send(text) {
   if (location.hash === "") history.replaceState(null, "", `#${chat}`);
+  add("div", "you waits", text);
+  log.scrollTop = log.scrollHeight;
   const arrived = await post(`${base}/messages`, { id: crypto.randomUUID(), text });
   if (!arrived) say("away", "not sent: start a new chat");
   else if (source === null) follow();

@@ -305,7 +305,7 @@ STYLE = """
   .price { font-size: 1.3rem; font-weight: 700; color: var(--ink); }
   label { display: block; font-size: .85rem; color: var(--quiet); margin-bottom: .8rem; }
   input, select {
-    display: block; width: 100%; font: inherit; margin-top: .2rem; padding: .5rem .7rem; border-radius: .6rem;
+    display: block; width: 100%; font: inherit; font-size: 1rem; margin-top: .2rem; padding: .5rem .7rem; border-radius: .6rem;
     border: 1px solid var(--line); background: var(--ground); color: var(--ink);
   }
   button, .button {
@@ -314,6 +314,7 @@ STYLE = """
   }
   button.plain { background: none; color: var(--accent); }
   button:disabled { opacity: .5; cursor: default; }
+  @media (max-width: 38rem) { .product button { width: 100%; } }
   :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
   ol { list-style: none; margin: 0 0 1.2rem; padding: 0; }
   li { position: relative; padding: 0 0 1rem 2.2rem; overflow-wrap: anywhere; }

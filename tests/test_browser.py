@@ -119,10 +119,14 @@ async def test_two_tabs_show_the_same(agent: Site, visitor: BrowserContext) -> N
     await has_counted(two, 20)
     assert await counted(one) < TOKENS, "it was in mid-stream"
     await asyncio.gather(check_whole_count(one), check_whole_count(two))
-    await say(two, "Count to 3")
+    await say(two, "Count to 50")
+    await expect(one.locator(".you")).to_have_count(2)
+    await say(one, "Count to 3")
+    await expect(one.locator(".waits")).to_have_text("Count to 3")
     for page in (one, two):
         await expect(page.locator(".agent").last).to_have_text("1 2 3 ")
-        await expect(page.locator(".you")).to_have_count(2)
+        await expect(page.locator(".you")).to_have_text([f"Count to {TOKENS}", "Count to 50", "Count to 3"])
+        await expect(page.locator(".waits")).to_have_count(0)
 
 
 async def test_an_approval_that_is_clicked_twice_and_in_two_tabs_has_one_effect(
