@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from dbos_async import _codec, _streams, _workflows
+from dbos_async import _codec, _live, _workflows
 from dbos_async._database import Database
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
@@ -166,12 +166,12 @@ async def stream_response(
     seen, start = _where(request)
     # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
     # since only the end of a stream has the offset behind its last value.
-    async with aclosing(_streams.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
+    async with aclosing(_live.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
         first = await anext(pages)
     if seen and not first.entries and first.end not in (None, "CANCELLED"):
         return Response(status_code=204)
     head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
-    first = first._replace(entries=[entry for entry in first.entries if entry["offset"] >= start + seen])
+    first = first._replace(entries=[entry for entry in first.entries if entry[0] >= start + seen])
     body = _body(database, workflow_id, name, start + seen, head, first)
     return _EventStream(body, ping=heartbeat_seconds, ping_message_factory=_heartbeat)
 
@@ -191,7 +191,7 @@ def _offset(text: str, what: str) -> int:
 
 
 async def _body(
-    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: _streams.Page
+    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: _live.Page
 ) -> AsyncGenerator[bytes, None]:
     """All that a look found goes out at once; a client that takes it slowly keeps only itself waiting."""
     offset += len(first.entries)
@@ -200,7 +200,7 @@ async def _body(
         return
     del first  # Whoever waits for long keeps nothing of what it has sent.
     try:
-        async with aclosing(_streams.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
+        async with aclosing(_live.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
             async for page in pages:
                 offset += len(page.entries)
                 if page.entries or page.end is not None:
@@ -210,8 +210,8 @@ async def _body(
         yield _end("DELETED", offset)
 
 
-def _events(page: _streams.Page, offset: int) -> bytes:
-    found = [_event(entry["value"], id=str(entry["offset"])) for entry in page.entries]
+def _events(page: _live.Page, offset: int) -> bytes:
+    found = [_event(value, id=str(place)) for place, value in page.entries]
     if page.end is not None:
         found.append(_end(page.end, offset))
     return b"".join(found)
