@@ -70,7 +70,7 @@ class Look:
     __slots__ = ("_news", "_news_bytes", "_seconds", "_waiter", "_woken", "changed", "receive")
 
     def __init__(self, *, takes_news: bool) -> None:
-        self.changed = True
+        self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
         """The receive that waits here, while a send may hand it its message."""
