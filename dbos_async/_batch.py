@@ -56,8 +56,8 @@ class Handover(Protocol):
 
     rows_alone: Sequence[tuple[Any, ...]]
 
-    def answered(self, answer: Answer) -> None:
-        """Hear how it went."""
+    def answered(self, answer: Answer) -> bool:
+        """Hear how it went; true when nobody else needs to hear of the call."""
 
 
 class _Call(asyncio.Future[Answer]):
@@ -88,15 +88,16 @@ class _Call(asyncio.Future[Answer]):
 
     def settle(self, answer: Answer, wakeups: Wakeups) -> None:
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
-        news = None if self.news is None else self.news(answer)
-        for key in self.wakes:
-            wakeups.wake(key, news)
-        if self.handover is not None:
-            self.handover.answered(answer)
         if self.answered is not None:
             self.answered(answer)
+        # The caller goes on before those who are woken, and may wait already when they answer.
         if not self.done():
             self.set_result(answer)
+        # A message that was handed over is nothing to look for any more.
+        if self.handover is None or not self.handover.answered(answer):
+            news = None if self.news is None else self.news(answer)
+            for key in self.wakes:
+                wakeups.wake(key, news)
 
 
 @dataclass(slots=True, eq=False)

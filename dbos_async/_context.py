@@ -67,6 +67,8 @@ class Run:
     """Receives whose caller left while their call may have been on its way."""
     returning: set[asyncio.Future[Any]] | None = None
     """Calls under way that put back what those had taken."""
+    quiet: set[bytes] | None = None
+    """Queues that were empty when their last message was handed over."""
     timer: asyncio.TimerHandle | None = None
     """Goes off at the deadline of the workflow."""
     halted: weakref.WeakSet[asyncio.Task[object]] | None = None
@@ -130,6 +132,12 @@ class Run:
         """Stop a draining run once none of its steps is under way. One that is just ending may do so."""
         if self.draining and not self.busy and not self.over:
             self.stop(SHUTTING_DOWN)
+
+    def hush(self, key: bytes) -> None:
+        """Remember that a queue is empty, until a message is announced or this run is over."""
+        self.database.wakeups.hush(key)
+        self.quiet = self.quiet or set()
+        self.quiet.add(key)
 
     def next_act(self) -> int:
         """The place of something that this run says now among all that it says."""

@@ -342,6 +342,8 @@ class Executor:
                 if self.runs.get(run.workflow_id) is run:
                     del self.runs[run.workflow_id]
                     self.database.wakeups.tell(run.key, None)
+                for key in run.quiet or ():
+                    self.database.wakeups.was_quiet(key)
                 if run.task is not None:
                     self._tasks.discard(run.task)
                     run.task = None

@@ -154,12 +154,19 @@ class Receive:
     """One receive: its calls, and what was handed to it. ``put_back`` makes the call that undoes a take."""
 
     def __init__(
-        self, run: Run, step: tuple[int, str, int], put_back: Callable[[UUID], asyncio.Future[Answer]]
+        self,
+        run: Run,
+        step: tuple[int, str, int],
+        put_back: Callable[[UUID], asyncio.Future[Answer]],
+        *,
+        lingers: bool,
     ) -> None:
         self.step = step
         """Which step it is: under which fence, and its number."""
         self.handover: Handover | None = None
         """The send on its way that may bring it its message."""
+        self.lingers = lingers
+        """The queue was empty when the last message was handed over, so an answer to what was sent then may just be coming."""
         self._run = run
         self._put_back = put_back
         self._taken: UUID | None = None
@@ -222,13 +229,15 @@ class Handover:
         self._look, self._receive, self._message_id = look, receive, message_id
         self._news = News((payload, None, message_id), len(payload))
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer) -> bool:
         """Tell the receive, if it has the message now."""
         if self._receive.handover is self:
             self._receive.handover = None
-        if answer[0]["handed"]:
+        handed: bool = answer[0]["handed"]
+        if handed:
             self._receive.took(self._message_id)
             self._look.wake(self._news)
+        return handed
 
 
 async def settled(run: Run) -> None:
@@ -271,7 +280,8 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     def put_back(message_id: UUID) -> asyncio.Future[Answer]:
         return database.call(PUT_BACK, [(*name, message_id)], lane=run.workflow_id, wakes=[key], patient=True)
 
-    take = Receive(run, (run.attempt, step.branch, step.number), put_back)
+    lingers = (seconds is None or seconds >= 1) and database.wakeups.was_quiet(key)
+    take = Receive(run, (run.attempt, step.branch, step.number), put_back, lingers=lingers)
     try:
         if run.abandoned or run.returning:
             with Acting(run, verb):

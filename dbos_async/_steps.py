@@ -104,6 +104,7 @@ AMEND = Statement(
 )
 
 HANDOVER_SECONDS = 0.1
+LINGER_SECONDS = 0.003
 
 T = TypeVar("T")
 
@@ -194,9 +195,15 @@ class Step:
                 with Waiting(self.run) as waiting:
                     async for look in looks:
                         for handed in look.take_news():
+                            if not look.woken:
+                                self.run.hush(watch[0])
                             return self._done(*handed)
                         if receive is not None and receive.handover is None:
                             look.receive = receive
+                        if receive is not None and receive.lingers:
+                            receive.lingers = False
+                            look.again_in(LINGER_SECONDS)
+                            continue
                         done, seconds_left = await self._try(statement, rows, size, wakes, answered)
                         if done is not None:
                             return done

@@ -67,14 +67,15 @@ class News(NamedTuple):
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_news", "_news_bytes", "_seconds", "_waiter", "_woken", "changed", "receive")
+    __slots__ = ("_news", "_news_bytes", "_seconds", "_waiter", "changed", "receive", "woken")
 
     def __init__(self, *, takes_news: bool) -> None:
         self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
         """The receive that waits here, while a send may hand it its message."""
-        self._woken = False
+        self.woken = False
+        """Whether anything but news has come in this turn."""
         self._news: list[Any] | None = [] if takes_news else None
         self._news_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -87,13 +88,13 @@ class Look:
     def wake(self, news: News | None = None) -> None:
         """End this turn's wait, or let it not begin."""
         if news is None or self._news is None:
-            self._woken = True
+            self.woken = True
         elif len(self._news) < MOST_NEWS and self._news_bytes + news.size <= MOST_NEWS_BYTES:
             self._news.append(news.what)
             self._news_bytes += news.size
         else:
             # Somebody who is slow reads it from the database when it suits.
-            self._woken = True
+            self.woken = True
             self._news.clear()
             self._news_bytes = 0
         if self._waiter is not None and not self._waiter.done():
@@ -109,12 +110,12 @@ class Look:
 
     def rearm(self) -> None:
         """Make ready for a new turn."""
-        self.changed, self._woken = self._woken, False
+        self.changed, self.woken = self.woken, False
         self._seconds = RECHECK_SECONDS
 
     async def wait(self) -> None:
         """Return when woken, or when it is time."""
-        if self._woken or self._news:
+        if self.woken or self._news:
             return
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
@@ -132,6 +133,7 @@ class Wakeups:
     def __init__(self) -> None:
         self._waiting: dict[bytes, set[Look]] = {}
         self._told: dict[bytes, Callable[[], None]] = {}
+        self._quiet: set[bytes] = set()
 
     def __len__(self) -> int:
         """How many keys somebody waits for."""
@@ -139,6 +141,7 @@ class Wakeups:
 
     def wake(self, key: bytes, news: News | None = None) -> None:
         """Everybody who waits for this key looks again, or takes the news if it takes any."""
+        self._quiet.discard(key)
         for look in self._waiting.get(key, ()):
             look.wake(news)
         tell = self._told.get(key)
@@ -152,6 +155,18 @@ class Wakeups:
                 return look
         return None
 
+    def hush(self, key: bytes) -> None:
+        """Remember that there was nothing behind this key, until somebody is woken for it."""
+        self._quiet.add(key)
+
+    def was_quiet(self, key: bytes) -> bool:
+        """Whether there has been nothing behind this key since; this is forgotten then."""
+        try:
+            self._quiet.remove(key)
+        except KeyError:
+            return False
+        return True
+
     def tell(self, key: bytes, what: Callable[[], None] | None) -> None:
         """Call ``what`` after every change of the key, for something that waits for it all its life; ``None`` ends that."""
         if what is None:
@@ -161,6 +176,7 @@ class Wakeups:
 
     def wake_all(self) -> None:
         """Everybody looks again: what happened in between is not known."""
+        self._quiet.clear()
         for looks in self._waiting.values():
             for look in looks:
                 look.wake()
