@@ -172,7 +172,7 @@ class Branch:
 
     name: str
     task: weakref.ref[asyncio.Task[object]]
-    started_at: dict[int, int] = field(default_factory=dict)
+    started_at: dict[int, int] | None = None
     """How many tasks took a branch of their own after each of this branch's steps."""
 
     def path(self, number: int) -> str:
@@ -222,6 +222,8 @@ def next_number(position: Position, verb: str) -> tuple[Branch, int]:
     assert task is not None
     branch, number = position.branch, position.number
     if branch.task() is not task:
+        if branch.started_at is None:
+            branch.started_at = {}
         rank = branch.started_at.get(number, 0) + 1
         branch.started_at[number] = rank
         branch, number = Branch(f"{branch.path(number)}.{rank}", weakref.ref(task)), 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -151,26 +151,23 @@ NO_TAKER = None, None, None
 
 
 class Receive:
-    """One receive: its calls, and what was handed to it. ``put_back`` makes the call that undoes a take."""
+    """One receive: its calls, and what was handed to it."""
 
-    def __init__(
-        self,
-        run: Run,
-        step: tuple[int, str, int],
-        put_back: Callable[[UUID], asyncio.Future[Answer]],
-        *,
-        lingers: bool,
-    ) -> None:
-        self.step = step
-        """Which step it is: under which fence, and its number."""
+    __slots__ = ("_abandoned", "_key", "_name", "_run", "_taken", "handover", "lingers")
+
+    def __init__(self, run: Run, name: tuple[str, int, str, int, str, str], key: bytes, *, lingers: bool) -> None:
         self.handover: Handover | None = None
         """The send on its way that may bring it its message."""
         self.lingers = lingers
         """The queue was empty when the last message was handed over, so an answer to what was sent then may just be coming."""
-        self._run = run
-        self._put_back = put_back
+        self._run, self._name, self._key = run, name, key
         self._taken: UUID | None = None
         self._abandoned = False
+
+    @property
+    def step(self) -> tuple[int, str, int]:
+        """Which step of the workflow it is: under which fence, and its number."""
+        return self._name[1:4]
 
     def answered(self, answer: Answer) -> None:
         """Hear what a call has taken, whether or not its caller is still there."""
@@ -201,7 +198,9 @@ class Receive:
     def _undo(self) -> None:
         if self._taken is None or self._run.stopped is not None or self._run.over:
             return
-        call = self._put_back(self._taken)
+        run = self._run
+        row = *self._name, self._taken
+        call = run.database.call(PUT_BACK, [row], lane=run.workflow_id, wakes=[self._key], patient=True)
         if self._run.returning is None:
             self._run.returning = set()
         self._run.returning.add(call)
@@ -276,12 +275,8 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     step = Step(in_workflow(caller(database), verb), verb, topic)
     run, name = step.run, (*step.columns, verb, topic)
     key = message_key(run.workflow_id, topic)
-
-    def put_back(message_id: UUID) -> asyncio.Future[Answer]:
-        return database.call(PUT_BACK, [(*name, message_id)], lane=run.workflow_id, wakes=[key], patient=True)
-
     lingers = (seconds is None or seconds >= 1) and database.wakeups.was_quiet(key)
-    take = Receive(run, (run.attempt, step.branch, step.number), put_back, lingers=lingers)
+    take = Receive(run, name, key, lingers=lingers)
     try:
         if run.abandoned or run.returning:
             with Acting(run, verb):

@@ -307,9 +307,19 @@ async def _write(database: Database, here: Position | Any, verb: str, key: str, 
     row = (*author_columns(author), author.path, verb, key, value, author.run.next_act(), digest)
     size = len(value or "")
     misfit = _codec.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
+    await act(
+        database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=_Written(value, size), misfit=misfit
+    )
 
-    def news(answer: Answer) -> News | None:
+
+class _Written:
+    """Says to readers where a value stands now."""
+
+    __slots__ = ("_size", "_value")
+
+    def __init__(self, value: str | None, size: int) -> None:
+        self._value, self._size = value, size
+
+    def __call__(self, answer: Answer) -> News | None:
         offset = answer[0]["offset"]
-        return None if offset is None else News((offset, value), size)
-
-    await act(database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, misfit=misfit)
+        return None if offset is None else News((offset, self._value), self._size)

@@ -74,7 +74,7 @@ class Look:
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
         """The receive that waits here, while a send may hand it its message."""
-        self.woken = False
+        self.woken: bool = False
         """Whether anything but news has come in this turn."""
         self._news: list[Any] | None = [] if takes_news else None
         self._news_bytes = 0

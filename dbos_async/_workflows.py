@@ -139,6 +139,25 @@ class Workflow(Generic[P, R]):
         return cast("R", await (await start_here(self, args, kwargs)).get_result())
 
 
+class _Beginning:
+    """A run that begins with the commit of its start, and not with the caller, who may have left."""
+
+    __slots__ = ("_here", "_how", "run")
+
+    def __init__(self, here: Executor | None, *how: Any) -> None:
+        self._here, self._how = here, how
+        self.run: Run | None = None
+
+    def answered(self, answer: Answer) -> None:
+        # A repeated call knows its own row.
+        if self._here is not None and answer[0]["started"]:
+            workflow_id, name, text, trace_parent, seconds_left = self._how
+            first = answer[0]["attempts"] + 1
+            self.run = self._here.begin(
+                workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=seconds_left
+            )
+
+
 registered: dict[str, Workflow[Any, Any]] = {}
 """Every workflow that this process knows, by its name."""
 
@@ -169,35 +188,27 @@ async def start(
     row = (*columns, workflow_id, name, text, owner,
            here.application_version if here else None, trace_parent, random_id(), timeout_seconds, UNOWNED_KEY)  # fmt: skip
     wakes = () if owner else (UNOWNED_KEY,)
-    run: Run | None = None
-
-    def answered(answer: Answer) -> None:
-        # The run begins with the commit, not with the caller, who may have left. A repeated call knows its own row.
-        nonlocal run
-        if here is not None and owner is not None and answer[0]["started"]:
-            first = answer[0]["attempts"] + 1
-            run = here.begin(workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=timeout_seconds)
-
+    beginning = _Beginning(here if owner is not None else None, workflow_id, name, text, trace_parent, timeout_seconds)
     if connection is not None:
         answer = await call_inside(connection, START, [row])
         await check_answer(answer, author if isinstance(author, StepBody) else None)
         done = Done(answer[0]["output"], answer[0]["error"])
     elif isinstance(step, Step):
-        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=answered, misfit=misfit)
+        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=beginning.answered, misfit=misfit)
         what = f"The recorded id of the started workflow {name!r}"
         child_id = await step.accept(done, lambda recorded: _codec.decode(recorded or "null", str, what=what))
         return WorkflowHandle(database, child_id, result_type)
     else:
         patient = step is not None
         call = database.call(
-            START, [row], lane=workflow_id, size=len(text), wakes=wakes, patient=patient, answered=answered
+            START, [row], lane=workflow_id, size=len(text), wakes=wakes, patient=patient, answered=beginning.answered
         )
         answer = await call
         if step is not None and answer[0]["outcome"] == "lost":
             await step.run.halt("another run has taken it over, or it has ended")
         done = Done(answer[0]["output"], answer[0]["error"])
     done.value()
-    return WorkflowHandle(database, workflow_id, result_type, run)
+    return WorkflowHandle(database, workflow_id, result_type, beginning.run)
 
 
 async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> WorkflowHandle[Any]:
