@@ -33,7 +33,7 @@ CANCEL = Statement(
         set status = 'CANCELLED', attempt = attempt + 1, owner = null, ended_at = clock_timestamp()
         where id = any (array(select id from held where ends))
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
     select n, ends from held, announced
     """,
 )
@@ -61,7 +61,7 @@ RESUME = Statement(
             where case when status = 'PENDING' then owner is null and application_version is not null
                        else status not in ('SUCCESS', 'ERROR') end))
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
     select n, status from held, announced
     """,
 )

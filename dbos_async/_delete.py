@@ -44,7 +44,7 @@ DELETE = Statement(
         select c.n, c.digest from unnest($1::int[], $2::text[], $3::bigint[], $4::bytea[]) as c(n, id, attempt, digest)
         where dbos_async.delete_workflow(c.id, c.attempt)
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from deleted)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from deleted)
     select n from deleted, announced
     """,
     lanes=1,

@@ -9,14 +9,12 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
-import anyio
-
 from dbos_async import _codec
 from dbos_async._batch import Statement
 from dbos_async._context import Position, caller, in_workflow_or_step
 from dbos_async._database import Database
 from dbos_async._steps import Step, act, author_columns, read
-from dbos_async._wakeups import end_key, event_key
+from dbos_async._wakeups import end_key, event_key, now
 from dbos_async.keys import Event, check_key, check_seconds, key_and_type
 
 SET_EVENT = Statement(
@@ -71,7 +69,7 @@ SET_EVENT = Statement(
         select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, act
         from (select * from outcomes where outcome = 'done' and not superseded order by n) as o
     ),
-    announced as (select dbos_async.announce(array_agg(digest) filter (where outcome = 'done')) from outcomes)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where outcome = 'done')) from outcomes)
     select n, outcome, null::json as output, null::json as error, recorded_verb, recorded_key
     from outcomes, announced
     """,
@@ -209,12 +207,12 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 
 
 async def _read(database: Database, workflow_id: str, key: str, seconds: float | None, *, patient: bool) -> str | None:
-    deadline = float("inf") if seconds is None else anyio.current_time() + seconds
+    deadline = float("inf") if seconds is None else now() + seconds
     async with aclosing(database.looks(event_key(workflow_id, key), end_key(workflow_id))) as looks:
         async for look in looks:
             answer = await database.call(READ_EVENT, [(workflow_id, key)], lane=workflow_id, patient=patient)
             _, value, ended = answer[0]
-            left = deadline - anyio.current_time()
+            left = deadline - now()
             if value is not None or ended or left <= 0:
                 return str(value) if value is not None else None
             look.again_in(left)

@@ -97,7 +97,7 @@ FINISH = Statement(
             set status = excluded.status, output = excluded.output, error = excluded.error,
                 ended_at = excluded.ended_at, owner = null
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from held)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
     select n, n in (select n from held) as ended from calls, announced
     """,
 )

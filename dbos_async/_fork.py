@@ -102,7 +102,7 @@ FORK = Statement(
             ) as e
         ) as written where exists (select 1 from made)
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from original)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from original)
     select ($1::int[])[1] as n, o.id, t.name as taken_name, t.forked_from as taken_from
     from original as o cross join announced left join taken as t on true
     """,

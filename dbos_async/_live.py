@@ -6,11 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-import anyio
-
 from dbos_async._batch import Statement
 from dbos_async._database import Database
-from dbos_async._wakeups import end_key, stream_key
+from dbos_async._wakeups import end_key, now, stream_key
 from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
 
 MOST_VALUES = 500
@@ -59,7 +57,7 @@ async def live_pages(
 
     What is written in this process comes as news; whatever else there is, and whatever came too fast, is read.
     """
-    waited_since = anyio.current_time()
+    waited_since = now()
     keys = stream_key(workflow_id, key), end_key(workflow_id)
     async with aclosing(database.looks(*keys, takes_news=True)) as looks:
         async for look in looks:
@@ -75,10 +73,10 @@ async def live_pages(
                     return
                 if page.entries:
                     offset = page.entries[-1][0] + 1
-                    waited_since = anyio.current_time()
+                    waited_since = now()
                 page = None  # It may be large, and the wait for more may be long.
             if seconds is not None:
-                left = waited_since + seconds - anyio.current_time()
+                left = waited_since + seconds - now()
                 if left <= 0:
                     raise StreamTimeoutError(workflow_id, key, offset, seconds)
                 look.again_in(left)

@@ -83,7 +83,7 @@ REDELIVER = Statement(
         from found
         on conflict do nothing
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from found)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from found)
     select n from found, announced
     """,
     lanes=1,

@@ -130,7 +130,7 @@ SEND = Statement(
         from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from drawn)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from drawn)
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
                 when unknown_id is not null then json_build_object(
@@ -168,7 +168,7 @@ POST = Statement(
         from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
-    announced as (select dbos_async.announce(array_agg(digest)) from drawn)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from drawn)
     select n, 'done' as outcome, null::json as output,
            case when not bool_and(known) then json_build_object(
                'type', 'dbos_async.errors:WorkflowNotFoundError',

@@ -100,7 +100,7 @@ BURY = Statement(
         returning w.id
     ),
     announced as (
-        select dbos_async.announce(array[($5::bytea[])[1]]) where exists (select 1 from freed)
+        select dbos_async.announce(($5::bytea[])[1]) where exists (select 1 from freed)
     )
     select ($1::int[])[1] as n, (select count(*) from dead) as executors, (select count(*) from freed) as workflows
     from (select 1) as one left join announced on true
@@ -149,7 +149,7 @@ GIVE_BACK = Statement(
         returning id
     ),
     announced as (
-        select dbos_async.announce(array[($3::bytea[])[1]]) where exists (select 1 from freed)
+        select dbos_async.announce(($3::bytea[])[1]) where exists (select 1 from freed)
     )
     select ($1::int[])[1] as n, (select count(*) from freed) as workflows
     from (select 1) as one left join announced on true

@@ -94,7 +94,7 @@ WRITE = Statement(
         from placed where "offset" is not null order by workflow_id, key, n
     ),
     announced as (
-        select dbos_async.announce(array_agg(digest) filter (where "offset" is not null)) from placed
+        select dbos_async.announce(string_agg(distinct digest, '') filter (where "offset" is not null)) from placed
     )
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error

@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 RECHECK_SECONDS = 30.0
+"""After so long whoever waits looks again, in case a notification was lost."""
+TICK_SECONDS = RECHECK_SECONDS / 2
 MOST_REMEMBERED = 2048
 MOST_NEWS = 100
 MOST_NEWS_BYTES = 1 << 18
@@ -57,6 +59,11 @@ DUE_KEY = digest("due")
 """Changes in a process when the deadline of a workflow that it runs has come."""
 
 
+def now() -> float:
+    """The time of the event loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
 class News(NamedTuple):
     """What was committed, for those who wait for it, and how many bytes it keeps in memory."""
 
@@ -67,7 +74,7 @@ class News(NamedTuple):
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_news", "_news_bytes", "_seconds", "_waiter", "changed", "receive", "woken")
+    __slots__ = ("_news", "_news_bytes", "_seconds", "_ticks", "_waiter", "changed", "receive", "woken")
 
     def __init__(self, *, takes_news: bool) -> None:
         self.changed: bool = True
@@ -80,6 +87,7 @@ class Look:
         self._news_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._seconds = RECHECK_SECONDS
+        self._ticks = 0
 
     def again_in(self, seconds: float | None) -> None:
         """Look again after so many seconds even if nothing changes (``None``: only for the slow re-check)."""
@@ -119,12 +127,21 @@ class Look:
             return
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = loop.call_later(self._seconds, self.wake)
+        self._ticks = 0
+        # For the slow re-check all who wait have one timer together.
+        timer = loop.call_later(self._seconds, self.wake) if self._seconds < RECHECK_SECONDS else None
         try:
             await self._waiter
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._waiter = None
+
+    def tick(self) -> None:
+        """Another while has passed."""
+        self._ticks += 1
+        if self._ticks >= 2:
+            self.wake()
 
 
 class Wakeups:
@@ -134,6 +151,7 @@ class Wakeups:
         self._waiting: dict[bytes, set[Look]] = {}
         self._told: dict[bytes, Callable[[], None]] = {}
         self._quiet: set[bytes] = set()
+        self._ticker: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """How many keys somebody waits for."""
@@ -192,6 +210,8 @@ class Wakeups:
         """
         look = Look(takes_news=takes_news)
         look.wake()
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for key in keys:
             self._waiting.setdefault(key, set()).add(look)
         try:
@@ -206,3 +226,12 @@ class Wakeups:
                     others.discard(look)
                     if not others:
                         del self._waiting[key]
+            if not self._waiting and self._ticker is not None:
+                self._ticker.cancel()
+                self._ticker = None
+
+    def _tick(self) -> None:
+        for looks in self._waiting.values():
+            for look in looks:
+                look.tick()
+        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)

@@ -104,7 +104,7 @@ START = Statement(
                clock_timestamp() + make_interval(secs => timeout_seconds)
         from made order by id
     ),
-    announced as (select dbos_async.announce(array_agg(digest) filter (where owner is null)) from made)
+    announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where owner is null)) from made)
     select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
            case when outcome = 'recorded' then recorded_error else conflict end as error,
            recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started, attempts

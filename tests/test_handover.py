@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from dbos_async import DBOS, SetWorkflowID, _messages, _receives
+from dbos_async import DBOS, SetWorkflowID, _messages, _receives, _wakeups
+from dbos_async._wakeups import message_key
 from tests.conftest import Connect
 from tests.eventually import eventually
 from tests.statements import SETTING, Row, execute, step
@@ -179,13 +180,13 @@ async def gives_up_and_takes() -> list[Any]:
 RECEIVES: list[asyncio.Task[Any]] = []
 
 
-async def one_transaction_took(connection: Any) -> list[bool]:
-    """Of every message whether the transaction that stored it also received it and completed the receiver's step."""
+async def handed_over(connection: Any) -> list[bool]:
+    """Of every message whether its receiver's step was completed by the time it was stored."""
     rows = await connection.fetch(
-        "select m.xmin = s.xmin as same from dbos_async.messages as m "
+        "select s.completed_at <= m.sent_at as handed from dbos_async.messages as m "
         "join dbos_async.steps as s on s.message_id = m.id order by m.seq"
     )
-    return [bool(row["same"]) for row in rows]
+    return [bool(row["handed"]) for row in rows]
 
 
 @pytest.mark.parametrize("sender", ["outside", "a step", "a workflow"])
@@ -207,7 +208,7 @@ async def test_m5_a_send_to_a_workflow_that_waits_here_is_one_transaction(
         else:
             await sends_one(n, sender == "a step")
     assert await handle.get_result() == [0, 1]
-    assert await one_transaction_took(connection) == [True, True]
+    assert await handed_over(connection) == [True, True]
 
 
 @DBOS.step(name="sends one in a step")
@@ -251,3 +252,67 @@ async def test_m1_m4_what_is_handed_to_an_abandoned_receive_goes_back(
     await sending
     assert await handle.get_result() == [True, "a", "b"]
     assert await connection.fetchval("select count(*) from dbos_async.messages where received_at is null") == 0
+
+
+async def test_d4_a_lost_notification_costs_time_and_nothing_else(
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wakeups, "TICK_SECONDS", 0.05)
+    async with DBOS(database_url):
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(takes_two)
+
+        async def waits() -> bool:
+            return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
+
+        await eventually(waits, "it waits")
+        for n in (1, 2):  # stored, and nobody is told
+            await connection.execute(
+                "insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
+                "values (gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 't', to_json($1::int))",
+                n,
+            )
+        async with asyncio.timeout(10):
+            assert await handle.get_result() == [1, 2]
+
+
+@DBOS.workflow(name="takes three with a pause")
+async def takes_three(gate: str) -> list[Any]:
+    first = await DBOS.recv("t", None)
+    await opened(gate)
+    return [first, await DBOS.recv("t", 60), await DBOS.recv("t", 0)]
+
+
+GATES: dict[str, asyncio.Event] = {}
+
+
+@DBOS.step(name="opened")
+async def opened(gate: str) -> None:
+    await GATES[gate].wait()
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
+    announced: bool, dbos: DBOS, connection: Any
+) -> None:
+    """After a handover the queue was empty; a message from another process is neither missed nor waited for."""
+    GATES["g"] = asyncio.Event()
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(takes_three, "g")
+
+    async def waits() -> bool:
+        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
+
+    await eventually(waits, "it waits")
+    await DBOS.send("w", 1, "t")
+    notify = "pg_notify('dbos_async', $2)" if announced else "$2::text"
+    await connection.execute(
+        "with sent as (insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
+        f"values (gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 't', to_json($1::int))) select {notify}",
+        2,
+        message_key("w", "t").hex(),
+    )
+    GATES["g"].set()
+    async with asyncio.timeout(10):
+        assert await handle.get_result() == [1, 2, None]
+    assert await handed_over(connection) == [True, False]

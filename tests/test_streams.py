@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +20,7 @@ from dbos_async import (
     WrongPlaceError,
     _workflows,
 )
+from dbos_async._wakeups import MOST_NEWS_BYTES
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.usefixtures("dbos")
@@ -226,3 +228,51 @@ async def test_d6_streams_are_written_in_workflows_and_steps_only() -> None:
         await DBOS.write_stream("k", 1)
     with pytest.raises(WrongPlaceError):
         await DBOS.close_stream("k")
+
+
+@DBOS.workflow()
+async def write_when_told(key: str) -> None:
+    while (value := await DBOS.recv("write", None)) is not None:
+        await DBOS.write_stream(key, value)
+
+
+async def test_s1_s3_what_is_written_in_another_process_in_between_is_read_in_its_place(connection: Any) -> None:
+    handle = await DBOS.start_workflow(write_when_told, "k")
+    found: list[Any] = []
+
+    async def follow() -> None:
+        async for value in DBOS.read_stream(handle.workflow_id, "k"):
+            found.append(value)
+
+    reader = asyncio.create_task(follow())
+    for n in (0, 2, 3, 5):
+        if n in (2, 5):  # the workflow was elsewhere for a while, and the notification is still on its way
+            await connection.execute(
+                'insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act) '
+                "values ($1, 'k', $2, to_json($2), '1', 1, 0)",
+                handle.workflow_id,
+                n - 1,
+            )
+        await DBOS.send(handle.workflow_id, n, "write")
+        await eventually(functools.partial(_is_read, found, n + 1), "everything is read, in order")
+    await DBOS.send(handle.workflow_id, None, "write")
+    await reader
+    assert found == list(range(6))
+
+
+def _is_read(found: list[Any], count: int) -> bool:
+    return found == list(range(count))
+
+
+async def test_s5_a_slow_reader_keeps_little_and_misses_nothing() -> None:
+    """What is written while a reader is away does not pile up in memory: it is read again when the reader comes back."""
+    values = [f"{n:04}".ljust(2000, "x") for n in range(1000)]
+    with SetWorkflowID("many"):
+        many = await DBOS.start_workflow(write, "k", values, close=True)
+    async with aclosing(DBOS.read_stream("many", "k")) as reader:
+        found = [await anext(reader)]
+        await many.get_result()  # all the others are written meanwhile
+        looks = [look for looks in _workflows.database().wakeups._waiting.values() for look in looks]
+        assert max(look._news_bytes for look in looks) <= MOST_NEWS_BYTES
+        found += [value async for value in reader]
+    assert found == values
