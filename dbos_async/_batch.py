@@ -58,6 +58,7 @@ class Handover(Protocol):
 
     def answered(self, answer: Answer) -> bool:
         """Hear how it went; true when nobody else needs to hear of the call."""
+        ...
 
 
 class _Call(asyncio.Future[Answer]):

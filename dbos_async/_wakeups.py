@@ -210,8 +210,7 @@ class Wakeups:
         """
         look = Look(takes_news=takes_news)
         look.wake()
-        if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._begin_ticking()
         for key in keys:
             self._waiting.setdefault(key, set()).add(look)
         try:
@@ -226,9 +225,17 @@ class Wakeups:
                     others.discard(look)
                     if not others:
                         del self._waiting[key]
-            if not self._waiting and self._ticker is not None:
-                self._ticker.cancel()
-                self._ticker = None
+            if not self._waiting:
+                self._end_ticking()
+
+    def _begin_ticking(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _end_ticking(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
 
     def _tick(self) -> None:
         for looks in self._waiting.values():

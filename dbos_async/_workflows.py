@@ -181,12 +181,13 @@ async def start(
     if misfit is not None and not isinstance(author, Position):
         raise misfit
     ticket = assigned.get()
-    workflow_id = random_id() if ticket is None else ticket.use()
+    start_id = random_id()
+    workflow_id = start_id if ticket is None else ticket.use()
     step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
     columns = (*author_columns(step), step.path if step is not None else None)
     trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
     row = (*columns, workflow_id, name, text, owner,
-           here.application_version if here else None, trace_parent, random_id(), timeout_seconds, UNOWNED_KEY)  # fmt: skip
+           here.application_version if here else None, trace_parent, start_id, timeout_seconds, UNOWNED_KEY)  # fmt: skip
     wakes = () if owner else (UNOWNED_KEY,)
     beginning = _Beginning(here if owner is not None else None, workflow_id, name, text, trace_parent, timeout_seconds)
     if connection is not None:

@@ -198,25 +198,25 @@ class WorkflowHandle(Generic[R]):
         A cancelled workflow raises `WorkflowCancelledError`, an unknown one `WorkflowNotFoundError`.
         A parked workflow has not ended: this waits until it was resumed and has come to its end.
         """
-        what = f"The result of workflow {self.workflow_id!r}"
-        return cast("R", await _result(self._database, self.workflow_id, self._result_type, what, self._run))
+        run = self._run
+        if run is not None and not isinstance(caller(self._database), Position):
+            # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
+            outcome = run.outcome or await run.ended()
+            if outcome is not None:
+                return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
+        return cast("R", await _result(self._database, self.workflow_id, self._result_type))
 
     async def get_status(self) -> WorkflowStatus:
         """How the workflow stands now. Raises `WorkflowNotFoundError` when there is none of this id."""
         return await get_status(self._database, self.workflow_id)
 
 
-async def _result(database: Database, workflow_id: str, declared: Any, what: str, run: Run | None) -> Any:
+async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
     here = caller(database)
     if isinstance(here, Position):
         step = Step(here, "get_result", workflow_id)
         done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
-        return await step.accept(done, lambda text: _codec.decode(text, declared, what=what))
-    # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
-    outcome = None if run is None else await run.ended()
-    if outcome is not None:
-        text = Done(outcome.output, outcome.error, of=f"workflow {workflow_id!r}").value()
-        return _codec.decode(text, declared, what=what)
+        return await step.accept(done, lambda text: _codec.decode(text, declared, what=_what(workflow_id)))
     async with aclosing(database.looks(end_key(workflow_id))) as looks:
         async for _ in looks:
             answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id, patient=here is not None)
@@ -226,8 +226,19 @@ async def _result(database: Database, workflow_id: str, declared: Any, what: str
             if status == "CANCELLED":
                 raise WorkflowCancelledError(workflow_id)
             if status in ("SUCCESS", "ERROR"):
-                return _codec.decode(Done(output, error, of=f"workflow {workflow_id!r}").value(), declared, what=what)
+                return _value(workflow_id, output, error, declared)
     raise AssertionError("A waiting loop ends only by returning.")
+
+
+def _value(workflow_id: str, output: str | None, error: str | None, declared: Any) -> Any:
+    """What a workflow returned; what it raised is raised."""
+    if error is not None:
+        Done(output, error, of=f"workflow {workflow_id!r}").value()
+    return _codec.decode(output, declared, what=_what(workflow_id))
+
+
+def _what(workflow_id: str) -> str:
+    return f"The result of workflow {workflow_id!r}"
 
 
 async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
