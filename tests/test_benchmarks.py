@@ -1,0 +1,92 @@
+"""The benchmarks still run: ours and the floor, as little as there is, so that they are right when they are needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.benchmarks import __main__ as command
+from tests.benchmarks import harness, workloads
+from tests.benchmarks.engines import Engine
+from tests.benchmarks.harness import Plan
+from tests.benchmarks.ours import Ours
+from tests.benchmarks.report import as_json, ratio, table
+
+
+async def test_every_workload_of_ours_and_the_floor_gives_every_figure(database_url: str) -> None:
+    plan = Plan(("ours", "floor"), workloads.WORKLOADS, rounds=1, amount="tiny")
+    told: list[str] = []
+    outcome = await harness.play(plan, database_url, told.append)
+    assert outcome.failed == {}
+    assert set(outcome.figures["ours"]) == set(workloads.MEASURES)
+    assert set(outcome.figures["floor"]) == {"lone_send p50", "sends_queued"}
+    assert outcome.skipped.keys() == {"floor"}
+    assert all(figure > 0 for figures in outcome.figures.values() for (figure,) in figures.values())
+    assert len([what for what in told if what in plan.workloads]) == plan.steps
+    assert table(plan, outcome).row_count == len(workloads.MEASURES)
+    assert json.loads(json.dumps(as_json(plan, outcome)))["times_as_good"]["floor"].keys() == set(
+        outcome.figures["floor"]
+    )
+
+
+async def test_a_peer_that_fails_is_named_and_the_others_go_on(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    plan = Plan(("ours",), ("lone_send", "no such workload"), rounds=1, amount="none such")
+    outcome = await harness.play(plan, database_url)
+    assert set(outcome.failed["ours"]) == {"lone_send", "no such workload"}
+    assert "none such" in outcome.failed["ours"]["lone_send"]
+    assert outcome.figures == {}
+
+
+async def test_only_a_server_that_loses_nothing_is_measured(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    is_on = await connection.fetchval("show fsync") == "on"
+    await connection.close()
+    if is_on:
+        assert (await harness.settings(database_url))["fsync"] == "on"
+    else:
+        with pytest.raises(AssertionError, match="fsync is off"):
+            await harness.settings(database_url)
+
+
+def test_a_payload_that_is_lost_doubled_or_changed_is_noticed() -> None:
+    sent = workloads.payloads(3, 100)
+    assert [len(payload) for payload in sent] == [100] * 3
+    workloads.check(reversed(sent), 3, 100)
+    for wrong in (sent[1:], [*sent, sent[0]], [sent[0], sent[0], sent[2]], [*sent[:2], sent[2] + "x"]):
+        with pytest.raises(AssertionError):
+            workloads.check(wrong, 3, 100)
+    with pytest.raises(AssertionError):
+        workloads.check(reversed(sent), 3, 100, in_order=True)
+
+
+def test_less_of_milliseconds_is_better() -> None:
+    outcome = harness.Outcome()
+    outcome.add("ours", {"ping_pong p50": 1.0, "no_op": 10.0})
+    outcome.add("dbos", {"ping_pong p50": 8.0, "no_op": 2.0})
+    assert ratio(outcome, "ping_pong p50", "dbos") == 8.0
+    assert ratio(outcome, "no_op", "dbos") == 5.0
+    assert ratio(outcome, "no_op", "redis") is None
+
+
+def test_the_command_line_knows_its_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    given = command.parse(
+        ["--peer", "dbos,redis", "--only", "events", "--bytes", "100", "1000", "--json", "found.json"]
+    )
+    assert given.peers == ["ours", "floor", "dbos", "redis"]
+    assert (given.workloads, given.bytes, given.json) == (["events"], [100, 1000], Path("found.json"))
+    with pytest.raises(SystemExit):
+        command.parse(["--peer", "nobody"])
+    assert "nobody is none of dbos, redis, nats" in capsys.readouterr().err
+
+
+def test_ours_is_measured_by_the_same_functions_as_other_engines() -> None:
+    own: set[Any] = {name for name in vars(Ours) if name in workloads.WORKLOADS}
+    assert issubclass(Ours, Engine)
+    assert not own
