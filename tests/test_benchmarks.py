@@ -14,7 +14,7 @@ from tests.benchmarks import harness, workloads
 from tests.benchmarks.engines import Engine
 from tests.benchmarks.harness import Plan
 from tests.benchmarks.ours import Ours
-from tests.benchmarks.report import as_json, ratio, table
+from tests.benchmarks.report import as_json, ratio, reasons, table
 
 
 async def test_every_workload_of_ours_and_the_floor_gives_every_figure(database_url: str) -> None:
@@ -41,6 +41,18 @@ async def test_a_peer_that_fails_is_named_and_the_others_go_on(
     outcome = await harness.play(plan, database_url)
     assert set(outcome.failed["ours"]) == {"lone_send", "no such workload"}
     assert "none such" in outcome.failed["ours"]["lone_send"]
+    assert outcome.figures == {}
+
+
+async def test_a_peer_whose_server_is_not_there_is_skipped_with_the_reason(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    plan = Plan(("redis",), ("lone_send", "no_op"), rounds=1, amount="tiny")
+    outcome = await harness.play(plan, database_url)
+    assert outcome.failed == {}
+    assert outcome.skipped["redis"].keys() == {"lone_send", "no_op"}
+    assert all("redis" in reason for reason in reasons(plan, outcome))
     assert outcome.figures == {}
 
 

@@ -9,9 +9,9 @@ import argparse
 import asyncio
 import importlib
 import json
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from tests.benchmarks.servers import PeerMissingError
 from tests.benchmarks.workloads import SIZES
 
 PEERS = {
@@ -23,10 +23,6 @@ PEERS = {
 }
 
 
-class PeerMissingError(Exception):
-    """A server or package that the peer needs is not on this machine."""
-
-
 def say(workload: str, **what: Any) -> None:
     """One line for the harness."""
     print(json.dumps({"workload": workload, **what}), flush=True)
@@ -36,21 +32,18 @@ async def play(peer: str, url: str, size: int, amount: str, workloads: list[str]
     """Do the workloads, one after the other."""
     module, name = PEERS[peer]
     try:
-        opened: AbstractAsyncContextManager[Any] = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)(
-            url, size
-        )
+        make: Any = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)
+        async with make(url, size) as player:
+            counts = SIZES[amount][player.is_slow]
+            for workload in workloads:
+                act = getattr(player, workload, None)
+                if act is None:
+                    say(workload, skipped="it has nothing of the kind")
+                else:
+                    say(workload, results=await act(counts[workload]))
     except (PeerMissingError, ModuleNotFoundError) as error:
         for workload in workloads:
             say(workload, skipped=str(error))
-        return
-    async with opened as player:
-        counts = SIZES[amount][player.is_slow]
-        for workload in workloads:
-            act = getattr(player, workload, None)
-            if act is None:
-                say(workload, skipped="it has nothing of the kind")
-            else:
-                say(workload, results=await act(counts[workload]))
 
 
 def main() -> None:
