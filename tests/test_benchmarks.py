@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from dbos_async._postgres import SETTINGS
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import harness, workloads
+from tests.benchmarks import growth, harness, plots, studies, workloads
 from tests.benchmarks.engines import Engine
 from tests.benchmarks.harness import Plan
 from tests.benchmarks.ours import Ours
@@ -102,3 +103,38 @@ def test_ours_is_measured_by_the_same_functions_as_other_engines() -> None:
     own: set[Any] = {name for name in vars(Ours) if name in workloads.WORKLOADS}
     assert issubclass(Ours, Engine)
     assert not own
+
+
+async def test_every_study_gives_its_figures(database_url: str) -> None:
+    told: list[str] = []
+    studied = await studies.play(tuple(studies.STUDIES), 1, "tiny", False, database_url, told.append)
+    assert studied.failed == {}
+    assert set(studied.figures) == set(studies.STUDIES)
+    assert studied.figures["waiters"]["waiters"] == [20]
+    assert studied.figures["growth"]["TAKE buffers, small"][0] > 0
+    assert studied.figures["executors"]["send_recv by 2, /s"][0] > 0
+    assert "KiB a running workflow" in studied.figures["memory"]
+    assert studies.table(studied, 1).row_count == sum(map(len, studied.figures.values()))
+    assert [what for what in told if what in studies.STUDIES] == list(studies.STUDIES)
+
+
+async def test_growth_notices_that_a_statement_lost_its_index(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url, server_settings=SETTINGS)
+    size = growth.LARGE["tiny"]
+    await growth.fill(connection, size)
+    before, scanned_before = await growth.buffers(connection, "TAKE", growth.rows(size, 1)["TAKE"])
+    assert scanned_before == []
+    await connection.execute("drop index dbos_async.messages_unreceived")
+    after, scanned = await growth.buffers(connection, "TAKE", growth.rows(size, 1)["TAKE"])
+    await connection.close()
+    assert scanned == ["messages"]
+    assert after > before + growth.MOST_MORE_BUFFERS
+
+
+def test_a_picture_shows_every_peer(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    outcome = harness.Outcome()
+    for peer in ("ours", "dbos"):
+        outcome.add(peer, {"ping_pong p50": 1.0, "no_op": 10.0})
+    plots.draw(tmp_path / "found.svg", {"runs": [as_json(Plan(("ours", "dbos"), workloads.WORKLOADS), outcome)]})
+    assert "<svg" in (tmp_path / "found.svg").read_text()

@@ -2,26 +2,33 @@
 
     python -m tests.benchmarks --peer dbos,redis,nats --json found.json
     python -m tests.benchmarks --quick --only ping_pong,send_recv
-    python -m tests.benchmarks --bytes 100 1000 --uvloop --url postgresql://…
+    python -m tests.benchmarks --bytes 100 1000 --uvloop --url postgresql://… --plot found.png
+    python -m tests.benchmarks --study waiters,executors,memory,growth
 
 Ours and the floor (raw asyncpg) are always measured. Without --url it brings a Postgres of its own, from dbos_async[embedded].
 The peers need ``dbos``, ``redis`` and ``nats-py`` from PyPI, and the programs redis-server and nats-server; what is missing is
-skipped, and the reason is told. A full round takes about a minute with DBOS, and a few seconds without.
+skipped, and the reason is told. A full round takes about a minute with DBOS, and a few seconds without. --study looks at ours
+alone: 10,000 waiters, several processes, memory, and what growth of the tables costs each statement. --plot needs matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks.harness import MUST_BE_ON, Outcome, Plan, play, server, settings
+from tests.benchmarks import studies
+from tests.benchmarks.harness import Plan, Tell, play, server, settings
 from tests.benchmarks.peer import PEERS
+from tests.benchmarks.plots import draw
 from tests.benchmarks.report import as_json, machine, show, write
+from tests.benchmarks.studies import STUDIES
 from tests.benchmarks.workloads import SIZES, WORKLOADS
 
 ALWAYS = ("ours", "floor")
@@ -40,10 +47,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--amount", choices=SIZES, help=argparse.SUPPRESS)
     parser.add_argument("--uvloop", action="store_true", help="run every peer's event loop by uvloop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the medians there, as PNG or SVG")
+    parser.add_argument("--study", default="", help=f"instead, of {', '.join(STUDIES)}")
     parser.add_argument("--url", help="a Postgres to use, on which databases can be created")
     given = parser.parse_args(arguments)
     given.peers = [*ALWAYS, *_names(parser, given.peer, [peer for peer in PEERS if peer not in ALWAYS])]
     given.workloads = _names(parser, given.only, WORKLOADS) or list(WORKLOADS)
+    given.studies = _names(parser, given.study, STUDIES)
     if min(given.bytes) < 10:
         parser.error("a payload begins with its number, so it has at least 10 bytes")
     return given
@@ -57,41 +67,61 @@ def _names(parser: argparse.ArgumentParser, said: str, known: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def follow(console: Console, plan: Plan, url: str) -> Outcome:
-    """Play it, and show how far it is."""
+@contextmanager
+def progress(console: Console, total: int, counts: Callable[[str], bool]) -> Iterator[Tell]:
+    """Shows what is done now, and how much of the total: each thing that ``counts`` is one of it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("starting", total=plan.steps)
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("starting", total=total)
 
         def tell(what: str) -> None:
-            if what in plan.workloads:
-                progress.advance(bar)
+            if counts(what):
+                bars.advance(bar)
             else:
-                progress.update(bar, description=what)
+                bars.update(bar, description=what)
 
-        return asyncio.run(play(plan, url, tell))
+        yield tell
+
+
+def compare(given: argparse.Namespace, console: Console, url: str, found: dict[str, Any]) -> bool:
+    """Ours against the others, a table for each size of payload; whether all went well."""
+    well = True
+    for size in given.bytes:
+        plan = Plan(given.peers, given.workloads, given.rounds, size, given.amount, given.uvloop)
+        with progress(console, plan.steps, plan.workloads.__contains__) as tell:
+            outcome = asyncio.run(play(plan, url, tell))
+        show(console, plan, outcome)
+        found.setdefault("runs", []).append(as_json(plan, outcome))
+        well = well and not outcome.failed
+    return well
+
+
+def look(given: argparse.Namespace, console: Console, url: str, found: dict[str, Any]) -> bool:
+    """The studies of ours; whether all went well."""
+    with progress(console, given.rounds * len(given.studies), given.studies.__contains__) as tell:
+        studied = asyncio.run(studies.play(given.studies, given.rounds, given.amount, given.uvloop, url, tell))
+    console.print(studies.table(studied, given.rounds))
+    for name, error in studied.failed.items():
+        console.print(f"{name} failed: {error}", highlight=False, markup=False)
+    found["studies"] = studied.as_json()
+    return not studied.failed
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     console = Console()
     if not console.is_terminal:
-        console.width = 180  # Into a file or a pipe nothing is wrapped.
+        console.width = 200  # Into a file or a pipe nothing is wrapped.
     with server(given.url) as url:
         told = asyncio.run(settings(url))
         console.print("Postgres " + ", ".join(f"{name} = {value}" for name, value in told.items()), highlight=False)
-        found: dict[str, Any] = {"machine": machine(), "postgres": told, "runs": []}
-        assert all(told[name] == "on" for name in MUST_BE_ON)
-        failed = False
-        for size in given.bytes:
-            plan = Plan(given.peers, given.workloads, given.rounds, size, given.amount, given.uvloop)
-            outcome = follow(console, plan, url)
-            show(console, plan, outcome)
-            found["runs"].append(as_json(plan, outcome))
-            failed = failed or bool(outcome.failed)
+        found: dict[str, Any] = {"machine": machine(), "postgres": told}
+        well = (look if given.studies else compare)(given, console, url, found)
     if given.json:
         write(given.json, found)
-    return 1 if failed else 0
+    if given.plot:
+        draw(given.plot, found)
+    return 0 if well else 1
 
 
 if __name__ == "__main__":

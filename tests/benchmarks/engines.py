@@ -197,6 +197,10 @@ class Engine(ABC):
 
     # What they have in common
 
+    async def start_as(self, name: str, workflow_id: str, *args: Any) -> Any:
+        """Start the workflow of this name under this id, for somebody in another process to talk to."""
+        return await self.start(self._functions[name], *args, workflow_id=workflow_id)
+
     async def _start(self, function: Function, *args: Any, workflow_id: str | None = None) -> Any:
         return await self.start(self._functions[function.__name__], *args, workflow_id=workflow_id)
 

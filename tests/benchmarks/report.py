@@ -26,17 +26,17 @@ def table(plan: Plan, outcome: Outcome) -> Table:
     shown = Table(
         title=f"{plan.size} bytes, {plan.rounds} alternating rounds, {plan.amount} sizes, {loop}: median (least-most)"
     )
-    shown.add_column("workload")
+    shown.add_column("workload", no_wrap=True)
     shown.add_column("unit")
     others = [peer for peer in plan.peers if peer != "ours"]
     for peer in plan.peers:
-        shown.add_column(peer, justify="right")
+        shown.add_column(peer, justify="right", no_wrap=True)
     for peer in others:
-        shown.add_column(f"ours, times {peer}", justify="right")
+        shown.add_column(f"times {peer}", justify="right", no_wrap=True)
     for name, measure in MEASURES.items():
         if measure.workload in plan.workloads:
-            cells = [_cell(outcome.figures.get(peer, {}).get(name)) for peer in plan.peers]
-            shown.add_row(measure.title, measure.unit, *cells, *(_ratio(outcome, name, peer) for peer in others))
+            cells = [cell(outcome.figures.get(peer, {}).get(name)) for peer in plan.peers]
+            shown.add_row(name, measure.unit, *cells, *(_ratio(outcome, name, peer) for peer in others))
     return shown
 
 
@@ -63,6 +63,10 @@ def reasons(plan: Plan, outcome: Outcome) -> list[str]:
 def show(console: Console, plan: Plan, outcome: Outcome) -> None:
     """Print the table and the reasons."""
     console.print(table(plan, outcome))
+    for name, measure in MEASURES.items():
+        if measure.workload in plan.workloads:
+            console.print(f"  {name}: {measure.title}", highlight=False)
+    console.print("  times peer: how many times as good the median of ours is", highlight=False)
     for line in reasons(plan, outcome):
         console.print(f"  {line}", highlight=False, markup=False)
 
@@ -111,7 +115,8 @@ def write(file: Path, found: dict[str, Any]) -> None:
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _cell(figures: list[float] | None) -> str:
+def cell(figures: list[float] | None) -> str:
+    """How the figures of all rounds are shown."""
     if not figures:
         return "-"
     middle, least, most = (_number(figure) for figure in (median(figures), min(figures), max(figures)))

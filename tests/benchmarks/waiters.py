@@ -6,6 +6,7 @@ Uses $DBOS_DATABASE_URL, else the embedded Postgres. Prints what they cost and h
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, WorkflowHandle, _workflows
+
+AMOUNTS = {"full": 10_000, "quick": 2000, "tiny": 20}
 
 
 @DBOS.workflow()
@@ -22,32 +25,51 @@ async def wait() -> Any:
 
 def resident_bytes() -> int:
     """The resident memory of this process."""
+    gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
 
+async def park_and_wake(count: int) -> dict[str, float]:
+    """So many come to wait, are each sent a message, and finish."""
+    here = _workflows.executor()
+    before = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
+    began = time.perf_counter()
+    handles: list[WorkflowHandle[Any]] = []
+    while len(handles) < count:
+        starts = (DBOS.start_workflow(wait) for _ in range(min(1000, count - len(handles))))
+        handles += await asyncio.gather(*starts)
+    while sum(1 for run in here.runs.values() if run.waiting) < count:
+        assert time.perf_counter() - began < 60, "they do not all come to wait"
+        await asyncio.sleep(0.02)
+    waiting = time.perf_counter() - began
+    after = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
+    began = time.perf_counter()
+    await asyncio.gather(*(DBOS.send(handle.workflow_id, n) for n, handle in enumerate(handles)))
+    results = await asyncio.gather(*(handle.get_result() for handle in handles))
+    woken = time.perf_counter() - began
+    assert results == list(range(count))
+    return {
+        "waiters": count,
+        "started and waiting, s": waiting,
+        "KiB each": (after[0] - before[0]) / count / 1024,
+        "threads more": after[1] - before[1],
+        "connections more": after[2] - before[2],
+        "woken and finished, s": woken,
+    }
+
+
+async def study(url: str, amount: str) -> dict[str, float]:
+    """For the command of all benchmarks."""
+    async with DBOS(url):
+        return await park_and_wake(AMOUNTS[amount])
+
+
 async def main(count: int) -> None:
     async with DBOS():
-        here = _workflows.executor()
-        before = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
-        began = time.perf_counter()
-        handles: list[WorkflowHandle[Any]] = []
-        while len(handles) < count:
-            starts = (DBOS.start_workflow(wait) for _ in range(min(1000, count - len(handles))))
-            handles += await asyncio.gather(*starts)
-        while sum(1 for run in here.runs.values() if run.waiting) < count:
-            assert time.perf_counter() - began < 60, "they do not all come to wait"
-            await asyncio.sleep(0.02)
-        waiting = time.perf_counter() - began
-        after = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
-        began = time.perf_counter()
-        await asyncio.gather(*(DBOS.send(handle.workflow_id, n) for n, handle in enumerate(handles)))
-        results = await asyncio.gather(*(handle.get_result() for handle in handles))
-        woken = time.perf_counter() - began
-        assert results == list(range(count))
-        print(f"{count} workflows wait after {waiting:.2f} s, {(after[0] - before[0]) / count / 1024:.1f} KiB each")
-        print(f"threads {before[1]} before, {after[1]} while they wait; connections {before[2]} and {after[2]}")
-        print(f"all woken and finished in {woken:.2f} s")
+        for name, figure in (await park_and_wake(count)).items():
+            print(f"{name}: {figure:,.2f}")
 
 
-asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000))
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else AMOUNTS["full"]))

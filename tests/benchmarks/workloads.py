@@ -88,6 +88,9 @@ TINY = dict.fromkeys(WORKLOADS, 1) | {
 
 SIZES = {"full": (FAST, SLOW), "quick": (QUICK_FAST, QUICK_SLOW), "tiny": (TINY, TINY)}
 
+PROBLEM = "PROBLEM: "
+"""What a study finds and must not be is a figure whose name begins so."""
+
 Results = dict[str, float]
 """The figures of one workload in one round, by the names of MEASURES."""
 
