@@ -31,6 +31,8 @@ class Database:
         max_connections: int = 8,
     ) -> None:
         self._url = url
+        self.here: str | None = None
+        """The executor of this process, if it runs one: whose runs are woken without an announcement."""
         self.max_payload_bytes: int = check_whole(max_payload_bytes, 1, "max_payload_bytes")
         """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
         self._connect_timeout_seconds = connect_timeout_seconds

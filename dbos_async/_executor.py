@@ -30,6 +30,8 @@ log = logging.getLogger("dbos_async")
 RUNS_OF_ONE = 1_000_000
 """The runs of a workflow are counted by the last digits of its attempt."""
 
+SECOND_LOOK_SECONDS = 2.0
+
 STUBBORN_SECONDS = 5.0
 """How long code that swallows its cancellation is cancelled again."""
 
@@ -150,6 +152,7 @@ class Executor:
         self.database = database
         self.id = f"{executor_id}:{uuid4().hex[:12]}"
         """Unique to this launch: what the workflows that run here have as their owner."""
+        database.here = self.id
         self.executor_id = executor_id
         self.application_version = application_version
         self.known = known
@@ -161,6 +164,7 @@ class Executor:
         self._max_running = max_running
         self._crowd = Crowd(self._thinned)
         self._more_unowned = False
+        self._second_look: asyncio.TimerHandle | None = None
         self._reserved = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -210,9 +214,16 @@ class Executor:
             self.database.wakeups.wake(UNOWNED_KEY)
 
     def _claimed(self, answer: Answer) -> None:
-        for _, _, workflow_id, *rest in answer:
+        for _, _, workflow_id, name, text, attempt, *rest in answer:
             if workflow_id is not None:
-                self.begin(workflow_id, *rest)
+                self.begin(workflow_id, name, text, attempt, *rest)
+                if attempt % RUNS_OF_ONE > 1 and self._second_look is None:
+                    self._second_look = self.loop.call_later(SECOND_LOOK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        # What was sent in its old owner's process at the moment of the claim may not have been announced.
+        self._second_look = None
+        self.database.wakeups.wake_all()
 
     def begin(
         self,
@@ -267,6 +278,8 @@ class Executor:
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, let the steps that run now finish in that time, and stop every run without an outcome."""
         self.closing = True
+        if self._second_look is not None:
+            self._second_look.cancel()
         for run in list(self.runs.values()):
             run.drain()
         if tasks := self._unfinished():

@@ -28,15 +28,17 @@ SEND = Statement(
     """
     -- A row a message; the messages of one call have one sender's step and are stored all or none.
     with letters as materialized (
-        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known
+        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
+               -- Who runs in the sender's process is woken there, and nobody else waits for its messages.
+               case when l.here = d.owner then null else l.digest end as announcement
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
                     $8::uuid[], $9::text[], $10::text[], $11::json[], $12::text[], $13::json[], $14::bytea[],
-                    $15::bigint[], $16::text[], $17::int[])
+                    $15::text[], $16::bigint[], $17::text[], $18::int[])
             with ordinality as l(n, sender_id, attempt, branch, number, verb, step_key,
-                                 id, destination_id, topic, payload, idempotency_key, headers, digest,
+                                 id, destination_id, topic, payload, idempotency_key, headers, digest, here,
                                  taker_attempt, taker_branch, taker_number, place)
         left join lateral (
-            select w.id, w.ended_at is not null as has_ended
+            select w.id, w.owner, w.ended_at is not null as has_ended
             from dbos_async.workflows as w where w.id = l.destination_id limit 1
         ) as d on true
         -- One that has ended may be deleted at this moment: whoever comes first is seen by the other.
@@ -130,7 +132,7 @@ SEND = Statement(
         from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from drawn)
+    announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from drawn)
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
                 when unknown_id is not null then json_build_object(
@@ -145,11 +147,12 @@ POST = Statement(
     """
     -- The same for senders that are no workflows: there is no step to record.
     with letters as materialized (
-        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known
-        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::json[], $6::text[], $7::json[], $8::bytea[])
-            with ordinality as l(n, id, destination_id, topic, payload, idempotency_key, headers, digest, place)
+        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
+               case when l.here = d.owner then null else l.digest end as announcement
+        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::json[], $6::text[], $7::json[], $8::bytea[], $9::text[])
+            with ordinality as l(n, id, destination_id, topic, payload, idempotency_key, headers, digest, here, place)
         left join lateral (
-            select w.id, w.ended_at is not null as has_ended
+            select w.id, w.owner, w.ended_at is not null as has_ended
             from dbos_async.workflows as w where w.id = l.destination_id limit 1
         ) as d on true
         left join lateral (
@@ -168,7 +171,7 @@ POST = Statement(
         from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from drawn)
+    announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from drawn)
     select n, 'done' as outcome, null::json as output,
            case when not bool_and(known) then json_build_object(
                'type', 'dbos_async.errors:WorkflowNotFoundError',
@@ -181,14 +184,16 @@ POST = Statement(
 
 async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
     """Store one message."""
-    letter = _letter(message, "send")
+    letter = _letter(message, "send", None if connection is not None else database.here)
     topic = f" ({letter.topic})" if letter.topic else ""
     await _send(database, "send", f"{letter.destination_id}{topic}", [letter], connection)
 
 
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
-    letters = [_letter(message, f"Message {place} of send_bulk") for place, message in enumerate(messages)]
+    # In the user's transaction nobody is woken before the commit, which only its announcement tells.
+    here = None if connection is not None else database.here
+    letters = [_letter(message, f"Message {place} of send_bulk", here) for place, message in enumerate(messages)]
     if letters:
         await _send(database, "send_bulk", f"{len(letters)} messages", letters, connection)
 
@@ -250,9 +255,11 @@ class _Letter(NamedTuple):
     idempotency_key: str | None
     headers: str | None
     digest: bytes
+    here: str | None
+    """The executor of the sender's process."""
 
 
-def _letter(message: SendMessage, what: str) -> _Letter:
+def _letter(message: SendMessage, what: str, here: str | None) -> _Letter:
     if not isinstance(message, SendMessage):
         raise InvalidArgumentError(f"{what} must be a SendMessage and is a {type(message).__name__}.")
     destination_id = check_key(message.destination_id, f"{what}: its destination_id")
@@ -264,7 +271,8 @@ def _letter(message: SendMessage, what: str) -> _Letter:
     if key is not None:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
-    return _Letter(ordered_id(), destination_id, topic, payload, key, headers, message_key(destination_id, topic))
+    digest = message_key(destination_id, topic)
+    return _Letter(ordered_id(), destination_id, topic, payload, key, headers, digest, here)
 
 
 def _too_large(letter: _Letter, most: int) -> InvalidValueError | None:

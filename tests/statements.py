@@ -49,7 +49,7 @@ class Act:
 
 
 def _send(step: Row, tag: str) -> Row:
-    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d", None, None, None)
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d", None, None, None, None)
 
 
 def _take(step: Row, tag: str) -> Row:

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from dbos_async import DBOS, SetWorkflowID, _messages, _receives, _wakeups
-from dbos_async._wakeups import message_key
+from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, _receives, _wakeups
+from dbos_async._wakeups import UNOWNED_KEY, message_key
 from tests.conftest import Connect
 from tests.eventually import eventually
 from tests.statements import SETTING, Row, execute, step
@@ -38,7 +38,7 @@ async def three(one: Any, connect: Connect) -> Any:
 
 def letter(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
     """A send from outside to ``w`` that may hand its message to a step of it."""
-    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, None, b"d", *taker)
+    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, None, b"d", None, *taker)
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:
@@ -316,3 +316,63 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
     async with asyncio.timeout(10):
         assert await handle.get_result() == [1, 2, None]
     assert await handed_over(connection) == [True, False]
+
+
+async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_who_run_here(
+    dbos: DBOS, database_url: str, connection: Any
+) -> None:
+    heard: list[str] = []
+    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: heard.append(payload))
+
+    async def is_silent(key: bytes) -> bool:
+        await connection.fetchval("select pg_notify('dbos_async', 'the end of this')")
+        await eventually(lambda: "the end of this" in heard, "what was announced before has come")
+        announced = any(key.hex() in payload for payload in heard)
+        heard.clear()
+        return not announced
+
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(takes_two)
+    await connection.execute(
+        "insert into dbos_async.workflows (id, name, input, start_id, owner, attempt) "
+        "values ('elsewhere', 'takes two', '{}', gen_random_uuid(), 'another executor', 1)"
+    )
+    here, elsewhere = message_key("w", "x"), message_key("elsewhere", "x")
+    await DBOS.send("w", 1, "x")
+    assert await is_silent(here)
+    await DBOS.send("elsewhere", 1, "x")
+    assert not await is_silent(elsewhere)
+    await DBOS.send_bulk([SendMessage("w", 2, "x"), SendMessage("elsewhere", 2, "x")])
+    assert not await is_silent(elsewhere)
+    async with connection.transaction():
+        await DBOS.send("w", 3, "x", connection=connection)
+    assert not await is_silent(here), "nobody here was woken, since it was not committed then"
+    async with DBOSClient(database_url) as client:
+        await client.send("w", 1, "t")
+        assert not await is_silent(message_key("w", "t"))
+    await DBOS.send("w", 2, "t")
+    assert await handle.get_result() == [1, 2]
+
+
+async def test_m1_w2_what_its_last_owner_sent_at_the_moment_of_a_claim_is_found_soon(
+    database_url: str, connection: Any
+) -> None:
+    """A sender that believed the workflow to run beside it announced nothing: whoever claimed it looks a second time."""
+    async with DBOS(database_url):
+        await connection.execute(
+            "insert into dbos_async.workflows (id, name, input, start_id, attempt) "
+            "values ('w', 'takes two', $1, gen_random_uuid(), 1000001)",
+            '{"args":[],"kwargs":{}}',
+        )
+        await connection.execute("select pg_notify('dbos_async', $1)", UNOWNED_KEY.hex())
+
+        async def waits() -> bool:
+            return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
+
+        await eventually(waits, "it was claimed and waits")
+        await connection.execute(
+            "insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
+            "select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 't', to_json(n) from generate_series(1, 2) as n"
+        )
+        async with asyncio.timeout(10):
+            assert await (await DBOS.retrieve_workflow("w")).get_result() == [1, 2]

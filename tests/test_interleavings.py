@@ -193,7 +193,7 @@ async def test_m5_receives_side_by_side_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any, three: Any) -> None:
     def row(payload: str) -> Row:
-        return (uuid4(), "other", "", payload, "the key", None, b"d")
+        return (uuid4(), "other", "", payload, "the key", None, b"d", None)
 
     await one.execute("begin")
     await execute(one, _messages.POST, row("1"))
@@ -207,7 +207,7 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
-    row = (uuid4(), "other", "", "1", None, None, b"d")
+    row = (uuid4(), "other", "", "1", None, None, b"d", None)
     for _ in range(2):
         assert outcome(await execute(one, _messages.POST, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1
