@@ -11,11 +11,12 @@ import pytest
 
 from dbos_async._postgres import SETTINGS
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import growth, harness, plots, studies, workloads
+from tests.benchmarks import growth, harness, plots, studies, targets, workloads
 from tests.benchmarks.engines import Engine
 from tests.benchmarks.harness import Plan
 from tests.benchmarks.ours import Ours
-from tests.benchmarks.report import as_json, ratio, reasons, table
+from tests.benchmarks.report import as_json, reasons, table
+from tests.benchmarks.targets import ratio
 
 
 async def test_every_workload_of_ours_and_the_floor_gives_every_figure(database_url: str) -> None:
@@ -88,6 +89,14 @@ def test_less_of_milliseconds_is_better() -> None:
     assert ratio(outcome, "no_op", "redis") is None
 
 
+def test_what_was_aimed_at_is_met_or_missed() -> None:
+    outcome = harness.Outcome()
+    outcome.add("ours", {"no_op": 1000.0, "ping_pong p50": 1.0, "read_finished": 49_000.0})
+    outcome.add("dbos", {"no_op": 25.0, "ping_pong p50": 7.9})
+    found = {(aim.measure, aim.peer): is_met for aim, _, is_met in targets.judge(outcome)}
+    assert found == {("no_op", "dbos"): True, ("ping_pong p50", "dbos"): False, ("read_finished", None): False}
+
+
 def test_the_command_line_knows_its_peers(capsys: pytest.CaptureFixture[str]) -> None:
     given = command.parse(
         ["--peer", "dbos,redis", "--only", "events", "--bytes", "100", "1000", "--json", "found.json"]
@@ -96,7 +105,7 @@ def test_the_command_line_knows_its_peers(capsys: pytest.CaptureFixture[str]) ->
     assert (given.workloads, given.bytes, given.json) == (["events"], [100, 1000], Path("found.json"))
     with pytest.raises(SystemExit):
         command.parse(["--peer", "nobody"])
-    assert "nobody is none of dbos, redis, nats" in capsys.readouterr().err
+    assert "nobody is none of dbos, dbos-tuned, redis, nats" in capsys.readouterr().err
 
 
 def test_ours_is_measured_by_the_same_functions_as_other_engines() -> None:

@@ -1,6 +1,6 @@
 """Measures this library against others and against Postgres itself: ``python -m tests.benchmarks``.
 
-    python -m tests.benchmarks --peer dbos,redis,nats --json found.json
+    python -m tests.benchmarks --peer dbos,dbos-tuned,redis,nats --json found.json
     python -m tests.benchmarks --quick --only ping_pong,send_recv
     python -m tests.benchmarks --bytes 100 1000 --uvloop --url postgresql://… --plot found.png
     python -m tests.benchmarks --study waiters,executors,memory,growth

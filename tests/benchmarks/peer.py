@@ -18,6 +18,7 @@ PEERS = {
     "ours": ("ours", "Ours"),
     "floor": ("floor", "Floor"),
     "dbos": ("dbos_peer", "Transact"),
+    "dbos-tuned": ("dbos_peer", "Tuned"),
     "redis": ("redis_peer", "Redis"),
     "nats": ("nats_peer", "Nats"),
 }

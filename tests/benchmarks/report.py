@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.harness import Outcome, Plan
+from tests.benchmarks.targets import judge, ratio
 from tests.benchmarks.workloads import MEASURES
 
 PACKAGES = ("dbos_async", "asyncpg", "dbos", "redis", "nats-py", "uvloop")
@@ -40,15 +41,6 @@ def table(plan: Plan, outcome: Outcome) -> Table:
     return shown
 
 
-def ratio(outcome: Outcome, measure: str, peer: str) -> float | None:
-    """How many times as good the median of ours is; below 1 it is worse."""
-    ours, theirs = (outcome.figures.get(who, {}).get(measure) for who in ("ours", peer))
-    if not ours or not theirs:
-        return None
-    share = median(ours) / median(theirs)
-    return share if MEASURES[measure].more_is_better else 1 / share
-
-
 def reasons(plan: Plan, outcome: Outcome) -> list[str]:
     """Why cells of the table are empty, a line for each reason."""
     lines: dict[tuple[str, str], list[str]] = {}
@@ -67,6 +59,8 @@ def show(console: Console, plan: Plan, outcome: Outcome) -> None:
         if measure.workload in plan.workloads:
             console.print(f"  {name}: {measure.title}", highlight=False)
     console.print("  times peer: how many times as good the median of ours is", highlight=False)
+    for aim, found, is_met in judge(outcome):
+        console.print(f"  {'met' if is_met else 'MISSED'}: {aim}: {_number(found)}", highlight=False)
     for line in reasons(plan, outcome):
         console.print(f"  {line}", highlight=False, markup=False)
 
@@ -88,6 +82,7 @@ def as_json(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             for peer in plan.peers
             if peer != "ours"
         },
+        "aims": [{"aim": str(aim), "found": found, "met": is_met} for aim, found, is_met in judge(outcome)],
         "skipped": outcome.skipped,
         "failed": outcome.failed,
     }

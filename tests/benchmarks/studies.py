@@ -76,8 +76,9 @@ async def _turn(name: str, amount: str, uvloop: bool, url: str, studied: Studied
     if output:
         for what, figure in json.loads(output.splitlines()[-1]).items():
             studied.figures.setdefault(name, {}).setdefault(what, []).append(figure)
-            if what.startswith(PROBLEM):
-                studied.failed[name] = what
+        problems = [what for what in studied.figures[name] if what.startswith(PROBLEM)]
+        if problems:
+            studied.failed[name] = "\n".join(problems)
     if process.returncode:
         studied.failed[name] = errors.decode().strip()[-3000:] or f"exit code {process.returncode}"
 
