@@ -95,6 +95,10 @@ def test_what_was_aimed_at_is_met_or_missed() -> None:
     outcome.add("dbos", {"no_op": 25.0, "ping_pong p50": 7.9})
     found = {(aim.measure, aim.peer): is_met for aim, _, is_met in targets.judge(outcome)}
     assert found == {("no_op", "dbos"): True, ("ping_pong p50", "dbos"): False, ("read_finished", None): False}
+    assert [is_met for *_, is_met in targets.judge_study({"KiB each": 6.1, "SEND p50 large / small": 1.4, "x": 9})] == [
+        False,
+        True,
+    ]
 
 
 def test_the_command_line_knows_its_peers(capsys: pytest.CaptureFixture[str]) -> None:

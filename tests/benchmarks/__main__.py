@@ -29,6 +29,7 @@ from tests.benchmarks.peer import PEERS
 from tests.benchmarks.plots import draw
 from tests.benchmarks.report import as_json, machine, show, write
 from tests.benchmarks.studies import STUDIES
+from tests.benchmarks.targets import judge_study
 from tests.benchmarks.workloads import SIZES, WORKLOADS
 
 ALWAYS = ("ours", "floor")
@@ -101,6 +102,9 @@ def look(given: argparse.Namespace, console: Console, url: str, found: dict[str,
     with progress(console, given.rounds * len(given.studies), given.studies.__contains__) as tell:
         studied = asyncio.run(studies.play(given.studies, given.rounds, given.amount, given.uvloop, url, tell))
     console.print(studies.table(studied, given.rounds))
+    for name, medians in studied.medians().items():
+        for aim, figure, is_met in judge_study(medians):
+            console.print(f"  {'met' if is_met else 'MISSED'}: {name}: {aim}: {figure:.3g}", highlight=False)
     for name, error in studied.failed.items():
         console.print(f"{name} failed: {error}", highlight=False, markup=False)
     found["studies"] = studied.as_json()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 MUST_BE_ON = ("fsync", "synchronous_commit", "full_page_writes")
 TOLD = (*MUST_BE_ON, "server_version", "shared_buffers", "max_wal_size", "wal_sync_method", "max_connections")
 TURN_SECONDS = 900.0
+END_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,20 @@ async def play(plan: Plan, url: str, tell: Tell = lambda _: None) -> Outcome:
     return outcome
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End it if it still runs: politely first, so that it ends the server that it may have started."""
+    if process.returncode is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 async def _turn(plan: Plan, peer: str, url: str, outcome: Outcome, tell: Tell) -> None:
     left = list(plan.workloads)
     options = ["--uvloop"] if plan.uvloop else []
@@ -157,9 +173,7 @@ async def _turn(plan: Plan, peer: str, url: str, outcome: Outcome, tell: Tell) -
         except TimeoutError:
             print(f"{peer} took longer than {TURN_SECONDS:g} s", file=errors)
         finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+            await end(process)
         errors.seek(0)
         said_last = errors.read().strip()[-2000:]
     for number, workload in enumerate(left):

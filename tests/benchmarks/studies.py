@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.benchmarks.harness import ROOT, new_database
+from tests.benchmarks.harness import ROOT, end, new_database
 from tests.benchmarks.report import cell
 from tests.benchmarks.workloads import PROBLEM
 
@@ -36,12 +36,13 @@ class Studied:
     figures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Of each study and figure."""
+        return {name: {what: median(of) for what, of in found.items()} for name, found in self.figures.items()}
+
     def as_json(self) -> dict[str, Any]:
-        return {
-            "figures": self.figures,
-            "medians": {name: {what: median(of) for what, of in found.items()} for name, found in self.figures.items()},
-            "failed": self.failed,
-        }
+        """Everything, for a machine."""
+        return {"figures": self.figures, "medians": self.medians(), "failed": self.failed}
 
 
 async def play(
@@ -70,9 +71,7 @@ async def _turn(name: str, amount: str, uvloop: bool, url: str, studied: Studied
         async with asyncio.timeout(STUDY_SECONDS):
             output, errors = await process.communicate()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await end(process)
     if output:
         for what, figure in json.loads(output.splitlines()[-1]).items():
             studied.figures.setdefault(name, {}).setdefault(what, []).append(figure)

@@ -38,6 +38,9 @@ AIMS = (
     Aim("ping_pong p50", "nats", 1 / 1.3),
 )
 
+MOST = {"KiB each": 6.0, "woken and finished, s": 2.0, "p50 large / small": 1.5}
+"""The studies' figures that end so are at most that much."""
+
 
 def ratio(outcome: Outcome, measure: str, peer: str) -> float | None:
     """How many times as good the median of ours is; below 1 it is worse."""
@@ -61,3 +64,13 @@ def judge(outcome: Outcome) -> list[tuple[Aim, float, bool]]:
         if found is not None:
             judged.append((aim, found, found >= aim.least))
     return judged
+
+
+def judge_study(medians: dict[str, float]) -> list[tuple[str, float, bool]]:
+    """Each figure of a study that may be at most so much, what was found, and whether that is little enough."""
+    return [
+        (f"{what} at most {most:g}", found, found <= most)
+        for what, found in medians.items()
+        for end, most in MOST.items()
+        if what.endswith(end)
+    ]
