@@ -15,6 +15,7 @@ from tests.benchmarks.workloads import (
     RECEIVERS,
     SETTLE_SECONDS,
     TASKS,
+    WARM_UPS,
     Results,
     at_once,
     check,
@@ -110,6 +111,15 @@ class Engine(ABC):
             await self.set_event(str(number), payload(number, self.size))
 
     # The workloads
+
+    async def warm_up(self) -> None:
+        """A little of each verb, so that connections are open and statements planned; no part of any measure."""
+        await asyncio.gather(*(self._start(self._nothing) for _ in range(WARM_UPS)))
+        await self.ping_pong(WARM_UPS)
+        await self.lone_send(WARM_UPS)
+        await self._streams(WARM_UPS, 2)
+        teller = await self._start(self._tell, 0)
+        await asyncio.gather(*(self.get_event(teller.workflow_id, str(number)) for number in range(EVENTS_EACH)))
 
     async def no_op(self, each: int) -> Results:
         async def run(_: int) -> None:
@@ -213,6 +223,7 @@ class Engine(ABC):
         return await at_once(
             lambda number: self.send(receivers[number % RECEIVERS].workflow_id, payload(number, self.size), "work"),
             TASKS,
+            WARM_UPS,
             each,
         )
 

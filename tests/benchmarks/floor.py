@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import asyncpg
 
-from tests.benchmarks.workloads import TASKS, Results, check, one_after_the_other, payload, percentile, timed
+from tests.benchmarks.workloads import TASKS, WARM_UPS, Results, check, one_after_the_other, payload, percentile, timed
 
 CREATE = "create table floor (n integer primary key, payload json not null)"
 EMPTY = "truncate floor"
@@ -41,6 +41,10 @@ class Floor:
     async def __aexit__(self, *error: object) -> None:
         for connection in self._connections:
             await connection.close()
+
+    async def warm_up(self) -> None:
+        """So that the statements are planned; no part of any measure."""
+        await self.lone_send(WARM_UPS)
 
     async def lone_send(self, count: int) -> Results:
         one = self._connections[0]

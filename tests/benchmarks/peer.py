@@ -35,6 +35,7 @@ async def play(peer: str, url: str, size: int, amount: str, workloads: list[str]
     try:
         make: Any = getattr(importlib.import_module(f"tests.benchmarks.{module}"), name)
         async with make(url, size) as player:
+            await player.warm_up()
             counts = SIZES[amount][player.is_slow]
             for workload in workloads:
                 act = getattr(player, workload, None)

@@ -18,6 +18,7 @@ from tests.benchmarks.workloads import (
     RECEIVERS,
     SETTLE_SECONDS,
     TASKS,
+    WARM_UPS,
     Results,
     at_once,
     check,
@@ -73,6 +74,12 @@ class Queue(ABC):
     @abstractmethod
     def read(self, queue: str, count: int) -> AsyncIterator[str]:
         """The first so many values of a queue that is read as a stream: others may read it, too."""
+
+    async def warm_up(self) -> None:
+        """A little of each verb, so that connections are open; no part of any measure."""
+        await self.ping_pong(WARM_UPS)
+        await self.lone_send(WARM_UPS)
+        await self._streams(WARM_UPS, 2)
 
     async def send_recv(self, each: int) -> Results:
         queues = await self._queues(RECEIVERS)

@@ -1,4 +1,4 @@
-"""What is shown of a run: a table of medians, spreads and ratios; and the same figures, round by round, as JSON."""
+"""What is shown of a run: tables of medians, spreads and ratios; and the same figures, round by round, as JSON."""
 
 from __future__ import annotations
 
@@ -22,22 +22,33 @@ PACKAGES = ("dbos_async", "asyncpg", "dbos", "redis", "nats-py", "uvloop")
 
 
 def table(plan: Plan, outcome: Outcome) -> Table:
-    """A row for each measure, a column for each peer, and how many times as good ours is as each other."""
+    """A row for each measure, a column for each peer: the median of all rounds, and the least and the most."""
     loop = "uvloop" if plan.uvloop else "asyncio"
     shown = Table(
         title=f"{plan.size} bytes, {plan.rounds} alternating rounds, {plan.amount} sizes, {loop}: median (least-most)"
     )
-    shown.add_column("workload", no_wrap=True)
-    shown.add_column("unit")
-    others = [peer for peer in plan.peers if peer != "ours"]
+    shown.add_column("", no_wrap=True)
+    shown.add_column("", no_wrap=True)
     for peer in plan.peers:
         shown.add_column(peer, justify="right", no_wrap=True)
-    for peer in others:
-        shown.add_column(f"times {peer}", justify="right", no_wrap=True)
     for name, measure in MEASURES.items():
         if measure.workload in plan.workloads:
             cells = [cell(outcome.figures.get(peer, {}).get(name)) for peer in plan.peers]
-            shown.add_row(name, measure.unit, *cells, *(_ratio(outcome, name, peer) for peer in others))
+            shown.add_row(name, measure.unit, *cells)
+    return shown
+
+
+def ratios(plan: Plan, outcome: Outcome) -> Table:
+    """A row for each measure, with what it is; a column for each other peer."""
+    others = [peer for peer in plan.peers if peer != "ours"]
+    shown = Table(title="how many times as good the median of ours is as that of each other")
+    shown.add_column("", no_wrap=True)
+    for peer in others:
+        shown.add_column(peer, justify="right", no_wrap=True)
+    shown.add_column("")
+    for name, measure in MEASURES.items():
+        if measure.workload in plan.workloads:
+            shown.add_row(name, *(_ratio(outcome, name, peer) for peer in others), measure.title)
     return shown
 
 
@@ -53,12 +64,9 @@ def reasons(plan: Plan, outcome: Outcome) -> list[str]:
 
 
 def show(console: Console, plan: Plan, outcome: Outcome) -> None:
-    """Print the table and the reasons."""
+    """Print the tables, what was aimed at, and why cells are empty."""
     console.print(table(plan, outcome))
-    for name, measure in MEASURES.items():
-        if measure.workload in plan.workloads:
-            console.print(f"  {name}: {measure.title}", highlight=False)
-    console.print("  times peer: how many times as good the median of ours is", highlight=False)
+    console.print(ratios(plan, outcome))
     for aim, found, is_met in judge(outcome):
         console.print(f"  {'met' if is_met else 'MISSED'}: {aim}: {_number(found)}", highlight=False)
     for line in reasons(plan, outcome):

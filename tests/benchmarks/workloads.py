@@ -17,6 +17,8 @@ RECEIVERS = 50
 """How many workflows, or consumers, they send to."""
 EVENT_WORKFLOWS = 100
 EVENTS_EACH = 20
+WARM_UPS = 20
+"""How much of each verb every peer does before it is measured."""
 SETTLE_SECONDS = 0.5
 """How long receivers get to come to wait before anything is sent; not part of any measure."""
 
