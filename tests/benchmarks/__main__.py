@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,8 @@ def look(given: argparse.Namespace, console: Console, url: str, found: dict[str,
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
+    # Whoever ends it leaves no server and no peer behind: both kinds of end are the one that asyncio knows.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
     if not console.is_terminal:
         console.width = 200  # Into a file or a pipe nothing is wrapped.

@@ -223,7 +223,6 @@ class Engine(ABC):
         return await at_once(
             lambda number: self.send(receivers[number % RECEIVERS].workflow_id, payload(number, self.size), "work"),
             TASKS,
-            WARM_UPS,
             each,
         )
 
