@@ -65,7 +65,7 @@ create table dbos_async.workflows (
     claimed_at timestamptz,
     deadline timestamptz,
     ended_at timestamptz
-) with (fillfactor = 70);
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 comment on table dbos_async.workflows is
     'One workflow: a durable call of a registered function. owner is the executors.id that runs it, null when any executor that knows the name may claim it; attempt is the fence: it grows by one at each claim, and a write in the name of an older attempt does nothing; its last six digits count the runs, those before tell the workflow from a deleted one of the same id. recoveries counts executors that died under it in a row without a new step. start_id is the start call that made the row. At its deadline a workflow that has not ended is cancelled.';
 create index workflows_unowned on dbos_async.workflows (name, created_at) where status = 'PENDING' and owner is null;
@@ -106,7 +106,8 @@ create table dbos_async.messages (
     sent_at timestamptz not null default clock_timestamp(),
     received_at timestamptz,
     rejected json
-) with (fillfactor = 80);
+-- What was received stays in the index of the unreceived until a vacuum, and every receive of that queue walks past it.
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 comment on table dbos_async.messages is
     'One message to one workflow, kept after it was received. topic is empty when it was sent without one. seq is its place in the queue. received_at is null until a step took it; that step names it in message_id. rejected is the error of a receiver that could not read the payload.';
 create index messages_unreceived on dbos_async.messages (destination_id, topic_digest, seq) where received_at is null;
