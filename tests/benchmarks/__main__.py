@@ -114,7 +114,9 @@ def look(given: argparse.Namespace, console: Console, url: str, found: dict[str,
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    # Whoever ends it leaves no server and no peer behind: both kinds of end are the one that asyncio knows.
+    # However it is ended, no server and no peer is left behind: each kind of end is the one that asyncio knows, and what a shell
+    # runs in the background hears of it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
     if not console.is_terminal:
