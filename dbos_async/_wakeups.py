@@ -148,7 +148,7 @@ class Wakeups:
     """All the waiting loops of one process, found by the digests of what they wait for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, set[Look]] = {}
+        self._waiting: dict[bytes, list[Look]] = {}
         self._told: dict[bytes, Callable[[], None]] = {}
         self._quiet: set[bytes] = set()
         self._ticker: asyncio.TimerHandle | None = None
@@ -212,7 +212,7 @@ class Wakeups:
         look.wake()
         self._begin_ticking()
         for key in keys:
-            self._waiting.setdefault(key, set()).add(look)
+            self._waiting.setdefault(key, []).append(look)
         try:
             while True:
                 look.rearm()
@@ -222,7 +222,7 @@ class Wakeups:
             for key in keys:
                 others = self._waiting.get(key)
                 if others is not None:
-                    others.discard(look)
+                    others.remove(look)
                     if not others:
                         del self._waiting[key]
             if not self._waiting:
