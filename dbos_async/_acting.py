@@ -1,9 +1,8 @@
-"""What the tasks of a run are about: inside a verb, and waiting there or not."""
+"""The tasks of a run that are inside a verb."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Self
 
 from dbos_async._context import Run
 from dbos_async.errors import WorkflowEndedError
@@ -27,25 +26,3 @@ class Acting:
             self.run.acting.discard(self.task)
         if kind is asyncio.CancelledError and self.run.over and self.run.stopped is None:
             raise WorkflowEndedError(self.run.workflow_id, self.verb) from None
-
-
-class Waiting:
-    """Counts a run as waiting from its first fruitless look on, so that it does not take a running one's place."""
-
-    __slots__ = ("begun", "run")
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.begun = False
-
-    def begin(self) -> None:
-        if not self.begun:
-            self.begun = True
-            self.run.begin_waiting()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.begun:
-            self.run.end_waiting()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -101,6 +99,8 @@ class Postgres:
         self._closed = False
         self._probe = Probe(self.connect, self.distrust)
         self.watching: Final = self._probe.watching
+        self.watch: Final = self._probe.watch
+        self.unwatch: Final = self._probe.unwatch
         self.backends: set[int] = set()
         """The server processes behind the open connections: their notifications are our own."""
 
@@ -126,32 +126,37 @@ class Postgres:
             self._host_seconds = min(2 * self._host_seconds, self._connect_timeout_seconds)
         raise self._why_not(errors)
 
-    @asynccontextmanager
-    async def connection(
-        self, *, probe_after_seconds: float = AFTER_SECONDS, heard: Heard | None = None
-    ) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+    def connection(self, *, probe_after_seconds: float = AFTER_SECONDS, heard: Heard | None = None) -> Loan:
         """A connection for one statement. One that was interrupted or broke is not used again.
 
         A statement that takes long is looked after, see `Probe.watching`; without ``heard`` nothing here waits long for
         a database that is away.
         """
-        async with self._room:
-            # Who does not want to hear of probes does not want to wait long, either: it shuts down.
-            async with asyncio.timeout(HOST_SECONDS if heard is None else None):
-                connection = await self._find()
-            self._in_use += 1
-            try:
-                with self.watching(connection, probe_after_seconds, heard):
-                    yield connection
-            except BaseException as error:
-                self._in_use -= 1
-                if _leaves_it_usable(error):
-                    self._give_back(connection)
-                else:
-                    connection.terminate()
-                raise
-            self._in_use -= 1
+        return Loan(self, probe_after_seconds, heard)
+
+    async def lend(self, *, patient: bool) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection, as soon as there is room for one more."""
+        await self._room.acquire()
+        try:
+            connection = self._take_idle()
+            if connection is None:
+                # Who does not want to hear of probes does not want to wait long, either: it shuts down.
+                async with asyncio.timeout(None if patient else HOST_SECONDS):
+                    connection = await self._find()
+        except BaseException:
+            self._room.release()
+            raise
+        self._in_use += 1
+        return connection
+
+    def take_back(self, connection: asyncpg.Connection[asyncpg.Record], error: BaseException | None) -> None:
+        """It is not needed any more, after this error if there was one."""
+        self._in_use -= 1
+        if error is None or _leaves_it_usable(error):
             self._give_back(connection)
+        else:
+            connection.terminate()
+        self._room.release()
 
     def distrust(self) -> None:
         """Use no idle connection again: one of the same age turned out to be dead, and had not said so."""
@@ -232,6 +237,27 @@ class Postgres:
                     place.set_result(connection)
                     return
             self._idle.append(connection)
+
+
+class Loan:
+    """``async with`` one of the connections: lent, looked after while it is used, and taken back."""
+
+    __slots__ = ("_connection", "_heard", "_postgres", "_probe_after_seconds", "_timer")
+
+    _connection: asyncpg.Connection[asyncpg.Record]
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, postgres: Postgres, probe_after_seconds: float, heard: Heard | None) -> None:
+        self._postgres, self._probe_after_seconds, self._heard = postgres, probe_after_seconds, heard
+
+    async def __aenter__(self) -> asyncpg.Connection[asyncpg.Record]:
+        self._connection = await self._postgres.lend(patient=self._heard is not None)
+        self._timer = self._postgres.watch(self._connection, self._probe_after_seconds, self._heard)
+        return self._connection
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._postgres.unwatch(self._connection, self._timer)
+        self._postgres.take_back(self._connection, error)
 
 
 def _leaves_it_usable(error: BaseException) -> bool:

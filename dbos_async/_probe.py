@@ -56,14 +56,24 @@ class Probe:
 
         Without ``heard`` it is also terminated when the server cannot be asked.
         """
-        # A connection that is terminated forgets its server process.
-        backend = connection.get_server_pid()
-        timer = self._loop.call_later(after_seconds, self._suspect, connection, backend, heard)
+        timer = self.watch(connection, after_seconds, heard)
         try:
             yield
         finally:
-            timer.cancel()
-            self._suspects.pop(connection, None)
+            self.unwatch(connection, timer)
+
+    def watch(
+        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None
+    ) -> asyncio.TimerHandle:
+        """The same by hand, for whoever watches often."""
+        # A connection that is terminated forgets its server process.
+        backend = connection.get_server_pid()
+        return self._loop.call_later(after_seconds, self._suspect, connection, backend, heard)
+
+    def unwatch(self, connection: asyncpg.Connection[asyncpg.Record], timer: asyncio.TimerHandle) -> None:
+        """Look after it no longer."""
+        timer.cancel()
+        self._suspects.pop(connection, None)
 
     async def close(self) -> None:
         """Ask no more."""

@@ -14,14 +14,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from dbos_async import _codec, _exceptions
-from dbos_async._acting import Acting, Waiting
+from dbos_async._acting import Acting
 from dbos_async._batch import Answer, Handover, Statement
 from dbos_async._context import Position, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
@@ -191,19 +190,22 @@ class Step:
                     done, _ = await self._try(statement, rows, size, wakes, answered, news, handover)
                     if done is not None:
                         return done
-            async with aclosing(self.run.database.looks(*watch, takes_news=receive is not None)) as looks:
-                with Waiting(self.run) as waiting:
-                    async for look in looks:
-                        for handed in look.take_news():
-                            if not look.woken:
-                                self.run.hush(watch[0])
-                            return self._done(*handed)
-                        if receive is not None and receive.handover is None:
-                            look.receive = receive
-                        if receive is not None and receive.lingers:
-                            receive.lingers = False
-                            look.again_in(LINGER_SECONDS)
-                            continue
+            wakeups = self.run.database.wakeups
+            look = wakeups.enter(watch, takes_news=receive is not None)
+            waits = False
+            try:
+                while True:
+                    look.rearm()
+                    for handed in look.take_news():
+                        if not look.woken:
+                            self.run.hush(watch[0])
+                        return self._done(*handed)
+                    if receive is not None and receive.handover is None:
+                        look.receive = receive
+                    if receive is not None and receive.lingers:
+                        receive.lingers = False
+                        look.again_in(LINGER_SECONDS)
+                    else:
                         done, seconds_left = await self._try(statement, rows, size, wakes, answered)
                         if done is not None:
                             return done
@@ -211,8 +213,14 @@ class Step:
                             # Somebody is about to say with what the step was completed.
                             seconds_left = HANDOVER_SECONDS
                         look.again_in(seconds_left)
-                        waiting.begin()
-            raise AssertionError("A waiting loop ends only by returning.")
+                        if not waits:  # From now on it does not take a running one's place.
+                            waits = True
+                            self.run.begin_waiting()
+                    await look.wait()
+            finally:
+                if waits:
+                    self.run.end_waiting()
+                wakeups.leave(look, watch)
 
     async def note(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> Done:
         """Replay the step, or find out its output or error and record that."""

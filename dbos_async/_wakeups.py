@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -208,32 +208,34 @@ class Wakeups:
         A turn is armed before its look, so that a change made during the look is not lost.
         Nothing is held while the caller has the turn but its place in the register; close the generator to leave it.
         """
-        look = Look(takes_news=takes_news)
-        look.wake()
-        self._begin_ticking()
-        for key in keys:
-            self._waiting.setdefault(key, []).append(look)
+        look = self.enter(keys, takes_news=takes_news)
         try:
             while True:
                 look.rearm()
                 yield look
                 await look.wait()
         finally:
-            for key in keys:
-                others = self._waiting.get(key)
-                if others is not None:
-                    others.remove(look)
-                    if not others:
-                        del self._waiting[key]
-            if not self._waiting:
-                self._end_ticking()
+            self.leave(look, keys)
 
-    def _begin_ticking(self) -> None:
+    def enter(self, keys: Sequence[bytes], *, takes_news: bool = False) -> Look:
+        """Wait for these keys from now on. Whoever loops over `looks` need not know; the hottest loop saves the generator."""
+        look = Look(takes_news=takes_news)
+        look.wake()
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        for key in keys:
+            self._waiting.setdefault(key, []).append(look)
+        return look
 
-    def _end_ticking(self) -> None:
-        if self._ticker is not None:
+    def leave(self, look: Look, keys: Sequence[bytes]) -> None:
+        """Wait no longer."""
+        for key in keys:
+            others = self._waiting.get(key)
+            if others is not None:
+                others.remove(look)
+                if not others:
+                    del self._waiting[key]
+        if not self._waiting and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
 
