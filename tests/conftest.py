@@ -23,6 +23,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, _migrations, embedded
+from tests.statements import SETTING
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -165,6 +166,26 @@ async def connect(database_url: str) -> AsyncIterator[Connect]:
 @pytest.fixture
 async def connection(connect: Connect) -> Any:
     """One raw connection to the test's database."""
+    return await connect()
+
+
+@pytest.fixture
+async def one(connect: Connect) -> Any:
+    """A connection, after the scene of tests.statements is set."""
+    connection = await connect()
+    await connection.execute(SETTING)
+    return connection
+
+
+@pytest.fixture
+async def two(one: Any, connect: Connect) -> Any:
+    """A second one."""
+    return await connect()
+
+
+@pytest.fixture
+async def three(one: Any, connect: Connect) -> Any:
+    """One that looks at what the others do."""
     return await connect()
 
 

@@ -12,28 +12,10 @@ from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, 
 from dbos_async._wakeups import UNOWNED_KEY, message_key
 from tests.conftest import Connect
 from tests.eventually import eventually
-from tests.statements import SETTING, Row, execute, step
+from tests.statements import Row, execute, step
 from tests.test_interleavings import CLAIM_BY_HAND, blocked
 
 NOBODY = None, None, None, None
-
-
-@pytest.fixture
-async def one(connect: Connect) -> Any:
-    """A connection, after the scene is set."""
-    connection = await connect()
-    await connection.execute(SETTING)
-    return connection
-
-
-@pytest.fixture
-async def two(one: Any, connect: Connect) -> Any:
-    return await connect()
-
-
-@pytest.fixture
-async def three(one: Any, connect: Connect) -> Any:
-    return await connect()
 
 
 def letter(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:

@@ -10,30 +10,11 @@ import asyncpg
 import pytest
 
 from dbos_async import _events, _executor, _messages, _recovery, _streams, _workflows
-from tests.conftest import Connect
 from tests.eventually import eventually
-from tests.statements import ACTS, SETTING, Act, Row, execute, step
+from tests.statements import ACTS, Act, Row, execute, step
 
 CLAIM_BY_HAND = "update dbos_async.workflows set attempt = attempt + 1, owner = 'another' where id = 'w'"
 TABLES = ("workflows", "steps", "messages", "events", "stream_entries")
-
-
-@pytest.fixture
-async def one(connect: Connect) -> Any:
-    """A connection, after the scene is set."""
-    connection = await connect()
-    await connection.execute(SETTING)
-    return connection
-
-
-@pytest.fixture
-async def two(one: Any, connect: Connect) -> Any:
-    return await connect()
-
-
-@pytest.fixture
-async def three(one: Any, connect: Connect) -> Any:
-    return await connect()
 
 
 async def blocked(connection: Any, task: asyncio.Task[Any], watcher: Any) -> None:
