@@ -205,6 +205,9 @@ class Postgres:
         try:
             return await self.connect()
         except asyncpg.TooManyConnectionsError:
+            connection = self._take_idle()  # One may have come back meanwhile.
+            if connection is not None:
+                return connection
             if not self._in_use:
                 raise
             # Go on with those that there are: the next one that is free is for whoever waits longest.

@@ -235,7 +235,7 @@ async def test_d4_with_too_few_connections_those_that_there_are_do_all(
             assert too_many
             await connection.execute(f"alter role {role} connection limit 0")
             with pytest.raises(DatabaseUnavailableError, match="too many connections.*nothing was committed"):
-                async with DBOSClient(url, connect_timeout_seconds=0.3):
+                async with DBOSClient(url, connect_timeout_seconds=2):
                     pass
             await load(20, lambda: asyncio.sleep(0.2))
     finally:

@@ -135,6 +135,8 @@ async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> 
     if planned_when != "empty":
         await prepare()
         await plain.execute("delete from dbos_async.steps where workflow_id = 'w' and number = 1")
+    for hot in HOT:
+        await look_at_plan(plain, hot)  # What a session looks up in the catalog for the first time does not count.
     problems = [problem for hot in HOT for problem in await look_at_plan(plain, hot)]
     assert not problems, "\n".join(problems)
 
