@@ -293,7 +293,12 @@ async def test_d4_a_process_without_any_connection_waits_for_one(database_url: s
         async with DBOS(url, migrate=False):
             handle = await DBOS.start_workflow(busy)
             await connection.execute(f"alter role {role} connection limit 0")
-            await connection.execute(TERMINATE_ALL)
+
+            async def has_none() -> bool:
+                await connection.execute(TERMINATE_ALL)
+                return not await connection.fetchval("select count(*) from pg_stat_activity where usename = $1", role)
+
+            await eventually(has_none, "also those that were just being made are gone")
             sending = asyncio.create_task(DBOS.send(handle.workflow_id, "end"))
             await asyncio.sleep(0.3)
             assert not sending.done()
