@@ -90,7 +90,7 @@ def schemathesis(site: Site, cookie: str, folder: Path) -> subprocess.CompletedP
     return subprocess.run(
         [
             sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()",
-            "run", f"{site.address}/openapi.json", "-c", "not_a_server_error", "-n", "25", "-H", f"Cookie: {cookie}",
+            "run", f"{site.address}/openapi.json", "-c", "not_a_server_error", "-n", "40", "-H", f"Cookie: {cookie}",
             "--request-timeout", "5", "--continue-on-failure",
         ],
         cwd=folder, env=os.environ | {"NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, check=False, timeout=100,
