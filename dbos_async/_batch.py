@@ -239,7 +239,9 @@ class Batches:
                 ) as connection:
                     # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
                     # answer matters to more than its caller is brought to its end even if the caller left.
-                    batch = [c for c in batch if not c.done() or (c.cancelled() and c.answered and c.was_sent)]
+                    batch = [
+                        c for c in batch if not c.done() or (c.cancelled() and c.was_sent and (c.answered or c.wakes))
+                    ]
                     if not batch:
                         return
                     lane.is_at_server = True

@@ -153,7 +153,7 @@ NO_TAKER = None, None, None
 class Receive:
     """One receive: its calls, and what was handed to it."""
 
-    __slots__ = ("_abandoned", "_key", "_name", "_run", "_taken", "handover", "lingers")
+    __slots__ = ("_abandoned", "_key", "_name", "_perhaps", "_run", "_taken", "handover", "lingers")
 
     def __init__(self, run: Run, name: tuple[str, int, str, int, str, str], key: bytes, *, lingers: bool) -> None:
         self.handover: Handover | None = None
@@ -162,6 +162,7 @@ class Receive:
         """The queue was empty when the last message was handed over, so an answer to what was sent then may just be coming."""
         self._run, self._name, self._key = run, name, key
         self._taken: UUID | None = None
+        self._perhaps: UUID | None = None
         self._abandoned = False
 
     @property
@@ -182,6 +183,12 @@ class Receive:
         if self._abandoned:
             self._undo()
 
+    def may_have(self, message_id: UUID) -> None:
+        """Hear of a send that did not hand this over, unless it had done so before its first answer was lost."""
+        self._perhaps = message_id
+        if self._abandoned:
+            self._undo()
+
     def abandon(self) -> None:
         """The caller has left."""
         self._abandoned = True
@@ -196,10 +203,11 @@ class Receive:
             await self._run.database.batches.land_handover(self.handover)
 
     def _undo(self) -> None:
-        if self._taken is None or self._run.stopped is not None or self._run.over:
+        message_id = self._taken or self._perhaps
+        if message_id is None or self._run.stopped is not None or self._run.over:
             return
         run = self._run
-        row = *self._name, self._taken
+        row = *self._name, message_id  # goes back only if the step has this one
         call = run.database.call(PUT_BACK, [row], lane=run.workflow_id, wakes=[self._key], patient=True)
         if self._run.returning is None:
             self._run.returning = set()
@@ -236,6 +244,8 @@ class Handover:
         if handed:
             self._receive.took(self._message_id)
             self._look.wake(self._news)
+        else:
+            self._receive.may_have(self._message_id)
         return handed
 
 

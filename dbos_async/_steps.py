@@ -197,7 +197,7 @@ class Step:
                 while True:
                     look.rearm()
                     for handed in look.take_news():
-                        if not look.woken:
+                        if not look.changed:
                             self.run.hush(watch[0])
                         return self._done(*handed)
                     if receive is not None and receive.handover is None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, _receives, _wakeups
@@ -358,3 +359,33 @@ async def test_m1_w2_what_its_last_owner_sent_at_the_moment_of_a_claim_is_found_
         )
         async with asyncio.timeout(10):
             assert await (await DBOS.retrieve_workflow("w")).get_result() == [1, 2]
+
+
+async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_back_too(
+    dbos: DBOS, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RECEIVES.clear()
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(gives_up_and_takes)
+
+    async def waits() -> bool:
+        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
+
+    await eventually(waits, "it waits")
+    fetch = asyncpg.Connection.fetch
+    lost: list[bool] = []
+
+    async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
+        answer = await fetch(self, sql, *args)
+        if sql == _messages.SEND.sql and not lost:
+            lost.append(answer[0]["handed"])
+            RECEIVES[0].cancel()
+            raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")
+        return answer
+
+    monkeypatch.setattr(asyncpg.Connection, "fetch", loses_one_answer)
+    await DBOS.send("w", "a", "t")
+    await DBOS.send("w", "b", "t")
+    async with asyncio.timeout(10):
+        assert await handle.get_result() == [True, "a", "b"]
+    assert lost == [True]
