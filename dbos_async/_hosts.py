@@ -15,10 +15,10 @@ class Host(NamedTuple):
 
 def hosts_of(url: str) -> list[Host]:
     """The hosts of a URL that names several; of any other URL none, since asyncpg knows best how to read it."""
+    named, rest = _named_hosts(url)
     try:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        names = [unquote(name) for name in parts.netloc.rpartition("@")[2].split(",")]
+        query = parse_qs(urlsplit(rest).query)
+        names = [unquote(name) for name in named.split(",")]
         if names == [""]:
             names = query.get("host", [""])[-1].split(",")
         if len(names) < 2:
@@ -29,6 +29,14 @@ def hosts_of(url: str) -> list[Host]:
         return [_host(name, port) for name, port in zip(names, ports, strict=True)]
     except ValueError:
         return []  # asyncpg says what is wrong with it.
+
+
+def without_hosts(url: str) -> str:
+    """The URL without the hosts in its middle, for a connection whose host is said beside it.
+
+    Where one of several is an IPv6 address, some releases of Python refuse to split the whole.
+    """
+    return _named_hosts(url)[1]
 
 
 def asks_for_session(url: str) -> bool:
@@ -60,6 +68,14 @@ def without_password(url: str) -> str:
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, "", ""))
+
+
+def _named_hosts(url: str) -> tuple[str, str]:
+    # What stands between the user and the path, and the URL without it.
+    scheme, slashes, rest = url.partition("://")
+    end = min((place for place in map(rest.find, "/?#") if place >= 0), default=len(rest))
+    user, at, hosts = rest[:end].rpartition("@")
+    return hosts, f"{scheme}{slashes}{user}{at}{rest[end:]}"
 
 
 def _host(name: str, port: str) -> Host:

@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from dbos_async._hosts import Host, asks_for_session, hosts_of, why
+from dbos_async._hosts import Host, asks_for_session, hosts_of, why, without_hosts
 from dbos_async._probe import AFTER_SECONDS, Heard, Probe, close
 
 REFUSED = (
@@ -85,11 +85,12 @@ class Postgres:
     """Up to ``max_connections`` connections to one database, opened when needed, last used first."""
 
     def __init__(self, url: str, *, max_connections: int = 8, connect_timeout_seconds: float = 30.0) -> None:
-        self._url = url
+        hosts = hosts_of(url)
+        self._url = without_hosts(url) if hosts else url
         self._connect_timeout_seconds = connect_timeout_seconds
-        self._hosts: list[Host | None] = [*hosts_of(url)] or [None]
+        self._hosts: list[Host | None] = [*hosts] or [None]
         self._host_seconds = min(HOST_SECONDS, connect_timeout_seconds)
-        says_itself = asks_for_session(url) or "PGTARGETSESSIONATTRS" in os.environ
+        says_itself = asks_for_session(self._url) or "PGTARGETSESSIONATTRS" in os.environ
         self._session = None if says_itself else SessionAttribute.read_write
         self._was_usable = False
         self._idle: list[asyncpg.Connection[asyncpg.Record]] = []

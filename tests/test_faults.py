@@ -636,6 +636,14 @@ def test_the_hosts_of_a_url(url: str, hosts: list[tuple[str, int]]) -> None:
     assert hosts_of(url) == [Host(*host) for host in hosts]
 
 
+async def test_d4_one_of_several_hosts_may_be_an_ipv6_address(database_url: str) -> None:
+    async with (
+        Proxy(database_url) as proxy,
+        DBOSClient(proxy.url.replace(proxy.host, f"[::1]:1,{proxy.host}")) as client,
+    ):
+        assert await client.list_workflows() == []
+
+
 @pytest.mark.parametrize(
     "url",
     [
