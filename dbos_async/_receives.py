@@ -115,7 +115,8 @@ PUT_BACK = Statement(
     -- A receive was abandoned after it had taken its message: the message is unreceived, and the step has begun and not ended.
     -- There is no row that could decide, so it holds on to its workflow until the commit.
     with calls as materialized (
-        select c.*, coalesce(held.attempt = c.attempt and held.status = 'PENDING', false) as holds
+        select c.*, coalesce(held.attempt = c.attempt and held.status = 'PENDING', false) as holds,
+               s.message_id as taken_id
         from (
             select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::uuid[])
                 as c(n, workflow_id, attempt, branch, number, verb, topic, message_id)
@@ -124,12 +125,17 @@ PUT_BACK = Statement(
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id for share
         ) as held on true
+        -- It may not have been asked for yet, when a send only might have handed it something.
+        left join lateral (
+            select message_id from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true
     ),
     undone as (
         -- Always an update, since the row is there. Said as an insert it finds its row by the key alone.
         insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, message_id)
         select workflow_id, branch, number, verb, topic, message_id from calls
-        where holds
+        where holds and taken_id = message_id
         order by workflow_id, branch, number
         on conflict (workflow_id, branch, number) do update
             set output = null, message_id = null, completed_at = null

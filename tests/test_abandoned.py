@@ -237,6 +237,14 @@ async def test_m5_what_was_put_back_is_taken_again(connection: Any) -> None:
     assert await connection.fetchval("select received_at is not null from dbos_async.messages where id = $1", first)
 
 
+async def test_m1_only_the_step_that_took_a_message_puts_it_back(connection: Any) -> None:
+    """A receive that has not been asked for yet may be thought to have the message that another one received."""
+    first = await taken(connection)
+    await execute(connection, _receives.PUT_BACK, (*step(2), "recv", "", first))
+    assert tuple(await connection.fetchrow(RECEIVED, first)) == (first, "1", True, True)
+    assert not await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w' and number = 2")
+
+
 async def test_w3_m5_putting_back_waits_for_a_claim_and_then_does_nothing(connect: Connect) -> None:
     one, two, three = [await connect() for _ in range(3)]
     first = await taken(one)
