@@ -15,7 +15,7 @@ class Acting:
 
     def __init__(self, run: Run, verb: str) -> None:
         self.run, self.verb = run, verb
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task(run.database.loop)
 
     def __enter__(self) -> None:
         if self.task is not None:

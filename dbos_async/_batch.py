@@ -21,6 +21,7 @@ import asyncpg
 from dbos_async._hosts import why
 from dbos_async._postgres import REPEATABLE, Postgres, is_lost, is_refused
 from dbos_async._probe import AFTER_SECONDS
+from dbos_async._statement import Statement
 from dbos_async._wakeups import News, Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
@@ -37,18 +38,6 @@ TOO_MUCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
 """A batch may be too much at a time where its calls are not: for a statement_timeout, or for the memory."""
 
 Answer = list[asyncpg.Record]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Statement:
-    """SQL over a set of calls: ``$1`` is each row's call number, the other parameters are the columns of its rows.
-
-    Every row of the answer begins with the number of the call that it answers.
-    """
-
-    name: str
-    sql: str
-    lanes: int = 2
 
 
 class Handover(Protocol):
@@ -115,6 +104,14 @@ class _Lane:
     is_silent: bool = False
     """It has not been answered for long, and the database cannot be asked about it."""
 
+    def land(self) -> None:
+        """Nothing is in flight."""
+        self.batch = ()
+        for landing in self.landings:
+            if not landing.done():
+                landing.set_result(None)
+        self.landings.clear()
+
     @property
     def is_stuck(self) -> bool:
         return self.worker is not None and (self.is_silent or not self.is_at_server)
@@ -139,7 +136,7 @@ class Batches:
         statement: Statement,
         rows: Sequence[tuple[Any, ...]],
         *,
-        lane: str,
+        lane: str | int,
         size: int = 0,
         wakes: Sequence[bytes] = (),
         patient: bool = False,
@@ -147,7 +144,8 @@ class Batches:
         news: Callable[[Answer], News | None] | None = None,
         handover: Handover | None = None,
     ) -> asyncio.Future[Answer]:
-        """Make one call of the statement. ``lane`` is the workflow it is about; ``size`` its weight in bytes.
+        """Make one call of the statement. ``lane`` is the workflow that it is about, or the
+        lane of the run that makes it; ``size`` is its weight in bytes.
 
         A ``patient`` call outlasts any outage of the database. ``answered`` is called with the answer even if the
         caller was cancelled meanwhile; ``news`` says what to tell those who are woken. A call that is cancelled before
@@ -169,7 +167,7 @@ class Batches:
             )
         return call
 
-    async def land(self, lane: str) -> None:
+    async def land(self, lane: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this lane in it any more."""
         landings: list[asyncio.Future[None]] = []
         for (statement, number), its_lane in self._lanes.items():
@@ -212,16 +210,15 @@ class Batches:
                 try:
                     await self._run(lane, batch)
                 finally:
-                    lane.batch = ()
-                    for landing in lane.landings:
-                        if not landing.done():
-                            landing.set_result(None)
-                    lane.landings.clear()
+                    lane.land()
                     for call in batch:
                         if not call.done():
                             call.fail(LaunchError("DBOS was shut down while this call was under way."))
+                # Who was answered may call again in this turn of the loop, and then goes along with the next batch.
+                await asyncio.sleep(0)
         finally:
             lane.worker = None
+            lane.land()
             if self._closed:
                 for call in lane.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
@@ -230,6 +227,7 @@ class Batches:
         """Bring one batch to its end: every call is answered, fails by its own fault, or has waited long enough."""
         repeats = losses = 0
         warn_at = 0.0
+        sql = lane.statement.first or lane.statement.sql
         # A statement that was cut off for its silence gets more time, in case it is only slow.
         while batch:
             probe_after_seconds = AFTER_SECONDS * 2 ** min(losses, 5)
@@ -245,8 +243,9 @@ class Batches:
                     if not batch:
                         return
                     lane.is_at_server = True
-                    records = await connection.fetch(lane.statement.sql, *_columns(batch))
+                    records = await connection.fetch(sql, *_columns(batch))
             except REPEATABLE as error:
+                sql = lane.statement.sql
                 repeats += 1
                 if repeats > MOST_REPEATS:
                     return await self._split(lane, batch, error)
@@ -261,6 +260,7 @@ class Batches:
                     kind = type(error).__name__
                     log.warning("The database is away (%s: %s): calls wait and are repeated.", kind, why(error))
                 if lane.is_at_server and not is_refused(error):
+                    sql = lane.statement.sql
                     losses += 1
                     self.losses += 1
                     for call in batch:

@@ -8,6 +8,7 @@ on which task finishes first, and ``gather`` and task groups replay exactly.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
@@ -47,6 +48,8 @@ class Run:
     """Changes when the workflow ends."""
     park: Callable[[Run, ReplayMismatchError], Awaitable[object]]
     """Lets the workflow wait until somebody has repaired it; for a replay that does not match."""
+    lane: int = field(default_factory=itertools.count().__next__)
+    """What keeps its calls in order: the runs of a process take the lanes in turn."""
     history: History | None = None
     task: asyncio.Task[Any] | None = None
     stopped: str | None = None
@@ -67,6 +70,8 @@ class Run:
     """Receives whose caller left while their call may have been on its way."""
     returning: set[asyncio.Future[Any]] | None = None
     """Calls under way that put back what those had taken."""
+    written: dict[str, int] | None = None
+    """How far it has written its streams: their ends are not looked for before that."""
     quiet: set[bytes] | None = None
     """Queues that were empty when their last message was handed over."""
     timer: asyncio.TimerHandle | None = None
@@ -138,6 +143,11 @@ class Run:
         self.database.wakeups.hush(key)
         self.quiet = self.quiet or set()
         self.quiet.add(key)
+
+    def wrote(self, key: str, offset: int) -> None:
+        """Remember that a stream goes at least that far."""
+        self.written = self.written or {}
+        self.written[key] = max(offset, self.written.get(key, -1))
 
     def next_act(self) -> int:
         """The place of something that this run says now among all that it says."""
@@ -218,7 +228,7 @@ def next_number(position: Position, verb: str) -> tuple[Branch, int]:
     """The number of the next step of the current task."""
     if position.run.over:
         raise WorkflowEndedError(position.run.workflow_id, verb)
-    task = asyncio.current_task()
+    task = asyncio.current_task(position.run.database.loop)
     assert task is not None
     branch, number = position.branch, position.number
     if branch.task() is not task:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dbos_async._batch import Statement
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 from dbos_async._steps import read
 from dbos_async._wakeups import UNOWNED_KEY, end_key
 from dbos_async.errors import WorkflowNotFoundError

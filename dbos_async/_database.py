@@ -31,6 +31,7 @@ class Database:
         max_connections: int = 8,
     ) -> None:
         self._url = url
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.here: str | None = None
         """The executor of this process, if it runs one: whose runs are woken without an announcement."""
         self.max_payload_bytes: int = check_whole(max_payload_bytes, 1, "max_payload_bytes")

@@ -10,8 +10,8 @@ from contextlib import aclosing
 
 import anyio
 
-from dbos_async._batch import Statement
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 from dbos_async._steps import read
 from dbos_async._wakeups import end_key
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError

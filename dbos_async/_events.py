@@ -10,22 +10,23 @@ from contextlib import aclosing
 from typing import Any
 
 from dbos_async import _codec
-from dbos_async._batch import Statement
 from dbos_async._context import Position, caller, in_workflow_or_step
 from dbos_async._database import Database
+from dbos_async._statement import Statement, optimistic
 from dbos_async._steps import Step, act, author_columns, read
 from dbos_async._wakeups import end_key, event_key, now
 from dbos_async.keys import Event, check_key, check_seconds, key_and_type
 
-SET_EVENT = Statement(
+SET_EVENT = optimistic(
     "SET_EVENT",
     """
     with calls as materialized (
-        select c.*,
-               case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
-               s.verb as recorded_verb, s.key as recorded_key,
-               coalesce((latest.attempt, latest.act) >= (c.attempt, c.act), false) as superseded
+        select c.*, s.verb as recorded_verb, s.key as recorded_key,
+               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded'
+                    when coalesce((latest.attempt, latest.act) >= (c.attempt, c.act), false) then 'superseded'
+                    else 'done' end as outcome
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
                     $7::text[], $8::json[], $9::int[], $10::bytea[])
             as c(n, workflow_id, attempt, branch, number, step, key, value, act, digest)
@@ -36,10 +37,7 @@ SET_EVENT = Statement(
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is null for share
         ) as held on true
-        left join lateral (
-            select verb, key from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+        left join lateral (the recorded step) as s on true
         -- Nor does it know whether this is said a second time, and too late, because the first answer was lost.
         left join lateral (
             select attempt, act from dbos_async.events
@@ -50,28 +48,18 @@ SET_EVENT = Statement(
     recorded as (
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at)
         select workflow_id, branch, number, 'set_event', key, clock_timestamp()
-        from calls where number is not null and holds and recorded_verb is null
+        from calls where outcome = 'done' and number is not null
         order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
-    ),
-    outcomes as materialized (
-        select *,
-               case when not holds then 'lost'
-                    when recorded_verb is not null then 'recorded'
-                    when number is null
-                         or (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                    else 'again' end as outcome
-        from calls
     ),
     put as (
         insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, act
-        from (select * from outcomes where outcome = 'done' and not superseded order by n) as o
+        from (select * from calls where outcome = 'done' order by n) as said
     ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where outcome = 'done')) from outcomes)
-    select n, outcome, null::json as output, null::json as error, recorded_verb, recorded_key
-    from outcomes, announced
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from calls where outcome = 'done')
+    select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output, null::json as error,
+           recorded_verb, recorded_key
+    from calls, announced
     """,
 )
 
@@ -122,21 +110,27 @@ AWAIT_EVENT = Statement(
           and (recorded_verb is null or (recorded_verb = 'get_event' and recorded_key = step_key))
     ),
     recorded as (
-        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at)
         select workflow_id, branch, number, 'get_event', step_key, value, deadline,
                case when ripe then clock_timestamp() end
-        from decided where ripe or recorded_verb is null
+        from decided where recorded_verb is null
+        order by workflow_id, branch, number
+    ),
+    completed as (
+        -- Always an update, since the wait has begun. Said as an insert it finds its row by the key alone.
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at)
+        select workflow_id, branch, number, 'get_event', step_key, value, clock_timestamp()
+        from decided where ripe and recorded_verb is not null
         order by workflow_id, branch, number
         on conflict (workflow_id, branch, number) do update
             set output = excluded.output, completed_at = excluded.completed_at
-            where s.completed_at is null and excluded.completed_at is not null
-              and s.verb = excluded.verb and s.key = excluded.key
+            where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
         returning workflow_id, branch, number
     )
     select n,
-           case when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded)
-                then case when ripe then 'done' else 'wait' end
-                when not ripe and recorded_verb is not null then 'wait'
+           case when not ripe then 'wait'
+                when recorded_verb is null
+                     or (workflow_id, branch, number) in (select workflow_id, branch, number from completed) then 'done'
                 else 'again' end as outcome,
            value as output, null::json as error,
            extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,

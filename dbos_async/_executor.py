@@ -17,11 +17,12 @@ from uuid import uuid4
 import asyncpg
 
 from dbos_async import _codec, _exceptions, _tracing
-from dbos_async._batch import Answer, Statement
+from dbos_async._batch import Answer
 from dbos_async._context import SHUTTING_DOWN, Crowd, Outcome, Run, begin
 from dbos_async._database import Database
 from dbos_async._history import History
 from dbos_async._signature import Signature
+from dbos_async._statement import Statement
 from dbos_async._wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async.errors import InvalidValueError, ReplayMismatchError
 
@@ -41,10 +42,10 @@ CLAIM = Statement(
     -- The oldest of the names that are known here. What somebody else claims at this moment is passed over, and "more"
     -- says that there may be others behind it.
     with found as materialized (
-        select w.id
+        select w.place
         from json_array_elements_text(($3::json[])[1]) as known(name)
         cross join lateral (
-            select id, created_at from dbos_async.workflows
+            select ctid as place, created_at from dbos_async.workflows
             where status = 'PENDING' and owner is null and name = known.name
               and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
             order by created_at limit ($5::int[])[1]
@@ -52,18 +53,18 @@ CLAIM = Statement(
         order by w.created_at limit ($5::int[])[1]
     ),
     held as materialized (
-        -- Found by the key alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
-        select w.id
+        -- Found by their places alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
+        select w.place
         from found as f
         cross join lateral (
-            select id, status, owner from dbos_async.workflows where id = f.id limit 1 for update skip locked
+            select ctid as place, status, owner from dbos_async.workflows where ctid = f.place limit 1 for update skip locked
         ) as w
         where w.status = 'PENDING' and w.owner is null
     ),
     claimed as (
         update dbos_async.workflows
         set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
-        where id = any (array(select id from held))
+        where ctid = any (array(select place from held))
         returning id, name, input, attempt, recoveries, trace_parent,
                   extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
     )
@@ -269,7 +270,7 @@ class Executor:
 
     async def _stop_if_lost(self, run: Run, level: int) -> None:
         row = run.workflow_id, run.attempt
-        _, holds, status = (await self.database.call(HOLDS, [row], lane=run.workflow_id, patient=True))[0]
+        _, holds, status = (await self.database.call(HOLDS, [row], lane=run.lane, patient=True))[0]
         if not holds and not run.over and run.stopped is None:
             why = "it was cancelled" if status == "CANCELLED" else "it belongs to another run now, or is gone"
             log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, why)
@@ -366,7 +367,7 @@ class Executor:
         # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
         for task in run.acting:
             task.cancel()
-        await self.database.batches.land(run.workflow_id)
+        await self.database.batches.land(run.lane)
 
     async def _end(self, run: Run, status: str, output: str | None, error: str | None) -> None:
         try:
@@ -387,6 +388,6 @@ class Executor:
     async def _finish(self, run: Run, status: str, output: str | None, error: str | None) -> bool:
         row = run.workflow_id, run.attempt, status, output, error, run.key
         size = len(output or "") + len(error or "")
-        call = self.database.call(FINISH, [row], lane=run.workflow_id, size=size, wakes=[run.key], patient=True)
+        call = self.database.call(FINISH, [row], lane=run.lane, size=size, wakes=[run.key], patient=True)
         ended: bool = (await call)[0]["ended"]
         return ended

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dbos_async._batch import Statement
 from dbos_async._context import assigned
 from dbos_async._database import Database
-from dbos_async._ids import random_id
+from dbos_async._ids import ordered_id
+from dbos_async._statement import Statement
 from dbos_async._steps import read
 from dbos_async._wakeups import UNOWNED_KEY
 from dbos_async.errors import InvalidArgumentError, WorkflowConflictError, WorkflowNotFoundError
@@ -122,7 +122,7 @@ async def fork(
             f"start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') and is {start_step!r:.100}."
         )
     ticket = assigned.get()
-    new_id = random_id() if ticket is None else ticket.use()
+    new_id = str(ordered_id()) if ticket is None else ticket.use()
     # In a workflow the id of the copy is recorded first, so that a replay makes no second one.
     fork_id: str = await read(database, "fork_workflow", workflow_id, lambda: _same(new_id), str)
 

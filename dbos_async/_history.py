@@ -9,8 +9,8 @@ from collections import deque
 from typing import NamedTuple
 from uuid import UUID
 
-from dbos_async._batch import Statement
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 
 PAGE = Statement(
     "PAGE",

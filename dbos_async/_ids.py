@@ -7,13 +7,6 @@ import time
 from uuid import UUID
 
 
-def random_id() -> str:
-    """A version 4 id as text. `uuid4` makes the same, through an object that nobody needs."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
 def ordered_id() -> UUID:
     """A version 7 id: those that grow with time keep the index of a large table in one place."""
     milliseconds = time.time_ns() // 1_000_000

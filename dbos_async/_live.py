@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from dbos_async._batch import Statement
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 from dbos_async._wakeups import end_key, now, stream_key
 from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
 

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from dbos_async import _codec, _exceptions
-from dbos_async._batch import Statement
 from dbos_async._database import Database
 from dbos_async._ids import ordered_id
+from dbos_async._statement import Statement
 from dbos_async._steps import read
 from dbos_async._wakeups import message_key
 from dbos_async.envelope import Message

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from dbos_async import _codec
-from dbos_async._batch import Statement
 from dbos_async._context import Position, StepBody, assigned, caller
 from dbos_async._database import Database
 from dbos_async._ids import ordered_id
 from dbos_async._receives import NO_TAKER, Handover, topic_and_type
+from dbos_async._statement import optimistic
 from dbos_async._steps import Done, Step, act, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection
 from dbos_async._wakeups import message_key
@@ -23,40 +23,32 @@ from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
 from dbos_async.keys import check_key
 
-SEND = Statement(
+SEND = optimistic(
     "SEND",
     """
-    -- A row a message; the messages of one call have one sender's step and are stored all or none.
-    with letters as materialized (
-        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
+    -- One message of a workflow, or to a receive that waits in the sender's process.
+    with calls as materialized (
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+               d.id is not null and (not d.has_ended or kept.id is not null) as known,
                -- Who runs in the sender's process is woken there, and nobody else waits for its messages.
-               case when l.here = d.owner then null else l.digest end as announcement
+               case when c.here = d.owner then null else c.digest end as announcement,
+               case when not case when c.sender_id is null then true
+                                  when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
-                    $8::uuid[], $9::text[], $10::text[], $11::json[], $12::text[], $13::json[], $14::bytea[],
-                    $15::text[], $16::bigint[], $17::text[], $18::int[])
-            with ordinality as l(n, sender_id, attempt, branch, number, verb, step_key,
-                                 id, destination_id, topic, payload, idempotency_key, headers, digest, here,
-                                 taker_attempt, taker_branch, taker_number, place)
+                    $8::uuid[], $9::text[], $10::text[], $11::json[], $12::json[], $13::bytea[], $14::text[],
+                    $15::bigint[], $16::text[], $17::int[])
+            as c(n, sender_id, attempt, branch, number, verb, step_key,
+                 id, destination_id, topic, payload, headers, digest, here, taker_attempt, taker_branch, taker_number)
         left join lateral (
             select w.id, w.owner, w.ended_at is not null as has_ended
-            from dbos_async.workflows as w where w.id = l.destination_id limit 1
+            from dbos_async.workflows as w where w.id = c.destination_id limit 1
         ) as d on true
         -- One that has ended may be deleted at this moment: whoever comes first is seen by the other.
         left join lateral (
-            select w.id from dbos_async.workflows as w where w.id = l.destination_id and d.has_ended for key share
-        ) as held on true
-    ),
-    calls as materialized (
-        select c.*,
-               case when c.sender_id is null then true
-                    when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error
-        from (
-            select n, sender_id, attempt, branch, number, verb, step_key,
-                   min(destination_id) filter (where not known) as unknown_id
-            from letters group by n, sender_id, attempt, branch, number, verb, step_key
-        ) as c
+            select w.id from dbos_async.workflows as w where w.id = c.destination_id and d.has_ended for key share
+        ) as kept on true
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.sender_id and c.number is not null limit 1
         ) as w on true
@@ -64,43 +56,23 @@ SEND = Statement(
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.sender_id and c.number is null for share
         ) as held on true
-        left join lateral (
-            select verb, key, error from dbos_async.steps
-            where workflow_id = c.sender_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+        left join lateral (the recorded step) as s on true
     ),
     recorded as (
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
         select sender_id, branch, number, verb, step_key,
-               case when unknown_id is not null then json_build_object(
-                   'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(unknown_id)) end,
+               case when not known then json_build_object(
+                   'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(destination_id)) end,
                clock_timestamp()
-        from calls where number is not null and holds and recorded_verb is null
+        from calls where outcome = 'done' and number is not null
         order by sender_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
     ),
-    outcomes as materialized (
-        select n, unknown_id, recorded_verb, recorded_key, recorded_error,
-               case when not holds then 'lost'
-                    when recorded_verb is not null then 'recorded'
-                    when number is null
-                         or (sender_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                    else 'again' end as outcome
-        from calls
-    ),
-    -- Places in the queue are drawn in the order of the calls, keys are locked in the order of their names.
     drawn as materialized (
-        select l.*, nextval('dbos_async.message_seq') as seq
-        from (
-            select * from letters
-            where (n in (select n from outcomes where outcome = 'done' and unknown_id is null)) is true
-            order by place
-        ) as l
+        select *, nextval('dbos_async.message_seq') as seq from calls where outcome = 'done' and known
     ),
-    -- A receive that waits in the sender's process takes its message at once, unless another one comes before that.
+    -- The receive that waits takes its message at once, unless another one comes before that.
     takers as materialized (
-        select d.n, d.id, d.destination_id, d.topic, d.payload, d.taker_branch, d.taker_number
+        select d.*
         from drawn as d
         cross join lateral (
             select attempt, status from dbos_async.workflows where id = d.destination_id limit 1
@@ -111,8 +83,8 @@ SEND = Statement(
             limit 1
         ) as earlier on true
         where d.taker_number is not null and w.attempt = d.taker_attempt and w.status = 'PENDING' and earlier.id is null
-          and (d.destination_id, d.topic, d.seq) in (
-                select destination_id, topic, min(seq) from drawn group by destination_id, topic)
+          and not exists (
+                select from drawn as o where o.destination_id = d.destination_id and o.topic = d.topic and o.seq < d.seq)
     ),
     handed as (
         insert into dbos_async.steps as s
@@ -125,32 +97,32 @@ SEND = Statement(
         returning message_id
     ),
     sent as (
-        insert into dbos_async.messages
-            (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, received_at)
-        select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers,
+        insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, received_at)
+        select id, seq, destination_id, topic, payload, sender_id, headers,
                case when id in (select message_id from handed) then clock_timestamp() end
-        from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
-        on conflict do nothing
+        from drawn
+        on conflict do nothing -- when it is repeated
     ),
     announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from drawn)
     select n, outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
-                when unknown_id is not null then json_build_object(
-                    'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(unknown_id)) end as error,
-           recorded_verb, recorded_key, n in (select n from takers where id in (select message_id from handed)) as handed
-    from outcomes, announced
+                when not known then json_build_object(
+                    'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(destination_id)) end as error,
+           recorded_verb, recorded_key, id in (select message_id from handed) as handed
+    from calls, announced
     """,
+    whose="sender_id",
 )
 
-POST = Statement(
+POST = optimistic(
     "POST",
     """
-    -- The same for senders that are no workflows: there is no step to record.
+    -- The same for a sender that is no workflow: there is no step to record.
     with letters as materialized (
         select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
                case when l.here = d.owner then null else l.digest end as announcement
-        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::json[], $6::text[], $7::json[], $8::bytea[], $9::text[])
-            with ordinality as l(n, id, destination_id, topic, payload, idempotency_key, headers, digest, here, place)
+        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::json[], $6::json[], $7::bytea[], $8::text[])
+            as l(n, id, destination_id, topic, payload, headers, digest, here)
         left join lateral (
             select w.id, w.owner, w.ended_at is not null as has_ended
             from dbos_async.workflows as w where w.id = l.destination_id limit 1
@@ -159,26 +131,95 @@ POST = Statement(
             select w.id from dbos_async.workflows as w where w.id = l.destination_id and d.has_ended for key share
         ) as held on true
     ),
+    sent as (
+        insert into dbos_async.messages (id, seq, destination_id, topic, payload, headers)
+        select id, nextval('dbos_async.message_seq'), destination_id, topic, payload, headers from letters where known
+        on conflict do nothing -- when it is repeated
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from letters where known)
+    select n, 'done' as outcome, null::json as output,
+           case when not known then json_build_object(
+               'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(destination_id)) end as error
+    from letters, announced
+    """,
+)
+
+SEND_BULK = optimistic(
+    "SEND_BULK",
+    """
+    -- The same for several messages with one sender's step, a row each: they are stored all or none. And for those with a key.
+    with letters as materialized (
+        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
+               -- Who runs in the sender's process is woken there, and nobody else waits for its messages.
+               case when l.here = d.owner then null else l.digest end as announcement
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
+                    $8::uuid[], $9::text[], $10::text[], $11::json[], $12::json[], $13::bytea[], $14::text[],
+                    $15::text[])
+            with ordinality as l(n, sender_id, attempt, branch, number, verb, step_key,
+                                 id, destination_id, topic, payload, headers, digest, here, idempotency_key, place)
+        left join lateral (
+            select w.id, w.owner, w.ended_at is not null as has_ended
+            from dbos_async.workflows as w where w.id = l.destination_id limit 1
+        ) as d on true
+        -- One that has ended may be deleted at this moment: whoever comes first is seen by the other.
+        left join lateral (
+            select w.id from dbos_async.workflows as w where w.id = l.destination_id and d.has_ended for key share
+        ) as held on true
+    ),
+    calls as materialized (
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+               case when not case when c.sender_id is null then true
+                                  when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome
+        from (
+            select n, sender_id, attempt, branch, number, verb, step_key,
+                   min(destination_id) filter (where not known) as unknown_id
+            from letters group by n, sender_id, attempt, branch, number, verb, step_key
+        ) as c
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.sender_id and c.number is not null limit 1
+        ) as w on true
+        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.sender_id and c.number is null for share
+        ) as held on true
+        left join lateral (the recorded step) as s on true
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+        select sender_id, branch, number, verb, step_key,
+               case when unknown_id is not null then json_build_object(
+                   'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(unknown_id)) end,
+               clock_timestamp()
+        from calls where outcome = 'done' and number is not null
+        order by sender_id, branch, number
+    ),
+    -- Places in the queue are drawn in the order of the calls, keys are locked in the order of their names.
     drawn as materialized (
         select l.*, nextval('dbos_async.message_seq') as seq
         from (
-            select * from letters where (n in (select n from letters where not known)) is not true order by place
+            select * from letters
+            where (n in (select n from calls where outcome = 'done' and unknown_id is null)) is true
+            order by place
         ) as l
     ),
     sent as (
-        insert into dbos_async.messages (id, seq, destination_id, topic, payload, idempotency_key, headers)
-        select id, seq, destination_id, topic, payload, idempotency_key, headers
+        insert into dbos_async.messages
+            (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
+        select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers
         from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
         on conflict do nothing
     ),
     announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from drawn)
-    select n, 'done' as outcome, null::json as output,
-           case when not bool_and(known) then json_build_object(
-               'type', 'dbos_async.errors:WorkflowNotFoundError',
-               'args', json_build_array(min(destination_id) filter (where not known))) end as error,
-           null::text as recorded_verb, null::text as recorded_key, false as handed
-    from letters, announced group by n
+    select n, outcome, null::json as output,
+           case when outcome = 'recorded' then recorded_error
+                when unknown_id is not null then json_build_object(
+                    'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(unknown_id)) end as error,
+           recorded_verb, recorded_key
+    from calls, announced
     """,
+    whose="sender_id",
 )
 
 
@@ -215,18 +256,23 @@ async def _send(database: Database, verb: str, step_key: str, letters: Sequence[
     if misfit is not None and not isinstance(author, Step):
         raise misfit
     handover = None if connection is not None else _handover(database, author, verb, step_key, letters)
-    statement = POST if author is None and handover is None else SEND
-    rows: Sequence[tuple[Any, ...]] = letters
+    statement = SEND
+    rows: Sequence[tuple[Any, ...]]
     if handover is not None:
         rows = handover.rows
-    elif statement is SEND:
-        columns = (*author_columns(author), verb, step_key)
-        rows = [(*columns, *letter, *NO_TAKER) for letter in letters]
+    elif len(letters) > 1 or letters[0].idempotency_key is not None:
+        statement, rows = SEND_BULK, [(*author_columns(author), verb, step_key, *letter) for letter in letters]
+    elif author is None:
+        statement, rows = POST, [letters[0].alone]
+    else:
+        rows = [(*author_columns(author), verb, step_key, *letters[0].alone, *NO_TAKER)]
     if connection is not None:
         answer = await call_inside(connection, statement, rows)
         await check_answer(answer, here if isinstance(here, StepBody) else None)
     elif author is not None:
-        await act(database, author, SEND, rows, verb=verb, size=size, wakes=wakes, handover=handover, misfit=misfit)
+        await act(
+            database, author, statement, rows, verb=verb, size=size, wakes=wakes, handover=handover, misfit=misfit
+        )
         return
     else:
         lane = letters[0].destination_id
@@ -243,7 +289,7 @@ def _handover(
     look = database.wakeups.receiver(letter.digest)
     if look is None:
         return None
-    columns = (*author_columns(author), verb, step_key, *letter)
+    columns = (*author_columns(author), verb, step_key, *letter.alone)
     return Handover(look, columns, letter.id, letter.payload)
 
 
@@ -252,11 +298,16 @@ class _Letter(NamedTuple):
     destination_id: str
     topic: str
     payload: str
-    idempotency_key: str | None
     headers: str | None
     digest: bytes
     here: str | None
     """The executor of the sender's process."""
+    idempotency_key: str | None
+
+    @property
+    def alone(self) -> tuple[Any, ...]:
+        """All but the key, where it has none."""
+        return self[:-1]
 
 
 def _letter(message: SendMessage, what: str, here: str | None) -> _Letter:
@@ -272,7 +323,7 @@ def _letter(message: SendMessage, what: str, here: str | None) -> _Letter:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
     digest = message_key(destination_id, topic)
-    return _Letter(ordered_id(), destination_id, topic, payload, key, headers, digest, here)
+    return _Letter(ordered_id(), destination_id, topic, payload, headers, digest, here, key)
 
 
 def _too_large(letter: _Letter, most: int) -> InvalidValueError | None:

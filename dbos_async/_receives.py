@@ -19,18 +19,18 @@ from uuid import UUID
 
 from dbos_async import _codec
 from dbos_async._acting import Acting
-from dbos_async._batch import Answer, Statement
+from dbos_async._batch import Answer
 from dbos_async._context import Run, caller, in_workflow
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 from dbos_async._steps import Done, Step
 from dbos_async._wakeups import Look, News, message_key
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError
 from dbos_async.keys import Topic, check_seconds, key_and_type
 
-TAKE = Statement(
-    "TAKE",
-    """
+_LOOK_AND_TAKE = """
+    -- A step may be recorded already, or have begun to wait.
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
@@ -106,8 +106,58 @@ TAKE = Statement(
     from calls
     where not (holds and completed_at is null
                and (recorded_verb is null or (recorded_verb = verb and recorded_key = topic)))
-    """,
-)
+    """
+
+_TAKE = """
+    -- Nothing is recorded of these steps yet.
+    with calls as materialized (
+        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
+               clock_timestamp() + make_interval(secs => c.timeout_seconds) as deadline
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
+            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+    ),
+    -- Receives side by side take side by side: the second one skips what the first one picks.
+    decided as materialized (
+        select t.*, m.id as message_id,
+               m.id is not null or coalesce(t.deadline <= clock_timestamp(), false) as ripe,
+               case when t.verb = 'recv' then m.payload
+                    when m.id is not null then json_build_object(
+                        'id', m.id, 'destination_id', t.workflow_id, 'topic', nullif(t.topic, ''), 'payload', m.payload,
+                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output
+        from (
+            select *, row_number() over (partition by workflow_id, topic order by n) as turn from calls where holds
+        ) as t
+        left join lateral (
+            select id, payload, sender_id, sent_at, headers from dbos_async.messages
+            where destination_id = t.workflow_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
+            order by seq offset t.turn - 1 limit 1
+            for update
+        ) as m on true
+    ),
+    recorded as (
+        insert into dbos_async.steps
+            (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at)
+        select workflow_id, branch, number, verb, topic, output, message_id, deadline, case when ripe then clock_timestamp() end
+        from decided
+        order by workflow_id, branch, number
+    ),
+    received as (
+        -- Found by their ids alone: these rows are locked, and they were unreceived when they were.
+        update dbos_async.messages set received_at = clock_timestamp()
+        where id = any (array(select message_id from decided where message_id is not null))
+    )
+    select n, case when ripe then 'done' else 'wait' end as outcome, output, null::json as error,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+           null::text as recorded_verb, null::text as recorded_key, message_id
+    from decided
+    union all
+    select n, 'lost', null, null, null, null, null, null from calls where not holds
+    """
+
+TAKE = Statement("TAKE", _LOOK_AND_TAKE, first=_TAKE, later=Statement("TAKE_AGAIN", _LOOK_AND_TAKE))
 
 PUT_BACK = Statement(
     "PUT_BACK",
@@ -214,7 +264,7 @@ class Receive:
             return
         run = self._run
         row = *self._name, message_id  # goes back only if the step has this one
-        call = run.database.call(PUT_BACK, [row], lane=run.workflow_id, wakes=[self._key], patient=True)
+        call = run.database.call(PUT_BACK, [row], lane=run.lane, wakes=[self._key], patient=True)
         if self._run.returning is None:
             self._run.returning = set()
         self._run.returning.add(call)
@@ -260,7 +310,7 @@ async def settled(run: Run) -> None:
     while run.abandoned or run.returning:
         if run.abandoned:
             on_their_way = set(run.abandoned)
-            await run.database.batches.land(run.workflow_id)
+            await run.database.batches.land(run.lane)
             for receive in on_their_way:
                 await receive.land()
             run.abandoned -= on_their_way

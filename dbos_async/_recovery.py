@@ -15,9 +15,9 @@ import anyio
 import asyncpg
 
 from dbos_async import _codec, _control
-from dbos_async._batch import Statement
 from dbos_async._database import Database
 from dbos_async._executor import Executor
+from dbos_async._statement import Statement
 from dbos_async._wakeups import DUE_KEY, UNOWNED_KEY
 
 log = logging.getLogger("dbos_async")

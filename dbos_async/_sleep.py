@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dbos_async._batch import Statement
 from dbos_async._context import Position
+from dbos_async._statement import Statement
 from dbos_async._steps import Step
 
 SLEEP = Statement(
@@ -29,14 +29,9 @@ SLEEP = Statement(
         from (select *, clock_timestamp() + make_interval(secs => seconds) as ends_at from calls) as c
         where holds and recorded_verb is null
         order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
     )
     select n,
            case when not holds then 'lost'
-                when recorded_verb is null
-                     and (workflow_id, branch, number) not in (select workflow_id, branch, number from recorded)
-                     then 'again'
                 when recorded_verb is not null and deadline <= clock_timestamp() then 'recorded'
                 else 'wait' end as outcome,
            null::json as output, null::json as error, recorded_verb, recorded_key,

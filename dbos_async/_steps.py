@@ -21,9 +21,10 @@ import asyncpg
 
 from dbos_async import _codec, _exceptions
 from dbos_async._acting import Acting
-from dbos_async._batch import Answer, Handover, Statement
+from dbos_async._batch import Answer, Handover
 from dbos_async._context import Position, StepBody, caller, check_live, next_number
 from dbos_async._database import Database
+from dbos_async._statement import Statement, optimistic
 from dbos_async._wakeups import News
 from dbos_async.errors import (
     DatabaseUnavailableError,
@@ -36,39 +37,31 @@ from dbos_async.errors import (
 if TYPE_CHECKING:
     from dbos_async._receives import Receive
 
-RECORD = Statement(
+
+RECORD = optimistic(
     "RECORD",
     """
     with calls as materialized (
-        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               case when not coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
                     $8::json[], $9::json[], $10::float8[])
             as c(n, workflow_id, attempt, branch, number, verb, key, output, error, took_seconds)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
         ) as w on true
-        left join lateral (
-            select verb, key, output, error from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+        left join lateral (the recorded step) as s on true
     ),
     recorded as (
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at)
         select workflow_id, branch, number, verb, key, output, error,
                clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp()
-        from calls where holds and recorded_verb is null
+        from calls where outcome = 'done'
         order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
     )
-    select n,
-           case when not holds then 'lost'
-                when recorded_verb is not null then 'recorded'
-                when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                else 'again' end as outcome,
-           coalesce(recorded_output, output) as output, coalesce(recorded_error, error) as error,
-           recorded_verb, recorded_key
+    select n, outcome, case when outcome = 'recorded' then recorded_output else output end as output,
+           case when outcome = 'recorded' then recorded_error else error end as error, recorded_verb, recorded_key
     from calls
     """,
 )
@@ -126,12 +119,14 @@ class Done(NamedTuple):
 class Step:
     """One numbered step of a run, about to be replayed or performed."""
 
-    __slots__ = ("begun", "branch", "key", "number", "run", "verb")
+    __slots__ = ("begun", "branch", "key", "number", "run", "verb", "waited")
 
     def __init__(self, position: Position, verb: str, key: str) -> None:
         branch, self.number = next_number(position, verb)
         self.run, self.branch, self.verb, self.key = position.run, branch.name, verb, key
         self.begun = False
+        self.waited = False
+        """An earlier run has begun to wait here."""
 
     @property
     def path(self) -> str:
@@ -159,6 +154,7 @@ class Step:
         if past is None:
             return None
         await self.compare(past.verb, past.key)
+        self.waited = not past.completed
         return self._done(past.output, past.error, past.message_id) if past.completed else None
 
     async def perform(
@@ -190,29 +186,40 @@ class Step:
                     done, _ = await self._try(statement, rows, size, wakes, answered, news, handover)
                     if done is not None:
                         return done
+            if self.waited:
+                statement = statement.later or statement
             wakeups = self.run.database.wakeups
             look = wakeups.enter(watch, takes_news=receive is not None)
-            waits = False
+            waits = hopes = False
+            wakes_before = 0
             try:
                 while True:
                     look.rearm()
+                    look.receive = None
                     for handed in look.take_news():
                         if not look.changed:
                             self.run.hush(watch[0])
                         return self._done(*handed)
-                    if receive is not None and receive.handover is None:
-                        look.receive = receive
-                    if receive is not None and receive.lingers:
+                    if receive is not None and receive.handover is not None and not hopes:
+                        # Somebody is about to say with what the step was completed.
+                        hopes = True
+                        look.again_in(HANDOVER_SECONDS)
+                    elif receive is not None and receive.lingers:
                         receive.lingers = False
+                        look.receive = receive
                         look.again_in(LINGER_SECONDS)
                     else:
+                        hopes = False
+                        if not waits:
+                            wakes_before = look.wakes
                         done, seconds_left = await self._try(statement, rows, size, wakes, answered)
                         if done is not None:
+                            if waits and receive is not None and look.wakes <= wakes_before + 1:
+                                self.run.hush(watch[0])  # Nothing was there before, and nothing came after it.
                             return done
-                        if seconds_left == 0 and receive is not None and receive.handover is not None:
-                            # Somebody is about to say with what the step was completed.
-                            seconds_left = HANDOVER_SECONDS
+                        statement = statement.later or statement
                         look.again_in(seconds_left)
+                        look.receive = receive
                         if not waits:  # From now on it does not take a running one's place.
                             waits = True
                             self.run.begin_waiting()
@@ -300,7 +307,7 @@ class Step:
     ) -> tuple[Done | None, float | None]:
         run = self.run
         answer = await run.database.call(
-            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, answered=answered, news=news,
+            statement, rows, lane=run.lane, size=size, wakes=wakes, patient=True, answered=answered, news=news,
             handover=handover,
         )  # fmt: skip
         first = answer[0]
@@ -344,7 +351,7 @@ async def act(
         if run.stopped is not None:
             await run.halt(run.stopped)
         answer = await database.call(
-            statement, rows, lane=run.workflow_id, size=size, wakes=wakes, patient=True, news=news, handover=handover
+            statement, rows, lane=run.lane, size=size, wakes=wakes, patient=True, news=news, handover=handover
         )
         if answer[0]["outcome"] == "lost":
             await run.halt("another run has taken it over, or it has ended")

@@ -16,30 +16,32 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dbos_async import _codec, _exceptions
-from dbos_async._batch import Answer, Statement
-from dbos_async._context import Position, caller, in_workflow_or_step
+from dbos_async._batch import Answer
+from dbos_async._context import Position, Run, caller, in_workflow_or_step
 from dbos_async._database import Database
 from dbos_async._live import MOST_VALUES, READ, live_pages
+from dbos_async._statement import Statement, optimistic
 from dbos_async._steps import Step, act, author_columns
 from dbos_async._wakeups import News, end_key, stream_key
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
 
-WRITE = Statement(
+WRITE = optimistic(
     "WRITE",
     """
     -- A call without a value closes the stream.
     with calls as materialized (
-        select c.*,
-               case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
-               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed,
-               -- Nor does the inside of a step know whether it writes a second time, and too late, because the answer was lost.
-               c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.act), false) as superseded
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded'
+                    -- The inside of a step does not know whether it writes a second time, since the answer was lost, and too late.
+                    when c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.act), false) then 'superseded'
+                    else 'done' end as outcome,
+               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
-                    $8::text[], $9::json[], $10::int[], $11::bytea[])
-            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, act, digest)
+                    $8::text[], $9::json[], $10::int[], $11::int[], $12::bytea[])
+            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, act, written, digest)
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
         ) as w on true
@@ -47,20 +49,19 @@ WRITE = Statement(
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is null for share
         ) as held on true
-        left join lateral (
-            select verb, key, error from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+        left join lateral (the recorded step) as s on true
         left join lateral (
             select "offset", closes, attempt, act from dbos_async.stream_entries
-            where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by "offset" desc limit 1
+            where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.written
+            order by "offset" desc limit 1
         ) as tail on true
     ),
-    judged as materialized (
-        select *, was_closed or coalesce(bool_or(value is null and holds and recorded_verb is null) over earlier, false)
-                  as closed
+    placed as materialized (
+        select *, tail + count(*) filter (where outcome = 'done') over earlier as "offset",
+               was_closed or count(*) filter (where outcome = 'done' and value is null) over earlier
+                             > (outcome = 'done' and value is null)::int as closed
         from calls
-        window earlier as (partition by workflow_id, key order by n rows between unbounded preceding and 1 preceding)
+        window earlier as (partition by workflow_id, key order by n rows unbounded preceding)
     ),
     recorded as (
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
@@ -68,39 +69,21 @@ WRITE = Statement(
                case when closed and value is not null then json_build_object(
                    'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end,
                clock_timestamp()
-        from judged where number is not null and holds and recorded_verb is null
-        order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
-    ),
-    outcomes as materialized (
-        select *,
-               case when not holds then 'lost'
-                    when recorded_verb is not null then 'recorded'
-                    when number is null
-                         or (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                    else 'again' end as outcome
-        from judged
-    ),
-    placed as materialized (
-        select *, case when outcome = 'done' and not closed and not superseded then tail + count(*) filter (
-                           where outcome = 'done' and not closed and not superseded
-                       ) over (partition by workflow_id, key order by n) end as "offset"
-        from outcomes
+        from placed where outcome = 'done' and number is not null
     ),
     written as (
         insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, attempt, act)
         select workflow_id, key, "offset", value, value is null, step, attempt, act
-        from placed where "offset" is not null order by workflow_id, key, n
+        from placed where outcome = 'done' and not closed
     ),
     announced as (
-        select dbos_async.announce(string_agg(distinct digest, '') filter (where "offset" is not null)) from placed
+        select dbos_async.announce(string_agg(distinct digest, '')) from placed where outcome = 'done' and not closed
     )
-    select n, outcome, null::json as output,
+    select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
            case when outcome = 'recorded' then recorded_error
-                when outcome = 'done' and closed and not superseded and value is not null then json_build_object(
+                when outcome = 'done' and closed and value is not null then json_build_object(
                     'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end as error,
-           recorded_verb, recorded_key, "offset"
+           recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
     from placed, announced
     """,
 )
@@ -153,21 +136,27 @@ FOLLOW = Statement(
           and (recorded_verb is null or (recorded_verb = 'read_stream' and recorded_key = step_key))
     ),
     recorded as (
-        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at)
         select workflow_id, branch, number, 'read_stream', step_key, case when ripe then boundary end, deadline,
                case when ripe then clock_timestamp() end
-        from decided where ripe or recorded_verb is null
+        from decided where recorded_verb is null
+        order by workflow_id, branch, number
+    ),
+    completed as (
+        -- Always an update, since the wait has begun. Said as an insert it finds its row by the key alone.
+        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at)
+        select workflow_id, branch, number, 'read_stream', step_key, boundary, clock_timestamp()
+        from decided where ripe and recorded_verb is not null
         order by workflow_id, branch, number
         on conflict (workflow_id, branch, number) do update
             set output = excluded.output, completed_at = excluded.completed_at
-            where s.completed_at is null and excluded.completed_at is not null
-              and s.verb = excluded.verb and s.key = excluded.key
+            where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
         returning workflow_id, branch, number
     )
     select n,
-           case when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded)
-                then case when ripe then 'done' else 'wait' end
-                when not ripe and recorded_verb is not null then 'wait'
+           case when not ripe then 'wait'
+                when recorded_verb is null
+                     or (workflow_id, branch, number) in (select workflow_id, branch, number from completed) then 'done'
                 else 'again' end as outcome,
            boundary as output, null::json as error,
            extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
@@ -303,23 +292,27 @@ def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list
 
 async def _write(database: Database, here: Position | Any, verb: str, key: str, value: str | None) -> None:
     author = Step(here, verb, key) if isinstance(here, Position) else here
-    digest = stream_key(author.run.workflow_id, key)
-    row = (*author_columns(author), author.path, verb, key, value, author.run.next_act(), digest)
+    run = author.run
+    digest = stream_key(run.workflow_id, key)
+    written = -1 if run.written is None else run.written.get(key, -1)
+    row = (*author_columns(author), author.path, verb, key, value, run.next_act(), written, digest)
     size = len(value or "")
     misfit = _codec.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
-    await act(
-        database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=_Written(value, size), misfit=misfit
-    )
+    news = _Written(run, key, value, size)
+    await act(database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, misfit=misfit)
 
 
 class _Written:
-    """Says to readers where a value stands now."""
+    """Says to readers where a value stands now, and remembers it for the next one."""
 
-    __slots__ = ("_size", "_value")
+    __slots__ = ("_key", "_run", "_size", "_value")
 
-    def __init__(self, value: str | None, size: int) -> None:
-        self._value, self._size = value, size
+    def __init__(self, run: Run, key: str, value: str | None, size: int) -> None:
+        self._run, self._key, self._value, self._size = run, key, value, size
 
     def __call__(self, answer: Answer) -> News | None:
         offset = answer[0]["offset"]
-        return None if offset is None else News((offset, self._value), self._size)
+        if offset is None:
+            return None
+        self._run.wrote(self._key, offset)
+        return News((offset, self._value), self._size)

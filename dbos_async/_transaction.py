@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from dbos_async._batch import Answer, Statement
+from dbos_async._batch import Answer
 from dbos_async._context import Position, StepBody, check_live
 from dbos_async._postgres import REPEATABLE
+from dbos_async._statement import Statement
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
 if TYPE_CHECKING:

@@ -74,13 +74,15 @@ class News(NamedTuple):
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_news", "_news_bytes", "_seconds", "_ticks", "_waiter", "changed", "receive", "woken")
+    __slots__ = ("_news", "_news_bytes", "_seconds", "_ticks", "_waiter", "changed", "receive", "wakes", "woken")
 
     def __init__(self, *, takes_news: bool) -> None:
         self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
         """The receive that waits here, while a send may hand it its message."""
+        self.wakes: int = 0
+        """How often anything but news has come."""
         self.woken: bool = False
         """Whether anything but news has come in this turn."""
         self._news: list[Any] | None = [] if takes_news else None
@@ -97,6 +99,7 @@ class Look:
         """End this turn's wait, or let it not begin."""
         if news is None or self._news is None:
             self.woken = True
+            self.wakes += 1
         elif len(self._news) < MOST_NEWS and self._news_bytes + news.size <= MOST_NEWS_BYTES:
             self._news.append(news.what)
             self._news_bytes += news.size

@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from dbos_async import _codec, _tracing
-from dbos_async._batch import Answer, Statement
+from dbos_async._batch import Answer
 from dbos_async._context import Position, Run, StepBody, allowed_seconds, assigned, caller, check_live
 from dbos_async._database import Database
 from dbos_async._executor import Executor
-from dbos_async._ids import random_id
+from dbos_async._ids import ordered_id
 from dbos_async._signature import Signature, encode_plain_call
+from dbos_async._statement import Statement, optimistic
 from dbos_async._steps import Done, Step, author_columns
 from dbos_async._transaction import call_inside, check_answer, check_connection, is_connection
 from dbos_async._wakeups import UNOWNED_KEY
@@ -32,16 +33,76 @@ log = logging.getLogger("dbos_async")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-START = Statement(
-    "START",
-    """
+_START = """
     -- A row without an owner is for whoever claims it; one with an owner begins there as its first attempt.
     with calls as materialized (
-        select c.*,
-               case when c.parent_id is null then true
-                    when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                    else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+        select c.*, coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
+               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+               case when t.start_id = c.start_id then t.attempt / 1000000
+                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
+                    $9::float8[], $10::bytea[])
+            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
+        left join lateral (
+            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
+        ) as t on true
+    ),
+    made as materialized (
+        select distinct on (id) * from calls where taken_name = name and not taken order by id, n
+    ),
+    inserted as (
+        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
+        from made
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from made where owner is null)
+    select n, 'done' as outcome, null::json as output,
+           case when taken_name <> name then json_build_object(
+               'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name)) end as error,
+           taken_by_this or n in (select n from made) as started, attempts
+    from calls, announced
+    """
+
+START = Statement(
+    "START",
+    _START,
+    first="""
+    -- Nobody has had these ids before.
+    with calls as materialized (
+        select c.*, nextval('dbos_async.workflow_seq') * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
+                    $9::float8[], $10::bytea[])
+            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
+    ),
+    inserted as (
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
+        from calls
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from calls where owner is null)
+    select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
+    from calls, announced
+    """,
+)
+
+START_BY_ID = Statement("START_BY_ID", _START)
+
+START_CHILD = optimistic(
+    "START_CHILD",
+    """
+    -- The same for a workflow that another one starts: its step and the row are made together.
+    with calls as materialized (
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome,
                coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
                t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
                case when t.start_id = c.start_id then t.attempt / 1000000
@@ -57,10 +118,7 @@ START = Statement(
         left join lateral (
             select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is null for share
         ) as held on true
-        left join lateral (
-            select verb, key, output, error from dbos_async.steps
-            where workflow_id = c.parent_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
+        left join lateral (the recorded step) as s on true
         left join lateral (
             select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
         ) as t on true
@@ -75,22 +133,11 @@ START = Statement(
         insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
         select parent_id, branch, number, 'start_workflow', name,
                case when conflict is null then to_json(id) end, conflict, clock_timestamp()
-        from judged where number is not null and holds and recorded_verb is null
+        from judged where outcome = 'done' and number is not null
         order by parent_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
-    ),
-    outcomes as materialized (
-        select *,
-               case when not holds then 'lost'
-                    when recorded_verb is not null then 'recorded'
-                    when number is null
-                         or (parent_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                    else 'again' end as outcome
-        from judged
     ),
     made as materialized (
-        select distinct on (id) * from outcomes
+        select distinct on (id) * from judged
         where outcome = 'done' and conflict is null and not taken order by id, n
     ),
     inserted as (
@@ -102,14 +149,15 @@ START = Statement(
                parent_id, parent_step, application_version, trace_parent,
                case when owner is not null then clock_timestamp() end,
                clock_timestamp() + make_interval(secs => timeout_seconds)
-        from made order by id
+        from made
     ),
     announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where owner is null)) from made)
     select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
            case when outcome = 'recorded' then recorded_error else conflict end as error,
            recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started, attempts
-    from outcomes, announced
+    from judged, announced
     """,
+    whose="parent_id",
 )
 
 
@@ -181,28 +229,40 @@ async def start(
     if misfit is not None and not isinstance(author, Position):
         raise misfit
     ticket = assigned.get()
-    start_id = random_id()
-    workflow_id = start_id if ticket is None else ticket.use()
-    step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
-    columns = (*author_columns(step), step.path if step is not None else None)
+    start_id = ordered_id()
+    workflow_id = str(start_id) if ticket is None else ticket.use()
     trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
-    row = (*columns, workflow_id, name, text, owner,
-           here.application_version if here else None, trace_parent, start_id, timeout_seconds, UNOWNED_KEY)  # fmt: skip
+    row: tuple[Any, ...] = (
+        workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
+        UNOWNED_KEY,
+    )  # fmt: skip
+    step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
+    statement = START if ticket is None else START_BY_ID
+    if step is not None:
+        statement, row = START_CHILD, (*author_columns(step), step.path, *row)
     wakes = () if owner else (UNOWNED_KEY,)
     beginning = _Beginning(here if owner is not None else None, workflow_id, name, text, trace_parent, timeout_seconds)
     if connection is not None:
-        answer = await call_inside(connection, START, [row])
+        answer = await call_inside(connection, statement, [row])
         await check_answer(answer, author if isinstance(author, StepBody) else None)
         done = Done(answer[0]["output"], answer[0]["error"])
     elif isinstance(step, Step):
-        done = await step.perform(START, [row], size=len(text), wakes=wakes, answered=beginning.answered, misfit=misfit)
+        done = await step.perform(
+            statement, [row], size=len(text), wakes=wakes, answered=beginning.answered, misfit=misfit
+        )
         what = f"The recorded id of the started workflow {name!r}"
         child_id = await step.accept(done, lambda recorded: _codec.decode(recorded or "null", str, what=what))
         return WorkflowHandle(database, child_id, result_type)
     else:
         patient = step is not None
         call = database.call(
-            START, [row], lane=workflow_id, size=len(text), wakes=wakes, patient=patient, answered=beginning.answered
+            statement,
+            [row],
+            lane=workflow_id,
+            size=len(text),
+            wakes=wakes,
+            patient=patient,
+            answered=beginning.answered,
         )
         answer = await call
         if step is not None and answer[0]["outcome"] == "lost":

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import BaseModel
 
 from dbos_async import _codec
-from dbos_async._batch import Statement
 from dbos_async._context import Position, Run, caller
 from dbos_async._database import Database
+from dbos_async._statement import Statement
 from dbos_async._steps import Done, Step, read
 from dbos_async._wakeups import end_key
 from dbos_async.errors import InvalidArgumentError, WorkflowCancelledError, WorkflowNotFoundError
@@ -64,16 +64,12 @@ AWAIT_RESULT = Statement(
         select workflow_id, branch, number, 'get_result', target_id, target_output, target_error, clock_timestamp()
         from calls where holds and recorded_verb is null and ripe
         order by workflow_id, branch, number
-        on conflict do nothing
-        returning workflow_id, branch, number
     )
     select n,
-           case when not holds then 'lost'
-                when recorded_verb is not null then 'recorded'
-                when not ripe then 'wait'
-                when (workflow_id, branch, number) in (select workflow_id, branch, number from recorded) then 'done'
-                else 'again' end as outcome,
-           coalesce(recorded_output, target_output) as output, coalesce(recorded_error, target_error) as error,
+           case when not holds then 'lost' when recorded_verb is not null then 'recorded' when ripe then 'done' else 'wait' end
+               as outcome,
+           case when recorded_verb is not null then recorded_output else target_output end as output,
+           case when recorded_verb is not null then recorded_error else target_error end as error,
            null::float8 as seconds_left, recorded_verb, recorded_key
     from calls
     """,

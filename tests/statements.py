@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async import _events, _messages, _receives, _sleep, _steps, _streams, _workflows, handle
-from dbos_async._batch import Statement
+from dbos_async._statement import Statement
 
 Row = tuple[Any, ...]
 
@@ -27,13 +27,19 @@ def all_statements() -> dict[str, Statement]:
         for value in vars(module).values():
             if isinstance(value, Statement):
                 found[value.name] = value
+                if value.later is not None:
+                    found[value.later.name] = value.later
     return found
 
 
-async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1) -> list[Any]:
-    """Execute a statement for these rows, each a call of its own; with ``calls=1`` and many rows they are one call."""
+async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1, first: bool = False) -> list[Any]:
+    """Execute a statement for these rows, each a call of its own; with ``calls=1`` and many rows they are one call.
+
+    ``first`` says it as it is said to be new, if there is a difference.
+    """
     numbers = list(range(len(rows))) if calls != 1 or len(rows) == 1 else [0] * len(rows)
-    found: list[Any] = await connection.fetch(statement.sql, numbers, *map(list, zip(*rows, strict=True)))
+    sql = (first and statement.first) or statement.sql
+    found: list[Any] = await connection.fetch(sql, numbers, *map(list, zip(*rows, strict=True)))
     return found
 
 
@@ -49,7 +55,11 @@ class Act:
 
 
 def _send(step: Row, tag: str) -> Row:
-    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, None, b"d", None, None, None, None)
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, b"d", None, None, None, None)
+
+
+def _send_bulk(step: Row, tag: str) -> Row:
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, b"d", None, None)
 
 
 def _take(step: Row, tag: str) -> Row:
@@ -65,6 +75,9 @@ ACTS = {
     "SLEEP": Act(_sleep.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
     "SEND": Act(
         _messages.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
+    ),
+    "SEND_BULK": Act(
+        _messages.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
         _receives.TAKE,
@@ -84,7 +97,7 @@ ACTS = {
     ),
     "WRITE": Act(
         _streams.WRITE,
-        lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', next(_acts), b"d"),
+        lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', next(_acts), -1, b"d"),
         "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
         True,
     ),
@@ -94,8 +107,8 @@ ACTS = {
         "select 0 where false",
     ),
     "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other"), "select 0 where false"),
-    "START": Act(
-        _workflows.START,
+    "START_CHILD": Act(
+        _workflows.START_CHILD,
         lambda step, tag: (
             *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), None, b"d"
         ),

@@ -21,9 +21,10 @@ from dbos_async import (
     SendMessage,
     SetWorkflowID,
 )
-from dbos_async._batch import Batches, Statement
+from dbos_async._batch import Batches
 from dbos_async._hosts import Host, hosts_of
 from dbos_async._postgres import Postgres
+from dbos_async._statement import Statement
 from dbos_async._wakeups import Wakeups
 from tests.conftest import Connect, with_database
 from tests.eventually import eventually

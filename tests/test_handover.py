@@ -21,7 +21,7 @@ NOBODY = None, None, None, None
 
 def letter(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
     """A send from outside to ``w`` that may hand its message to a step of it."""
-    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, None, b"d", None, *taker)
+    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *taker)
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:
@@ -377,7 +377,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
 
     async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
         answer = await fetch(self, sql, *args)
-        if sql == _messages.SEND.sql and not lost:
+        if sql == _messages.SEND.first and not lost:
             lost.append(answer[0]["handed"])
             RECEIVES[0].cancel()
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")

@@ -44,14 +44,15 @@ in_steps = pytest.mark.parametrize(
 
 
 @acts
+@pytest.mark.parametrize("new", [True, False], ids=["new", "repeated"])
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
-    act: Act, first_ends_by: str, one: Any, two: Any, three: Any
+    act: Act, first_ends_by: str, new: bool, one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    first = await execute(one, act.statement, act.row(step(1), "first"))
+    first = await execute(one, act.statement, act.row(step(1), "first"), first=new)
     assert outcome(first) in ("done", "wait"), "a sleep begins by waiting"
-    task = asyncio.create_task(execute(two, act.statement, act.row(step(1), "second")))
+    task = asyncio.create_task(execute(two, act.statement, act.row(step(1), "second"), first=new))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     try:
@@ -73,21 +74,22 @@ async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
 
 
 @acts
+@pytest.mark.parametrize("new", [True, False], ids=["new", "repeated"])
 async def test_w3_what_was_in_flight_when_the_workflow_was_claimed_counts_as_done_before(
-    act: Act, one: Any, two: Any, three: Any
+    act: Act, new: bool, one: Any, two: Any, three: Any
 ) -> None:
     # The late run's statement has seen its fence hold, and stands at its step, which somebody holds for a moment.
     await one.execute("begin")
     await one.execute(
         "insert into dbos_async.steps (workflow_id, branch, number, verb, key) values ('w', '', 1, 'held', '')"
     )
-    late = asyncio.create_task(execute(two, act.statement, act.row(step(1), "late")))
+    late = asyncio.create_task(execute(two, act.statement, act.row(step(1), "late"), first=new))
     await blocked(two, late, three)
     await three.execute(CLAIM_BY_HAND)
     await one.execute("rollback")
     assert outcome(await late) in ("done", "wait")
-    new = await execute(one, act.statement, act.row(step(1, attempt=2), "new"))
-    assert outcome(new) == "recorded"
+    later = await execute(one, act.statement, act.row(step(1, attempt=2), "new"))
+    assert outcome(later) == "recorded"
     assert await one.fetchval(act.effects) in (None, 1)
     assert outcome(await execute(two, act.statement, act.row(step(2), "later"))) == "lost"
 
@@ -126,7 +128,21 @@ async def test_w3_w8_a_run_that_lost_its_workflow_changes_nothing(act: Act, chan
     before = await everything(one)
     numbers: list[int | None] = [1, None] if act.works_in_steps else [1]
     for number in numbers:
-        assert outcome(await execute(one, act.statement, act.row(step(number), "late"))) == "lost"
+        for new in (True, False):
+            assert outcome(await execute(one, act.statement, act.row(step(number), "late"), first=new)) == "lost"
+    assert await everything(one) == before
+
+
+@pytest.mark.parametrize("act", [a for a in ACTS.values() if a.statement.first], ids=lambda a: a.statement.name)
+@pytest.mark.parametrize("completed", ["null", "now()"])
+async def test_w4_a_recorded_step_refuses_one_that_is_said_to_be_new(act: Act, completed: str, one: Any) -> None:
+    await one.execute(
+        "insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at) "
+        f"values ('w', '', 1, 'another verb', 'its key', {completed})"
+    )
+    before = await everything(one)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await execute(one, act.statement, act.row(step(1), "x"), first=True)
     assert await everything(one) == before
 
 
@@ -174,11 +190,12 @@ async def test_m5_receives_side_by_side_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any, three: Any) -> None:
     def row(payload: str) -> Row:
-        return (uuid4(), "other", "", payload, "the key", None, b"d", None)
+        nobody = None, None, None, None
+        return (*nobody, "send", "other", uuid4(), "other", "", payload, None, b"d", None, "the key")
 
     await one.execute("begin")
-    await execute(one, _messages.POST, row("1"))
-    task = asyncio.create_task(execute(two, _messages.POST, row("2")))
+    await execute(one, _messages.SEND_BULK, row("1"))
+    task = asyncio.create_task(execute(two, _messages.SEND_BULK, row("2")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     assert outcome(await task) == "done"
@@ -188,7 +205,8 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
-    row = (uuid4(), "other", "", "1", None, None, b"d", None)
+    row = (uuid4(), "other", "", "1", None, b"d", None)
+    assert outcome(await execute(one, _messages.POST, row, first=True)) == "done"
     for _ in range(2):
         assert outcome(await execute(one, _messages.POST, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1
@@ -211,7 +229,7 @@ async def test_s1_two_batches_of_writes_leave_no_gap_and_no_double(one: Any, two
 async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
     def row(number: int, value: str | None) -> Row:
         verb = "write_stream" if value else "close_stream"
-        return (*step(number), str(number), verb, "k", value, number, b"d")
+        return (*step(number), str(number), verb, "k", value, number, -1, b"d")
 
     rows = [row(1, "1"), row(2, None), row(3, "2"), row(4, None)]
     answer = await execute(one, _streams.WRITE, *rows, calls=4)
@@ -225,7 +243,7 @@ async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("name", ["child", "another"])
 async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any) -> None:
     def row(name: str) -> Row:
-        return (None,) * 5 + ("the id", name, "{}", None, None, None, uuid4(), None, b"d")
+        return ("the id", name, "{}", None, None, None, uuid4(), None, b"d")
 
     await one.execute("begin")
     await execute(one, _workflows.START, row("child"))
@@ -240,7 +258,7 @@ async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any
 
 
 async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
-    row = (None,) * 5 + ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+    row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
     attempts = set()
     for _ in range(2):
         (answer,) = await execute(one, _workflows.START, row)
@@ -253,7 +271,7 @@ async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
 async def test_w3_a_workflow_that_takes_the_id_of_a_deleted_one_has_another_fence(one: Any) -> None:
     fences = set()
     for _ in range(3):
-        row = (None,) * 5 + ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+        row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
         assert (await execute(one, _workflows.START, row))[0]["started"]
         fences.add(await one.fetchval("delete from dbos_async.workflows where id = 'the id' returning attempt"))
     assert len(fences) == 3
@@ -370,7 +388,7 @@ async def test_e2_what_a_step_says_late_does_not_come_behind_what_was_said_after
 async def test_s2_what_a_step_writes_late_does_not_come_behind_what_was_written_after_it(one: Any) -> None:
     def written(act: int, value: str | None, attempt: int = 1, number: int | None = None) -> Row:
         verb = "write_stream" if value else "close_stream"
-        return (*step(number, attempt), "1", verb, "k", value and f'"{value}"', act, b"d")
+        return (*step(number, attempt), "1", verb, "k", value and f'"{value}"', act, -1, b"d")
 
     values = (
         "select array_agg(coalesce(value::text, 'closed') order by \"offset\") "

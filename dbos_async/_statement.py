@@ -1,0 +1,39 @@
+"""The SQL of the library: constant text that answers a set of calls, and its short form for calls that are new.
+
+A step that an earlier run recorded is found in its history, and a call whose answer was lost is known to be repeated. So what
+is called is nearly always new, and the look whether it is would be made in vain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_RECORDED = "left join lateral (the recorded step) as s on true"
+_LOOK = """left join lateral (
+            select verb, key, output, error from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+        ) as s on true"""
+_NOTHING = "cross join (select null::text as verb, null::text as key, null::json as output, null::json as error) as s"
+_REPEATED = "on conflict do nothing -- when it is repeated"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statement:
+    """SQL over a set of calls: ``$1`` is each row's call number, the other parameters are the columns of its rows.
+
+    Every row of the answer begins with the number of the call that it answers. ``first`` is said instead while the calls of a
+    batch are new: it does not look whether they were made before. Where one was, a unique key refuses it, and ``sql`` is said.
+    ``later`` is what a wait that goes on looks again with.
+    """
+
+    name: str
+    sql: str
+    lanes: int = 2
+    first: str | None = None
+    later: Statement | None = None
+
+
+def optimistic(name: str, sql: str, whose: str = "workflow_id") -> Statement:
+    """A statement that takes its calls for new when it is said first: it looks for no recorded step, and for no repetition."""
+    look = _LOOK.replace("c.workflow_id", f"c.{whose}")
+    return Statement(name, sql.replace(_RECORDED, look), first=sql.replace(_RECORDED, _NOTHING).replace(_REPEATED, ""))
