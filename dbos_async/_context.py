@@ -106,7 +106,7 @@ class Run:
         """Wait for the outcome; ``None`` when it has to be looked for in the database."""
         listeners = self.listeners
         if listeners is not None:
-            listener = asyncio.get_running_loop().create_future()
+            listener = self.database.loop.create_future()
             listeners.append(listener)
             try:
                 await listener
@@ -218,7 +218,7 @@ def caller(database: Database) -> Position | StepBody | None:
 
 def begin(run: Run) -> None:
     """Make the current task the main task of a run."""
-    task = asyncio.current_task()
+    task = asyncio.current_task(run.database.loop)
     assert task is not None
     run.task = task
     current.set(Position(run, Branch("", weakref.ref(task)), 0))

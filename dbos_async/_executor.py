@@ -11,6 +11,7 @@ import contextvars
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -158,6 +159,8 @@ class Executor:
         self.application_version = application_version
         self.known = known
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
+        """The one that the loop runs in."""
         self.runs: dict[str, Run] = {}
         self.closing = False
         self.lease: asyncio.Task[None] | None = None

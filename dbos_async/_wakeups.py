@@ -74,9 +74,21 @@ class News(NamedTuple):
 class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
-    __slots__ = ("_news", "_news_bytes", "_seconds", "_ticks", "_waiter", "changed", "receive", "wakes", "woken")
+    __slots__ = (
+        "_loop",
+        "_news",
+        "_news_bytes",
+        "_seconds",
+        "_ticks",
+        "_waiter",
+        "changed",
+        "receive",
+        "wakes",
+        "woken",
+    )
 
-    def __init__(self, *, takes_news: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, takes_news: bool) -> None:
+        self._loop = loop
         self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
@@ -128,7 +140,7 @@ class Look:
         """Return when woken, or when it is time."""
         if self.woken or self._news:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._waiter = loop.create_future()
         self._ticks = 0
         # For the slow re-check all who wait have one timer together.
@@ -154,6 +166,7 @@ class Wakeups:
         self._waiting: dict[bytes, list[Look]] = {}
         self._told: dict[bytes, Callable[[], None]] = {}
         self._quiet: set[bytes] = set()
+        self._loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -222,10 +235,10 @@ class Wakeups:
 
     def enter(self, keys: Sequence[bytes], *, takes_news: bool = False) -> Look:
         """Wait for these keys from now on. Whoever loops over `looks` need not know; the hottest loop saves the generator."""
-        look = Look(takes_news=takes_news)
+        look = Look(self._loop, takes_news=takes_news)
         look.wake()
         if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+            self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
         for key in keys:
             self._waiting.setdefault(key, []).append(look)
         return look
@@ -246,4 +259,4 @@ class Wakeups:
         for looks in self._waiting.values():
             for look in looks:
                 look.tick()
-        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)

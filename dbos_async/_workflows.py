@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from threading import get_ident
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from dbos_async import _codec, _tracing
@@ -328,15 +329,19 @@ def executor() -> Executor:
         raise LaunchError(
             "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
         )
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        loop = None
-    if loop is not _launched.loop:
+    # One loop runs in a thread, so if it is its thread and that loop runs, it is that loop: cheaper than to ask which one it is.
+    if (get_ident() != _launched.thread or not _launched.loop.is_running()) and _running_loop() is not _launched.loop:
         raise WrongPlaceError(
             "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
         )
     return _launched
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def database() -> Database:
