@@ -267,21 +267,20 @@ class _Connection(_Plain):
 class Loan:
     """``async with`` one of the connections: lent, looked after while it is used, and taken back."""
 
-    __slots__ = ("_connection", "_heard", "_postgres", "_probe_after_seconds", "_timer")
+    __slots__ = ("_connection", "_heard", "_postgres", "_probe_after_seconds")
 
     _connection: asyncpg.Connection[asyncpg.Record]
-    _timer: asyncio.TimerHandle
 
     def __init__(self, postgres: Postgres, probe_after_seconds: float, heard: Heard | None) -> None:
         self._postgres, self._probe_after_seconds, self._heard = postgres, probe_after_seconds, heard
 
     async def __aenter__(self) -> asyncpg.Connection[asyncpg.Record]:
         self._connection = await self._postgres.lend(patient=self._heard is not None)
-        self._timer = self._postgres.watch(self._connection, self._probe_after_seconds, self._heard)
+        self._postgres.watch(self._connection, self._probe_after_seconds, self._heard)
         return self._connection
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self._postgres.unwatch(self._connection, self._timer)
+        self._postgres.unwatch(self._connection)
         self._postgres.take_back(self._connection, error)
 
 

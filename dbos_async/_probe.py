@@ -34,7 +34,7 @@ Heard = Callable[[BaseException | None], None]
 
 
 class Probe:
-    """Asks about all statements that take long, as long as there are any; costs the others a timer."""
+    """Asks about all statements that take long, as long as there are any. All share one timer."""
 
     def __init__(
         self,
@@ -43,7 +43,9 @@ class Probe:
     ) -> None:
         self._connect = connect
         self._vanished = vanished
+        self._watched: dict[asyncpg.Connection[asyncpg.Record], tuple[float, int, Heard | None]] = {}
         self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, Heard | None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -56,35 +58,49 @@ class Probe:
 
         Without ``heard`` it is also terminated when the server cannot be asked.
         """
-        timer = self.watch(connection, after_seconds, heard)
+        self.watch(connection, after_seconds, heard)
         try:
             yield
         finally:
-            self.unwatch(connection, timer)
+            self.unwatch(connection)
 
-    def watch(
-        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None
-    ) -> asyncio.TimerHandle:
+    def watch(self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None) -> None:
         """The same by hand, for whoever watches often."""
+        due = self._loop.time() + after_seconds
         # A connection that is terminated forgets its server process.
-        backend = connection.get_server_pid()
-        return self._loop.call_later(after_seconds, self._suspect, connection, backend, heard)
+        self._watched[connection] = due, connection.get_server_pid(), heard
+        if self._timer is None or self._timer.when() > due:
+            self._wait_until(due)
 
-    def unwatch(self, connection: asyncpg.Connection[asyncpg.Record], timer: asyncio.TimerHandle) -> None:
+    def unwatch(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         """Look after it no longer."""
-        timer.cancel()
+        self._watched.pop(connection, None)
         self._suspects.pop(connection, None)
 
     async def close(self) -> None:
         """Ask no more."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _suspect(self, connection: asyncpg.Connection[asyncpg.Record], backend: int, heard: Heard | None) -> None:
-        self._suspects[connection] = backend, heard
-        if self._task is None and not self._closed:
+    def _wait_until(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if self._closed else self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for connection, (due, backend, heard) in list(self._watched.items()):
+            if due <= now:
+                del self._watched[connection]
+                self._suspects[connection] = backend, heard
+        if self._watched:
+            self._wait_until(min(due for due, *_ in self._watched.values()))
+        if self._suspects and self._task is None and not self._closed:
             self._task = self._loop.create_task(self._ask_on(), name="dbos_async probe")
 
     async def _ask_on(self) -> None:

@@ -1,5 +1,6 @@
 -- The first tables of dbos_async. Forward only: a later change is a later file.
 -- Ids and keys are compared byte by byte (collate "C"): they are names, not words.
+-- What every step inserts has no check constraints, which each statement would prepare anew: the library checks names and keys.
 -- No index but the primary key has a workflow's id in it where a plan made on an empty table could mistake it for one.
 
 create function dbos_async.digest(name text) returns bytea language sql immutable parallel safe as $$
@@ -77,7 +78,7 @@ create index workflows_parent on dbos_async.workflows (parent_id) where parent_i
 create table dbos_async.steps (
     workflow_id text collate "C" not null,
     branch text collate "C" not null,
-    number integer not null check (number > 0),
+    number integer not null,
     verb text collate "C" not null,
     key text collate "C" not null,
     output json,
@@ -96,10 +97,10 @@ create table dbos_async.messages (
     id uuid primary key,
     seq bigint not null,
     destination_id text collate "C" not null,
-    topic text collate "C" not null check (char_length(topic) <= 512),
+    topic text collate "C" not null,
     topic_digest bytea not null generated always as (sha256(replace(topic, '\', '\\')::bytea)) stored,
     payload json not null,
-    idempotency_key text collate "C" check (char_length(idempotency_key) between 1 and 1024),
+    idempotency_key text collate "C",
     idempotency_digest bytea generated always as (sha256(replace(idempotency_key, '\', '\\')::bytea)) stored,
     sender_id text collate "C",
     headers json,
@@ -117,7 +118,7 @@ create unique index messages_idempotency_key on dbos_async.messages (destination
 create sequence dbos_async.event_seq;
 create table dbos_async.events (
     workflow_id text collate "C" not null,
-    key text collate "C" not null check (char_length(key) between 1 and 512),
+    key text collate "C" not null,
     key_digest bytea not null generated always as (sha256(replace(key, '\', '\\')::bytea)) stored,
     seq bigint not null,
     value json not null,
@@ -132,17 +133,16 @@ comment on table dbos_async.events is
 
 create table dbos_async.stream_entries (
     workflow_id text collate "C" not null,
-    key text collate "C" not null check (char_length(key) between 1 and 512),
+    key text collate "C" not null,
     key_digest bytea not null generated always as (sha256(replace(key, '\', '\\')::bytea)) stored,
-    "offset" integer not null check ("offset" >= 0),
+    "offset" integer not null,
     value json,
     closes boolean not null default false,
     step text collate "C" not null,
     attempt bigint not null,
     act integer not null,
     written_at timestamptz not null default clock_timestamp(),
-    primary key (workflow_id, key_digest, "offset"),
-    check (closes = (value is null))
+    primary key (workflow_id, key_digest, "offset")
 );
 comment on table dbos_async.stream_entries is
     'One value of a stream, never changed. Offsets are 0, 1, 2 … without a gap. A row that closes has no value and stands after the last one. act is its place among what one run (attempt) said and wrote, as for events.';
