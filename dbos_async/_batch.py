@@ -76,7 +76,8 @@ class _Call(asyncio.Future[Answer]):
         if not self.done():
             self.set_exception(error)
 
-    def settle(self, answer: Answer, wakeups: Wakeups) -> None:
+    def settle(self, answer: Answer) -> bool:
+        """Give the caller the answer; true when there is somebody to tell, too."""
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
         if self.answered is not None:
             self.answered(answer)
@@ -84,10 +85,15 @@ class _Call(asyncio.Future[Answer]):
         if not self.done():
             self.set_result(answer)
         # A message that was handed over is nothing to look for any more.
-        if self.handover is None or not self.handover.answered(answer):
-            news = None if self.news is None else self.news(answer)
-            for key in self.wakes:
-                wakeups.wake(key, news)
+        if self.handover is not None and self.handover.answered(answer):
+            return False
+        return bool(self.wakes)
+
+    def tell(self, answer: Answer, wakeups: Wakeups) -> None:
+        """Wake who waits for what was done, with the news of it."""
+        news = None if self.news is None else self.news(answer)
+        for key in self.wakes:
+            wakeups.wake(key, news)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +105,8 @@ class _Lane:
     """Whom to tell when the batch in flight has landed."""
     batch: Sequence[_Call] = ()
     """The calls in flight."""
+    settled: list[tuple[_Call, Answer]] = field(default_factory=list)
+    """Calls that were answered, and of which others are to be told."""
     is_at_server: bool = False
     """Their statement was sent, and may be committed at any moment."""
     is_silent: bool = False
@@ -214,11 +222,16 @@ class Batches:
                     for call in batch:
                         if not call.done():
                             call.fail(LaunchError("DBOS was shut down while this call was under way."))
-                # Who was answered may call again in this turn of the loop, and then goes along with the next batch.
+                # Who was answered may call again in this turn of the loop, and then goes along with the next batch. That one
+                # leaves before others are told, so the server has something to do while they do something.
                 await asyncio.sleep(0)
+                if lane.settled:
+                    self._loop.call_soon(self._tell, lane.settled)
+                    lane.settled = []
         finally:
             lane.worker = None
             lane.land()
+            self._tell(lane.settled)
             if self._closed:
                 for call in lane.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
@@ -271,7 +284,7 @@ class Batches:
                 self._give_up(why(error))
                 await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))
             else:
-                return self._answer(batch, records)
+                return self._answer(lane, batch, records)
             finally:
                 lane.is_at_server = lane.is_silent = False
 
@@ -302,16 +315,27 @@ class Batches:
         await self._run(lane, batch[:middle])
         await self._run(lane, batch[middle:])
 
-    def _answer(self, batch: list[_Call], records: list[asyncpg.Record]) -> None:
+    def _answer(self, lane: _Lane, batch: list[_Call], records: list[asyncpg.Record]) -> None:
         answers: list[Answer] = [[] for _ in batch]
         for record in records:
             answers[record[0]].append(record)
         for call, answer in zip(batch, answers, strict=True):
             try:
-                call.settle(answer, self._wakeups)
+                if call.settle(answer):
+                    lane.settled.append((call, answer))
             except Exception as error:
                 log.exception("An answer could not be handled.")
                 call.fail(error)
+        if len(batch) == 1:
+            self._tell(lane.settled)
+
+    def _tell(self, settled: list[tuple[_Call, Answer]]) -> None:
+        for call, answer in settled:
+            try:
+                call.tell(answer, self._wakeups)
+            except Exception:
+                log.exception("An answer could not be told.")
+        settled.clear()
 
 
 def _next_batch(waiting: deque[_Call]) -> list[_Call]:
