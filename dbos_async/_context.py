@@ -48,7 +48,7 @@ class Run:
     """Changes when the workflow ends."""
     park: Callable[[Run, ReplayMismatchError], Awaitable[object]]
     """Lets the workflow wait until somebody has repaired it; for a replay that does not match."""
-    lane: int = field(default_factory=itertools.count().__next__)
+    lane: int = field(default_factory=itertools.cycle(range(60)).__next__)
     """What keeps its calls in order: the runs of a process take the lanes in turn."""
     history: History | None = None
     task: asyncio.Task[Any] | None = None

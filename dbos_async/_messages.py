@@ -149,7 +149,7 @@ SEND_BULK = optimistic(
     """
     -- The same for several messages with one sender's step, a row each: they are stored all or none. And for those with a key.
     with letters as materialized (
-        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known,
+        select l.*, d.id is not null and (not d.has_ended or held.id is not null) as known, twin.id is not null as has_come,
                -- Who runs in the sender's process is woken there, and nobody else waits for its messages.
                case when l.here = d.owner then null else l.digest end as announcement
         from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
@@ -165,6 +165,11 @@ SEND_BULK = optimistic(
         left join lateral (
             select w.id from dbos_async.workflows as w where w.id = l.destination_id and d.has_ended for key share
         ) as held on true
+        left join lateral (
+            select m.id from dbos_async.messages as m
+            where m.destination_id = l.destination_id and l.idempotency_key is not null
+              and m.idempotency_digest = dbos_async.digest(l.idempotency_key) limit 1
+        ) as twin on true
     ),
     calls as materialized (
         select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
@@ -208,8 +213,8 @@ SEND_BULK = optimistic(
         insert into dbos_async.messages
             (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
         select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers
-        from drawn order by destination_id, dbos_async.digest(idempotency_key), seq
-        on conflict do nothing
+        from drawn where not has_come order by destination_id, dbos_async.digest(idempotency_key), seq
+        on conflict do nothing -- when it is repeated
     ),
     announced as (select dbos_async.announce(string_agg(distinct announcement, '')) from drawn)
     select n, outcome, null::json as output,

@@ -87,8 +87,7 @@ class Look:
         "woken",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, takes_news: bool) -> None:
-        self._loop = loop
+    def __init__(self, *, takes_news: bool) -> None:
         self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
@@ -140,7 +139,7 @@ class Look:
         """Return when woken, or when it is time."""
         if self.woken or self._news:
             return
-        loop = self._loop
+        loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         self._ticks = 0
         # For the slow re-check all who wait have one timer together.
@@ -235,7 +234,7 @@ class Wakeups:
 
     def enter(self, keys: Sequence[bytes], *, takes_news: bool = False) -> Look:
         """Wait for these keys from now on. Whoever loops over `looks` need not know; the hottest loop saves the generator."""
-        look = Look(self._loop, takes_news=takes_news)
+        look = Look(takes_news=takes_news)
         look.wake()
         if self._ticker is None:
             self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
