@@ -80,8 +80,10 @@ class Run:
     """The tasks that were cancelled on their way into a verb."""
     outcome: Outcome | None = None
     """How the workflow ended, once that is committed."""
-    listeners: list[asyncio.Future[None]] | None = field(default_factory=list)
-    """Who waits for the outcome in this process; ``None`` once there is one, or there will be none of this run."""
+    is_ended: bool = False
+    """Set when there is an outcome, or there will be none of this run."""
+    listeners: list[asyncio.Future[None]] | None = None
+    """Who waits for the outcome in this process."""
 
     def stop(self, reason: str) -> None:
         """Let nothing more happen in the name of this run, and cancel it."""
@@ -97,16 +99,16 @@ class Run:
         """Tell who waits in this process how the workflow ended; ``None`` when this run will not bring that about."""
         if self.outcome is None:
             self.outcome = outcome
-        listeners, self.listeners = self.listeners or [], None
-        for listener in listeners:
+        self.is_ended = True
+        for listener in self.listeners or ():
             if not listener.done():
                 listener.set_result(None)
 
     async def ended(self) -> Outcome | None:
         """Wait for the outcome; ``None`` when it has to be looked for in the database."""
-        listeners = self.listeners
-        if listeners is not None:
+        if not self.is_ended:
             listener = self.database.loop.create_future()
+            self.listeners = listeners = self.listeners or []
             listeners.append(listener)
             try:
                 await listener

@@ -75,10 +75,10 @@ class Look:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
     __slots__ = (
-        "_loop",
         "_news",
         "_news_bytes",
         "_seconds",
+        "_takes_news",
         "_ticks",
         "_waiter",
         "changed",
@@ -96,7 +96,8 @@ class Look:
         """How often anything but news has come."""
         self.woken: bool = False
         """Whether anything but news has come in this turn."""
-        self._news: list[Any] | None = [] if takes_news else None
+        self._takes_news = takes_news
+        self._news: list[Any] | None = None
         self._news_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._seconds = RECHECK_SECONDS
@@ -108,17 +109,18 @@ class Look:
 
     def wake(self, news: News | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if news is None or self._news is None:
+        if news is None or not self._takes_news:
             self.woken = True
             self.wakes += 1
-        elif len(self._news) < MOST_NEWS and self._news_bytes + news.size <= MOST_NEWS_BYTES:
+        elif self._news_bytes + news.size <= MOST_NEWS_BYTES and len(self._news or ()) < MOST_NEWS:
+            if self._news is None:
+                self._news = []
             self._news.append(news.what)
             self._news_bytes += news.size
         else:
             # Somebody who is slow reads it from the database when it suits.
             self.woken = True
-            self._news.clear()
-            self._news_bytes = 0
+            self._news, self._news_bytes = None, 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -126,8 +128,7 @@ class Look:
         """What was told since the last time."""
         news = self._news or []
         if news:
-            self._news = []
-            self._news_bytes = 0
+            self._news, self._news_bytes = None, 0
         return news
 
     def rearm(self) -> None:
@@ -239,7 +240,11 @@ class Wakeups:
         if self._ticker is None:
             self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
         for key in keys:
-            self._waiting.setdefault(key, []).append(look)
+            others = self._waiting.get(key)
+            if others is None:
+                self._waiting[key] = [look]
+            else:
+                others.append(look)
         return look
 
     def leave(self, look: Look, keys: Sequence[bytes]) -> None:

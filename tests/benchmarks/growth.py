@@ -42,6 +42,11 @@ STEPS = """
         select 'w', '', n, 'recv', '', now() from generate_series(1, $1::int) as n
 """
 
+WAITS = """
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'w', '1', n, 'recv', '' from generate_series(1, $1::int) as n
+"""
+
 ENTRIES = """
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
         select id, 'k', n, to_json(n), '1', 1, 0 from generate_series(0, $1::int - 1) as n, unnest(array['w', 'other']) as id
@@ -100,6 +105,9 @@ def rows(size: Size, call: int) -> dict[str, Row]:
     follow = (*step(number), "k of other", "other", "k", size.entries - 3, 60.0)
     return {
         **{name: act.row(step(number), "x") for name, act in ACTS.items()},
+        "TAKE_AGAIN": ("w", 1, "1", call, "recv", "", 60.0),
+        "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
+        "START_BY_ID": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
         "FOLLOW": follow,
         "PAGE": ("w", "", size.steps - 3),
         "READ_EVENT": ("other", "k"),
@@ -137,6 +145,7 @@ async def fill(connection: Any, size: Size) -> None:
     await _migrations.migrate(connection)
     await connection.execute(GROUND)
     await connection.execute(STEPS, size.steps)
+    await connection.execute(WAITS, CALLS)
     await connection.execute(ENTRIES, size.entries)
     if size.crowd:
         for insert in CROWD:
