@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, _receives, _wakeups
+from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, _receives, _wakeups, _workflows
 from dbos_async._wakeups import UNOWNED_KEY, message_key
 from tests.conftest import Connect
 from tests.eventually import eventually
@@ -45,6 +45,16 @@ async def state(connection: Any) -> tuple[list[Any], list[Any]]:
         "select payload::text, received_at is not null as received from dbos_async.messages where topic = 't' order by seq"
     )
     return [(row["number"], row["output"], row["done"]) for row in steps], [tuple(row) for row in messages]
+
+
+async def it_waits(connection: Any, number: int = 1) -> None:
+    """The workflow ``w`` waits at this step: the database knows, and its process has heard of that."""
+
+    async def waits() -> bool:
+        begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
+        return begun >= number and _workflows.executor().runs["w"].waiting > 0
+
+    await eventually(waits, "it waits")
 
 
 async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
@@ -179,13 +189,7 @@ async def test_m5_a_send_to_a_workflow_that_waits_here_is_one_transaction(
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(takes_two)
     for n in range(2):
-
-        async def waits(n: int = n) -> bool:
-            return bool(
-                await connection.fetchval("select count(*) = $1 from dbos_async.steps where workflow_id = 'w'", n + 1)
-            )
-
-        await eventually(waits, "it waits")
+        await it_waits(connection, n + 1)
         if sender == "outside":
             await DBOS.send("w", n, "t")
         else:
@@ -210,11 +214,7 @@ async def test_m1_m4_what_is_handed_to_an_abandoned_receive_goes_back(
     RECEIVES.clear()
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(gives_up_and_takes)
-
-    async def waits() -> bool:
-        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
-
-    await eventually(waits, "it waits")
+    await it_waits(connection)
     locks = await connect()
     await locks.execute("begin")
     await locks.execute("select from dbos_async.steps where workflow_id = 'w' for update")
@@ -244,11 +244,7 @@ async def test_d4_a_lost_notification_costs_time_and_nothing_else(
     async with DBOS(database_url):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(takes_two)
-
-        async def waits() -> bool:
-            return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
-
-        await eventually(waits, "it waits")
+        await it_waits(connection)
         for n in (1, 2):  # stored, and nobody is told
             await connection.execute(
                 "insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
@@ -282,11 +278,7 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
     GATES["g"] = asyncio.Event()
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(takes_three, "g")
-
-    async def waits() -> bool:
-        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
-
-    await eventually(waits, "it waits")
+    await it_waits(connection)
     await DBOS.send("w", 1, "t")
     notify = "pg_notify('dbos_async', $2)" if announced else "$2::text"
     await connection.execute(
@@ -348,11 +340,7 @@ async def test_m1_w2_what_its_last_owner_sent_at_the_moment_of_a_claim_is_found_
             '{"args":[],"kwargs":{}}',
         )
         await connection.execute("select pg_notify('dbos_async', $1)", UNOWNED_KEY.hex())
-
-        async def waits() -> bool:
-            return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
-
-        await eventually(waits, "it was claimed and waits")
+        await it_waits(connection)
         await connection.execute(
             "insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
             "select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 't', to_json(n) from generate_series(1, 2) as n"
@@ -367,11 +355,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
     RECEIVES.clear()
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(gives_up_and_takes)
-
-    async def waits() -> bool:
-        return bool(await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'"))
-
-    await eventually(waits, "it waits")
+    await it_waits(connection)
     fetch = asyncpg.Connection.fetch
     lost: list[bool] = []
 
