@@ -21,7 +21,7 @@ import asyncpg
 from dbos_async._hosts import why
 from dbos_async._postgres import REPEATABLE, Postgres, is_lost, is_refused
 from dbos_async._probe import AFTER_SECONDS
-from dbos_async._statement import Statement
+from dbos_async._statement import Statement, alone
 from dbos_async._wakeups import News, Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
@@ -256,7 +256,11 @@ class Batches:
                     if not batch:
                         return
                     lane.is_at_server = True
-                    records = await connection.fetch(sql, *_columns(batch))
+                    is_alone = len(batch) == 1 and len(batch[0].rows) == 1
+                    if is_alone and (sql_of_one := alone(sql)) is not None:
+                        records = await connection.fetch(sql_of_one, 0, *batch[0].rows[0])
+                    else:
+                        records = await connection.fetch(sql, *_columns(batch))
             except REPEATABLE as error:
                 sql = lane.statement.sql
                 repeats += 1

@@ -172,9 +172,9 @@ $$;
 comment on function dbos_async.delete_workflow is
     'Removes a workflow that has ended, with its messages, steps, events and streams; false when it has not, or goes on as another attempt.';
 
-create function dbos_async.announce(digests bytea) returns void language plpgsql as $$
+create function dbos_async.announce(digests bytea) returns void strict language plpgsql as $$
 begin
-    for place in 1 .. coalesce(length(digests), 0) by 3200 loop
+    for place in 1 .. length(digests) by 3200 loop
         -- Said as an expression it needs no query of its own.
         if pg_notify('dbos_async', encode(substr(digests, place, 3200), 'hex')) is not null then null; end if;
     end loop;

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async import _events, _messages, _receives, _sleep, _steps, _streams, _workflows, handle
-from dbos_async._statement import Statement
+from dbos_async._statement import Statement, alone
 
 Row = tuple[Any, ...]
 
@@ -32,14 +32,33 @@ def all_statements() -> dict[str, Statement]:
     return found
 
 
-async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1, first: bool = False) -> list[Any]:
+FORMS = ("new, alone", "new", "alone", "")
+"""How a call is said: as a new one or not, and alone or as the column of a batch."""
+
+
+def forms(statement: Statement) -> dict[str, str]:
+    """The SQL of each form that the statement has."""
+    found = {"new": statement.first, "": statement.sql}
+    found |= {"new, alone": alone(statement.first) if statement.first else None, "alone": alone(statement.sql)}
+    return {form: sql for form, sql in found.items() if sql is not None}
+
+
+def arguments(form: str, numbers: list[int], rows: tuple[Row, ...]) -> list[Any]:
+    """What is passed to the SQL of this form."""
+    return [0, *rows[0]] if form.endswith("alone") else [numbers, *map(list, zip(*rows, strict=True))]
+
+
+async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1, form: str = "alone") -> list[Any]:
     """Execute a statement for these rows, each a call of its own; with ``calls=1`` and many rows they are one call.
 
-    ``first`` says it as it is said to be new, if there is a difference.
+    It is said in that ``form``, or in the next one that there is for so many rows.
     """
     numbers = list(range(len(rows))) if calls != 1 or len(rows) == 1 else [0] * len(rows)
-    sql = (first and statement.first) or statement.sql
-    found: list[Any] = await connection.fetch(sql, numbers, *map(list, zip(*rows, strict=True)))
+    if len(rows) > 1:
+        form = form.removesuffix("alone").removesuffix(", ")
+    there_are = forms(statement)
+    form = next(other for other in (form, form.removeprefix("new").removeprefix(", "), "") if other in there_are)
+    found: list[Any] = await connection.fetch(there_are[form], *arguments(form, numbers, rows))
     return found
 
 

@@ -13,7 +13,7 @@ from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, 
 from dbos_async._wakeups import UNOWNED_KEY, message_key
 from tests.conftest import Connect
 from tests.eventually import eventually
-from tests.statements import Row, execute, step
+from tests.statements import Row, execute, forms, step
 from tests.test_interleavings import CLAIM_BY_HAND, blocked
 
 NOBODY = None, None, None, None
@@ -361,7 +361,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
 
     async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
         answer = await fetch(self, sql, *args)
-        if sql == _messages.SEND.first and not lost:
+        if sql == forms(_messages.SEND)["new, alone"] and not lost:
             lost.append(answer[0]["handed"])
             RECEIVES[0].cancel()
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")

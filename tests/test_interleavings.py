@@ -11,7 +11,7 @@ import pytest
 
 from dbos_async import _events, _executor, _messages, _recovery, _streams, _workflows
 from tests.eventually import eventually
-from tests.statements import ACTS, Act, Row, execute, step
+from tests.statements import ACTS, FORMS, Act, Row, execute, step
 
 CLAIM_BY_HAND = "update dbos_async.workflows set attempt = attempt + 1, owner = 'another' where id = 'w'"
 TABLES = ("workflows", "steps", "messages", "events", "stream_entries")
@@ -44,15 +44,15 @@ in_steps = pytest.mark.parametrize(
 
 
 @acts
-@pytest.mark.parametrize("new", [True, False], ids=["new", "repeated"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
-    act: Act, first_ends_by: str, new: bool, one: Any, two: Any, three: Any
+    act: Act, first_ends_by: str, form: str, one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    first = await execute(one, act.statement, act.row(step(1), "first"), first=new)
+    first = await execute(one, act.statement, act.row(step(1), "first"), form=form)
     assert outcome(first) in ("done", "wait"), "a sleep begins by waiting"
-    task = asyncio.create_task(execute(two, act.statement, act.row(step(1), "second"), first=new))
+    task = asyncio.create_task(execute(two, act.statement, act.row(step(1), "second"), form=form))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     try:
@@ -74,16 +74,16 @@ async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
 
 
 @acts
-@pytest.mark.parametrize("new", [True, False], ids=["new", "repeated"])
+@pytest.mark.parametrize("form", FORMS)
 async def test_w3_what_was_in_flight_when_the_workflow_was_claimed_counts_as_done_before(
-    act: Act, new: bool, one: Any, two: Any, three: Any
+    act: Act, form: str, one: Any, two: Any, three: Any
 ) -> None:
     # The late run's statement has seen its fence hold, and stands at its step, which somebody holds for a moment.
     await one.execute("begin")
     await one.execute(
         "insert into dbos_async.steps (workflow_id, branch, number, verb, key) values ('w', '', 1, 'held', '')"
     )
-    late = asyncio.create_task(execute(two, act.statement, act.row(step(1), "late"), first=new))
+    late = asyncio.create_task(execute(two, act.statement, act.row(step(1), "late"), form=form))
     await blocked(two, late, three)
     await three.execute(CLAIM_BY_HAND)
     await one.execute("rollback")
@@ -128,21 +128,24 @@ async def test_w3_w8_a_run_that_lost_its_workflow_changes_nothing(act: Act, chan
     before = await everything(one)
     numbers: list[int | None] = [1, None] if act.works_in_steps else [1]
     for number in numbers:
-        for new in (True, False):
-            assert outcome(await execute(one, act.statement, act.row(step(number), "late"), first=new)) == "lost"
+        for form in FORMS:
+            assert outcome(await execute(one, act.statement, act.row(step(number), "late"), form=form)) == "lost"
     assert await everything(one) == before
 
 
 @pytest.mark.parametrize("act", [a for a in ACTS.values() if a.statement.first], ids=lambda a: a.statement.name)
 @pytest.mark.parametrize("completed", ["null", "now()"])
-async def test_w4_a_recorded_step_refuses_one_that_is_said_to_be_new(act: Act, completed: str, one: Any) -> None:
+@pytest.mark.parametrize("form", ["new, alone", "new"])
+async def test_w4_a_recorded_step_refuses_one_that_is_said_to_be_new(
+    act: Act, completed: str, form: str, one: Any
+) -> None:
     await one.execute(
         "insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at) "
         f"values ('w', '', 1, 'another verb', 'its key', {completed})"
     )
     before = await everything(one)
     with pytest.raises(asyncpg.UniqueViolationError):
-        await execute(one, act.statement, act.row(step(1), "x"), first=True)
+        await execute(one, act.statement, act.row(step(1), "x"), form=form)
     assert await everything(one) == before
 
 
@@ -206,7 +209,7 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
     row = (uuid4(), "other", "", "1", None, b"d", None)
-    assert outcome(await execute(one, _messages.POST, row, first=True)) == "done"
+    assert outcome(await execute(one, _messages.POST, row, form="new")) == "done"
     for _ in range(2):
         assert outcome(await execute(one, _messages.POST, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1

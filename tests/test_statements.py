@@ -11,13 +11,10 @@ import pytest
 
 from dbos_async import _migrations, _recovery
 from dbos_async._postgres import SETTINGS
-from tests.statements import ACTS, SETTING, Row, all_statements, step
+from tests.statements import ACTS, FORMS, SETTING, Row, all_statements, arguments, forms, step
 
 STATEMENTS = {
-    name + what: sql
-    for name, statement in all_statements().items()
-    for what, sql in (("", statement.sql), ("_first", statement.first))
-    if sql is not None
+    (name, form): sql for name, statement in all_statements().items() for form, sql in forms(statement).items()
 }
 
 FOREIGN = """
@@ -49,9 +46,8 @@ OWN = """
 
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items()},
-    **{f"{name}_first": act.row(step(1), "x") for name, act in ACTS.items() if act.statement.first},
     "POST": (uuid4(), "w", "x", "1", None, b"d", "me"),
-    "POST_first": (uuid4(), "w", "x", "1", None, b"d", "me"),
+    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
     "PAGE": ("w", "", 0),
     "READ_EVENT": ("other", "k"),
     "ALL_EVENTS": ("other",),
@@ -74,15 +70,20 @@ async def plain(database_url: str) -> Any:
     await connection.close()
 
 
+HOT_FORMS = [(name, form) for name, form in STATEMENTS if name in HOT]
+
+
 async def test_there_are_statements_to_test() -> None:
-    assert len(STATEMENTS) >= 18
-    assert set(HOT) <= set(STATEMENTS)
+    assert len(STATEMENTS) >= 60
+    assert {name for name, _ in HOT_FORMS} == set(HOT)
+    assert {form for _, form in HOT_FORMS} == set(FORMS)
 
 
-@pytest.mark.parametrize("name", STATEMENTS)
-async def test_every_statement_can_be_prepared(name: str, plain: Any) -> None:
-    prepared = await plain.prepare(STATEMENTS[name])
-    assert prepared.get_parameters()[0].name == "int4[]", "the first parameter is the numbers of the calls"
+@pytest.mark.parametrize(("name", "form"), STATEMENTS)
+async def test_every_statement_can_be_prepared(name: str, form: str, plain: Any) -> None:
+    prepared = await plain.prepare(STATEMENTS[name, form])
+    kind = "int4" if form.endswith("alone") else "int4[]"
+    assert prepared.get_parameters()[0].name == kind, "the first parameter is the numbers of the calls"
     assert prepared.get_attributes()[0].name == "n", "every row of the answer says which call it answers"
 
 
@@ -107,14 +108,14 @@ async def test_every_statement_is_constant_text() -> None:
         assert "format(" not in sql
 
 
-async def call(connection: Any, name: str, row: Row) -> str:
+async def call(connection: Any, name: str, form: str) -> str:
     """The prepared statement's execution, with its arguments written out."""
-    types = (await connection.prepare(STATEMENTS[name])).get_parameters()
+    types = (await connection.prepare(STATEMENTS[name, form])).get_parameters()
     literals = [
-        await connection.fetchval(f"select quote_literal(($1::{t.name})::text)", value) + f"::{t.name}"
-        for t, value in zip(types, [[0], *([value] for value in row)], strict=True)
+        await connection.fetchval(f"select quote_nullable(($1::{t.name})::text)", value) + f"::{t.name}"
+        for t, value in zip(types, arguments(form, [0], (HOT[name],)), strict=True)
     ]
-    return f"execute {name} ({', '.join(literals)})"
+    return f'execute "{name} {form}" ({", ".join(literals)})'
 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -125,13 +126,13 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("planned_when", ["empty", "full", "full and analyzed"])
 async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> None:
     async def prepare() -> None:
-        for hot, row in HOT.items():
-            prepared = await plain.prepare(STATEMENTS[hot])
+        for name, form in HOT_FORMS:
+            prepared = await plain.prepare(STATEMENTS[name, form])
             types = ", ".join(t.name for t in prepared.get_parameters())
-            await plain.execute(f"prepare {hot} ({types}) as {STATEMENTS[hot]}")
+            await plain.execute(f'prepare "{name} {form}" ({types}) as {STATEMENTS[name, form]}')
             transaction = plain.transaction()
             await transaction.start()
-            await plain.execute(await call(plain, hot, row))  # now the plan is made, and kept
+            await plain.execute(await call(plain, name, form))  # now the plan is made, and kept
             await transaction.rollback()
 
     if planned_when == "empty":
@@ -144,28 +145,28 @@ async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> 
         await plain.execute("analyze")
     if planned_when != "empty":
         await prepare()
-    for hot in HOT:
-        await look_at_plan(plain, hot)  # What a session looks up in the catalog for the first time does not count.
-    problems = [problem for hot in HOT for problem in await look_at_plan(plain, hot)]
+    for hot in HOT_FORMS:
+        await look_at_plan(plain, *hot)  # What a session looks up in the catalog for the first time does not count.
+    problems = [problem for hot in HOT_FORMS for problem in await look_at_plan(plain, *hot)]
     assert not problems, "\n".join(problems)
 
 
-async def look_at_plan(connection: Any, name: str) -> list[str]:
+async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
     """What is wrong with the plan of one call."""
     transaction = connection.transaction()
     await transaction.start()
-    execution = await call(connection, name, HOT[name])
+    execution = await call(connection, name, form)
     answer = await connection.fetchval(f"explain (analyze, buffers, format json) {execution}")
     await transaction.rollback()
     plan = json.loads(answer)[0]["Plan"]
     problems = []
     for node in nodes(plan):
-        where = f"{name}: {node['Node Type']} on {node.get('Relation Name', node.get('CTE Name'))}"
+        where = f"{name} ({form}): {node['Node Type']} on {node.get('Relation Name', node.get('CTE Name'))}"
         if node["Node Type"] == "Seq Scan":
             problems.append(f"{where} reads the whole table")
         if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
             problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
     buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
     if buffers > MOST_BUFFERS:
-        problems.append(f"{name} touches {buffers} buffers")
+        problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems
