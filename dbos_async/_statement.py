@@ -1,4 +1,4 @@
-"""The SQL of the library: constant text that answers a set of calls, its short form for calls that are new, and its form for one alone.
+"""The SQL of the library: constant text for a set of calls, its short form for new ones, and its form for one alone.
 
 A step that an earlier run recorded is found in its history, and a call whose answer was lost is known to be repeated. So what
 is called is nearly always new, and the look whether it is would be made in vain.
