@@ -11,10 +11,10 @@ import asyncio
 import itertools
 import logging
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self
 
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError, WrongPlaceError
 from dbos_async.keys import check_key, check_seconds
@@ -37,6 +37,19 @@ class Outcome(NamedTuple):
     error: str | None
 
 
+class Keeper(Protocol):
+    """What a run asks of the executor that it belongs to."""
+
+    def doubt(self, run: Run) -> None:
+        """Soon stop the run if its workflow is not its own any more."""
+
+    async def depose(self, run: Run) -> None:
+        """Stop the run if its workflow is not its own any more, and say why."""
+
+    async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
+        """Let the workflow wait until somebody has repaired it; for a replay that does not match."""
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """One attempt of one executor to bring one workflow to its end."""
@@ -46,14 +59,15 @@ class Run:
     attempt: int
     key: bytes
     """Changes when the workflow ends."""
-    park: Callable[[Run, ReplayMismatchError], Awaitable[object]]
-    """Lets the workflow wait until somebody has repaired it; for a replay that does not match."""
+    keeper: Keeper
     lane: int = field(default_factory=itertools.cycle(range(60)).__next__)
     """What keeps its calls in order: the runs of a process take the lanes in turn."""
     history: History | None = None
     task: asyncio.Task[Any] | None = None
     stopped: str | None = None
     """Why this run must not go on: it was taken over, cancelled, parked or given back."""
+    told: bool = False
+    """Set when somebody has said that the workflow has ended."""
     over: bool = False
     """Set when the function has returned or raised."""
     acting: set[asyncio.Task[object]] = field(default_factory=set)
@@ -115,6 +129,17 @@ class Run:
             finally:
                 listeners.remove(listener)
         return self.outcome
+
+    def changed(self) -> None:
+        """Somebody says that the workflow has ended: see whether it is still ours."""
+        self.told = True
+        self.keeper.doubt(self)
+
+    async def lose(self) -> NoReturn:
+        """Stop the run from inside one of its tasks, to which the database has said that the workflow is not its own any more."""
+        if self.stopped is None:
+            await self.keeper.depose(self)
+        await self.halt("another run has taken it over, or it has ended")
 
     async def halt(self, reason: str) -> NoReturn:
         """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""

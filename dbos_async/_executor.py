@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import logging
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -247,35 +246,35 @@ class Executor:
             if earlier.attempt >= attempt:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self._park, crowd=self._crowd)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, crowd=self._crowd)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id)
         self.runs[workflow_id] = run
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
         self._tasks.add(task)
-        self.database.wakeups.tell(run.key, functools.partial(self._doubt, run, logging.INFO))
+        self.database.wakeups.tell(run.key, run)
         if seconds_left is not None:
             run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
         return run
 
-    def doubt(self) -> None:
-        """See of every run whether its workflow is still ours."""
-        for run in list(self.runs.values()):
-            self._doubt(run, logging.WARNING)
-
-    def _doubt(self, run: Run, level: int) -> None:
-        """Somebody says that a workflow of ours has ended: see whether it is still ours."""
+    def doubt(self, run: Run) -> None:
+        """See whether the workflow is still this run's."""
         if not run.over and run.stopped is None:
-            task = self.loop.create_task(self._stop_if_lost(run, level), context=contextvars.Context())
+            task = self.loop.create_task(self.depose(run), context=contextvars.Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _stop_if_lost(self, run: Run, level: int) -> None:
+    async def depose(self, run: Run) -> None:
+        """Stop the run if its workflow is not its own any more. Only what nobody has asked for is worth a warning."""
         row = run.workflow_id, run.attempt
         _, holds, status = (await self.database.call(HOLDS, [row], lane=run.lane, patient=True))[0]
-        if not holds and not run.over and run.stopped is None:
-            why = "it was cancelled" if status == "CANCELLED" else "it belongs to another run now, or is gone"
+        if holds:
+            run.told = False
+        elif not run.over and run.stopped is None:
+            cancelled = status == "CANCELLED"
+            why = "it was cancelled" if cancelled else "another run has taken it over, or it has ended"
+            level = logging.INFO if cancelled or run.told else logging.WARNING
             log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, why)
             run.stop(why)
 
@@ -384,7 +383,7 @@ class Executor:
         if ended and status in ("SUCCESS", "ERROR"):
             run.end(Outcome(status, output, error))
 
-    async def _park(self, run: Run, mismatch: ReplayMismatchError) -> None:
+    async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
         await self._finish(run, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
 

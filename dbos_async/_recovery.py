@@ -202,7 +202,8 @@ class Recovery:
                 log.warning(
                     "This executor was silent for so long that it counted as dead: its workflows may run elsewhere."
                 )
-                self._executor.doubt()
+                for run in list(self._executor.runs.values()):
+                    self._executor.doubt(run)
             await self.bury()
             if losses != self._database.batches.losses:
                 losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS

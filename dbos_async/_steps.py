@@ -288,7 +288,7 @@ class Step:
         run = self.run
         mismatch = ReplayMismatchError(run.workflow_id, self.path, recorded, asked)
         if run.stopped is None:
-            await run.park(run, mismatch)
+            await run.keeper.park(run, mismatch)
         await run.halt(str(mismatch))
 
     def _done(self, output: str | None, error: str | None, message_id: UUID | None) -> Done:
@@ -313,7 +313,7 @@ class Step:
         first = answer[0]
         outcome = first["outcome"]
         if outcome == "lost":
-            await run.halt("another run has taken it over, or it has ended")
+            await run.lose()
         if run.stopped is not None:
             await run.halt(run.stopped)
         if first["recorded_verb"] is not None:
@@ -354,7 +354,7 @@ async def act(
             statement, rows, lane=run.lane, size=size, wakes=wakes, patient=True, news=news, handover=handover
         )
         if answer[0]["outcome"] == "lost":
-            await run.halt("another run has taken it over, or it has ended")
+            await run.lose()
         if answer[0]["error"] is not None:
             raise _exceptions.decode_error(answer[0]["error"])
 

@@ -73,4 +73,4 @@ def is_connection(value: object) -> bool:
 async def check_answer(answer: Answer, author: StepBody | None) -> None:
     """Stop the run whose step called, if it has lost its workflow."""
     if author is not None and answer[0]["outcome"] == "lost":
-        await author.run.halt("another run has taken it over, or it has ended")
+        await author.run.lose()

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 RECHECK_SECONDS = 30.0
 """After so long whoever waits looks again, in case a notification was lost."""
@@ -159,12 +159,18 @@ class Look:
             self.wake()
 
 
+class Told(Protocol):
+    """Something that is told of every change of a key all its life."""
+
+    def changed(self) -> None: ...
+
+
 class Wakeups:
     """All the waiting loops of one process, found by the digests of what they wait for."""
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[Look]] = {}
-        self._told: dict[bytes, Callable[[], None]] = {}
+        self._told: dict[bytes, Told] = {}
         self._quiet: set[bytes] = set()
         self._loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
@@ -178,9 +184,9 @@ class Wakeups:
         self._quiet.discard(key)
         for look in self._waiting.get(key, ()):
             look.wake(news)
-        tell = self._told.get(key)
-        if tell is not None:
-            tell()
+        told = self._told.get(key)
+        if told is not None:
+            told.changed()
 
     def receiver(self, key: bytes) -> Look | None:
         """Where a receive waits that a message behind this key may be handed to."""
@@ -201,12 +207,12 @@ class Wakeups:
             return False
         return True
 
-    def tell(self, key: bytes, what: Callable[[], None] | None) -> None:
-        """Call ``what`` after every change of the key, for something that waits for it all its life; ``None`` ends that."""
-        if what is None:
+    def tell(self, key: bytes, whom: Told | None) -> None:
+        """Tell somebody of every change of the key from now on; ``None`` ends that."""
+        if whom is None:
             self._told.pop(key, None)
         else:
-            self._told[key] = what
+            self._told[key] = whom
 
     def wake_all(self) -> None:
         """Everybody looks again: what happened in between is not known."""
@@ -214,8 +220,8 @@ class Wakeups:
         for looks in self._waiting.values():
             for look in looks:
                 look.wake()
-        for tell in list(self._told.values()):
-            tell()
+        for told in list(self._told.values()):
+            told.changed()
 
     async def looks(self, *keys: bytes, takes_news: bool = False) -> AsyncGenerator[Look, None]:
         """Yield whenever it is worth looking: at once, after every change of a key, and when the body asked for it.

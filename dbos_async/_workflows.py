@@ -267,7 +267,7 @@ async def start(
         )
         answer = await call
         if step is not None and answer[0]["outcome"] == "lost":
-            await step.run.halt("another run has taken it over, or it has ended")
+            await step.run.lose()
         done = Done(answer[0]["output"], answer[0]["error"])
     done.value()
     return WorkflowHandle(database, workflow_id, result_type, beginning.run)

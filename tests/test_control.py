@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from typing import Any
@@ -24,6 +25,7 @@ from tests.test_recovery import holder
 
 CLEANED: list[str] = []
 RAN: list[str] = []
+GATES: list[asyncio.Event] = []
 
 
 @DBOS.step()
@@ -150,6 +152,50 @@ async def test_w6_cancelling_reaches_a_run_in_another_process(database_url: str,
     finally:
         process.kill()
         await process.wait()
+
+
+@DBOS.step()
+async def written_in_a_step() -> None:
+    await DBOS.write_stream("s", 1)
+
+
+@DBOS.workflow()
+async def late(verb: str) -> None:
+    RAN.append("late")
+    await GATES[-1].wait()
+    if verb == "step":
+        await count()
+    elif verb == "inside of a step":
+        await written_in_a_step()
+    elif verb == "start_workflow":
+        await DBOS.start_workflow(nothing)
+    elif verb == "set_event":
+        await DBOS.set_event("k", 1)
+    else:
+        await DBOS.recv("go", None)
+
+
+@pytest.mark.parametrize("verb", ["step", "inside of a step", "start_workflow", "set_event", "recv"])
+async def test_w6_a_run_that_its_own_verb_tells_of_its_cancellation_stops_without_a_warning(
+    verb: str, dbos: DBOS, connection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    GATES.append(asyncio.Event())
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(late, verb)
+    await eventually(lambda: RAN)
+    # As by another process whose notification is still on its way.
+    await connection.execute("update dbos_async.workflows set status = 'CANCELLED', owner = null")
+    with caplog.at_level(logging.INFO, "dbos_async"):
+        GATES[-1].set()
+        await eventually(lambda: not _workflows.executor().runs)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "A run of workflow 'w' stops: it was cancelled.")
+    ]
+    with pytest.raises(WorkflowCancelledError):
+        await handle.get_result()
+    assert await connection.fetchval("select count(*) from dbos_async.workflows") == 1
+    for table in ("steps", "events", "stream_entries"):
+        assert await connection.fetchval(f"select count(*) from dbos_async.{table}") == 0
 
 
 async def _more_than(connection: Any, count: str, least: int) -> bool:
