@@ -101,6 +101,7 @@ class Postgres:
         self._was_usable = False
         self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
         self._in_use = 0
+        """How many are with somebody, or on their way to somebody who waited."""
         self._wanting: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
         self._room = asyncio.Semaphore(max_connections)
         self._closed = False
@@ -225,10 +226,12 @@ class Postgres:
                 await asyncio.wait([place], timeout=RETURN_SECONDS)
             except asyncio.CancelledError:
                 if not place.cancel():
+                    self._in_use -= 1
                     self._give_back(place.result())
                 raise
             if place.cancel():
                 raise
+            self._in_use -= 1
             return place.result()
 
     def _take_idle(self) -> asyncpg.Connection[asyncpg.Record] | None:
@@ -246,6 +249,7 @@ class Postgres:
                 place = self._wanting.popleft()
                 if not place.done():
                     place.set_result(connection)
+                    self._in_use += 1
                     return
             self._idle.append(connection)
 

@@ -264,6 +264,44 @@ async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(databas
     await connection.execute(f"drop role {role}")
 
 
+async def test_d4_a_connection_on_its_way_to_who_waited_for_it_counts_as_one_that_will_come_back(
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role, url = await limited_role(connection, database_url, 1)
+    postgres = Postgres(url)
+    connect = asyncpg.connect
+    refused: list[asyncio.Future[None]] = []
+
+    async def connecting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await connect(*args, **kwargs)
+        except asyncpg.TooManyConnectionsError:
+            refused.append(asyncio.get_running_loop().create_future())
+            await refused[-1]
+            raise
+
+    async def use() -> int:
+        async with postgres.connection() as only:
+            backend: int = await only.fetchval("select pg_backend_pid()")
+            return backend
+
+    monkeypatch.setattr(asyncpg, "connect", connecting)
+    async with asyncio.timeout(20):
+        async with postgres.connection() as only:
+            backend = only.get_server_pid()
+            first, second = asyncio.create_task(use()), asyncio.create_task(use())
+            await eventually(lambda: len(refused) == 2)
+            refused[0].set_result(None)
+            await asyncio.sleep(0)  # The first waits for the connection now …
+        refused[1].set_result(
+            None
+        )  # … and has been given it, but not yet gone on, when the second hears that there is no other.
+        assert [await first, await second] == [backend, backend]
+    await postgres.close()
+    await connection.execute(f"drop owned by {role}")
+    await connection.execute(f"drop role {role}")
+
+
 @pytest.mark.parametrize(
     ("statement", "stays"),
     [
