@@ -70,7 +70,7 @@ class Run:
     """Set when somebody has said that the workflow has ended."""
     over: bool = False
     """Set when the function has returned or raised."""
-    acting: set[asyncio.Task[object]] = field(default_factory=set)
+    acting: set[asyncio.Task[object]] | None = None
     """The tasks that are inside a verb."""
     crowd: Crowd | None = None
     waiting: int = 0
@@ -104,7 +104,7 @@ class Run:
         if self.stopped is None:
             self.stopped = reason
         self.end(None)
-        for task in self.acting:
+        for task in self.acting or ():
             task.cancel(reason)
         if self.task is not None:
             self.task.cancel(reason)
@@ -118,17 +118,19 @@ class Run:
             if not listener.done():
                 listener.set_result(None)
 
-    async def ended(self) -> Outcome | None:
-        """Wait for the outcome; ``None`` when it has to be looked for in the database."""
-        if not self.is_ended:
-            listener = self.database.loop.create_future()
-            self.listeners = listeners = self.listeners or []
-            listeners.append(listener)
-            try:
-                await listener
-            finally:
-                listeners.remove(listener)
-        return self.outcome
+    def listen(self) -> asyncio.Future[None]:
+        """Wait for the end, unless there is one; whatever comes of that, `listen_no_more`."""
+        listener: asyncio.Future[None] = self.database.loop.create_future()
+        if self.is_ended:
+            listener.set_result(None)
+        if self.listeners is None:
+            self.listeners = []
+        self.listeners.append(listener)
+        return listener
+
+    def listen_no_more(self, listener: asyncio.Future[None]) -> None:
+        if self.listeners is not None:
+            self.listeners.remove(listener)
 
     def changed(self) -> None:
         """Somebody says that the workflow has ended: see whether it is still ours."""
@@ -208,7 +210,8 @@ class Branch:
     """One task of a run, and the name under which its steps are numbered: empty for the main task."""
 
     name: str
-    task: weakref.ref[asyncio.Task[object]]
+    task: weakref.ref[asyncio.Task[object]] | None
+    """``None`` for the main task."""
     started_at: dict[int, int] | None = None
     """How many tasks took a branch of their own after each of this branch's steps."""
 
@@ -248,7 +251,7 @@ def begin(run: Run) -> None:
     task = asyncio.current_task(run.database.loop)
     assert task is not None
     run.task = task
-    current.set(Position(run, Branch("", weakref.ref(task)), 0))
+    current.set(Position(run, Branch("", None), 0))
 
 
 def next_number(position: Position, verb: str) -> tuple[Branch, int]:
@@ -258,7 +261,7 @@ def next_number(position: Position, verb: str) -> tuple[Branch, int]:
     task = asyncio.current_task(position.run.database.loop)
     assert task is not None
     branch, number = position.branch, position.number
-    if branch.task() is not task:
+    if (position.run.task if branch.task is None else branch.task()) is not task:
         if branch.started_at is None:
             branch.started_at = {}
         rank = branch.started_at.get(number, 0) + 1

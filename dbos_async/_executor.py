@@ -367,29 +367,27 @@ class Executor:
 
     async def _end_what_outlived(self, run: Run) -> None:
         # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
-        for task in run.acting:
+        for task in run.acting or ():
             task.cancel()
         await self.database.batches.land(run.lane)
 
     async def _end(self, run: Run, status: str, output: str | None, error: str | None) -> None:
         try:
-            ended = await self._finish(run, status, output, error)
+            answer = await self._finish(run, status, output, error)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
             refused = InvalidValueError(
                 f"The outcome of workflow {run.workflow_id!r}", f"the database refused it: {refusal}"
             )
             status, output, error = "ERROR", None, _exceptions.encode_error(refused)
-            ended = await self._finish(run, status, output, error)
-        if ended and status in ("SUCCESS", "ERROR"):
+            answer = await self._finish(run, status, output, error)
+        if answer[0]["ended"] and status in ("SUCCESS", "ERROR"):
             run.end(Outcome(status, output, error))
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
         await self._finish(run, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
 
-    async def _finish(self, run: Run, status: str, output: str | None, error: str | None) -> bool:
+    def _finish(self, run: Run, status: str, output: str | None, error: str | None) -> asyncio.Future[Answer]:
         row = run.workflow_id, run.attempt, status, output, error, run.key
         size = len(output or "") + len(error or "")
-        call = self.database.call(FINISH, [row], lane=run.lane, size=size, wakes=[run.key], patient=True)
-        ended: bool = (await call)[0]["ended"]
-        return ended
+        return self.database.call(FINISH, (row,), lane=run.lane, size=size, wakes=(run.key,), patient=True)

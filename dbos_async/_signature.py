@@ -67,6 +67,8 @@ class Signature:
         if kwargs or not self._least <= len(args) <= self._most:
             bound = self._signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
+        if not args and not kwargs:
+            return _EMPTY_CALL
         stored_args = [self._store(self._at(place), value) for place, value in enumerate(args)]
         stored_kwargs = [f"{_codec.encode(key)}:{self._store(self._of(key), value)}" for key, value in kwargs.items()]
         return f'{{"args":[{",".join(stored_args)}],"kwargs":{{{",".join(stored_kwargs)}}}}}'

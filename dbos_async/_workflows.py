@@ -258,7 +258,7 @@ async def start(
         patient = step is not None
         call = database.call(
             statement,
-            [row],
+            (row,),
             lane=workflow_id,
             size=len(text),
             wakes=wakes,

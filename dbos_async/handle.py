@@ -197,8 +197,12 @@ class WorkflowHandle(Generic[R]):
         run = self._run
         if run is not None and not isinstance(caller(self._database), Position):
             # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
-            outcome = run.outcome or await run.ended()
-            if outcome is not None:
+            listener = run.listen()
+            try:
+                await listener
+            finally:
+                run.listen_no_more(listener)
+            if (outcome := run.outcome) is not None:
                 return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
         return cast("R", await _result(self._database, self.workflow_id, self._result_type))
 
