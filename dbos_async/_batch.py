@@ -50,10 +50,20 @@ class Handover(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Goes on where a call has ended, without a task that waits for it."""
+
+    def answered(self, answer: Answer) -> None:
+        """Hear the answer, also that to a call which was cancelled when it had been sent."""
+
+    def failed(self, error: BaseException | None) -> None:
+        """Hear why there is no answer; ``None`` when the call was cancelled."""
+
+
 class _Call(asyncio.Future[Answer]):
     """The rows of one call, and the future of its answer."""
 
-    __slots__ = ("answered", "give_up_at", "handover", "news", "rows", "size", "wakes", "was_sent")
+    __slots__ = ("answered", "follower", "give_up_at", "handover", "news", "rows", "size", "wakes", "was_sent")
 
     def __init__(
         self,
@@ -64,23 +74,36 @@ class _Call(asyncio.Future[Answer]):
         answered: Callable[[Answer], None] | None,
         news: Callable[[Answer], News | None] | None,
         handover: Handover | None,
+        follower: Follower | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
         self.rows, self.size, self.wakes = rows, size, wakes
         self.give_up_at, self.answered = give_up_at, answered
         self.news, self.handover = news, handover
+        self.follower = follower
         self.was_sent = False
 
     def fail(self, error: BaseException) -> None:
         if not self.done():
             self.set_exception(error)
+            if self.follower is not None:
+                self.exception()  # heard of
+                self.follower.failed(error)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled and self.follower is not None:
+            self.follower.failed(None)
+        return cancelled
 
     def settle(self, answer: Answer) -> bool:
         """Give the caller the answer; true when there is somebody to tell, too."""
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
         if self.answered is not None:
             self.answered(answer)
+        if self.follower is not None:
+            self.follower.answered(answer)
         # The caller goes on before those who are woken, and may wait already when they answer.
         if not self.done():
             self.set_result(answer)
@@ -88,6 +111,11 @@ class _Call(asyncio.Future[Answer]):
         if self.handover is not None and self.handover.answered(answer):
             return False
         return bool(self.wakes)
+
+    @property
+    def concerns_others(self) -> bool:
+        """Whether the answer matters to more than the caller."""
+        return bool(self.answered or self.follower or self.wakes)
 
     def tell(self, answer: Answer, wakeups: Wakeups) -> None:
         """Wake who waits for what was done, with the news of it."""
@@ -151,18 +179,19 @@ class Batches:
         answered: Callable[[Answer], None] | None = None,
         news: Callable[[Answer], News | None] | None = None,
         handover: Handover | None = None,
+        follower: Follower | None = None,
     ) -> asyncio.Future[Answer]:
         """Make one call of the statement. ``lane`` is the workflow that it is about, or the
         lane of the run that makes it; ``size`` is its weight in bytes.
 
         A ``patient`` call outlasts any outage of the database. ``answered`` is called with the answer even if the
-        caller was cancelled meanwhile; ``news`` says what to tell those who are woken. A call that is cancelled before
-        its batch left is not made.
+        caller was cancelled meanwhile; ``news`` says what to tell those who are woken. A ``follower`` hears of every end
+        that the call may have. A call that is cancelled before its batch left is not made.
         """
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         give_up_at = float("inf") if patient else self._loop.time() + self._patience_seconds
-        call = _Call(rows, size, wakes, give_up_at, answered, news, handover, self._loop)
+        call = _Call(rows, size, wakes, give_up_at, answered, news, handover, follower, self._loop)
         key = statement, hash(lane) % statement.lanes
         its_lane = self._lanes.get(key)
         if its_lane is None:
@@ -250,9 +279,7 @@ class Batches:
                 ) as connection:
                     # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
                     # answer matters to more than its caller is brought to its end even if the caller left.
-                    batch = [
-                        c for c in batch if not c.done() or (c.cancelled() and c.was_sent and (c.answered or c.wakes))
-                    ]
+                    batch = [c for c in batch if not c.done() or (c.cancelled() and c.was_sent and c.concerns_others)]
                     if not batch:
                         return
                     lane.is_at_server = True
@@ -325,7 +352,7 @@ class Batches:
             answers[record[0]].append(record)
         for call, answer in zip(batch, answers, strict=True):
             try:
-                if call.settle(answer):
+                if call.settle(answer) and self._wakeups.concern(call.wakes):
                     lane.settled.append((call, answer))
             except Exception as error:
                 log.exception("An answer could not be handled.")

@@ -49,6 +49,9 @@ class Keeper(Protocol):
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         """Let the workflow wait until somebody has repaired it; for a replay that does not match."""
 
+    def leave(self, run: Run) -> None:
+        """Forget the run, which is over."""
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -92,6 +95,8 @@ class Run:
     """Goes off at the deadline of the workflow."""
     halted: weakref.WeakSet[asyncio.Task[object]] | None = None
     """The tasks that were cancelled on their way into a verb."""
+    ending: asyncio.Future[Any] | None = None
+    """The call that stores its outcome, as soon as that is made."""
     outcome: Outcome | None = None
     """How the workflow ended, once that is committed."""
     is_ended: bool = False

@@ -14,12 +14,11 @@ from threading import get_ident
 from typing import Any, Protocol
 from uuid import uuid4
 
-import asyncpg
-
 from dbos_async import _codec, _exceptions, _tracing
 from dbos_async._batch import Answer
-from dbos_async._context import SHUTTING_DOWN, Crowd, Outcome, Run, begin
+from dbos_async._context import SHUTTING_DOWN, Crowd, Run, begin
 from dbos_async._database import Database
+from dbos_async._ending import Ending, finish
 from dbos_async._history import History
 from dbos_async._signature import Signature
 from dbos_async._statement import Statement
@@ -73,38 +72,6 @@ CLAIM = Statement(
     """,
     lanes=1,
 )
-
-FINISH = Statement(
-    "FINISH",
-    """
-    with calls as materialized (
-        select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::bytea[])
-            as c(n, id, attempt, status, output, error, digest)
-    ),
-    held as materialized (
-        select c.*, w.name, w.start_id
-        from (select * from calls order by id) as c
-        cross join lateral (
-            select name, start_id, attempt, status from dbos_async.workflows where id = c.id for no key update
-        ) as w
-        where w.attempt = c.attempt and w.status = 'PENDING'
-    ),
-    filled as (
-        -- Always an update, since the row is there and held. Said as an insert it finds its row by the key alone,
-        -- whatever the planner believes the size of the table to be.
-        insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
-        select id, name, '{}', start_id, attempt, status, output, error,
-               case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
-        from held
-        on conflict (id) do update
-            set status = excluded.status, output = excluded.output, error = excluded.error,
-                ended_at = excluded.ended_at, owner = null
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
-    select n, n in (select n from held) as ended from calls, announced
-    """,
-)
-
 
 HOLDS = Statement(
     "HOLDS",
@@ -285,8 +252,9 @@ class Executor:
             self._second_look.cancel()
         for run in list(self.runs.values()):
             run.drain()
-        if tasks := self._unfinished():
-            await asyncio.wait(tasks, timeout=seconds)
+        stop_at = self.loop.time() + seconds
+        while (tasks := self._unfinished()) and (seconds_left := stop_at - self.loop.time()) > 0:
+            await asyncio.wait(tasks, timeout=seconds_left)
         give_up_at = self.loop.time() + STUBBORN_SECONDS
         while (tasks := self._unfinished()) and self.loop.time() < give_up_at:
             for run in list(self.runs.values()):
@@ -295,14 +263,15 @@ class Executor:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=0.1)
-        for task in self._unfinished():
+        for task in [task for task in self._tasks if not task.done()]:
             # Kept, since a collected coroutine that swallows its end would run on in the context of whoever collects it.
             _left_behind.add(task)
             log.warning("%s swallows its cancellation and was left behind.", task.get_name())
 
-    def _unfinished(self) -> list[asyncio.Task[None]]:
+    def _unfinished(self) -> list[asyncio.Future[Any]]:
         # One that is cancelled before its first turn ends without having been here.
-        return [task for task in self._tasks if not task.done()]
+        endings = [run.ending for run in self.runs.values() if run.ending is not None]
+        return [future for future in (*self._tasks, *endings) if not future.done()]
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
@@ -352,18 +321,24 @@ class Executor:
                 if run.acting and run.stopped is None:
                     await self._end_what_outlived(run)
                 if run.stopped is None:
-                    await self._end(run, status, output, error)
+                    Ending(run).say(status, output, error)
             finally:
-                run.end(None)
-                if self.runs.get(run.workflow_id) is run:
-                    del self.runs[run.workflow_id]
-                    self.database.wakeups.tell(run.key, None)
-                for key in run.quiet or ():
-                    self.database.wakeups.was_quiet(key)
                 if run.task is not None:
                     self._tasks.discard(run.task)
                     run.task = None
-                self._thinned()
+                if run.ending is None:
+                    self.leave(run)
+
+    def leave(self, run: Run) -> None:
+        """The run is over, and everything that can be known of its end is known."""
+        run.end(None)
+        run.ending = None  # or they would keep each other
+        if self.runs.get(run.workflow_id) is run:
+            del self.runs[run.workflow_id]
+            self.database.wakeups.tell(run.key, None)
+        for key in run.quiet or ():
+            self.database.wakeups.was_quiet(key)
+        self._thinned()
 
     async def _end_what_outlived(self, run: Run) -> None:
         # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
@@ -371,23 +346,6 @@ class Executor:
             task.cancel()
         await self.database.batches.land(run.lane)
 
-    async def _end(self, run: Run, status: str, output: str | None, error: str | None) -> None:
-        try:
-            answer = await self._finish(run, status, output, error)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
-            refused = InvalidValueError(
-                f"The outcome of workflow {run.workflow_id!r}", f"the database refused it: {refusal}"
-            )
-            status, output, error = "ERROR", None, _exceptions.encode_error(refused)
-            answer = await self._finish(run, status, output, error)
-        if answer[0]["ended"] and status in ("SUCCESS", "ERROR"):
-            run.end(Outcome(status, output, error))
-
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
-        await self._finish(run, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))
-
-    def _finish(self, run: Run, status: str, output: str | None, error: str | None) -> asyncio.Future[Answer]:
-        row = run.workflow_id, run.attempt, status, output, error, run.key
-        size = len(output or "") + len(error or "")
-        return self.database.call(FINISH, (row,), lane=run.lane, size=size, wakes=(run.key,), patient=True)
+        await finish(run, "REPLAY_MISMATCH", None, _exceptions.encode_error(mismatch))

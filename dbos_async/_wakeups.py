@@ -10,9 +10,9 @@ that the last look asked for, and at a slow interval in case a notification was 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 RECHECK_SECONDS = 30.0
@@ -26,7 +26,7 @@ MOST_NEWS_BYTES = 1 << 18
 def digest(kind: str, *names: str) -> bytes:
     """The fixed-size name of a key in notifications: what changed, and whose it is."""
     text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 @lru_cache(MOST_REMEMBERED)
@@ -49,7 +49,8 @@ def stream_key(workflow_id: str, key: str) -> bytes:
 
 def end_key(workflow_id: str) -> bytes:
     """Changes when the workflow ends."""
-    return digest("end", workflow_id)
+    # Written out, since every workflow needs one.
+    return blake2b(f"end\0{len(workflow_id)}\0{workflow_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 UNOWNED_KEY = digest("unowned")
@@ -187,6 +188,11 @@ class Wakeups:
         told = self._told.get(key)
         if told is not None:
             told.changed()
+
+    def concern(self, keys: Sequence[bytes]) -> bool:
+        """Whether anybody here is to hear of a change of these keys. Who comes later looks first, and sees it."""
+        waiting, told, quiet = self._waiting, self._told, self._quiet
+        return any([key in waiting or key in told or key in quiet for key in keys])  # noqa: C419 - a generator costs more
 
     def receiver(self, key: bytes) -> Look | None:
         """Where a receive waits that a message behind this key may be handed to."""

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from threading import get_ident
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -191,16 +191,16 @@ class Workflow(Generic[P, R]):
 class _Beginning:
     """A run that begins with the commit of its start, and not with the caller, who may have left."""
 
-    __slots__ = ("_here", "_how", "run")
+    __slots__ = ("_here", "_row", "run")
 
-    def __init__(self, here: Executor | None, *how: Any) -> None:
-        self._here, self._how = here, how
+    def __init__(self, here: Executor, row: tuple[Any, ...]) -> None:
+        self._here, self._row = here, row
         self.run: Run | None = None
 
-    def answered(self, answer: Answer) -> None:
+    def __call__(self, answer: Answer) -> None:
         # A repeated call knows its own row.
-        if self._here is not None and answer[0]["started"]:
-            workflow_id, name, text, trace_parent, seconds_left = self._how
+        if answer[0]["started"]:
+            workflow_id, name, text, _, _, trace_parent, _, seconds_left, _ = self._row
             first = answer[0]["attempts"] + 1
             self.run = self._here.begin(
                 workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=seconds_left
@@ -216,77 +216,76 @@ async def start(
     name: str,
     text: str,
     result_type: Any,
-    owner: str | None,
     here: Executor | None,
     connection: Any = None,
 ) -> WorkflowHandle[Any]:
-    """Make a workflow's row, unless there is one of its id."""
-    author = caller(database)
-    if connection is not None:
-        check_connection(connection, author, "start_workflow")
-    if not isinstance(author, Position) and author is not None:
-        check_live(author, "start_workflow")
-    misfit = _codec.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
-    if misfit is not None and not isinstance(author, Position):
-        raise misfit
-    ticket = assigned.get()
-    start_id = ordered_id()
-    workflow_id = str(start_id) if ticket is None else ticket.use()
-    trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
-    row: tuple[Any, ...] = (
-        workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
-        UNOWNED_KEY,
-    )  # fmt: skip
-    step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
-    statement = START if ticket is None else START_BY_ID
-    if step is not None:
-        statement, row = START_CHILD, (*author_columns(step), step.path, *row)
-    wakes = () if owner else (UNOWNED_KEY,)
-    beginning = _Beginning(here if owner is not None else None, workflow_id, name, text, trace_parent, timeout_seconds)
-    if connection is not None:
-        answer = await call_inside(connection, statement, [row])
-        await check_answer(answer, author if isinstance(author, StepBody) else None)
-        done = Done(answer[0]["output"], answer[0]["error"])
-    elif isinstance(step, Step):
-        done = await step.perform(
-            statement, [row], size=len(text), wakes=wakes, answered=beginning.answered, misfit=misfit
-        )
-        what = f"The recorded id of the started workflow {name!r}"
-        child_id = await step.accept(done, lambda recorded: _codec.decode(recorded or "null", str, what=what))
-        return WorkflowHandle(database, child_id, result_type)
-    else:
-        patient = step is not None
-        call = database.call(
-            statement,
-            (row,),
-            lane=workflow_id,
-            size=len(text),
-            wakes=wakes,
-            patient=patient,
-            answered=beginning.answered,
-        )
-        answer = await call
-        if step is not None and answer[0]["outcome"] == "lost":
-            await step.run.lose()
-        done = Done(answer[0]["output"], answer[0]["error"])
-    done.value()
-    return WorkflowHandle(database, workflow_id, result_type, beginning.run)
+    """Make a workflow's row, unless there is one of its id. It begins ``here`` if that executor has room for it."""
+    # One in the user's transaction may never be committed, so nobody owns it: whoever hears of the commit claims it.
+    owner = here.reserve() if here is not None and connection is None else None
+    try:
+        author = caller(database)
+        if connection is not None:
+            check_connection(connection, author, "start_workflow")
+        if not isinstance(author, Position) and author is not None:
+            check_live(author, "start_workflow")
+        misfit = _codec.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+        if misfit is not None and not isinstance(author, Position):
+            raise misfit
+        ticket = assigned.get()
+        start_id = ordered_id()
+        workflow_id = str(start_id) if ticket is None else ticket.use()
+        trace_parent, timeout_seconds = _tracing.trace_parent(), allowed_seconds.get()
+        row: tuple[Any, ...] = (
+            workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
+            None if owner else UNOWNED_KEY,
+        )  # fmt: skip
+        beginning = None if here is None or owner is None else _Beginning(here, row)
+        step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
+        statement = START if ticket is None else START_BY_ID
+        if step is not None:
+            statement, row = START_CHILD, (*author_columns(step), step.path, *row)
+        wakes = () if owner else (UNOWNED_KEY,)
+        if connection is not None:
+            answer = await call_inside(connection, statement, [row])
+            await check_answer(answer, author if isinstance(author, StepBody) else None)
+            done = Done(answer[0]["output"], answer[0]["error"])
+        elif isinstance(step, Step):
+            done = await step.perform(statement, [row], size=len(text), wakes=wakes, answered=beginning, misfit=misfit)
+            child_id = await step.accept(done, functools.partial(_decode_id, name))
+            return WorkflowHandle(database, child_id, result_type)
+        else:
+            patient = step is not None
+            call = database.call(
+                statement,
+                (row,),
+                lane=workflow_id,
+                size=len(text),
+                wakes=wakes,
+                patient=patient,
+                answered=beginning,
+            )
+            answer = await call
+            if step is not None and answer[0]["outcome"] == "lost":
+                await step.run.lose()
+            done = Done(answer[0]["output"], answer[0]["error"])
+        done.value()
+        return WorkflowHandle(database, workflow_id, result_type, None if beginning is None else beginning.run)
+    finally:
+        if here is not None:
+            here.release(owner)
 
 
-async def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> WorkflowHandle[Any]:
+def _decode_id(name: str, recorded: str | None) -> str:
+    child_id: str = _codec.decode(recorded or "null", str, what=f"The recorded id of the started workflow {name!r}")
+    return child_id
+
+
+def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
     """Start a workflow in the launched executor; a start in a workflow is a step of it."""
     here = executor()
     connection, kwargs = split_connection(workflow, kwargs)
     text = workflow.signature.encode_call(args, kwargs)
-    if connection is not None:
-        # It may never be committed, so nobody owns it: whoever hears of the commit claims it.
-        result_type = workflow.signature.result_type
-        return await start(here.database, workflow.name, text, result_type, None, here, connection)
-    owner = here.reserve()
-    try:
-        return await start(here.database, workflow.name, text, workflow.signature.result_type, owner, here)
-    finally:
-        here.release(owner)
+    return start(here.database, workflow.name, text, workflow.signature.result_type, here, connection)
 
 
 def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

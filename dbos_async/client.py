@@ -86,7 +86,7 @@ class DBOSClient:
         """
         connection, kwargs = _workflows.split_connection(workflow, kwargs)
         name, text, result_type = _workflows.call_by_name(workflow, args, kwargs)
-        return await _workflows.start(self._database, name, text, result_type, None, None, connection)
+        return await _workflows.start(self._database, name, text, result_type, None, connection)
 
     @overload
     async def send(

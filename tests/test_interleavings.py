@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import _events, _executor, _messages, _recovery, _streams, _workflows
+from dbos_async import _ending, _events, _executor, _messages, _recovery, _streams, _workflows
 from tests.eventually import eventually
 from tests.statements import ACTS, FORMS, Act, Row, execute, step
 
@@ -286,7 +286,7 @@ FINISHED: Row = ("w", 1, "SUCCESS", '"done"', None, b"d")
 async def test_w3_a_finish_that_meets_a_claim_does_nothing(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
     await one.execute(CLAIM_BY_HAND)
-    late = asyncio.create_task(execute(two, _executor.FINISH, FINISHED))
+    late = asyncio.create_task(execute(two, _ending.FINISH, FINISHED))
     await blocked(two, late, three)
     await one.execute("commit")
     assert [row["ended"] for row in await late] == [False]
@@ -295,8 +295,8 @@ async def test_w3_a_finish_that_meets_a_claim_does_nothing(one: Any, two: Any, t
 
 async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
-    assert (await execute(one, _executor.FINISH, FINISHED))[0]["ended"]
-    second = asyncio.create_task(execute(two, _executor.FINISH, ("w", 1, "ERROR", None, "{}", b"d")))
+    assert (await execute(one, _ending.FINISH, FINISHED))[0]["ended"]
+    second = asyncio.create_task(execute(two, _ending.FINISH, ("w", 1, "ERROR", None, "{}", b"d")))
     await blocked(two, second, three)
     await one.execute("commit")
     assert [row["ended"] for row in await second] == [False]
@@ -309,7 +309,7 @@ async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> 
 async def test_w3_a_finish_of_a_deleted_workflow_brings_nothing_back(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
     await one.execute("delete from dbos_async.workflows where id = 'w'")
-    late = asyncio.create_task(execute(two, _executor.FINISH, FINISHED))
+    late = asyncio.create_task(execute(two, _ending.FINISH, FINISHED))
     await blocked(two, late, three)
     await one.execute("commit")
     assert [row["ended"] for row in await late] == [False]

@@ -119,6 +119,11 @@ MAY_END: asyncio.Event
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
+    fresh()
+
+
+def fresh() -> None:
+    """Nothing ran yet, and the steps that begin from now on wait for a word of their own."""
     global MAY_END
     RAN.clear()
     MAY_END = asyncio.Event()  # an event belongs to the loop that first waited for it
@@ -154,6 +159,11 @@ async def one_after_the_other() -> list[str]:
     return [await drained("a"), await drained("b")]
 
 
+@DBOS.workflow(name="one last step")
+async def one_last_step() -> str:
+    return await drained("last")
+
+
 @DBOS.workflow(name="three at a time")
 async def three_at_a_time() -> list[Any]:
     return [*await asyncio.gather(drained("a"), drained_thread("thread"), DBOS.recv("go", None), drained("c"))]
@@ -179,6 +189,29 @@ async def test_a_step_that_runs_at_shutdown_is_finished_and_recorded(database_ur
     async with DBOS(database_url):
         assert await (await DBOS.retrieve_workflow("w")).get_result() == ["a", "b"]
     assert RAN == ["a", "b"], "what was recorded did not run again"
+
+
+async def test_the_ends_that_are_being_stored_at_shutdown_are_waited_for(database_url: str, connection: Any) -> None:
+    async def start(ids: list[str]) -> asyncio.Event:
+        fresh()
+        for workflow_id in ids:
+            with SetWorkflowID(workflow_id):
+                await DBOS.start_workflow(one_last_step)
+        await eventually(lambda: len(RAN) == len(ids))
+        return MAY_END
+
+    async with DBOS(database_url, drain_seconds=30):
+        early_may_end = await start([f"early {n}" for n in range(20)])
+        late_may_end = await start([f"late {n}" for n in range(20)])
+        await connection.execute("begin; select from dbos_async.workflows where id like 'early%' for update")
+        # All of them end while the shutdown goes on, and the late ones are stored behind the early ones.
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.1, early_may_end.set)
+        loop.call_later(0.3, late_may_end.set)
+        letting_go = loop.call_later(0.6, lambda: loop.create_task(connection.execute("commit")))
+    assert letting_go.when() <= loop.time()
+    ends = await connection.fetch("select status, output::text, owner from dbos_async.workflows")
+    assert [tuple(end) for end in ends] == [("SUCCESS", '"last"', None)] * 40
 
 
 async def test_steps_side_by_side_are_all_finished(database_url: str, connection: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import threading
 import time
@@ -292,6 +293,26 @@ async def test_w7_waiting_workflows_hold_no_thread_and_no_connection() -> None:
     assert len(_workflows.executor().database.postgres.backends) <= max(backends, 9)
     await asyncio.gather(*(DBOS.send(handle.workflow_id, None, "the end") for handle in handles))
     await asyncio.gather(*(handle.get_result() for handle in handles))
+
+
+async def test_what_has_ended_is_freed_at_once_and_leaves_the_garbage_collector_nothing() -> None:
+    def runs() -> int:
+        return sum(type(known).__name__ == "Run" for known in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = runs()
+        waiting = await DBOS.start_workflow(wait_for_ever)
+        for _ in range(10):
+            assert await echo(1) == 1
+        await eventually(lambda: runs() == before + 1, "only the one that waits is left")
+        await DBOS.send(waiting.workflow_id, "go", "the end")
+        await waiting.get_result()
+        del waiting
+        await eventually(lambda: runs() == before)
+    finally:
+        gc.enable()
 
 
 async def test_w8_a_task_that_outlived_its_workflow_raises_and_writes_nothing() -> None:
