@@ -24,6 +24,7 @@ ABOUT_THE_DATABASE = (
     "messages",
     "events",
     "streams",
+    "taking",
     "workflows",
     "replay",
     "interleavings",

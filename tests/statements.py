@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async import _events, _messages, _receives, _sleep, _steps, _streams, _workflows, handle
+from dbos_async import _events, _messages, _sleep, _steps, _streams, _taking, _workflows, handle
 from dbos_async._statement import Statement, alone
 
 Row = tuple[Any, ...]
@@ -99,7 +99,7 @@ ACTS = {
         _messages.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
-        _receives.TAKE,
+        _taking.TAKE,
         _take,
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),
