@@ -127,6 +127,7 @@ async def test_every_study_gives_its_figures(database_url: str) -> None:
     assert studied.figures["growth"]["TAKE buffers, small"][0] > 0
     assert studied.figures["executors"]["send_recv by 2, /s"][0] > 0
     assert "KiB a running workflow" in studied.figures["memory"]
+    assert studied.figures["wal"]["a message, sent alone and received, bytes"][0] > 2 * 100, "it is stored twice"
     assert studies.table(studied, 1).row_count == sum(map(len, studied.figures.values()))
     assert [what for what in told if what in studies.STUDIES] == list(studies.STUDIES)
 
