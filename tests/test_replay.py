@@ -268,7 +268,7 @@ async def test_e4_a_replay_sees_the_value_that_was_read_also_if_it_changed_since
             await DBOS.start_workflow(teller)
         with SetWorkflowID("asker"):
             await DBOS.start_workflow(asker)
-        await reaches("asker", "1")
+        await reaches("asker", "2")
         await DBOS.send("writer", None, "go")
         await (await DBOS.retrieve_workflow("writer")).get_result()
     async with launched(database_url):
