@@ -8,7 +8,25 @@ from __future__ import annotations
 
 from dbos_async._statement import Statement
 
-_LOOK_AND_TAKE = """
+_CALLS = """unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
+            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true"""
+"""The calls, each with the fence of its workflow as it stands."""
+
+_OUTPUT = """case when c.verb = 'recv' then m.payload
+                    when m.id is not null then json_build_object(
+                        'id', m.id, 'destination_id', c.workflow_id, 'topic', nullif(c.topic, ''), 'payload', m.payload,
+                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output"""
+"""What the step records of the message: the payload, or all of the envelope."""
+
+
+def _sql(text: str) -> str:
+    return text.replace("the calls", _CALLS).replace("the output", _OUTPUT)
+
+
+_LOOK_AND_TAKE = _sql("""
     -- A step may be recorded already, or have begun to wait.
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
@@ -16,11 +34,7 @@ _LOOK_AND_TAKE = """
                s.message_id as recorded_message_id, s.completed_at,
                case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
                     else s.deadline end as deadline
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
-            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
+        from the calls
         left join lateral (
             select verb, key, output, error, message_id, deadline, completed_at from dbos_async.steps
             where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
@@ -34,17 +48,14 @@ _LOOK_AND_TAKE = """
     ),
     -- Receives side by side take side by side: the second one skips what the first one picks.
     decided as materialized (
-        select t.*, m.id as message_id,
-               m.id is null and coalesce(t.deadline <= clock_timestamp(), false) as due,
-               case when t.verb = 'recv' then m.payload
-                    when m.id is not null then json_build_object(
-                        'id', m.id, 'destination_id', t.workflow_id, 'topic', nullif(t.topic, ''), 'payload', m.payload,
-                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output
-        from (select * from turns order by workflow_id, topic, turn) as t
+        select c.*, m.id as message_id,
+               m.id is null and coalesce(c.deadline <= clock_timestamp(), false) as due,
+               the output
+        from (select * from turns order by workflow_id, topic, turn) as c
         left join lateral (
             select id, payload, sender_id, sent_at, headers from dbos_async.messages
-            where destination_id = t.workflow_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
-            order by seq offset t.turn - 1 limit 1
+            where destination_id = c.workflow_id and topic_digest = dbos_async.digest(c.topic) and received_at is null
+            order by seq offset c.turn - 1 limit 1
             for update
         ) as m on true
     ),
@@ -85,34 +96,27 @@ _LOOK_AND_TAKE = """
     from calls
     where not (holds and completed_at is null
                and (recorded_verb is null or (recorded_verb = verb and recorded_key = topic)))
-    """
+    """)
 
-_TAKE = """
+_TAKE = _sql("""
     -- Nothing is recorded of these steps yet.
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                clock_timestamp() + make_interval(secs => c.timeout_seconds) as deadline
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
-            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
+        from the calls
     ),
     -- Receives side by side take side by side: the second one skips what the first one picks.
     decided as materialized (
-        select t.*, m.id as message_id,
-               m.id is not null or coalesce(t.deadline <= clock_timestamp(), false) as ripe,
-               case when t.verb = 'recv' then m.payload
-                    when m.id is not null then json_build_object(
-                        'id', m.id, 'destination_id', t.workflow_id, 'topic', nullif(t.topic, ''), 'payload', m.payload,
-                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output
+        select c.*, m.id as message_id,
+               m.id is not null or coalesce(c.deadline <= clock_timestamp(), false) as ripe,
+               the output
         from (
             select *, row_number() over (partition by workflow_id, topic order by n) as turn from calls where holds
-        ) as t
+        ) as c
         left join lateral (
             select id, payload, sender_id, sent_at, headers from dbos_async.messages
-            where destination_id = t.workflow_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
-            order by seq offset t.turn - 1 limit 1
+            where destination_id = c.workflow_id and topic_digest = dbos_async.digest(c.topic) and received_at is null
+            order by seq offset c.turn - 1 limit 1
             for update
         ) as m on true
     ),
@@ -134,28 +138,21 @@ _TAKE = """
     from decided
     union all
     select n, 'lost', null, null, null, null, null, null from calls where not holds
-    """
+    """)
 
-_TAKE_AGAIN = """
+_TAKE_AGAIN = _sql("""
     -- The step has begun to wait. Mostly there is a message now, and where there is none the step says how long it waits.
     -- Of receives side by side the first one takes, and the others come again.
     with calls as materialized (
         select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
                row_number() over (partition by c.workflow_id, c.topic, c.attempt order by c.n) as turn
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::float8[])
-            as c(n, workflow_id, attempt, branch, number, verb, topic, timeout_seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
+        from the calls
     ),
     decided as materialized (
         -- A message that is not any more what it was when it was found is left to another look.
         select c.n, c.workflow_id, c.branch, c.number, c.verb, c.topic, found.place, m.id as message_id,
                coalesce(s.deadline <= clock_timestamp(), false) as due,
-               case when c.verb = 'recv' then m.payload
-                    when m.id is not null then json_build_object(
-                        'id', m.id, 'destination_id', c.workflow_id, 'topic', nullif(c.topic, ''), 'payload', m.payload,
-                        'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end as output
+               the output
         from (select * from calls where holds and turn = 1 order by workflow_id, topic) as c
         left join lateral (
             select ctid as place from dbos_async.messages
@@ -208,7 +205,7 @@ _TAKE_AGAIN = """
         where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
     ) as s on true
     where c.n not in (select n from outcomes)
-    """
+    """)
 
 TAKE = Statement("TAKE", _LOOK_AND_TAKE, first=_TAKE, later=Statement("TAKE_AGAIN", _LOOK_AND_TAKE, first=_TAKE_AGAIN))
 
