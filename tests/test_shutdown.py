@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dbos_async import DBOS, SetWorkflowID
+from dbos_async import DBOS, SetWorkflowID, _workflows
 from tests.eventually import eventually
 from tests.processes import Program, running
 from tests.programs.crowd import member
@@ -200,16 +200,23 @@ async def test_the_ends_that_are_being_stored_at_shutdown_are_waited_for(databas
         await eventually(lambda: len(RAN) == len(ids))
         return MAY_END
 
+    async def end_one_after_the_other() -> None:
+        # All of them end while the shutdown goes on, and the late ones are to be stored behind the early ones.
+        here = _workflows.executor()
+        await eventually(lambda: here.closing)
+        early_may_end.set()
+        waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+        await eventually(lambda: _is(connection, waits, True))
+        late_may_end.set()
+        await eventually(lambda: all(run.over for run in here.runs.values()))
+        await connection.execute("commit")
+
     async with DBOS(database_url, drain_seconds=30):
         early_may_end = await start([f"early {n}" for n in range(20)])
         late_may_end = await start([f"late {n}" for n in range(20)])
         await connection.execute("begin; select from dbos_async.workflows where id like 'early%' for update")
-        # All of them end while the shutdown goes on, and the late ones are stored behind the early ones.
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.1, early_may_end.set)
-        loop.call_later(0.3, late_may_end.set)
-        letting_go = loop.call_later(0.6, lambda: loop.create_task(connection.execute("commit")))
-    assert letting_go.when() <= loop.time()
+        ending = asyncio.create_task(end_one_after_the_other())
+    await ending
     ends = await connection.fetch("select status, output::text, owner from dbos_async.workflows")
     assert [tuple(end) for end in ends] == [("SUCCESS", '"last"', None)] * 40
 

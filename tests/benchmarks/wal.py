@@ -13,10 +13,16 @@ import asyncpg
 from tests.benchmarks.floor import ROWS, Floor
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.workloads import EVENT_WORKFLOWS, EVENTS_EACH, SIZES, TASKS
+from tests.eventually import eventually
 
 SIZE = 100
 
 WRITTEN = "select (pg_current_wal_insert_lsn() - '0/0')::bigint"
+
+ALONE = """
+    select count(*) = 0 from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
 
 UPDATES = """
     select relname, n_tup_upd, n_tup_hot_upd from pg_stat_user_tables
@@ -50,7 +56,8 @@ async def study(url: str, amount: str) -> dict[str, float]:
                 before = await connection.fetchval(WRITTEN)
                 await getattr(players[who], workload)(count)
                 found[f"{what}, bytes"] = (await connection.fetchval(WRITTEN) - before) / (count * of_one)
-        # Connections say what they did when they are closed at the latest.
+        # Server processes say what they did when they end at the latest.
+        await eventually(lambda: connection.fetchval(ALONE), "the connections of the workloads are closed")
         for table, updates, hot in await connection.fetch(UPDATES):
             found[f"HOT, of the updates of {table}, %"] = 100 * hot / updates
     finally:
