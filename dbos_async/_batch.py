@@ -98,7 +98,7 @@ class _Call(asyncio.Future[Answer]):
         return cancelled
 
     def settle(self, answer: Answer) -> bool:
-        """Give the caller the answer; true when there is somebody to tell, too."""
+        """Give the caller the answer; true when others may wait for what was done."""
         # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
         if self.answered is not None:
             self.answered(answer)
