@@ -1,6 +1,7 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
-from dbos_async._context import SetWorkflowID, SetWorkflowTimeout
+from dbos_async._runs.context import SetWorkflowID, SetWorkflowTimeout
+from dbos_async._workflows.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.envelope import Envelope, Message, SendMessage
@@ -31,7 +32,6 @@ from dbos_async.errors import (
     WorkflowNotFoundError,
     WrongPlaceError,
 )
-from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Event, Stream, Topic
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Annotated, NoReturn
 import asyncpg
 import typer
 
-from dbos_async import _migrations
-from dbos_async._hosts import why_unusable
+from dbos_async._database import migrations
+from dbos_async._database.urls import why_unusable
 from dbos_async.errors import DBOSError
 
 app: typer.Typer = typer.Typer(
@@ -68,8 +68,8 @@ async def _migrate(url: str, check: bool) -> list[str]:
     connection = await asyncpg.connect(url, timeout=10)
     try:
         if check:
-            await _migrations.check(connection)
+            await migrations.check(connection)
             return []
-        return await _migrations.migrate(connection)
+        return await migrations.migrate(connection)
     finally:
         await connection.close()

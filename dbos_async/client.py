@@ -9,16 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
-from dbos_async import _control, _delete, _events, _fork, _mailbox, _messages, _streams, _workflows, handle
-from dbos_async._database import Database
-from dbos_async._workflows import Workflow
+from dbos_async._database.database import Database
+from dbos_async._messaging import events, mailbox, send, streams
+from dbos_async._workflows import control, delete, fork, handle, start
+from dbos_async._workflows.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
+from dbos_async._workflows.start import Workflow
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
-from dbos_async.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
 from dbos_async.keys import Event, Stream, Topic, check_whole
 
 if TYPE_CHECKING:
-    from dbos_async._transaction import Connection
+    from dbos_async._runs.transaction import Connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,9 +85,9 @@ class DBOSClient:
 
         Arguments given with a name travel as plain JSON. Ids and ``connection=`` as in `DBOS.start_workflow`.
         """
-        connection, kwargs = _workflows.split_connection(workflow, kwargs)
-        name, text, result_type = _workflows.call_by_name(workflow, args, kwargs)
-        return await _workflows.start(self._database, name, text, result_type, None, connection)
+        connection, kwargs = start.split_connection(workflow, kwargs)
+        name, text, result_type = start.call_by_name(workflow, args, kwargs)
+        return await start.start(self._database, name, text, result_type, None, connection)
 
     @overload
     async def send(
@@ -122,11 +123,11 @@ class DBOSClient:
     ) -> None:
         """Send a message to a workflow; see `DBOS.send`."""
         letter = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await _messages.send(self._database, letter, connection)
+        await send.send(self._database, letter, connection)
 
     async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
         """Send all these messages, or none; see `DBOS.send_bulk`."""
-        await _messages.send_bulk(self._database, messages, connection)
+        await send.send_bulk(self._database, messages, connection)
 
     @overload
     async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
@@ -134,11 +135,11 @@ class DBOSClient:
     async def get_event(self, workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
     async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
         """The latest value of an event; see `DBOS.get_event`."""
-        return await _events.get_event(self._database, workflow_id, key, timeout_seconds)
+        return await events.get_event(self._database, workflow_id, key, timeout_seconds)
 
     async def get_all_events(self, workflow_id: str) -> dict[str, Any]:
         """The latest value of every event of a workflow; see `DBOS.get_all_events`."""
-        return await _events.get_all_events(self._database, workflow_id)
+        return await events.get_all_events(self._database, workflow_id)
 
     @overload
     def read_stream(
@@ -152,7 +153,7 @@ class DBOSClient:
         self, workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Any, None]:
         """Yield each value of a stream in order; see `DBOS.read_stream`."""
-        return _streams.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
+        return streams.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
 
     async def retrieve_workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
         """The handle of an existing workflow; see `DBOS.retrieve_workflow`."""
@@ -184,22 +185,22 @@ class DBOSClient:
 
     async def cancel_workflow(self, workflow_id: str) -> None:
         """Cancel a workflow; see `DBOS.cancel_workflow`."""
-        await _control.cancel(self._database, workflow_id)
+        await control.cancel(self._database, workflow_id)
 
     async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Let a cancelled or parked workflow go on; see `DBOS.resume_workflow`."""
-        await _control.resume(self._database, workflow_id, application_version)
+        await control.resume(self._database, workflow_id, application_version)
         return await self.retrieve_workflow(workflow_id)
 
     async def fork_workflow(
         self, workflow_id: str, start_step: int | str, *, application_version: str | None = None
     ) -> WorkflowHandle[Any]:
         """Start a copy of a workflow that goes on from one of its steps; see `DBOS.fork_workflow`."""
-        return await _fork.fork(self._database, workflow_id, start_step, application_version)
+        return await fork.fork(self._database, workflow_id, start_step, application_version)
 
     async def delete_workflow(self, workflow_id: str) -> None:
         """Remove a workflow that has ended; see `DBOS.delete_workflow`."""
-        await _delete.delete(self._database, workflow_id)
+        await delete.delete(self._database, workflow_id)
 
     async def list_messages(
         self,
@@ -211,13 +212,13 @@ class DBOSClient:
         after: UUID | str | None = None,
     ) -> list[Message]:
         """The messages that were sent to a workflow; see `DBOS.list_messages`."""
-        return await _mailbox.list_messages(
+        return await mailbox.list_messages(
             self._database, workflow_id, topic=topic, status=status, limit=limit, after=after
         )
 
     async def redeliver(self, message_id: UUID | str) -> None:
         """Append a copy of a rejected message to its queue; see `DBOS.redeliver`."""
-        await _mailbox.redeliver(self._database, message_id)
+        await mailbox.redeliver(self._database, message_id)
 
     @property
     def _database(self) -> Database:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from dbos_async import _sleep
-from dbos_async._context import Here, StepBody, caller, in_workflow
-from dbos_async._conversation import Conversation
-from dbos_async._management import Management
-from dbos_async._runtime import Runtime
-from dbos_async._signals import Terminator
-from dbos_async._step_functions import StepDecorator
-from dbos_async._workflows import Workflow, database
+from dbos_async._lifecycle.runtime import Runtime
+from dbos_async._lifecycle.signals import Terminator
+from dbos_async._messaging.verbs import Conversation
+from dbos_async._runs import sleep
+from dbos_async._runs.context import Here, StepBody, caller, in_workflow
+from dbos_async._workflows.start import Workflow, database
+from dbos_async._workflows.step_functions import StepDecorator
+from dbos_async._workflows.verbs import Management
 from dbos_async.errors import InvalidArgumentError, LaunchError
 from dbos_async.keys import check_key, check_seconds, check_whole
 
@@ -181,7 +181,7 @@ class DBOS(Conversation, Management):
         checked = check_seconds(seconds, "seconds")
         if checked is None:
             raise InvalidArgumentError("seconds must be a finite number: a workflow cannot sleep for ever.")
-        await _sleep.sleep(in_workflow(caller(database()), "sleep"), checked)
+        await sleep.sleep(in_workflow(caller(database()), "sleep"), checked)
 
 
 _current: DBOS | None = None

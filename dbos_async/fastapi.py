@@ -27,8 +27,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from dbos_async import _codec, _live, _workflows
-from dbos_async._database import Database
+from dbos_async._database.database import Database
+from dbos_async._messaging import live
+from dbos_async._serialization import values
+from dbos_async._workflows import start as start_workflows
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
@@ -162,11 +164,11 @@ async def stream_response(
     name, _ = key_and_type(key, "The key of a stream")
     check_seconds(heartbeat_seconds, "heartbeat_seconds")
     check_seconds(retry_seconds, "retry_seconds")
-    database = _workflows.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
+    database = start_workflows.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
     seen, start = _where(request)
     # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
     # since only the end of a stream has the offset behind its last value.
-    async with aclosing(_live.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
+    async with aclosing(live.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
         first = await anext(pages)
     if seen and not first.entries and first.end not in (None, "CANCELLED"):
         return Response(status_code=204)
@@ -191,7 +193,7 @@ def _offset(text: str, what: str) -> int:
 
 
 async def _body(
-    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: _live.Page
+    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: live.Page
 ) -> AsyncGenerator[bytes, None]:
     """All that a look found goes out at once; a client that takes it slowly keeps only itself waiting."""
     offset += len(first.entries)
@@ -200,7 +202,7 @@ async def _body(
         return
     del first  # Whoever waits for long keeps nothing of what it has sent.
     try:
-        async with aclosing(_live.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
+        async with aclosing(live.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
             async for page in pages:
                 offset += len(page.entries)
                 if page.entries or page.end is not None:
@@ -210,7 +212,7 @@ async def _body(
         yield _end("DELETED", offset)
 
 
-def _events(page: _live.Page, offset: int) -> bytes:
+def _events(page: live.Page, offset: int) -> bytes:
     found = [_event(value, id=str(place)) for place, value in page.entries]
     if page.end is not None:
         found.append(_end(page.end, offset))
@@ -221,7 +223,7 @@ def _end(status: str, offset: int) -> bytes:
     event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
     # What was cancelled may be resumed and write again, so its end takes no offset.
     number = None if status == "CANCELLED" else str(offset)
-    return _event(_codec.encode({"status": status}), event=event, id=number)
+    return _event(values.encode({"status": status}), event=event, id=number)
 
 
 def _event(data: str, *, id: str | None, event: str | None = None) -> bytes:

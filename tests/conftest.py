@@ -22,7 +22,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import DBOS, _migrations, embedded
+from dbos_async import DBOS, embedded
+from dbos_async._database import migrations
 from tests.servers import memory
 from tests.statements import SETTING
 
@@ -124,7 +125,7 @@ def template(server_url: str) -> str:
     async def make() -> None:
         await _on_server(server_url, f"create database {name}")
         connection = await asyncpg.connect(with_database(server_url, name))
-        await _migrations.migrate(connection)
+        await migrations.migrate(connection)
         await connection.close()
 
     asyncio.run(make())

@@ -23,7 +23,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dbos_async import _batch, _listener, _postgres, _probe
+from dbos_async._database import batches, connections, listener, probe
 from tests.eventually import eventually
 
 needs_own_servers = pytest.mark.skipif(
@@ -173,9 +173,9 @@ async def quiet() -> AsyncIterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seconds after which silence is looked after, shortened."""
-    monkeypatch.setattr(_batch, "AFTER_SECONDS", 0.5)
-    monkeypatch.setattr(_probe, "EVERY_SECONDS", 0.2)
-    monkeypatch.setattr(_probe, "ANSWER_WITHIN_SECONDS", 0.5)
-    monkeypatch.setattr(_listener, "ASK_EVERY_SECONDS", 0.5)
-    monkeypatch.setattr(_listener, "ANSWER_WITHIN_SECONDS", 0.5)
-    monkeypatch.setattr(_postgres, "HOST_SECONDS", 0.5)
+    monkeypatch.setattr(batches, "AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(probe, "EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(probe, "ANSWER_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr(listener, "ASK_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(listener, "ANSWER_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HOST_SECONDS", 0.5)

@@ -11,8 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async import _events, _messages, _sleep, _steps, _streams, _taking, _workflows, handle
-from dbos_async._statement import Statement, alone
+from dbos_async._database.statement import Statement, alone
+from dbos_async._messaging import events, send, streams, taking
+from dbos_async._runs import sleep
+from dbos_async._runs.step import RECORD
+from dbos_async._workflows import handle, start
 
 Row = tuple[Any, ...]
 
@@ -20,10 +23,10 @@ Row = tuple[Any, ...]
 def all_statements() -> dict[str, Statement]:
     """Every Statement constant of the package, by its name."""
     found: dict[str, Statement] = {}
-    for info in pkgutil.iter_modules(dbos_async.__path__):
-        if info.name == "__main__":
+    for info in pkgutil.walk_packages(dbos_async.__path__, "dbos_async."):
+        if info.name.endswith("__main__"):
             continue
-        module = importlib.import_module(f"dbos_async.{info.name}")
+        module = importlib.import_module(info.name)
         for value in vars(module).values():
             if isinstance(value, Statement):
                 found[value.name] = value
@@ -89,45 +92,45 @@ _acts = itertools.count(1)
 
 ACTS = {
     "RECORD": Act(
-        _steps.RECORD, lambda step, tag: (*step, "step", "f", f'"{tag}"', None, 0.0), "select 0 where false"
+        RECORD, lambda step, tag: (*step, "step", "f", f'"{tag}"', None, 0.0), "select 0 where false"
     ),
-    "SLEEP": Act(_sleep.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
+    "SLEEP": Act(sleep.SLEEP, lambda step, tag: (*step, 0.0), "select 0 where false"),
     "SEND": Act(
-        _messages.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
+        send.SEND, _send, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "SEND_BULK": Act(
-        _messages.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
+        send.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
-        _taking.TAKE,
+        taking.TAKE,
         _take,
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),
     "SET_EVENT": Act(
-        _events.SET_EVENT,
+        events.SET_EVENT,
         lambda step, tag: (*step, "1", "k", f'"{tag}"', next(_acts), b"d"),
         "select count(*) from dbos_async.events where workflow_id = 'w'",
         True,
     ),
     "AWAIT_EVENT": Act(
-        _events.AWAIT_EVENT,
+        events.AWAIT_EVENT,
         lambda step, tag: (*step, "k of other", "other", "k", 60.0),
         "select 0 where false",
     ),
     "WRITE": Act(
-        _streams.WRITE,
+        streams.WRITE,
         lambda step, tag: (*step, "1", "write_stream", "k", f'"{tag}"', next(_acts), -1, b"d"),
         "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
         True,
     ),
     "FOLLOW": Act(
-        _streams.FOLLOW,
+        streams.FOLLOW,
         lambda step, tag: (*step, "k of other", "other", "k", 0, 60.0),
         "select 0 where false",
     ),
     "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other"), "select 0 where false"),
     "START_CHILD": Act(
-        _workflows.START_CHILD,
+        start.START_CHILD,
         lambda step, tag: (
             *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), None, b"d"
         ),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, DBOSClient, SetWorkflowID, _taking, _workflows
-from dbos_async._database import Database
+from dbos_async import DBOS, DBOSClient, SetWorkflowID
+from dbos_async._database.database import Database
+from dbos_async._messaging import taking
+from dbos_async._workflows import start
 from tests.conftest import Connect
 from tests.eventually import eventually
 from tests.statements import SETTING, Row, execute, step
@@ -100,7 +102,7 @@ async def speaker(dbos: DBOS) -> str:
     """A workflow that has said something and goes on."""
     with SetWorkflowID("speaker"):
         await DBOS.start_workflow(speaks)
-    await eventually(lambda: any(run.waiting for run in _workflows.executor().runs.values()))
+    await eventually(lambda: any(run.waiting for run in start.executor().runs.values()))
     return "speaker"
 
 
@@ -133,7 +135,7 @@ class Watch:
 async def test_m1_m4_abandoned_receives_lose_no_message(dbos: DBOS, connection: Any, way: str) -> None:
     """What a receive has taken when its caller has already left is received by the next one, in order."""
     pause = moments(1)
-    watch = Watch(connection, _workflows.executor().database)
+    watch = Watch(connection, start.executor().database)
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(receives, way, 300, 2)
     for n in range(300):
@@ -154,7 +156,7 @@ async def test_m1_m4_abandoned_receives_lose_no_message(dbos: DBOS, connection: 
 async def test_s5_e3_abandoned_reads_in_a_workflow_leave_nothing(
     dbos: DBOS, connection: Any, speaker: str, way: str
 ) -> None:
-    watch = Watch(connection, _workflows.executor().database)
+    watch = Watch(connection, start.executor().database)
     handle = await DBOS.start_workflow(reads, way, 340, 3)
     assert await handle.get_result() == 340
     await watch.nothing_is_left()
@@ -164,7 +166,7 @@ async def test_s5_e3_abandoned_reads_outside_of_workflows_leave_nothing(
     dbos: DBOS, database_url: str, connection: Any, speaker: str
 ) -> None:
     async with DBOSClient(database_url) as client:
-        watch = Watch(connection, _workflows.executor().database, client._database)
+        watch = Watch(connection, start.executor().database, client._database)
         moment, chance = moments(4), random.Random(5)
 
         async def abandon(n: int) -> None:
@@ -221,26 +223,26 @@ RECEIVED = """
 async def taken(connection: Any) -> Any:
     """The workflow ``w`` takes a message at its first step."""
     await connection.execute(SETTING)
-    (answer,) = await execute(connection, _taking.TAKE, (*step(1), "recv", "", 60.0))
+    (answer,) = await execute(connection, taking.TAKE, (*step(1), "recv", "", 60.0))
     assert answer["outcome"] == "done"
     return answer["message_id"]
 
 
 async def test_m5_what_was_put_back_is_taken_again(connection: Any) -> None:
     first = await taken(connection)
-    await execute(connection, _taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(connection, taking.PUT_BACK, (*PUT_BACK, first))
     assert tuple(await connection.fetchrow(RECEIVED, first)) == (None, None, False, False)
-    (answer,) = await execute(connection, _taking.TAKE, (*step(2), "recv", "", 60.0))
+    (answer,) = await execute(connection, taking.TAKE, (*step(2), "recv", "", 60.0))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)
     # Said once more it does nothing, since the step has not taken that message any more.
-    await execute(connection, _taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(connection, taking.PUT_BACK, (*PUT_BACK, first))
     assert await connection.fetchval("select received_at is not null from dbos_async.messages where id = $1", first)
 
 
 async def test_m1_only_the_step_that_took_a_message_puts_it_back(connection: Any) -> None:
     """A receive that has not been asked for yet may be thought to have the message that another one received."""
     first = await taken(connection)
-    await execute(connection, _taking.PUT_BACK, (*step(2), "recv", "", first))
+    await execute(connection, taking.PUT_BACK, (*step(2), "recv", "", first))
     assert tuple(await connection.fetchrow(RECEIVED, first)) == (first, "1", True, True)
     assert not await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w' and number = 2")
 
@@ -251,7 +253,7 @@ async def test_w3_m5_putting_back_waits_for_a_claim_and_then_does_nothing(connec
     before = tuple(await one.fetchrow(RECEIVED, first))
     await one.execute("begin")
     await one.execute(CLAIM_BY_HAND)
-    late = asyncio.create_task(execute(two, _taking.PUT_BACK, (*PUT_BACK, first)))
+    late = asyncio.create_task(execute(two, taking.PUT_BACK, (*PUT_BACK, first)))
     await blocked(two, late, three)
     await one.execute("commit")
     await late
@@ -262,10 +264,10 @@ async def test_w3_m5_a_claim_waits_for_a_message_that_is_being_put_back(connect:
     one, two, three = [await connect() for _ in range(3)]
     first = await taken(one)
     await one.execute("begin")
-    await execute(one, _taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(one, taking.PUT_BACK, (*PUT_BACK, first))
     claim = asyncio.create_task(two.execute(CLAIM_BY_HAND))
     await blocked(two, claim, three)
     await one.execute("commit")
     await claim
-    (answer,) = await execute(two, _taking.TAKE, (*step(1, attempt=2), "recv", "", 60.0))
+    (answer,) = await execute(two, taking.TAKE, (*step(1, attempt=2), "recv", "", 60.0))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)

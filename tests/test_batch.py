@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, LaunchError
-from dbos_async._batch import MOST_BYTES, MOST_CALLS, Batches
-from dbos_async._hosts import without_password
-from dbos_async._postgres import Postgres
-from dbos_async._statement import Statement
-from dbos_async._wakeups import Wakeups, digest
+from dbos_async._database.batches import MOST_BYTES, MOST_CALLS, Batches
+from dbos_async._database.connections import Postgres
+from dbos_async._database.statement import Statement
+from dbos_async._database.urls import without_password
+from dbos_async._database.wakeups import Wakeups, digest
 from tests.conftest import with_database
 from tests.eventually import eventually
 

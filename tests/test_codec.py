@@ -37,9 +37,9 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from dbos_async import InvalidMessageError, InvalidValueError, RecordedError, WorkflowNotFoundError, errors
-from dbos_async._codec import DEEPEST_VALUE, adapter, decode, encode
-from dbos_async._exceptions import decode_error, encode_error
-from dbos_async._signature import Signature, encode_plain_call
+from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.signature import Signature, encode_plain_call
+from dbos_async._serialization.values import DEEPEST_VALUE, adapter, decode, encode
 
 JSON = st.recursive(
     st.none()

@@ -14,10 +14,10 @@ from dbos_async import (
     SetWorkflowID,
     WorkflowNotEndedError,
     WorkflowNotFoundError,
-    _delete,
-    _messages,
-    _steps,
 )
+from dbos_async._messaging import send
+from dbos_async._runs import step as steps
+from dbos_async._workflows import delete
 from tests.eventually import eventually
 from tests.statements import ACTS, SETTING, execute, step
 
@@ -142,8 +142,8 @@ async def test_m7_a_send_to_an_ended_workflow_and_its_deletion_see_each_other(co
     one, two = await connect(), await connect()
     attempt = 1
     await one.execute("begin")
-    assert (await execute(one, _messages.SEND, send_to("other")))[0]["error"] is None
-    deletion = asyncio.create_task(execute(two, _delete.DELETE, ("other", attempt, b"d")))
+    assert (await execute(one, send.SEND, send_to("other")))[0]["error"] is None
+    deletion = asyncio.create_task(execute(two, delete.DELETE, ("other", attempt, b"d")))
     await blocked(connection, two, deletion)
     await one.execute("commit")
     assert len(await deletion) == 1
@@ -154,8 +154,8 @@ async def test_m7_a_send_to_an_ended_workflow_and_its_deletion_see_each_other(co
         "values ('other', 'f', '{}', gen_random_uuid(), 1, 'SUCCESS', now())"
     )
     await one.execute("begin")
-    assert len(await execute(one, _delete.DELETE, ("other", attempt, b"d"))) == 1
-    sending = asyncio.create_task(execute(two, _messages.SEND, send_to("other")))
+    assert len(await execute(one, delete.DELETE, ("other", attempt, b"d"))) == 1
+    sending = asyncio.create_task(execute(two, send.SEND, send_to("other")))
     await blocked(connection, two, sending)
     await one.execute("commit")
     assert "WorkflowNotFoundError" in (await sending)[0]["error"]
@@ -187,10 +187,10 @@ async def test_who_believes_that_the_workflow_goes_on_is_waited_for(
 async def test_d4_a_deletion_does_not_wait_for_ever(
     connect: Any, connection: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_delete, "DELETE_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr(delete, "DELETE_WITHIN_SECONDS", 0.2)
     one = await connect()
     await one.execute("begin")
-    await execute(one, _steps.RECORD, ACTS["RECORD"].row(step(1), "late"))
+    await execute(one, steps.RECORD, ACTS["RECORD"].row(step(1), "late"))
     async with DBOSClient(database_url) as client:
         with pytest.raises(DatabaseUnavailableError, match="stayed open.*nothing was committed"):
             await client.delete_workflow("other")

@@ -13,19 +13,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import (
-    DBOS,
-    ConfigurationError,
-    DatabaseUnavailableError,
-    DBOSClient,
-    SendMessage,
-    SetWorkflowID,
-)
-from dbos_async._batch import Batches
-from dbos_async._hosts import Host, hosts_of
-from dbos_async._postgres import Postgres
-from dbos_async._statement import Statement
-from dbos_async._wakeups import Wakeups
+from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
+from dbos_async._database.batches import Batches
+from dbos_async._database.connections import Postgres
+from dbos_async._database.statement import Statement
+from dbos_async._database.urls import Host, hosts_of
+from dbos_async._database.wakeups import Wakeups
 from tests.conftest import Connect, with_database
 from tests.eventually import eventually
 from tests.proxy import Proxy

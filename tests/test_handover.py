@@ -9,8 +9,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, _messages, _taking, _wakeups, _workflows
-from dbos_async._wakeups import UNOWNED_KEY, message_key
+from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
+from dbos_async._database import wakeups
+from dbos_async._database.wakeups import UNOWNED_KEY, message_key
+from dbos_async._messaging import send as sending
+from dbos_async._messaging import taking
+from dbos_async._workflows import start
 from tests.conftest import Connect
 from tests.eventually import eventually
 from tests.statements import Row, execute, forms, step
@@ -30,7 +34,7 @@ def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row
 
 async def send(connection: Any, row: Row) -> bool:
     """Whether the message was handed over."""
-    (answer,) = await execute(connection, _messages.SEND, row)
+    (answer,) = await execute(connection, sending.SEND, row)
     assert (answer["outcome"], answer["error"]) == ("done", None)
     return bool(answer["handed"])
 
@@ -52,17 +56,17 @@ async def it_waits(connection: Any, number: int = 1) -> None:
 
     async def waits() -> bool:
         begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
-        return begun >= number and _workflows.executor().runs["w"].waiting > 0
+        return begun >= number and start.executor().runs["w"].waiting > 0
 
     await eventually(waits, "it waits")
 
 
 async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
-    (answer,) = await execute(one, _taking.TAKE, take())
+    (answer,) = await execute(one, taking.TAKE, take())
     assert answer["outcome"] == "wait"
     assert await send(one, letter("a"))
     assert await state(one) == ([(1, '"a"', True)], [('"a"', True)])
-    (answer,) = await execute(one, _taking.TAKE, take())
+    (answer,) = await execute(one, taking.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     # The next one goes to the queue, since that receive has what it wanted.
     assert not await send(one, letter("b"))
@@ -71,7 +75,7 @@ async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
 
 async def test_m5_a_receive_that_has_not_yet_looked_is_handed_its_message(one: Any) -> None:
     assert await send(one, letter("a"))
-    (answer,) = await execute(one, _taking.TAKE, take())
+    (answer,) = await execute(one, taking.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     assert answer["message_id"] == await one.fetchval("select id from dbos_async.messages where topic = 't'")
 
@@ -84,27 +88,27 @@ async def test_m4_no_message_overtakes_one_that_waits(one: Any) -> None:
 
 async def test_m4_of_one_batch_only_the_first_is_handed_over(one: Any) -> None:
     rows = [letter("a", (None, None, None)), letter("b"), letter("c", (1, "", 1), "u")]
-    answers = await execute(one, _messages.SEND, *rows, calls=3)
+    answers = await execute(one, sending.SEND, *rows, calls=3)
     assert [answer["handed"] for answer in sorted(answers, key=lambda answer: int(answer["n"]))] == [False, False, True]
     assert (await state(one))[1] == [('"a"', False), ('"b"', False)]
 
 
 async def test_w3_a_run_that_was_taken_over_is_handed_nothing(one: Any) -> None:
-    await execute(one, _taking.TAKE, take())
+    await execute(one, taking.TAKE, take())
     await one.execute(CLAIM_BY_HAND)
     assert not await send(one, letter("a"))
     assert await state(one) == ([(1, None, False)], [('"a"', False)])
 
 
 async def test_m6_a_receive_that_timed_out_is_handed_nothing(one: Any) -> None:
-    (answer,) = await execute(one, _taking.TAKE, take(seconds=0.0))
+    (answer,) = await execute(one, taking.TAKE, take(seconds=0.0))
     assert (answer["outcome"], answer["output"]) == ("done", None)
     assert not await send(one, letter("a"))
     assert await state(one) == ([(1, None, True)], [('"a"', False)])
 
 
 async def test_w4_another_step_than_the_receive_is_handed_nothing(one: Any) -> None:
-    await execute(one, _taking.TAKE, (*step(1), "recv", "another topic", 60.0))
+    await execute(one, taking.TAKE, (*step(1), "recv", "another topic", 60.0))
     assert not await send(one, letter("a"))
     assert (await state(one))[1] == [('"a"', False)]
 
@@ -114,7 +118,7 @@ async def test_m5_a_handover_waits_for_a_receive_that_is_on_its_way(
     first_ends_by: str, one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    await execute(one, _taking.TAKE, take())
+    await execute(one, taking.TAKE, take())
     task = asyncio.create_task(send(two, letter("a")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
@@ -128,12 +132,12 @@ async def test_m5_a_receive_waits_for_a_handover_that_is_on_its_way(
 ) -> None:
     await one.execute("begin")
     assert await send(one, letter("a"))
-    task = asyncio.create_task(execute(two, _taking.TAKE, take()))
+    task = asyncio.create_task(execute(two, taking.TAKE, take()))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     (answer,) = await task
     assert answer["outcome"] == ("again" if first_ends_by == "commit" else "wait")
-    (answer,) = await execute(two, _taking.TAKE, take())
+    (answer,) = await execute(two, taking.TAKE, take())
     assert (answer["outcome"], answer["output"]) == (
         ("recorded", '"a"') if first_ends_by == "commit" else ("wait", None)
     )
@@ -144,10 +148,10 @@ async def test_m5_a_handover_comes_too_late_for_a_receive_that_takes_another_mes
 ) -> None:
     await one.execute("begin")
     await send(one, letter("a", (None, None, None)))
-    await execute(one, _taking.TAKE, take())  # does not see what is not committed, and waits
+    await execute(one, taking.TAKE, take())  # does not see what is not committed, and waits
     await one.execute("commit")
     await one.execute("begin")
-    (answer,) = await execute(one, _taking.TAKE, take())
+    (answer,) = await execute(one, taking.TAKE, take())
     assert answer["output"] == '"a"'
     task = asyncio.create_task(send(two, letter("b")))
     done, _ = await asyncio.wait([task], timeout=0.2)
@@ -240,7 +244,7 @@ async def test_m1_m4_what_is_handed_to_an_abandoned_receive_goes_back(
 async def test_d4_a_lost_notification_costs_time_and_nothing_else(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_wakeups, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(wakeups, "TICK_SECONDS", 0.05)
     async with DBOS(database_url):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(takes_two)
@@ -361,7 +365,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
 
     async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
         answer = await fetch(self, sql, *args)
-        if sql == forms(_messages.SEND)["new, alone"] and not lost:
+        if sql == forms(sending.SEND)["new, alone"] and not lost:
             lost.append(answer[0]["handed"])
             RECEIVES[0].cancel()
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")

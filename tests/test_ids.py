@@ -11,11 +11,11 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from dbos_async import _ids
+from dbos_async._serialization import ids
 
 FORKS = """
 import os, sys
-from dbos_async._ids import ordered_id
+from dbos_async._serialization.ids import ordered_id
 
 ordered_id()  # The next ones are drawn already, and a fork has them, too.
 child = os.fork()
@@ -29,14 +29,14 @@ os._exit(0)
 
 def test_ids_are_of_version_7_and_grow_with_time() -> None:
     before = time.time_ns() // 1_000_000
-    ids = [_ids.ordered_id() for _ in range(3 * _ids.AT_ONCE)]
+    made = [ids.ordered_id() for _ in range(3 * ids.AT_ONCE)]
     after = time.time_ns() // 1_000_000
-    times = [each.int >> 80 for each in ids]
+    times = [each.int >> 80 for each in made]
     assert times == sorted(times)
     assert before <= times[0] <= times[-1] <= after
-    assert {(each.version, each.variant) for each in ids} == {(7, RFC_4122)}
-    assert len({each.int & (1 << 62) - 1 for each in ids}) == len(ids)
-    assert all(UUID(str(each)) == each for each in ids)
+    assert {(each.version, each.variant) for each in made} == {(7, RFC_4122)}
+    assert len({each.int & (1 << 62) - 1 for each in made}) == len(made)
+    assert all(UUID(str(each)) == each for each in made)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")

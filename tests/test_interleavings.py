@@ -9,7 +9,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import _ending, _events, _executor, _messages, _recovery, _streams, _workflows
+from dbos_async._executor import ending, executor
+from dbos_async._lifecycle import leases
+from dbos_async._messaging import events, send, streams
+from dbos_async._workflows import start
 from tests.eventually import eventually
 from tests.statements import ACTS, FORMS, Act, Row, execute, step
 
@@ -197,8 +200,8 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
         return (*nobody, "send", "other", uuid4(), "other", "", payload, None, b"d", None, "the key")
 
     await one.execute("begin")
-    await execute(one, _messages.SEND_BULK, row("1"))
-    task = asyncio.create_task(execute(two, _messages.SEND_BULK, row("2")))
+    await execute(one, send.SEND_BULK, row("1"))
+    task = asyncio.create_task(execute(two, send.SEND_BULK, row("2")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     assert outcome(await task) == "done"
@@ -209,9 +212,9 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
     row = (uuid4(), "other", "", "1", None, b"d", None)
-    assert outcome(await execute(one, _messages.POST, row, form="new")) == "done"
+    assert outcome(await execute(one, send.POST, row, form="new")) == "done"
     for _ in range(2):
-        assert outcome(await execute(one, _messages.POST, row)) == "done"
+        assert outcome(await execute(one, send.POST, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1
 
 
@@ -235,7 +238,7 @@ async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
         return (*step(number), str(number), verb, "k", value, number, -1, b"d")
 
     rows = [row(1, "1"), row(2, None), row(3, "2"), row(4, None)]
-    answer = await execute(one, _streams.WRITE, *rows, calls=4)
+    answer = await execute(one, streams.WRITE, *rows, calls=4)
     assert [r["error"] is not None for r in sorted(answer)] == [False, False, True, False]
     stored = await one.fetch(
         "select \"offset\", closes from dbos_async.stream_entries where workflow_id = 'w' order by 1"
@@ -249,13 +252,13 @@ async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any
         return ("the id", name, "{}", None, None, None, uuid4(), None, b"d")
 
     await one.execute("begin")
-    await execute(one, _workflows.START, row("child"))
-    task = asyncio.create_task(execute(two, _workflows.START, row(name)))
+    await execute(one, start.START, row("child"))
+    task = asyncio.create_task(execute(two, start.START, row(name)))
     await blocked(two, task, three)
     await one.execute("commit")
     with pytest.raises(asyncpg.UniqueViolationError):
         await task
-    (answer,) = await execute(two, _workflows.START, row(name))
+    (answer,) = await execute(two, start.START, row(name))
     assert (answer["started"], answer["error"] is not None) == (False, name == "another")
     assert await one.fetchval("select count(*) from dbos_async.workflows where id = 'the id'") == 1
 
@@ -264,7 +267,7 @@ async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
     row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
     attempts = set()
     for _ in range(2):
-        (answer,) = await execute(one, _workflows.START, row)
+        (answer,) = await execute(one, start.START, row)
         assert (answer["started"], answer["error"]) == (True, None)
         attempts.add(answer["attempts"] + 1)
         await one.execute("update dbos_async.workflows set attempt = attempt + 1 where id = 'the id'")
@@ -275,7 +278,7 @@ async def test_w3_a_workflow_that_takes_the_id_of_a_deleted_one_has_another_fenc
     fences = set()
     for _ in range(3):
         row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
-        assert (await execute(one, _workflows.START, row))[0]["started"]
+        assert (await execute(one, start.START, row))[0]["started"]
         fences.add(await one.fetchval("delete from dbos_async.workflows where id = 'the id' returning attempt"))
     assert len(fences) == 3
 
@@ -286,7 +289,7 @@ FINISHED: Row = ("w", 1, "SUCCESS", '"done"', None, b"d")
 async def test_w3_a_finish_that_meets_a_claim_does_nothing(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
     await one.execute(CLAIM_BY_HAND)
-    late = asyncio.create_task(execute(two, _ending.FINISH, FINISHED))
+    late = asyncio.create_task(execute(two, ending.FINISH, FINISHED))
     await blocked(two, late, three)
     await one.execute("commit")
     assert [row["ended"] for row in await late] == [False]
@@ -295,8 +298,8 @@ async def test_w3_a_finish_that_meets_a_claim_does_nothing(one: Any, two: Any, t
 
 async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
-    assert (await execute(one, _ending.FINISH, FINISHED))[0]["ended"]
-    second = asyncio.create_task(execute(two, _ending.FINISH, ("w", 1, "ERROR", None, "{}", b"d")))
+    assert (await execute(one, ending.FINISH, FINISHED))[0]["ended"]
+    second = asyncio.create_task(execute(two, ending.FINISH, ("w", 1, "ERROR", None, "{}", b"d")))
     await blocked(two, second, three)
     await one.execute("commit")
     assert [row["ended"] for row in await second] == [False]
@@ -309,7 +312,7 @@ async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> 
 async def test_w3_a_finish_of_a_deleted_workflow_brings_nothing_back(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
     await one.execute("delete from dbos_async.workflows where id = 'w'")
-    late = asyncio.create_task(execute(two, _ending.FINISH, FINISHED))
+    late = asyncio.create_task(execute(two, ending.FINISH, FINISHED))
     await blocked(two, late, three)
     await one.execute("commit")
     assert [row["ended"] for row in await late] == [False]
@@ -320,21 +323,21 @@ async def test_w3_two_claims_share_no_workflow(one: Any, two: Any) -> None:
     await one.execute("update dbos_async.workflows set owner = null where id = 'w'")
     await one.execute("begin")
     row = ("me", '["f"]', None, 10)
-    assert [r["attempt"] for r in await execute(one, _executor.CLAIM, row)] == [2]
-    assert [r["id"] for r in await execute(two, _executor.CLAIM, row)] == [None]
+    assert [r["attempt"] for r in await execute(one, executor.CLAIM, row)] == [2]
+    assert [r["id"] for r in await execute(two, executor.CLAIM, row)] == [None]
     await one.execute("commit")
-    assert [r["id"] for r in await execute(two, _executor.CLAIM, row)] == [None]
+    assert [r["id"] for r in await execute(two, executor.CLAIM, row)] == [None]
     await one.execute(
         "insert into dbos_async.workflows (id, name, input, start_id, attempt) "
         "select 'v' || n, 'f', '{}', gen_random_uuid(), 0 from generate_series(1, 3) as n"
     )
     await one.execute("begin")
     row = ("me", '["f"]', None, 2)
-    assert {(r["id"], r["more"]) for r in await execute(one, _executor.CLAIM, row)} == {("v1", True), ("v2", True)}
+    assert {(r["id"], r["more"]) for r in await execute(one, executor.CLAIM, row)} == {("v1", True), ("v2", True)}
     # The other one finds the same two first, and hears that it should look for more behind them.
-    assert [(r["id"], r["more"]) for r in await execute(two, _executor.CLAIM, row)] == [(None, True)]
+    assert [(r["id"], r["more"]) for r in await execute(two, executor.CLAIM, row)] == [(None, True)]
     await one.execute("commit")
-    assert [(r["id"], r["more"]) for r in await execute(two, _executor.CLAIM, row)] == [("v3", False)]
+    assert [(r["id"], r["more"]) for r in await execute(two, executor.CLAIM, row)] == [("v3", False)]
 
 
 async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, two: Any, three: Any) -> None:
@@ -344,13 +347,13 @@ async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, tw
     )
     await one.execute("insert into dbos_async.servers select dbos_async.incarnation(), now() - interval '1 minute'")
     await one.execute("begin")
-    await execute(one, _recovery.RENEW, ("me", "me", None, '["f"]', 15.0))
+    await execute(one, leases.RENEW, ("me", "me", None, '["f"]', 15.0))
     bury = ("another", "another", 0.0, b"d")
-    await execute(two, _recovery.BURY, bury)
+    await execute(two, leases.BURY, bury)
     await one.execute("commit")
     assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") == "me"
     await one.execute("update dbos_async.executors set lost_at = now() - interval '1 minute'")
-    (answer,) = await execute(two, _recovery.BURY, bury)
+    (answer,) = await execute(two, leases.BURY, bury)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
     assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") is None
 
@@ -362,12 +365,12 @@ async def test_w5_after_a_promotion_of_the_server_nobody_counts_as_dead_before_a
         "values ('me', 'me', '{}', now() - interval '1 minute', now() - interval '1 minute')"
     )
     await one.execute("insert into dbos_async.servers values ('an earlier life', now() - interval '1 day')")
-    await execute(one, _recovery.RENEW, ("another", "another", None, "[]", 15.0))
+    await execute(one, leases.RENEW, ("another", "another", None, "[]", 15.0))
     bury = ("another", "another", 15.0, b"d")
-    (answer,) = await execute(one, _recovery.BURY, bury)
+    (answer,) = await execute(one, leases.BURY, bury)
     assert (answer["executors"], answer["workflows"]) == (0, 0)
     await one.execute("update dbos_async.servers set seen_at = now() - interval '16 seconds'")
-    (answer,) = await execute(one, _recovery.BURY, bury)
+    (answer,) = await execute(one, leases.BURY, bury)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
 
 
@@ -378,13 +381,13 @@ async def test_e2_what_a_step_says_late_does_not_come_behind_what_was_said_after
         return (*step(number, attempt), "1", "k", f'"{value}"', act, b"d")
 
     values = "select array_agg(value::text order by seq) from dbos_async.events where workflow_id = 'w'"
-    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
-    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
-    assert outcome(await execute(one, _events.SET_EVENT, said(2, "of the workflow", number=2))) == "done"
-    assert outcome(await execute(one, _events.SET_EVENT, said(1, "early"))) == "done"
+    assert outcome(await execute(one, events.SET_EVENT, said(1, "early"))) == "done"
+    assert outcome(await execute(one, events.SET_EVENT, said(1, "early"))) == "done"
+    assert outcome(await execute(one, events.SET_EVENT, said(2, "of the workflow", number=2))) == "done"
+    assert outcome(await execute(one, events.SET_EVENT, said(1, "early"))) == "done"
     assert await one.fetchval(values) == ['"early"', '"of the workflow"']
     await one.execute(CLAIM_BY_HAND)
-    assert outcome(await execute(one, _events.SET_EVENT, said(1, "of the next run", attempt=2))) == "done"
+    assert outcome(await execute(one, events.SET_EVENT, said(1, "of the next run", attempt=2))) == "done"
     assert await one.fetchval(values) == ['"early"', '"of the workflow"', '"of the next run"']
 
 
@@ -398,11 +401,11 @@ async def test_s2_what_a_step_writes_late_does_not_come_behind_what_was_written_
         "from dbos_async.stream_entries where workflow_id = 'w'"
     )
     for row in (written(1, "a"), written(1, "a"), written(2, "b"), written(1, "a"), written(2, "b")):
-        assert outcome(await execute(one, _streams.WRITE, row)) == "done"
+        assert outcome(await execute(one, streams.WRITE, row)) == "done"
     await one.execute(CLAIM_BY_HAND)
     for row in (written(1, "c", attempt=2), written(2, None, attempt=2), written(1, "c", attempt=2)):
-        (answer,) = await execute(one, _streams.WRITE, row)
+        (answer,) = await execute(one, streams.WRITE, row)
         assert (answer["outcome"], answer["error"]) == ("done", None)
-    (answer,) = await execute(one, _streams.WRITE, written(3, "d", attempt=2))
+    (answer,) = await execute(one, streams.WRITE, written(3, "d", attempt=2))
     assert "StreamClosedError" in answer["error"]
     assert await one.fetchval(values) == ['"a"', '"b"', '"c"', "closed"]

@@ -22,7 +22,7 @@ from dbos_async import (
     Stream,
     Topic,
 )
-from dbos_async._codec import DEEPEST_VALUE
+from dbos_async._serialization.values import DEEPEST_VALUE
 from tests.eventually import eventually
 
 MOST = 1000

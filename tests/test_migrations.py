@@ -22,14 +22,14 @@ from dbos_async import (
     LibraryTooOldError,
     MigrationNeededError,
     WorkflowNotFoundError,
-    _migrations,
 )
-from dbos_async._postgres import is_lost
+from dbos_async._database import migrations
+from dbos_async._database.connections import is_lost
 from dbos_async.cli import app
 from tests.conftest import with_database
 from tests.eventually import eventually
 
-NAMES = [migration.name for migration in _migrations.load()]
+NAMES = [migration.name for migration in migrations.load()]
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ async def tables(connection: Any) -> list[str]:
 
 
 async def test_from_empty_and_then_nothing(empty: Any) -> None:
-    assert await _migrations.migrate(empty) == NAMES
-    assert await _migrations.migrate(empty) == []
-    await _migrations.check(empty)
+    assert await migrations.migrate(empty) == NAMES
+    assert await migrations.migrate(empty) == []
+    await migrations.check(empty)
     assert {"workflows", "steps", "messages", "events", "stream_entries", "executors"} <= set(await tables(empty))
 
 
 async def test_every_table_says_what_a_row_means(empty: Any) -> None:
-    await _migrations.migrate(empty)
+    await migrations.migrate(empty)
     bare = await empty.fetch(
         "select relname from pg_class where relnamespace = 'dbos_async'::regnamespace and relkind = 'r' "
         "and obj_description(oid, 'pg_class') is null"
@@ -84,11 +84,11 @@ async def test_every_table_says_what_a_row_means(empty: Any) -> None:
 
 async def test_what_is_new_is_added(empty: Any, directory: Path) -> None:
     (directory / "0002_second.sql").rename(directory / "later")
-    assert await _migrations.migrate(empty, directory=directory) == ["0001_first"]
+    assert await migrations.migrate(empty, directory=directory) == ["0001_first"]
     (directory / "later").rename(directory / "0002_second.sql")
     with pytest.raises(MigrationNeededError, match=r"0002_second: run 'dbos-async migrate"):
-        await _migrations.check(empty, directory=directory)
-    assert await _migrations.migrate(empty, directory=directory) == ["0002_second"]
+        await migrations.check(empty, directory=directory)
+    assert await migrations.migrate(empty, directory=directory) == ["0002_second"]
     assert await tables(empty) == ["a", "b", "migrations"]
 
 
@@ -109,7 +109,7 @@ async def test_two_processes_that_launch_at_once_on_an_empty_database_both_succe
 async def test_a_migration_that_fails_is_rolled_back_and_named(empty: Any, directory: Path) -> None:
     (directory / "0002_second.sql").write_text("create table dbos_async.b (); select 1 / 0;")
     with pytest.raises(ConfigurationError, match="0002_second failed and was rolled back.*division by zero"):
-        await _migrations.migrate(empty, directory=directory)
+        await migrations.migrate(empty, directory=directory)
     assert await tables(empty) == ["a", "migrations"]
 
 
@@ -119,7 +119,7 @@ async def test_a_migration_that_fails_at_its_commit_is_rolled_back_and_named(emp
         "insert into dbos_async.b values (1), (1);"
     )
     with pytest.raises(ConfigurationError, match="0002_second failed and was rolled back.*duplicate key") as caught:
-        await _migrations.migrate(empty, directory=directory)
+        await migrations.migrate(empty, directory=directory)
     assert "\n" not in str(caught.value)
     assert await tables(empty) == ["a", "migrations"]
 
@@ -127,15 +127,15 @@ async def test_a_migration_that_fails_at_its_commit_is_rolled_back_and_named(emp
 async def test_a_lost_connection_is_not_blamed_on_the_migration(empty: Any, directory: Path) -> None:
     (directory / "0002_second.sql").write_text("select pg_terminate_backend(pg_backend_pid());")
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)) as caught:
-        await _migrations.migrate(empty, directory=directory)
+        await migrations.migrate(empty, directory=directory)
     assert is_lost(caught.value)
 
 
 async def test_additive_migrations_of_a_newer_release_are_no_hindrance(empty: Any, directory: Path) -> None:
-    await _migrations.migrate(empty, directory=directory)
+    await migrations.migrate(empty, directory=directory)
     (directory / "0002_second.sql").unlink()
-    await _migrations.check(empty, directory=directory)
-    assert await _migrations.migrate(empty, directory=directory) == []
+    await migrations.check(empty, directory=directory)
+    assert await migrations.migrate(empty, directory=directory) == []
 
 
 @pytest.mark.parametrize(("library", "works"), [("0.9.9", False), ("0.10", True), ("0.10.0", True), ("1.0", True)])
@@ -144,11 +144,11 @@ async def test_a_migration_that_requires_a_newer_library_is_refused(
 ) -> None:
     second = directory / "0002_second.sql"
     second.write_text("-- Why it is there.\n-- requires-library: 0.10\ncreate table dbos_async.b ();")
-    await _migrations.migrate(empty, directory=directory, library="0.10")
+    await migrations.migrate(empty, directory=directory, library="0.10")
     if works:
-        await _migrations.check(empty, directory=directory, library=library)
+        await migrations.check(empty, directory=directory, library=library)
     second.unlink()
-    for act in (_migrations.check, _migrations.migrate):
+    for act in (migrations.check, migrations.migrate):
         if works:
             await act(empty, directory=directory, library=library)
         else:
@@ -161,13 +161,13 @@ async def test_files_are_numbered_without_a_gap(names: list[str], tmp_path: Path
     for name in names:
         (tmp_path / f"{name}.sql").write_text("select 1;")
     with pytest.raises(ConfigurationError, match="number"):
-        _migrations.load(tmp_path)
+        migrations.load(tmp_path)
 
 
 def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in range(1, 12):
         (tmp_path / f"{number}_x.sql").write_text("select 1;")
-    assert [migration.number for migration in _migrations.load(tmp_path)] == list(range(1, 12))
+    assert [migration.number for migration in migrations.load(tmp_path)] == list(range(1, 12))
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 def test_a_header_with_a_slip_in_it_is_not_taken_for_a_comment(header: str, tmp_path: Path) -> None:
     (tmp_path / "0001_first.sql").write_text(f"{header}\nselect 1;")
     with pytest.raises(ConfigurationError, match=r"0001_first.sql names requires-library .* '-- requires-library: 0"):
-        _migrations.load(tmp_path)
+        migrations.load(tmp_path)
 
 
 async def test_what_this_library_ships_itself_is_no_hindrance(empty: Any, directory: Path) -> None:
     (directory / "0002_second.sql").write_text("-- requires-library: 9.0\ncreate table dbos_async.b ();")
-    assert await _migrations.migrate(empty, directory=directory, library="8.0") == ["0001_first", "0002_second"]
-    await _migrations.check(empty, directory=directory, library="8.0")
+    assert await migrations.migrate(empty, directory=directory, library="8.0") == ["0001_first", "0002_second"]
+    await migrations.check(empty, directory=directory, library="8.0")
 
 
 async def test_launching_without_migrating_only_checks(empty_database_url: str, empty: Any) -> None:
@@ -195,7 +195,7 @@ async def test_launching_without_migrating_only_checks(empty_database_url: str, 
         async with DBOSClient(empty_database_url):
             pass
     assert await tables(empty) == []
-    await _migrations.migrate(empty)
+    await migrations.migrate(empty)
     async with DBOS(empty_database_url, migrate=False):
         pass
 
@@ -203,7 +203,7 @@ async def test_launching_without_migrating_only_checks(empty_database_url: str, 
 async def test_an_up_to_date_database_asks_for_no_rights_to_create(
     empty_database_url: str, empty: Any, role: str
 ) -> None:
-    await _migrations.migrate(empty)
+    await migrations.migrate(empty)
     await empty.execute(
         f"grant usage on schema dbos_async to {role};"
         f"grant select, insert, update, delete on all tables in schema dbos_async to {role};"
@@ -227,9 +227,9 @@ async def test_a_role_that_may_not_create_or_read_is_told_what_to_do(
     connection = await asyncpg.connect(as_role(empty_database_url, role))
     try:
         with pytest.raises(ConfigurationError, match="0001_first_tables failed.*permission denied.*as a role that may"):
-            await _migrations.migrate(connection)
-        await _migrations.migrate(empty)
-        for act in (_migrations.check, _migrations.migrate):
+            await migrations.migrate(connection)
+        await migrations.migrate(empty)
+        for act in (migrations.check, migrations.migrate):
             with pytest.raises(ConfigurationError, match="may not read.*permission denied.*grant it usage"):
                 await act(connection)
     finally:
@@ -240,7 +240,7 @@ async def test_a_schema_that_was_made_beforehand_is_enough(empty_database_url: s
     await empty.execute(f"create schema dbos_async authorization {role}")
     connection = await asyncpg.connect(as_role(empty_database_url, role))
     try:
-        assert await _migrations.migrate(connection) == NAMES
+        assert await migrations.migrate(connection) == NAMES
     finally:
         await connection.close()
 
@@ -248,17 +248,17 @@ async def test_a_schema_that_was_made_beforehand_is_enough(empty_database_url: s
 async def test_an_up_to_date_database_is_asked_one_question_and_nothing_is_locked(
     empty_database_url: str, empty: Any
 ) -> None:
-    await _migrations.migrate(empty)
+    await migrations.migrate(empty)
     connection = await asyncpg.connect(empty_database_url)
     asked: list[str] = []
     connection.add_query_logger(lambda record: asked.append(record.query))
     try:
         async with empty.transaction():
-            await empty.execute(_migrations.LOCK)
+            await empty.execute(migrations.LOCK)
             async with asyncio.timeout(10):
-                assert await _migrations.migrate(connection) == []
+                assert await migrations.migrate(connection) == []
         await eventually(lambda: bool(asked))
-        assert asked == [_migrations.APPLIED]
+        assert asked == [migrations.APPLIED]
     finally:
         await connection.close()
 
@@ -270,8 +270,8 @@ async def test_who_waited_for_the_lock_finds_the_work_done(isolation: str, empty
     first, second = [await asyncpg.connect(empty_database_url) for _ in range(2)]
     try:
         async with empty.transaction():
-            await empty.execute(_migrations.LOCK)
-            racing = [asyncio.create_task(_migrations.migrate(connection)) for connection in (first, second)]
+            await empty.execute(migrations.LOCK)
+            racing = [asyncio.create_task(migrations.migrate(connection)) for connection in (first, second)]
             await eventually(lambda: waiting_for_the_lock(empty, 2))
         assert sorted(await asyncio.gather(*racing)) == [[], NAMES]
     finally:
@@ -294,9 +294,9 @@ async def test_a_process_killed_in_a_migration_leaves_nothing_made_and_nothing_l
     sql = second.read_text()
     second.write_text(f"{sql} select pg_advisory_xact_lock(77);")
     program = (
-        "import asyncio, asyncpg, pathlib, sys\nfrom dbos_async import _migrations\n"
+        "import asyncio, asyncpg, pathlib, sys\nfrom dbos_async._database import migrations\n"
         "async def main():\n"
-        "    await _migrations.migrate(await asyncpg.connect(sys.argv[1]), directory=pathlib.Path(sys.argv[2]))\n"
+        "    await migrations.migrate(await asyncpg.connect(sys.argv[1]), directory=pathlib.Path(sys.argv[2]))\n"
         "asyncio.run(main())"
     )
     async with empty.transaction():
@@ -311,7 +311,7 @@ async def test_a_process_killed_in_a_migration_leaves_nothing_made_and_nothing_l
             await process.wait()
     second.write_text(sql)
     async with asyncio.timeout(30):
-        assert await _migrations.migrate(empty, directory=directory) == ["0002_second"]
+        assert await migrations.migrate(empty, directory=directory) == ["0002_second"]
     assert await tables(empty) == ["a", "b", "migrations"]
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from dbos_async import InvalidValueError, RegistrationError
-from dbos_async._codec import DEEPEST_VALUE
-from dbos_async._signature import Signature, encode_plain_call
+from dbos_async._serialization.signature import Signature, encode_plain_call
+from dbos_async._serialization.values import DEEPEST_VALUE
 
 P = ParamSpec("P")
 X = TypeVar("X")

@@ -9,8 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async import _migrations, _recovery
-from dbos_async._postgres import SETTINGS
+from dbos_async._database import migrations
+from dbos_async._database.connections import SETTINGS
+from dbos_async._lifecycle import leases
 from tests.statements import ACTS, FORMS, SETTING, Row, all_statements, arguments, forms, step
 
 STATEMENTS = {
@@ -91,12 +92,12 @@ async def test_every_statement_can_be_prepared(name: str, form: str, plain: Any)
 @pytest.mark.parametrize(
     "sql",
     [
-        _recovery.HOLD,
-        _migrations.LOCK,
-        _migrations.FIND_SCHEMA,
-        _migrations.FIND_TABLE,
-        _migrations.APPLIED,
-        _migrations.NOTE,
+        leases.HOLD,
+        migrations.LOCK,
+        migrations.FIND_SCHEMA,
+        migrations.FIND_TABLE,
+        migrations.APPLIED,
+        migrations.NOTE,
     ],
 )
 async def test_the_other_sql_can_be_prepared(sql: str, plain: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async._taking import TAKE
+from dbos_async._messaging.taking import TAKE
 from tests.statements import Row, execute, step
 from tests.test_handover import state
 from tests.test_interleavings import CLAIM_BY_HAND, blocked, everything, outcome

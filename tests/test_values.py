@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
-from dbos_async import DBOS, DBOSClient, Envelope, Event, SetWorkflowID, Stream, Topic, _workflows
+from dbos_async import DBOS, DBOSClient, Envelope, Event, SetWorkflowID, Stream, Topic
+from dbos_async._workflows import start
 from tests.eventually import eventually
 
 T = TypeVar("T")
@@ -233,7 +234,7 @@ def register(cases: list[Typed]) -> Any:
         return values
 
     passes.__annotations__.update({"values": declared, "return": declared})
-    _workflows.registered.pop("passes", None)
+    start.registered.pop("passes", None)
     return DBOS.workflow(name="passes")(passes)
 
 

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import asyncpg
 
-from dbos_async import _migrations
-from dbos_async._postgres import SETTINGS
+from dbos_async._database import migrations
+from dbos_async._database.connections import SETTINGS
 from tests.benchmarks.harness import with_database
 from tests.benchmarks.workloads import PROBLEM, percentile
 from tests.statements import ACTS, Row, all_statements, step
@@ -142,7 +142,7 @@ async def study(url: str, amount: str) -> dict[str, float]:
 
 async def fill(connection: Any, size: Size) -> None:
     """Make it that large."""
-    await _migrations.migrate(connection)
+    await migrations.migrate(connection)
     await connection.execute(GROUND)
     await connection.execute(STEPS, size.steps)
     await connection.execute(WAITS, CALLS)

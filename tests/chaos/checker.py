@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbos_async._executor import RUNS_OF_ONE
+from dbos_async._executor.executor import RUNS_OF_ONE
 from tests.chaos.plan import Instruction, Plan, Program, walk
 from tests.chaos.server import Direct
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import asyncpg
 
-from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID, _migrations
+from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
+from dbos_async._database import migrations
 from tests.chaos.checker import PREPARE, Watched, check
 from tests.chaos.nemesis import Executor, Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
@@ -118,7 +119,7 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     running: list[Executor] = []
     try:
         connection = await asyncpg.connect(server.url)
-        await _migrations.migrate(connection)
+        await migrations.migrate(connection)
         await connection.execute(PREPARE)
         await connection.close()
         await proxy.open()

@@ -6,7 +6,8 @@ import asyncio
 import sys
 from typing import Any
 
-from dbos_async import DBOS, SetWorkflowID, _recovery
+from dbos_async import DBOS, SetWorkflowID
+from dbos_async._lifecycle import leases
 
 
 @DBOS.workflow(name="brief")
@@ -15,7 +16,7 @@ async def brief() -> Any:
 
 
 async def main() -> None:
-    _recovery.LEASE_SECONDS = 2.0
+    leases.LEASE_SECONDS = 2.0
     url, name, count = sys.argv[1:]
     async with DBOS(url, executor_id=name):
         for n in range(int(count)):

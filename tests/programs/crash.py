@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, SendMessage, SetWorkflowID
-from dbos_async._steps import Done, Step
+from dbos_async._runs.step import Done, Step
 
 URL, WORKFLOW, FILE = sys.argv[1:4]
 

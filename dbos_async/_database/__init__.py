@@ -1,0 +1,1 @@
+"""Postgres: connections, batches of calls, and notifications."""

@@ -1,0 +1,95 @@
+"""The database as the primitives see it: statements to call, changes to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+
+from dbos_async._database import migrations
+from dbos_async._database.batches import Batches
+from dbos_async._database.connections import Postgres, is_lost
+from dbos_async._database.listener import Hello, Listener
+from dbos_async._database.probe import AFTER_SECONDS, close
+from dbos_async._database.urls import why, why_unusable
+from dbos_async._database.wakeups import Wakeups
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
+from dbos_async.keys import check_whole
+
+
+class Database:
+    """One process's way to one database: a few connections, batches of calls, and one listener."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_seconds: float = 30.0,
+        max_payload_bytes: int = 8 * 2**20,
+        max_connections: int = 8,
+    ) -> None:
+        self._url = url
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.here: str | None = None
+        """The executor of this process, if it runs one: whose runs are woken without an announcement."""
+        self.max_payload_bytes: int = check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self.postgres: Postgres = Postgres(
+            url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
+        )
+        self.wakeups: Wakeups = Wakeups()
+        self.batches: Batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
+        self.call: Final = self.batches.call
+        self.looks: Final = self.wakeups.looks
+        self._listening: asyncio.Task[None] | None = None
+
+    async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:
+        """Connect, bring the schema up to date (or only check it), and listen."""
+        await self._prepare(migrations.migrate if migrate else migrations.check)
+        listener = Listener(self.postgres, self.wakeups, hello)
+        self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
+        connected = asyncio.create_task(listener.connected.wait())
+        try:
+            done, _ = await asyncio.wait(
+                (connected, self._listening),
+                timeout=self._connect_timeout_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            connected.cancel()
+        if self._listening.done():
+            self._listening.result()
+        if not done:
+            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.why_away)
+
+    async def close(self) -> None:
+        """End what is under way and close every connection."""
+        await self.batches.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+        await self.postgres.close()
+
+    async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
+        # Both may be repeated, so a database that is not there yet, or goes away meanwhile, is waited for.
+        give_up_at = asyncio.get_running_loop().time() + self._connect_timeout_seconds
+        while True:
+            try:
+                connection = await self.postgres.connect()
+                try:
+                    with self.postgres.watching(connection, AFTER_SECONDS, None):
+                        await schema(connection)
+                    return
+                finally:
+                    await close(connection)
+            except DBOSError:
+                raise
+            except Exception as error:
+                if not is_lost(error):
+                    raise ConfigurationError(why_unusable(self._url, error)) from None
+                if asyncio.get_running_loop().time() >= give_up_at:
+                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, why(error)) from error
+                await asyncio.sleep(0.2)

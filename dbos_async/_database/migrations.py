@@ -1,0 +1,171 @@
+"""The schema, brought up to date: the numbered files of ``schema/``, in order, each in a transaction of its own.
+
+A file may say ``-- requires-library: 0.3.0`` in a comment at its top: libraries older than that cannot work with what it makes,
+and refuse. A file that says nothing only adds, and releases before and after it run side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+
+from dbos_async.errors import ConfigurationError, LibraryTooOldError, MigrationNeededError
+
+LOCK = "select pg_advisory_xact_lock(hashtextextended('dbos_async migrations', 0))"
+
+FIND_SCHEMA = "select to_regnamespace('dbos_async') is not null"
+
+MAKE_SCHEMA = "create schema dbos_async"
+
+FIND_TABLE = "select to_regclass('dbos_async.migrations') is not null"
+
+MAKE_TABLE = """
+create table dbos_async.migrations (
+    number integer primary key,
+    name text not null,
+    requires_library text,
+    applied_at timestamptz not null default clock_timestamp()
+);
+comment on table dbos_async.migrations is
+    'One applied file of schema/. requires_library is the oldest library that still works with it, null when every one does.';
+"""
+
+APPLIED = "select number, name, requires_library from dbos_async.migrations order by number"
+
+NOTE = "insert into dbos_async.migrations (number, name, requires_library) values ($1, $2, $3)"
+
+
+class Migration(NamedTuple):
+    """One file of the schema."""
+
+    number: int
+    name: str
+    requires_library: str | None
+    sql: str
+
+
+async def migrate(
+    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+) -> list[str]:
+    """Apply what is missing, and return its names. Any number of processes may do so at once.
+
+    A database that lacks nothing is asked one question, and nothing is locked. `ConfigurationError` names the file that
+    failed, of which nothing is left; the files before it stay applied. A lost connection raises what asyncpg raises.
+    """
+    library = library or version("dbos_async")
+    ours = load(directory)
+    if not await _missing(connection, ours, library):
+        return []
+    return [migration.name for migration in ours if await _apply(connection, migration, ours, library)]
+
+
+async def check(
+    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+) -> None:
+    """Raise `MigrationNeededError` when something is missing, `LibraryTooOldError` when this library is too old."""
+    missing = await _missing(connection, load(directory), library or version("dbos_async"))
+    if missing:
+        raise MigrationNeededError(", ".join(migration.name for migration in missing))
+
+
+def load(directory: Path | None = None) -> list[Migration]:
+    """The files of the schema, in the order of their numbers."""
+    directory = directory or find_directory()
+    migrations = sorted(_read(path) for path in directory.glob("*.sql"))
+    if not migrations or [m.number for m in migrations] != list(range(1, len(migrations) + 1)):
+        raise ConfigurationError(
+            f"The migrations in {directory.name}/ must be numbered 1, 2, 3 … without a gap, "
+            f"and are {', '.join(migration.name for migration in migrations) or 'missing'}."
+        )
+    return migrations
+
+
+def find_directory() -> Path:
+    """Where the SQL is: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for directory in (package / "schema", package.parent / "schema"):
+        if directory.is_dir():
+            return directory
+    raise ConfigurationError("This installation of dbos_async has no schema/ folder: install it again.")
+
+
+async def _apply(
+    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, ours: list[Migration], library: str
+) -> bool:
+    try:
+        # A transaction that sees only what was there when it began would not see the work of whom it waited for.
+        async with connection.transaction(isolation="read_committed"):
+            # Whoever comes second waits here, and then finds the work done.
+            await connection.execute(LOCK)
+            await _make_table(connection)
+            if migration not in await _missing(connection, ours, library):
+                return False
+            await connection.execute(migration.sql)
+            await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
+    except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError):
+        raise  # Nothing is wrong with the migration.
+    except asyncpg.PostgresError as error:
+        hint = ""
+        if isinstance(error, asyncpg.InsufficientPrivilegeError):
+            hint = "; run 'dbos-async migrate <url>' as a role that may create in this database"
+        raise ConfigurationError(
+            f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error.args[0]}{hint}."
+        ) from error
+    return True
+
+
+async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    # "if not exists" would ask for the right to create also where there is nothing to create.
+    if not await connection.fetchval(FIND_SCHEMA):
+        await connection.execute(MAKE_SCHEMA)
+    if not await connection.fetchval(FIND_TABLE):
+        await connection.execute(MAKE_TABLE)
+
+
+async def _missing(
+    connection: asyncpg.Connection[asyncpg.Record], ours: list[Migration], library: str
+) -> list[Migration]:
+    try:
+        applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
+    except asyncpg.UndefinedTableError:
+        return ours
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"This role may not read dbos_async.migrations ({error.args[0]}): "
+            "grant it usage on the schema dbos_async and the rights on its tables, or connect as another role."
+        ) from error
+    known = {migration.number for migration in ours}
+    for number, row in applied.items():
+        required = row["requires_library"]
+        if number not in known and required is not None and _release(required) > _release(library):
+            raise LibraryTooOldError(library, required, row["name"])
+    return [migration for migration in ours if migration.number not in applied]
+
+
+def _read(path: Path) -> Migration:
+    number = re.match(r"(\d+)_", path.name)
+    if number is None:
+        raise ConfigurationError(f"The migration {path.name} must begin with its number: 0001_….sql.")
+    sql = path.read_text(encoding="utf-8")
+    header = re.search(r"\A(?:--[^\n]*\n)*?-- requires-library: (\d+(?:\.\d+)*)[ \r]*(?:\n|\Z)", sql)
+    # Taken for a comment, a header with a slip in it would let older libraries in.
+    if header is None and re.search(r"--[^\n]*requires[ _-]?library", sql, re.IGNORECASE):
+        raise ConfigurationError(
+            f"The migration {path.name} names requires-library in a way that is not understood: "
+            "write '-- requires-library: 0.3.0' as a line of the comment at its top."
+        )
+    return Migration(int(number[1]), path.stem, header[1] if header else None, sql)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    numbers = re.match(r"\d+(?:\.\d+)*", text)
+    if numbers is None:
+        raise ConfigurationError(f"{text!r} is not a version: write it as 0.3.0.")
+    parts = [int(part) for part in numbers[0].split(".")]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)

@@ -1,0 +1,1 @@
+"""The runs of one process: claimed, executed, and finished."""

@@ -1,0 +1,94 @@
+"""The end of a run: its outcome is stored by one call, and what follows happens with the answer. No task waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import asyncpg
+
+from dbos_async._database.batches import Answer, Follower
+from dbos_async._database.statement import Statement
+from dbos_async._runs.context import Outcome, Run
+from dbos_async._serialization import exceptions
+from dbos_async.errors import InvalidValueError, LaunchError
+
+log = logging.getLogger("dbos_async")
+
+FINISH = Statement(
+    "FINISH",
+    """
+    with calls as materialized (
+        select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::bytea[])
+            as c(n, id, attempt, status, output, error, digest)
+    ),
+    held as materialized (
+        select c.*, w.name, w.start_id
+        from (select * from calls order by id) as c
+        cross join lateral (
+            select name, start_id, attempt, status from dbos_async.workflows where id = c.id for no key update
+        ) as w
+        where w.attempt = c.attempt and w.status = 'PENDING'
+    ),
+    filled as (
+        -- Always an update, since the row is there and held. Said as an insert it finds its row by the key alone,
+        -- whatever the planner believes the size of the table to be.
+        insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
+        select id, name, '{}', start_id, attempt, status, output, error,
+               case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
+        from held
+        on conflict (id) do update
+            set status = excluded.status, output = excluded.output, error = excluded.error,
+                ended_at = excluded.ended_at, owner = null
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
+    select n, n in (select n from held) as ended from calls, announced
+    """,
+)
+
+
+def finish(
+    run: Run, status: str, output: str | None, error: str | None, follower: Follower | None = None
+) -> asyncio.Future[Answer]:
+    """Store how the workflow of a run ended, or that it waits to be repaired."""
+    row = run.workflow_id, run.attempt, status, output, error, run.key
+    size = len(output or "") + len(error or "")
+    return run.database.call(
+        FINISH, (row,), lane=run.lane, size=size, wakes=(run.key,), patient=True, follower=follower
+    )
+
+
+class Ending:
+    """How a run ends: it has no task any more, and leaves its executor when the database has answered."""
+
+    __slots__ = ("_error", "_output", "_run", "_status", "_was_refused")
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._was_refused = False
+
+    def say(self, status: str, output: str | None, error: str | None) -> None:
+        """Store this outcome, unless the database was closed."""
+        self._status, self._output, self._error = status, output, error
+        try:
+            self._run.ending = finish(self._run, status, output, error, self)
+        except LaunchError:
+            self._run.keeper.leave(self._run)
+
+    def answered(self, answer: Answer) -> None:
+        """Tell who waits in this process."""
+        if answer[0]["ended"] and self._status in ("SUCCESS", "ERROR"):
+            self._run.end(Outcome(self._status, self._output, self._error))
+        self._run.keeper.leave(self._run)
+
+    def failed(self, error: BaseException | None) -> None:
+        """Store in its place that the outcome was refused. Whatever else has failed, the next run of the workflow finds out."""
+        if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)) and not self._was_refused:
+            self._was_refused = True
+            refused = InvalidValueError(
+                f"The outcome of workflow {self._run.workflow_id!r}", f"the database refused it: {error}"
+            )
+            return self.say("ERROR", None, exceptions.encode_error(refused))
+        if error is not None and not isinstance(error, LaunchError):
+            log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)
+        self._run.keeper.leave(self._run)

@@ -1,0 +1,1 @@
+"""From launch to shutdown: opening, leases, periodic work, signals."""

@@ -1,0 +1,1 @@
+"""One run of one workflow: its context, its numbered steps, and its waits."""

@@ -1,0 +1,395 @@
+"""A numbered step of a run: replayed when it is recorded, else performed and recorded in one statement.
+
+Whatever a step does, its row decides whether it happened. The statements of the primitives answer with the same first words:
+
+done      the step was recorded by this very call, together with its effect
+recorded  it had been recorded before: this is what was recorded
+wait      a wait has begun and goes on: look again when woken, or after seconds_left
+again     another call was at the same step meanwhile: look again now
+lost      the run does not own its workflow any more, or the workflow has ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from dbos_async._database.batches import Answer, Handover
+from dbos_async._database.database import Database
+from dbos_async._database.statement import Statement, optimistic
+from dbos_async._database.wakeups import News
+from dbos_async._runs.acting import Acting
+from dbos_async._runs.context import Position, StepBody, caller, check_live, next_number
+from dbos_async._serialization import exceptions, values
+from dbos_async.errors import (
+    DatabaseUnavailableError,
+    DBOSError,
+    InvalidValueError,
+    ReplayMismatchError,
+    WorkflowEndedError,
+)
+
+if TYPE_CHECKING:
+    from dbos_async._messaging.recv import Receive
+
+
+RECORD = optimistic(
+    "RECORD",
+    """
+    with calls as materialized (
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               case when not coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
+                    $8::json[], $9::json[], $10::float8[])
+            as c(n, workflow_id, attempt, branch, number, verb, key, output, error, took_seconds)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
+        ) as w on true
+        left join lateral (the recorded step) as s on true
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at)
+        select workflow_id, branch, number, verb, key, output, error,
+               clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp()
+        from calls where outcome = 'done'
+        order by workflow_id, branch, number
+    )
+    select n, outcome, case when outcome = 'recorded' then recorded_output else output end as output,
+           case when outcome = 'recorded' then recorded_error else error end as error, recorded_verb, recorded_key
+    from calls
+    """,
+)
+
+AMEND = Statement(
+    "AMEND",
+    """
+    -- What was recorded cannot be read, and that is what is recorded then. The workflow's row is held, so that nobody who
+    -- can read it takes the workflow over in between.
+    with held as materialized (
+        select c.*
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::json[], $7::json[])
+            as c(n, workflow_id, attempt, branch, number, output, error)
+        cross join lateral (
+            select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+        ) as w
+        where w.attempt = c.attempt and w.status = 'PENDING'
+    ),
+    amended as (
+        update dbos_async.steps as s set output = h.output, error = h.error
+        from held as h
+        where s.workflow_id = h.workflow_id and s.branch = h.branch and s.number = h.number
+        returning s.message_id, s.error
+    ),
+    rejected as (
+        update dbos_async.messages as m set rejected = a.error from amended as a where m.id = a.message_id
+    )
+    select c.n, case when c.n in (select n from held) then 'done' else 'lost' end as outcome,
+           null::json as output, null::json as error, null::text as recorded_verb, null::text as recorded_key
+    from unnest($1::int[]) as c(n)
+    """,
+)
+
+HANDOVER_SECONDS = 0.1
+LINGER_SECONDS = 0.003
+
+T = TypeVar("T")
+
+
+class Done(NamedTuple):
+    """How a step ended: its output, or its error; of a receive, which message it took; and of what this is the end."""
+
+    output: str | None
+    error: str | None
+    message_id: UUID | None = None
+    of: str = ""
+
+    def value(self) -> str | None:
+        """The output; a recorded error is raised."""
+        if self.error is not None:
+            raise exceptions.decode_error(self.error, self.of)
+        return self.output
+
+
+class Step:
+    """One numbered step of a run, about to be replayed or performed."""
+
+    __slots__ = ("begun", "branch", "key", "number", "run", "verb", "waited")
+
+    def __init__(self, position: Position, verb: str, key: str) -> None:
+        branch, self.number = next_number(position, verb)
+        self.run, self.branch, self.verb, self.key = position.run, branch.name, verb, key
+        self.begun = False
+        self.waited = False
+        """An earlier run has begun to wait here."""
+
+    @property
+    def path(self) -> str:
+        """The number as a person writes it: ``4``, or ``4.1.2`` in a branch."""
+        return f"{self.branch}.{self.number}" if self.branch else str(self.number)
+
+    @property
+    def columns(self) -> tuple[str, int, str, int]:
+        """What the statements know a step by: whose it is, under which fence, and its number."""
+        return self.run.workflow_id, self.run.attempt, self.branch, self.number
+
+    async def replayed(self) -> Done | None:
+        """The recorded outcome, ``None`` when the step has to be performed (or its wait goes on)."""
+        run = self.run
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        if run.over:
+            raise WorkflowEndedError(run.workflow_id, self.verb)
+        if run.draining and not self.begun:
+            with Acting(run, self.verb):
+                await asyncio.get_running_loop().create_future()  # until the run is stopped
+        if run.history is None:
+            return None
+        past = await run.history.find(self.branch, self.number)
+        if past is None:
+            return None
+        await self.compare(past.verb, past.key)
+        self.waited = not past.completed
+        return self._done(past.output, past.error, past.message_id) if past.completed else None
+
+    async def perform(
+        self,
+        statement: Statement,
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        size: int = 0,
+        wakes: Sequence[bytes] = (),
+        watch: Sequence[bytes] | None = None,
+        answered: Callable[[Answer], None] | None = None,
+        news: Callable[[Answer], News | None] | None = None,
+        receive: Receive | None = None,
+        handover: Handover | None = None,
+        misfit: InvalidValueError | None = None,
+    ) -> Done:
+        """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys.
+
+        A ``misfit`` is recorded as its end, unless it has one: what may be stored can be another matter in a replay.
+        """
+        with Acting(self.run, self.verb):
+            done = await self.replayed()
+            if done is not None:
+                return done
+            if misfit is not None:
+                return await self._record(None, exceptions.encode_error(misfit), 0.0)
+            if watch is None:
+                while True:
+                    done, _ = await self._try(statement, rows, size, wakes, answered, news, handover)
+                    if done is not None:
+                        return done
+            if self.waited:
+                statement = statement.later or statement
+            wakeups = self.run.database.wakeups
+            look = wakeups.enter(watch, takes_news=receive is not None)
+            waits = hopes = False
+            wakes_before = 0
+            try:
+                while True:
+                    look.rearm()
+                    look.receive = None
+                    for handed in look.take_news():
+                        if not look.changed:
+                            self.run.hush(watch[0])
+                        return self._done(*handed)
+                    if receive is not None and receive.handover is not None and not hopes:
+                        # Somebody is about to say with what the step was completed.
+                        hopes = True
+                        look.again_in(HANDOVER_SECONDS)
+                    elif receive is not None and receive.lingers:
+                        receive.lingers = False
+                        look.receive = receive
+                        look.again_in(LINGER_SECONDS)
+                    else:
+                        hopes = False
+                        if not waits:
+                            wakes_before = look.wakes
+                        done, seconds_left = await self._try(statement, rows, size, wakes, answered)
+                        if done is not None:
+                            if waits and receive is not None and look.wakes <= wakes_before + 1:
+                                self.run.hush(watch[0])  # Nothing was there before, and nothing came after it.
+                            return done
+                        statement = statement.later or statement
+                        look.again_in(seconds_left)
+                        look.receive = receive
+                        if not waits:  # From now on it does not take a running one's place.
+                            waits = True
+                            self.run.begin_waiting()
+                    await look.wait()
+            finally:
+                if waits:
+                    self.run.end_waiting()
+                wakeups.leave(look, watch)
+
+    async def note(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> Done:
+        """Replay the step, or find out its output or error and record that."""
+        done = await self.replayed()
+        if done is not None:
+            return done
+        self.begun = True
+        self.run.busy += 1
+        try:
+            began = time.monotonic()
+            output, error = await find()
+            return await self._record(output, error, time.monotonic() - began)
+        finally:
+            self.run.busy -= 1
+            if self.run.draining:
+                asyncio.get_running_loop().call_soon(self.run.stop_if_drained)
+
+    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> Done:
+        row = (*self.columns, self.verb, self.key)
+        try:
+            size = len(output or "") + len(error or "")
+            return await self.perform(RECORD, [(*row, output, error, took_seconds)], size=size)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
+            refused = InvalidValueError(
+                f"The outcome of {_named(self.verb, self.key)}", f"the database refused it: {refusal}"
+            )
+            return await self.perform(RECORD, [(*row, None, exceptions.encode_error(refused), took_seconds)])
+
+    async def accept(self, done: Done, read: Callable[[str | None], T]) -> T:
+        """The value of an output. That it cannot be read is recorded in its place before anybody hears of it."""
+        text = done.value()
+        try:
+            return read(text)
+        except InvalidValueError as misfit:
+            await self.amend(None, misfit)
+            raise
+
+    async def amend(self, output: str | None, misfit: InvalidValueError) -> None:
+        """Record that the output cannot be read. If more is recorded behind it, it could be read once, and the code has changed."""
+        run = self.run
+        if run.history is not None and not await run.history.is_last(self.branch, self.number):
+            await self.park_unreadable(misfit)
+        error = None if output is not None else exceptions.encode_error(misfit)
+        await self._try(AMEND, [(*self.columns, output, error)], len(output or error or ""), (), None)
+
+    async def park_unreadable(self, misfit: InvalidValueError) -> NoReturn:
+        """Park the workflow, since a value that could be read when it was recorded cannot be read by the code as it is now."""
+        named = _named(self.verb, self.key)
+        await self._park(f"{named} with a value that fit", f"a type that it does not fit ({misfit.problem})")
+
+    async def compare(self, verb: str, key: str) -> None:
+        """Park the workflow when the recorded step is another one than the code asks for now."""
+        if verb == self.verb and key == self.key:
+            return
+        await self._park(_named(verb, key), _named(self.verb, self.key))
+
+    async def _park(self, recorded: str, asked: str) -> NoReturn:
+        run = self.run
+        mismatch = ReplayMismatchError(run.workflow_id, self.path, recorded, asked)
+        if run.stopped is None:
+            await run.keeper.park(run, mismatch)
+        await run.halt(str(mismatch))
+
+    def _done(self, output: str | None, error: str | None, message_id: UUID | None) -> Done:
+        of = "" if error is None else f"step {self.path} of workflow {self.run.workflow_id!r}"
+        return Done(output, error, message_id, of)
+
+    async def _try(
+        self,
+        statement: Statement,
+        rows: Sequence[tuple[Any, ...]],
+        size: int,
+        wakes: Sequence[bytes],
+        answered: Callable[[Answer], None] | None,
+        news: Callable[[Answer], News | None] | None = None,
+        handover: Handover | None = None,
+    ) -> tuple[Done | None, float | None]:
+        run = self.run
+        answer = await run.database.call(
+            statement, rows, lane=run.lane, size=size, wakes=wakes, patient=True, answered=answered, news=news,
+            handover=handover,
+        )  # fmt: skip
+        first = answer[0]
+        outcome = first["outcome"]
+        if outcome == "lost":
+            await run.lose()
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        if first["recorded_verb"] is not None:
+            await self.compare(first["recorded_verb"], first["recorded_key"])
+        if outcome in ("done", "recorded"):
+            return self._done(first["output"], first["error"], first.get("message_id")), None
+        return None, first["seconds_left"] if outcome == "wait" else 0.0
+
+
+async def act(
+    database: Database,
+    author: Step | StepBody,
+    statement: Statement,
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    verb: str,
+    size: int = 0,
+    wakes: Sequence[bytes] = (),
+    news: Callable[[Answer], News | None] | None = None,
+    handover: Handover | None = None,
+    misfit: InvalidValueError | None = None,
+) -> None:
+    """Write in the name of a workflow: as a step of its own, or as a part of the step that is under way."""
+    if isinstance(author, Step):
+        done = await author.perform(
+            statement, rows, size=size, wakes=wakes, news=news, handover=handover, misfit=misfit
+        )
+        done.value()
+        return
+    check_live(author, verb)
+    if misfit is not None:
+        raise misfit
+    run = author.run
+    with Acting(run, verb):
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        answer = await database.call(
+            statement, rows, lane=run.lane, size=size, wakes=wakes, patient=True, news=news, handover=handover
+        )
+        if answer[0]["outcome"] == "lost":
+            await run.lose()
+        if answer[0]["error"] is not None:
+            raise exceptions.decode_error(answer[0]["error"])
+
+
+def author_columns(author: Step | StepBody | None) -> tuple[str | None, int | None, str | None, int | None]:
+    """Who writes: a step of its own, a part of one (then without a number), or nobody's workflow."""
+    if isinstance(author, Step):
+        return author.columns
+    if author is None:
+        return None, None, None, None
+    return author.run.workflow_id, author.run.attempt, None, None
+
+
+async def read(database: Database, verb: str, key: str, find: Callable[[], Awaitable[Any]], declared: Any = Any) -> Any:
+    """Read something that may change. In a workflow what was read is recorded, and so is an error of ours."""
+    here = caller(database)
+    if not isinstance(here, Position):
+        return await find()
+
+    async def found() -> tuple[str | None, str | None]:
+        while True:
+            try:
+                return values.encode(await find(), declared), None
+            except DatabaseUnavailableError:
+                continue  # a workflow outlasts that
+            except DBOSError as error:
+                return None, exceptions.encode_error(error)
+
+    step = Step(here, verb, key)
+    text = (await step.note(found)).value()
+    try:
+        return values.decode(text, declared)
+    except InvalidValueError as misfit:
+        await step.park_unreadable(misfit)
+
+
+def _named(verb: str, key: str) -> str:
+    return f"{verb} {key!r}" if key else verb

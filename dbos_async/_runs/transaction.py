@@ -1,0 +1,76 @@
+"""A call inside the user's own transaction: by itself, and seen by nobody before that commits.
+
+Each call stands in a savepoint, so an error of ours leaves the transaction as it was. Whoever waits is woken by the
+notification, which Postgres delivers with the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from dbos_async._database.batches import Answer
+from dbos_async._database.connections import REPEATABLE
+from dbos_async._database.statement import Statement
+from dbos_async._runs.context import Position, StepBody, check_live
+from dbos_async.errors import InvalidArgumentError, WrongPlaceError
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]
+
+MOST_REPEATS = 5
+
+
+async def call_inside(connection: Any, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> Answer:
+    """The answer of a statement that commits or vanishes with the transaction that is open on this connection."""
+    repeats = 0
+    while True:
+        try:
+            async with connection.transaction():
+                answer: Answer = await connection.fetch(
+                    statement.sql, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
+                )
+                return answer
+        except REPEATABLE:
+            repeats += 1
+            if repeats > MOST_REPEATS:
+                raise
+        except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
+            raise InvalidArgumentError(
+                f"The database of connection= has no tables of dbos_async ({error}): "
+                "use a connection to the database of the workflows."
+            ) from None
+
+
+def check_connection(connection: Any, author: Position | StepBody | None, verb: str) -> None:
+    """Raise unless this is a connection, and the verb is called where a transaction of the user's can be the whole story."""
+    if not is_connection(connection):
+        raise InvalidArgumentError(
+            f"connection must be an asyncpg connection and is a {type(connection).__name__} (of a SQLAlchemy session: "
+            "(await (await session.connection()).get_raw_connection()).driver_connection)."
+        )
+    if not connection.is_in_transaction():
+        raise InvalidArgumentError(
+            "No transaction is open on the connection: write 'async with connection.transaction():' around the call (a SQLAlchemy "
+            "session opens one with its first statement), or leave connection= out."
+        )
+    if isinstance(author, Position):
+        raise WrongPlaceError(
+            f"{verb} with connection= works outside of workflows and in steps, since a step of a workflow that is rolled back "
+            "would be lost: call it from a step."
+        )
+    if author is not None:
+        check_live(author, verb)
+
+
+def is_connection(value: object) -> bool:
+    """Whether this is a connection of asyncpg's, from a pool or not."""
+    return isinstance(value, (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy))
+
+
+async def check_answer(answer: Answer, author: StepBody | None) -> None:
+    """Stop the run whose step called, if it has lost its workflow."""
+    if author is not None and answer[0]["outcome"] == "lost":
+        await author.run.lose()

@@ -1,0 +1,1 @@
+"""Values, exceptions and signatures as JSON, and ids."""

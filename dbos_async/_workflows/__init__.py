@@ -1,0 +1,1 @@
+"""Workflows as a whole: registering, starting, finding, cancelling, forking and deleting them."""

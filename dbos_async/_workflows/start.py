@@ -1,0 +1,353 @@
+"""Workflows: registered functions, and how one is started, by this process or for another.
+
+A start is one statement that makes the workflow's row, together with the parent's step when a workflow starts it.
+With an owner it begins here and now; without one, whoever knows its name and has room claims it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from threading import get_ident
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from dbos_async._database.batches import Answer
+from dbos_async._database.database import Database
+from dbos_async._database.statement import Statement, optimistic
+from dbos_async._database.wakeups import UNOWNED_KEY
+from dbos_async._executor import tracing
+from dbos_async._executor.executor import Executor
+from dbos_async._runs.context import Position, Run, StepBody, allowed_seconds, assigned, caller, check_live
+from dbos_async._runs.step import Done, Step, author_columns
+from dbos_async._runs.transaction import call_inside, check_answer, check_connection, is_connection
+from dbos_async._serialization import values
+from dbos_async._serialization.ids import ordered_id
+from dbos_async._serialization.signature import Signature, encode_plain_call
+from dbos_async._workflows.handle import WorkflowHandle
+from dbos_async.errors import LaunchError, RegistrationError, WrongPlaceError
+from dbos_async.keys import check_key
+
+log = logging.getLogger("dbos_async")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_START = """
+    -- A row without an owner is for whoever claims it; one with an owner begins there as its first attempt.
+    with calls as materialized (
+        select c.*, coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
+               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+               case when t.start_id = c.start_id then t.attempt / 1000000
+                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
+                    $9::float8[], $10::bytea[])
+            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
+        left join lateral (
+            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
+        ) as t on true
+    ),
+    made as materialized (
+        select distinct on (id) * from calls where taken_name = name and not taken order by id, n
+    ),
+    inserted as (
+        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
+        from made
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from made where owner is null)
+    select n, 'done' as outcome, null::json as output,
+           case when taken_name <> name then json_build_object(
+               'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name)) end as error,
+           taken_by_this or n in (select n from made) as started, attempts
+    from calls, announced
+    """
+
+START = Statement(
+    "START",
+    _START,
+    first="""
+    -- Nobody has had these ids before.
+    with calls as materialized (
+        select c.*, nextval('dbos_async.workflow_seq') * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
+                    $9::float8[], $10::bytea[])
+            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
+    ),
+    inserted as (
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
+        from calls
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from calls where owner is null)
+    select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
+    from calls, announced
+    """,
+)
+
+START_BY_ID = Statement("START_BY_ID", _START)
+
+START_CHILD = optimistic(
+    "START_CHILD",
+    """
+    -- The same for a workflow that another one starts: its step and the row are made together.
+    with calls as materialized (
+        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
+                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
+                    when s.verb is not null then 'recorded' else 'done' end as outcome,
+               coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
+               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+               case when t.start_id = c.start_id then t.attempt / 1000000
+                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
+        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
+                    $9::json[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::float8[], $15::bytea[])
+            as c(n, parent_id, attempt, branch, number, parent_step, id, name,
+                 input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is not null limit 1
+        ) as w on true
+        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
+        left join lateral (
+            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is null for share
+        ) as held on true
+        left join lateral (the recorded step) as s on true
+        left join lateral (
+            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
+        ) as t on true
+    ),
+    judged as materialized (
+        select *, case when taken_name <> name then json_build_object(
+                   'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name))
+               end as conflict
+        from calls
+    ),
+    recorded as (
+        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
+        select parent_id, branch, number, 'start_workflow', name,
+               case when conflict is null then to_json(id) end, conflict, clock_timestamp()
+        from judged where outcome = 'done' and number is not null
+        order by parent_id, branch, number
+    ),
+    made as materialized (
+        select distinct on (id) * from judged
+        where outcome = 'done' and conflict is null and not taken order by id, n
+    ),
+    inserted as (
+        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
+        insert into dbos_async.workflows
+            (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent,
+             claimed_at, deadline)
+        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
+               parent_id, parent_step, application_version, trace_parent,
+               case when owner is not null then clock_timestamp() end,
+               clock_timestamp() + make_interval(secs => timeout_seconds)
+        from made
+    ),
+    announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where owner is null)) from made)
+    select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
+           case when outcome = 'recorded' then recorded_error else conflict end as error,
+           recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started, attempts
+    from judged, announced
+    """,
+    whose="parent_id",
+)
+
+
+class Workflow(Generic[P, R]):
+    """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
+
+    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise RegistrationError(
+                f"@DBOS.workflow() decorates async functions, and {function!r:.100} is none: "
+                "write 'async def' and @DBOS.workflow()."
+            )
+        functools.update_wrapper(self, function)
+        self.name: str = check_key(name or function.__qualname__, "The name of a workflow")
+        self.function = function
+        self.signature: Signature = Signature(function)
+        self.max_recovery_attempts = max_recovery_attempts
+        known = registered.get(self.name)
+        if known is not None and _place(known.function) != _place(function):
+            raise RegistrationError(
+                f"Two workflows are named {self.name!r} ({_place(known.function)} and {_place(function)}): "
+                "give one of them another name with @DBOS.workflow(name=…)."
+            )
+        registered[self.name] = self
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast("R", await (await start_here(self, args, kwargs)).get_result())
+
+
+class _Beginning:
+    """A run that begins with the commit of its start, and not with the caller, who may have left."""
+
+    __slots__ = ("_here", "_row", "run")
+
+    def __init__(self, here: Executor, row: tuple[Any, ...]) -> None:
+        self._here, self._row = here, row
+        self.run: Run | None = None
+
+    def __call__(self, answer: Answer) -> None:
+        # A repeated call knows its own row.
+        if answer[0]["started"]:
+            workflow_id, name, text, _, _, trace_parent, _, seconds_left, _ = self._row
+            first = answer[0]["attempts"] + 1
+            self.run = self._here.begin(
+                workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=seconds_left
+            )
+
+
+registered: dict[str, Workflow[Any, Any]] = {}
+"""Every workflow that this process knows, by its name."""
+
+
+async def start(
+    database: Database,
+    name: str,
+    text: str,
+    result_type: Any,
+    here: Executor | None,
+    connection: Any = None,
+) -> WorkflowHandle[Any]:
+    """Make a workflow's row, unless there is one of its id. It begins ``here`` if that executor has room for it."""
+    # One in the user's transaction may never be committed, so nobody owns it: whoever hears of the commit claims it.
+    owner = here.reserve() if here is not None and connection is None else None
+    try:
+        author = caller(database)
+        if connection is not None:
+            check_connection(connection, author, "start_workflow")
+        if not isinstance(author, Position) and author is not None:
+            check_live(author, "start_workflow")
+        misfit = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+        if misfit is not None and not isinstance(author, Position):
+            raise misfit
+        ticket = assigned.get()
+        start_id = ordered_id()
+        workflow_id = str(start_id) if ticket is None else ticket.use()
+        trace_parent, timeout_seconds = tracing.trace_parent(), allowed_seconds.get()
+        row: tuple[Any, ...] = (
+            workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
+            None if owner else UNOWNED_KEY,
+        )  # fmt: skip
+        beginning = None if here is None or owner is None else _Beginning(here, row)
+        step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
+        statement = START if ticket is None else START_BY_ID
+        if step is not None:
+            statement, row = START_CHILD, (*author_columns(step), step.path, *row)
+        wakes = () if owner else (UNOWNED_KEY,)
+        if connection is not None:
+            answer = await call_inside(connection, statement, [row])
+            await check_answer(answer, author if isinstance(author, StepBody) else None)
+            done = Done(answer[0]["output"], answer[0]["error"])
+        elif isinstance(step, Step):
+            done = await step.perform(statement, [row], size=len(text), wakes=wakes, answered=beginning, misfit=misfit)
+            child_id = await step.accept(done, functools.partial(_decode_id, name))
+            return WorkflowHandle(database, child_id, result_type)
+        else:
+            patient = step is not None
+            call = database.call(
+                statement,
+                (row,),
+                lane=workflow_id,
+                size=len(text),
+                wakes=wakes,
+                patient=patient,
+                answered=beginning,
+            )
+            answer = await call
+            if step is not None and answer[0]["outcome"] == "lost":
+                await step.run.lose()
+            done = Done(answer[0]["output"], answer[0]["error"])
+        done.value()
+        return WorkflowHandle(database, workflow_id, result_type, None if beginning is None else beginning.run)
+    finally:
+        if here is not None:
+            here.release(owner)
+
+
+def _decode_id(name: str, recorded: str | None) -> str:
+    child_id: str = values.decode(recorded or "null", str, what=f"The recorded id of the started workflow {name!r}")
+    return child_id
+
+
+def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
+    """Start a workflow in the launched executor; a start in a workflow is a step of it."""
+    here = executor()
+    connection, kwargs = split_connection(workflow, kwargs)
+    text = workflow.signature.encode_call(args, kwargs)
+    return start(here.database, workflow.name, text, workflow.signature.result_type, here, connection)
+
+
+def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The connection that a start was given, and the arguments of the workflow, which may have one of that name, too."""
+    connection = kwargs.get("connection")
+    takes_one = isinstance(workflow, Workflow) and workflow.signature.takes("connection")
+    if connection is None or (takes_one and not is_connection(connection)):
+        return None, kwargs
+    return connection, {name: value for name, value in kwargs.items() if name != "connection"}
+
+
+def find(function: Any) -> Workflow[Any, Any]:
+    """The registered workflow that somebody named by its function."""
+    if isinstance(function, Workflow):
+        return function
+    raise RegistrationError(f"{function!r:.100} is not a workflow: decorate it with @DBOS.workflow().")
+
+
+def call_by_name(function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[str, str, Any]:
+    """The name, the stored call and the result type of a workflow that this process may know by its name only."""
+    if isinstance(function, str):
+        check_key(function, "The name of a workflow")
+        return function, encode_plain_call(tuple(args), kwargs), Any
+    workflow = find(function)
+    return workflow.name, workflow.signature.encode_call(tuple(args), kwargs), workflow.signature.result_type
+
+
+_launched: Executor | None = None
+
+
+def set_launched(here: Executor | None) -> None:
+    """Make an executor the one that the verbs of this process speak to."""
+    global _launched
+    _launched = here
+
+
+def executor() -> Executor:
+    """The launched executor of this process, if it may be used from here."""
+    if _launched is None:
+        raise LaunchError(
+            "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
+        )
+    # One loop runs in a thread, so if it is its thread and that loop runs, it is that loop: cheaper than to ask which one it is.
+    if (get_ident() != _launched.thread or not _launched.loop.is_running()) and _running_loop() is not _launched.loop:
+        raise WrongPlaceError(
+            "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
+        )
+    return _launched
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def database() -> Database:
+    """The database of the launched executor."""
+    return executor().database
+
+
+def _place(function: Any) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

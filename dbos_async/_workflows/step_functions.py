@@ -1,0 +1,161 @@
+"""``@DBOS.step()``: an ordinary function whose outcome a workflow records, so that it is not run again."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from dbos_async._runs.context import Position, StepBody, current
+from dbos_async._runs.step import Step
+from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.signature import Signature
+from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
+
+log = logging.getLogger("dbos_async")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST_THREADS = 40
+
+_threads: RunVar[anyio.CapacityLimiter] = RunVar("dbos_async_step_threads")
+
+
+class StepFunction(Generic[P, R]):
+    """A registered step: await it like the function. In a workflow it is recorded, elsewhere it is a plain call."""
+
+    def __init__(
+        self,
+        function: Callable[P, Any],
+        *,
+        name: str | None,
+        max_attempts: int,
+        interval_seconds: float,
+        backoff_rate: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        if not inspect.isroutine(function):
+            raise RegistrationError(
+                f"@DBOS.step() decorates functions, and {function!r:.100} is none: write @DBOS.step()."
+            )
+        functools.update_wrapper(self, function)
+        self.name: str = name or function.__qualname__
+        self._function = function
+        self._signature = Signature(function, takes_stored_arguments=False)
+        self._is_coroutine = inspect.iscoroutinefunction(function)
+        self._max_attempts = max_attempts
+        self._interval_seconds = interval_seconds
+        self._backoff_rate = backoff_rate
+        self._timeout_seconds = timeout_seconds
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """A step that stands in a class is a method like any other."""
+        return self if instance is None else functools.partial(cast("Any", self), instance)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        here = current.get()
+        if not isinstance(here, Position):
+            return cast("R", await self._call(*args, **kwargs))
+        step = Step(here, "step", self.name)
+
+        async def attempt() -> Any:
+            body = StepBody(step.run, step.path)
+            token = current.set(body)
+            try:
+                return await self._call(*args, **kwargs)
+            finally:
+                body.over = True  # a thread that was abandoned may still act, and must not
+                current.reset(token)
+
+        async def find() -> tuple[str | None, str | None]:
+            try:
+                value = await self._attempts(attempt)
+                what = f"The result of step {self.name!r}"
+                text = values.encode(value, self._signature.result_type, what=what)
+                misfit = values.too_large(text, step.run.database.max_payload_bytes, what)
+                return (text, None) if misfit is None else (None, exceptions.encode_error(misfit))
+            except Exception as error:
+                return None, exceptions.encode_error(error)
+
+        done = await step.note(find)
+        text, what = done.value(), f"The recorded result of step {self.name!r}"
+        try:
+            return cast("R", values.decode(text, self._signature.result_type, what=what))
+        except InvalidValueError as misfit:
+            await step.park_unreadable(misfit)
+
+    async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        pause = self._interval_seconds
+        for attempt in range(1, self._max_attempts + 1):
+            try:
+                return await self._in_time(call)
+            except Exception as error:
+                if attempt == self._max_attempts or isinstance(error, InvalidValueError):
+                    if attempt > 1:
+                        error.add_note(f"The step {self.name!r} was tried {attempt} times.")
+                    raise
+                log.info("Step %r failed (%s) and is tried again in %g s.", self.name, type(error).__name__, pause)
+            await anyio.sleep(pause)
+            pause *= self._backoff_rate
+        raise AssertionError("The last attempt returns or raises.")
+
+    async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        if self._timeout_seconds is None:
+            return await call()
+        with anyio.move_on_after(self._timeout_seconds) as scope:
+            return await call()
+        if scope.cancelled_caught:
+            raise StepTimeoutError(self.name, self._timeout_seconds)
+        raise AssertionError("A call that was not cancelled returns or raises.")
+
+    async def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_coroutine:
+            return await self._function(*args, **kwargs)
+        # The thread is abandoned by a cancellation: nobody can stop it, but what it returns is dropped.
+        call = functools.partial(self._function, *args, **kwargs)
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
+
+
+class StepDecorator:
+    """What ``@DBOS.step(…)`` makes of its options: it turns a function into a step."""
+
+    def __init__(
+        self,
+        name: str | None,
+        max_attempts: int,
+        interval_seconds: float,
+        backoff_rate: float,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._options = name, max_attempts, interval_seconds, backoff_rate, timeout_seconds
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> StepFunction[P, R]: ...
+    def __call__(self, function: Any) -> StepFunction[Any, Any]:
+        name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
+        return StepFunction(
+            function,
+            name=name,
+            max_attempts=max_attempts,
+            interval_seconds=interval_seconds,
+            backoff_rate=backoff_rate,
+            timeout_seconds=timeout_seconds,
+        )
+
+
+def _thread_limiter() -> anyio.CapacityLimiter:
+    try:
+        return _threads.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(MOST_THREADS)
+        _threads.set(limiter)
+        return limiter
