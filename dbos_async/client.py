@@ -16,7 +16,7 @@ from dbos_async._workflows.handle import WorkflowHandle, WorkflowStatus, Workflo
 from dbos_async._workflows.start import Workflow
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.errors import LaunchError, WrongPlaceError
-from dbos_async.keys import Event, Stream, Topic, check_whole
+from dbos_async.keys import Event, Stream, Topic, check_int
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection
@@ -42,7 +42,7 @@ class DBOSClient:
     ) -> None:
         self._url = url
         self._migrate = migrate
-        self._max_payload_bytes = check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = connect_timeout_seconds
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
@@ -122,8 +122,8 @@ class DBOSClient:
         connection: Connection | None = None,
     ) -> None:
         """Send a message to a workflow; see `DBOS.send`."""
-        letter = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await send.send(self._database, letter, connection)
+        message = SendMessage(destination_id, message, topic, idempotency_key, headers)
+        await send.send(self._database, message, connection)
 
     async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
         """Send all these messages, or none; see `DBOS.send_bulk`."""

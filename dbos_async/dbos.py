@@ -7,15 +7,15 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from dbos_async._lifecycle.runtime import Runtime
-from dbos_async._lifecycle.signals import Terminator
+from dbos_async._lifecycle.signals import SigtermHandler
 from dbos_async._messaging.verbs import Conversation
 from dbos_async._runs import sleep
-from dbos_async._runs.context import Here, StepBody, caller, in_workflow
+from dbos_async._runs.context import ContextProperty, StepContext, calling_context, in_workflow
 from dbos_async._workflows.start import Workflow, database
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async._workflows.verbs import Management
 from dbos_async.errors import InvalidArgumentError, LaunchError
-from dbos_async.keys import check_key, check_seconds, check_whole
+from dbos_async.keys import check_int, check_key, check_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,11 +38,11 @@ class DBOS(Conversation, Management):
         ```
     """
 
-    workflow_id: Here = Here(
+    workflow_id: ContextProperty = ContextProperty(
         lambda here: here.run.workflow_id, "The id of the workflow that asks, None outside of workflows."
     )
-    step_id: Here = Here(
-        lambda here: here.path if isinstance(here, StepBody) else None,
+    step_id: ContextProperty = ContextProperty(
+        lambda here: here.path if isinstance(here, StepContext) else None,
         "The path of the step that asks (4, or 4.1.2 in a task of its own), None outside of steps.",
     )
 
@@ -60,8 +60,8 @@ class DBOS(Conversation, Management):
     ) -> None:
         if executor_id is not None:
             check_key(executor_id, "executor_id")
-        check_whole(max_running, 1, "max_running")
-        check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        check_int(max_running, 1, "max_running")
+        check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._runtime = Runtime(
             url,
             executor_id=executor_id,
@@ -72,14 +72,14 @@ class DBOS(Conversation, Management):
             connect_timeout_seconds=connect_timeout_seconds,
             drain_seconds=drain_seconds,
         )
-        self._terminator = Terminator()
+        self._sigterm_handler = SigtermHandler()
 
     async def __aenter__(self) -> Self:
-        self._terminator.install()
+        self._sigterm_handler.install()
         try:
             return await self._open()
         except BaseException as error:
-            self._terminator.leave(error)
+            self._sigterm_handler.leave(error)
             raise
 
     async def _open(self) -> Self:
@@ -103,7 +103,7 @@ class DBOS(Conversation, Management):
         finally:
             if _current is self:
                 _current = None
-            self._terminator.leave(error)
+            self._sigterm_handler.leave(error)
 
     @staticmethod
     async def launch(
@@ -168,7 +168,7 @@ class DBOS(Conversation, Management):
         """
         if callable(name):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
-        check_whole(max_attempts, 1, "max_attempts")
+        check_int(max_attempts, 1, "max_attempts")
         check_seconds(interval_seconds, "interval_seconds")
         check_seconds(timeout_seconds)
         return StepDecorator(
@@ -181,7 +181,7 @@ class DBOS(Conversation, Management):
         checked = check_seconds(seconds, "seconds")
         if checked is None:
             raise InvalidArgumentError("seconds must be a finite number: a workflow cannot sleep for ever.")
-        await sleep.sleep(in_workflow(caller(database()), "sleep"), checked)
+        await sleep.sleep(in_workflow(calling_context(database()), "sleep"), checked)
 
 
 _current: DBOS | None = None

@@ -168,7 +168,7 @@ async def stream_response(
     seen, start = _where(request)
     # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
     # since only the end of a stream has the offset behind its last value.
-    async with aclosing(live.live_pages(database, workflow_id, name, start, None, patient=False)) as pages:
+    async with aclosing(live.live_pages(database, workflow_id, name, start, None, retry_forever=False)) as pages:
         first = await anext(pages)
     if seen and not first.entries and first.end not in (None, "CANCELLED"):
         return Response(status_code=204)
@@ -202,7 +202,7 @@ async def _body(
         return
     del first  # Whoever waits for long keeps nothing of what it has sent.
     try:
-        async with aclosing(live.live_pages(database, workflow_id, key, offset, None, patient=True)) as pages:
+        async with aclosing(live.live_pages(database, workflow_id, key, offset, None, retry_forever=True)) as pages:
             async for page in pages:
                 offset += len(page.entries)
                 if page.entries or page.end is not None:

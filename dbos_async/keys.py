@@ -10,8 +10,8 @@ from dbos_async.errors import InvalidArgumentError
 
 T = TypeVar("T")
 
-LONGEST_KEY = 512
-LONGEST_WAIT_SECONDS = 100 * 365 * 86400.0
+MAX_KEY_LENGTH = 512
+MAX_WAIT_SECONDS = 100 * 365 * 86400.0
 
 
 @dataclass(frozen=True, init=False)
@@ -61,9 +61,9 @@ def check_key(key: object, what: str) -> str:
         raise InvalidArgumentError(f"{what} must be a str and is a {type(key).__name__}: {key!r:.100}.")
     if not key:
         raise InvalidArgumentError(f"{what} must not be empty.")
-    if len(key) > LONGEST_KEY:
+    if len(key) > MAX_KEY_LENGTH:
         raise InvalidArgumentError(
-            f"{what} must have at most {LONGEST_KEY} characters and has {len(key)}: {key[:40]!r}…."
+            f"{what} must have at most {MAX_KEY_LENGTH} characters and has {len(key)}: {key[:40]!r}…."
         )
     if "\0" in key:
         raise InvalidArgumentError(f"{what} must not contain the NUL character: {key[:100]!r}.")
@@ -82,10 +82,10 @@ def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | Non
         raise InvalidArgumentError(
             f"{what} must be a number of seconds of at least 0, or None, and is {seconds!r:.100}."
         )
-    return None if seconds > LONGEST_WAIT_SECONDS else float(seconds)
+    return None if seconds > MAX_WAIT_SECONDS else float(seconds)
 
 
-def check_whole(number: object, least: int, what: str) -> int:
+def check_int(number: object, least: int, what: str) -> int:
     """The number, if it is a whole one from ``least`` to the largest that a column holds."""
     if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**31:
         raise InvalidArgumentError(f"{what} must be a whole number of at least {least} and is {number!r:.100}.")

@@ -27,21 +27,21 @@ class Program:
         """What it has written to standard error so far."""
         return self._stderr.read_text()
 
-    async def says(self, line: str, *, patience_seconds: float = 30.0) -> None:
+    async def says(self, line: str, *, give_up_after_seconds: float = 30.0) -> None:
         """Wait for the next line of its standard output, which must be this one."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(patience_seconds):
+        async with asyncio.timeout(give_up_after_seconds):
             said = (await self.process.stdout.readline()).decode().strip()
         assert said == line, f"said {said!r} instead of {line!r}\n{self.errors}"
 
-    async def end(self, number: int = signal.SIGTERM, *, patience_seconds: float = 30.0) -> int:
+    async def end(self, number: int = signal.SIGTERM, *, give_up_after_seconds: float = 30.0) -> int:
         """Send it a signal, and wait for its exit code."""
         self.process.send_signal(number)
-        return await self.code(patience_seconds=patience_seconds)
+        return await self.code(give_up_after_seconds=give_up_after_seconds)
 
-    async def code(self, *, patience_seconds: float = 30.0) -> int:
+    async def code(self, *, give_up_after_seconds: float = 30.0) -> int:
         """Wait for its exit code."""
-        async with asyncio.timeout(patience_seconds):
+        async with asyncio.timeout(give_up_after_seconds):
             return await self.process.wait()
 
 

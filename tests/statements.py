@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async._database.statement import Statement, alone
+from dbos_async._database.statement import Statement, for_one_row
 from dbos_async._messaging import events, send, streams, taking
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
@@ -30,8 +30,8 @@ def all_statements() -> dict[str, Statement]:
         for value in vars(module).values():
             if isinstance(value, Statement):
                 found[value.name] = value
-                if value.later is not None:
-                    found[value.later.name] = value.later
+                if value.sql_when_waiting is not None:
+                    found[value.sql_when_waiting.name] = value.sql_when_waiting
     return found
 
 
@@ -41,8 +41,11 @@ FORMS = ("new, alone", "new", "alone", "")
 
 def forms(statement: Statement) -> dict[str, str]:
     """The SQL of each form that the statement has."""
-    found = {"new": statement.first, "": statement.sql}
-    found |= {"new, alone": alone(statement.first) if statement.first else None, "alone": alone(statement.sql)}
+    found = {"new": statement.sql_if_new, "": statement.sql}
+    found |= {
+        "new, alone": for_one_row(statement.sql_if_new) if statement.sql_if_new else None,
+        "alone": for_one_row(statement.sql),
+    }
     return {form: sql for form, sql in found.items() if sql is not None}
 
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, LaunchError
-from dbos_async._database.batches import MOST_BYTES, MOST_CALLS, Batches
+from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import without_password
@@ -23,10 +23,10 @@ ECHO = Statement(
     "ECHO",
     "select n, value, count(*) over () as together, pg_backend_pid() as backend "
     "from unnest($1::int[], $2::text[]) as c(n, value)",
-    lanes=1,
+    parallelism=1,
 )
-DIVIDE = Statement("DIVIDE", "select n, 100 / value from unnest($1::int[], $2::int[]) as c(n, value)", lanes=1)
-SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", lanes=1)
+DIVIDE = Statement("DIVIDE", "select n, 100 / value from unnest($1::int[], $2::int[]) as c(n, value)", parallelism=1)
+SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
 
 
 @pytest.fixture
@@ -44,31 +44,31 @@ async def batches(database_url: str, wakeups: Wakeups) -> AsyncIterator[Batches]
 
 
 async def test_concurrent_calls_ride_together_and_a_lone_one_goes_at_once(batches: Batches) -> None:
-    (lone,) = await batches.call(ECHO, [("x",)], lane="")
+    (lone,) = await batches.call(ECHO, [("x",)], partition="")
     assert lone["together"] == 1
-    answers = await asyncio.gather(*(batches.call(ECHO, [(str(n),)], lane="") for n in range(100)))
+    answers = await asyncio.gather(*(batches.call(ECHO, [(str(n),)], partition="") for n in range(100)))
     assert [answer[0]["value"] for answer in answers] == [str(n) for n in range(100)]
     assert {answer[0]["together"] for answer in answers} == {100}
 
 
 async def test_a_batch_ends_at_500_calls_or_a_mebibyte(batches: Batches) -> None:
-    answers = await asyncio.gather(*(batches.call(ECHO, [("x",)], lane="") for _ in range(MOST_CALLS + 1)))
-    assert [answer[0]["together"] for answer in answers] == [MOST_CALLS] * MOST_CALLS + [1]
-    calls = (batches.call(ECHO, [("x",)], lane="", size=MOST_BYTES // 3 + 1) for _ in range(4))
+    answers = await asyncio.gather(*(batches.call(ECHO, [("x",)], partition="") for _ in range(MAX_CALLS + 1)))
+    assert [answer[0]["together"] for answer in answers] == [MAX_CALLS] * MAX_CALLS + [1]
+    calls = (batches.call(ECHO, [("x",)], partition="", size=MAX_BYTES // 3 + 1) for _ in range(4))
     assert [answer[0]["together"] for answer in await asyncio.gather(*calls)] == [2, 2, 2, 2]
-    (large,) = await asyncio.gather(batches.call(ECHO, [("x",)] * 2000, lane="", size=5 * MOST_BYTES))
+    (large,) = await asyncio.gather(batches.call(ECHO, [("x",)] * 2000, partition="", size=5 * MAX_BYTES))
     assert len(large) == 2000
 
 
 async def test_a_bad_call_fails_alone(batches: Batches) -> None:
-    calls = (batches.call(DIVIDE, [(value,)], lane="") for value in (1, 2, 0, 4, 0))
+    calls = (batches.call(DIVIDE, [(value,)], partition="") for value in (1, 2, 0, 4, 0))
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(o) if isinstance(o, BaseException) else o[0][1] for o in outcomes] == [
         100, 50, asyncpg.DivisionByZeroError, 25, asyncpg.DivisionByZeroError,
     ]  # fmt: skip
     odd: list[Any] = [1, "one", 4]
     outcomes = await asyncio.gather(
-        *(batches.call(DIVIDE, [(value,)], lane="") for value in odd), return_exceptions=True
+        *(batches.call(DIVIDE, [(value,)], partition="") for value in odd), return_exceptions=True
     )
     assert [isinstance(o, BaseException) for o in outcomes] == [False, True, False]
 
@@ -77,7 +77,7 @@ async def test_calls_of_one_lane_keep_their_order(batches: Batches) -> None:
     done: list[int] = []
 
     async def call(n: int) -> None:
-        await batches.call(ECHO, [(str(n),)], lane="")
+        await batches.call(ECHO, [(str(n),)], partition="")
         done.append(n)
 
     tasks = []
@@ -90,12 +90,12 @@ async def test_calls_of_one_lane_keep_their_order(batches: Batches) -> None:
 
 async def test_a_call_that_is_cancelled_before_it_left_is_not_made(batches: Batches) -> None:
     made: list[Any] = []
-    slow = batches.call(SLOW, [(0.1,)], lane="")
+    slow = batches.call(SLOW, [(0.1,)], partition="")
     await asyncio.sleep(0.05)
-    late = batches.call(SLOW, [(0.0,)], lane="", answered=made.append)
+    late = batches.call(SLOW, [(0.0,)], partition="", answered=made.append)
     late.cancel()
     await slow
-    await batches.call(SLOW, [(0.0,)], lane="")
+    await batches.call(SLOW, [(0.0,)], partition="")
     assert made == []
 
 
@@ -103,9 +103,9 @@ async def test_what_follows_from_a_commit_happens_also_when_the_caller_has_left(
     batches: Batches, wakeups: Wakeups
 ) -> None:
     made: list[Any] = []
-    async with aclosing(wakeups.looks(b"key")) as looks:
+    async with aclosing(wakeups.changes(b"key")) as looks:
         await anext(looks)
-        call = batches.call(SLOW, [(0.05,)], lane="", wakes=[b"key"], answered=made.append)
+        call = batches.call(SLOW, [(0.05,)], partition="", wakes=[b"key"], answered=made.append)
         await asyncio.sleep(0.02)
         call.cancel()
         async with asyncio.timeout(5):
@@ -114,39 +114,39 @@ async def test_what_follows_from_a_commit_happens_also_when_the_caller_has_left(
 
 
 async def test_calls_are_repeated_when_their_connection_breaks(batches: Batches, connection: Any) -> None:
-    (answer,) = await batches.call(ECHO, [("x",)], lane="")
-    slow = batches.call(SLOW, [(0.3,)], lane="")
+    (answer,) = await batches.call(ECHO, [("x",)], partition="")
+    slow = batches.call(SLOW, [(0.3,)], partition="")
     await eventually(lambda: connection.fetchval("select true from pg_stat_activity where wait_event = 'PgSleep'"))
     await connection.execute("select pg_terminate_backend($1)", answer["backend"])
     await slow
-    (again,) = await batches.call(ECHO, [("x",)], lane="")
+    (again,) = await batches.call(ECHO, [("x",)], partition="")
     assert again["backend"] != answer["backend"]
 
 
 async def test_d4_outside_of_workflows_a_call_gives_up_in_time(wakeups: Wakeups) -> None:
     postgres = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
-    batches = Batches(postgres, wakeups, patience_seconds=0.2)
+    batches = Batches(postgres, wakeups, give_up_after_seconds=0.2)
     with pytest.raises(DatabaseUnavailableError, match=r"did not answer for 0.2 seconds .*; nothing was committed"):
-        await batches.call(ECHO, [("x",)], lane="")
-    patient = batches.call(ECHO, [("x",)], lane="", patient=True)
+        await batches.call(ECHO, [("x",)], partition="")
+    retry_forever = batches.call(ECHO, [("x",)], partition="", retry_forever=True)
     await asyncio.sleep(0.5)
-    assert not patient.done()
+    assert not retry_forever.done()
     await batches.close()
     with pytest.raises(LaunchError):
-        await patient
+        await retry_forever
     with pytest.raises(LaunchError):
-        batches.call(ECHO, [("x",)], lane="")
+        batches.call(ECHO, [("x",)], partition="")
 
 
 async def test_a_change_during_a_look_is_not_lost(wakeups: Wakeups) -> None:
     looked = 0
-    async with aclosing(wakeups.looks(b"a", b"b")) as looks, asyncio.timeout(5):
+    async with aclosing(wakeups.changes(b"a", b"b")) as looks, asyncio.timeout(5):
         async for look in looks:
             looked += 1
             if looked < 5:
                 wakeups.wake(b"a" if looked % 2 else b"b")
             elif looked == 5:
-                look.again_in(0.01)
+                look.poll_within(0.01)
             elif looked == 6:
                 wakeups.wake_all()
             else:

@@ -76,7 +76,7 @@ async def has_counted(page: Page, least: int) -> None:
     async def has() -> bool:
         return await counted(page) >= least
 
-    await eventually(has, f"the page shows {least} tokens", patience_seconds=40)
+    await eventually(has, f"the page shows {least} tokens", give_up_after_seconds=40)
 
 
 async def check_whole_count(page: Page) -> None:
@@ -182,10 +182,10 @@ async def test_500_tokens_and_10_interruptions_show_none_twice_and_miss_none(
     print(f"seed {seed}")
     chance = random.Random(seed)
     moments = sorted(chance.sample(range(1, TOKENS - 25), 10))
-    acts = chance.sample(["reload", "kill"] * 5, 10)
+    write_seq = chance.sample(["reload", "kill"] * 5, 10)
     page = await visitor.new_page()
     await begin_to_count(page, agent)
-    for moment, act in zip(moments, acts, strict=True):
+    for moment, act in zip(moments, write_seq, strict=True):
         await has_counted(page, moment)
         if act == "reload":
             await page.reload()

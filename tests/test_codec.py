@@ -39,7 +39,7 @@ from typing_extensions import TypedDict
 from dbos_async import InvalidMessageError, InvalidValueError, RecordedError, WorkflowNotFoundError, errors
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.signature import Signature, encode_plain_call
-from dbos_async._serialization.values import DEEPEST_VALUE, adapter, decode, encode
+from dbos_async._serialization.values import MAX_DEPTH, adapter, decode, encode
 
 JSON = st.recursive(
     st.none()
@@ -358,13 +358,13 @@ def test_d2_stored_text_that_cannot_be_read_raises_one_sentence(text: str) -> No
 
 def test_d1_the_deepest_value_can_be_read_inside_of_what_is_put_around_it() -> None:
     deepest: Any = 1
-    for _ in range(DEEPEST_VALUE):
+    for _ in range(MAX_DEPTH):
         deepest = [deepest]
     for declared in (Any, list[Any]):
         text = encode(deepest, declared)
         assert decode(text, declared) == deepest
         assert decode('{"call":{"args":[' * 6 + text + "]}}" * 6)
-        with pytest.raises(InvalidValueError, match=f"nested deeper than {DEEPEST_VALUE} levels"):
+        with pytest.raises(InvalidValueError, match=f"nested deeper than {MAX_DEPTH} levels"):
             encode([deepest], declared)
     error = ValueError(deepest)
     for _ in range(20):
@@ -463,7 +463,7 @@ def test_d1_what_is_encoded_is_json_for_everybody(value: Any) -> None:
 
 async def test_d1_what_is_encoded_is_json_for_postgres_and_comes_back_as_it_was(connection: Any) -> None:
     deepest: Any = 1
-    for _ in range(DEEPEST_VALUE):
+    for _ in range(MAX_DEPTH):
         deepest = {"a": deepest}
     texts = ["\0", {"\0": "\0 😀 \x7f \u2028"}, "\\u0000", ""]
     values = [None, *texts, 10**4000, -0.0, 5e-324, 1.7976931348623157e308, deepest, [], {}]
@@ -632,7 +632,7 @@ class GatewayError(OSError):
 
 
 class CrowdError(ExceptionGroup[Exception]):
-    lane = 0
+    partition = 0
 
 
 class CannotBeReadError(Exception):
@@ -698,11 +698,11 @@ def test_w2_a_group_keeps_its_type_attributes_notes_and_the_causes_of_its_member
     member = ValueError("member")
     member.__cause__ = KeyError("cause")
     group = CrowdError("several", [member, CrowdError("inner", [OrderError("o", cents=1, due=NOW)])])
-    group.lane = 7
+    group.partition = 7
     group.add_note("a note")
     again = there_and_back(group)
     assert isinstance(again, CrowdError)
-    assert (again.message, again.lane, again.__notes__) == ("several", 7, ["a note"])
+    assert (again.message, again.partition, again.__notes__) == ("several", 7, ["a note"])
     first, second = again.exceptions
     assert (type(first), first.args, type(first.__cause__)) == (ValueError, ("member",), KeyError)
     assert isinstance(second, CrowdError)

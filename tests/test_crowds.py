@@ -80,7 +80,7 @@ async def test_a_listener_that_is_terminated_is_replaced_and_everybody_looks_aga
 ) -> None:
     connection = await connect()
     handle = await DBOS.start_workflow(take_many, 1)
-    await eventually(lambda: start.executor().room == 1000, "the receiver waits")
+    await eventually(lambda: start.executor().free_slots == 1000, "the receiver waits")
     async with DBOSClient(database_url) as client:
         terminated = await connection.fetch(
             "select pg_terminate_backend(l.pid) from pg_locks as l "
@@ -159,10 +159,10 @@ async def test_claims_respect_max_running_and_leave_nobody_behind(database_url: 
         return most
 
     @DBOS.workflow()
-    async def busy() -> int:
+    async def steps_running() -> int:
         return await work()
 
     async with DBOSClient(database_url) as client, DBOS(database_url, max_running=3):
-        handles = [await client.start_workflow(busy) for _ in range(40)]
-        mine = await asyncio.gather(*(DBOS.start_workflow(busy) for _ in range(20)))
+        handles = [await client.start_workflow(steps_running) for _ in range(40)]
+        mine = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(20)))
         assert max(await asyncio.gather(*(handle.get_result() for handle in [*handles, *mine]))) <= 3

@@ -360,7 +360,7 @@ async def test_a_client_that_left_is_noticed_and_nothing_of_it_stays(site: str) 
         async with source(f"{site}/w/stream") as stream, aclosing(aiter(stream)) as found:  # type: ignore[type-var]  # it is a generator
             assert (await anext(found)).id == "0"
             await eventually(lambda: watched() == before + 2, "it waits for the stream and the end of the workflow")
-        await eventually(lambda: watched() == before, "nobody waits any more", patience_seconds=2)
+        await eventually(lambda: watched() == before, "nobody waits any more", give_up_after_seconds=2)
     # One task stays with the loop, by which the library for events notices that the server stops.
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 1, "no task is left")
 

@@ -26,7 +26,7 @@ from tests.servers import Server, needs_own_servers, quick, quiet
 
 __all__ = ["quick", "quiet"]
 
-SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", lanes=1)
+SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
 OURS = "from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
 TERMINATE_ALL = f"select count(pg_terminate_backend(pid)) {OURS}"
 BLOCKED = f"select count(*) {OURS} and wait_event_type = 'Lock'"
@@ -41,7 +41,7 @@ async def counted(n: int) -> int:
 
 
 @DBOS.workflow()
-async def busy() -> list[int]:
+async def steps_running() -> list[int]:
     """Receives, steps, writes and says what it has, until it is told to end."""
     seen: list[int] = []
     while (n := await DBOS.recv(None, None)) != "end":
@@ -85,7 +85,7 @@ async def own_url(own_server: Server) -> AsyncIterator[str]:
 async def load(count: int, trouble: Callable[[], Awaitable[object]]) -> None:
     """So many busy workflows, messages all the time while there is trouble, and every promise looked at afterwards."""
     _ran.clear()
-    handles = await asyncio.gather(*(DBOS.start_workflow(busy) for _ in range(count)))
+    handles = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(count)))
     ids = [handle.workflow_id for handle in handles]
     troubling = asyncio.ensure_future(trouble())
     rounds = 0
@@ -200,8 +200,8 @@ async def test_d4_a_statement_timeout_and_a_cancel_are_outlasted(
 async def test_d4_a_batch_that_is_too_slow_for_a_statement_timeout_is_split(database_url: str, connection: Any) -> None:
     await connection.execute(f"alter database {urlsplit(database_url).path[1:]} set statement_timeout = '200ms'")
     postgres = Postgres(database_url)
-    batches = Batches(postgres, Wakeups(), patience_seconds=5)
-    answers = await asyncio.gather(*(batches.call(SLOW, [(0.07,)], lane="") for _ in range(6)))
+    batches = Batches(postgres, Wakeups(), give_up_after_seconds=5)
+    answers = await asyncio.gather(*(batches.call(SLOW, [(0.07,)], partition="") for _ in range(6)))
     assert len(answers) == 6
     await batches.close()
     await postgres.close()
@@ -323,7 +323,7 @@ async def test_d4_a_process_without_any_connection_waits_for_one(database_url: s
     role, url = await limited_role(connection, database_url, 4)
     try:
         async with DBOS(url, migrate=False):
-            handle = await DBOS.start_workflow(busy)
+            handle = await DBOS.start_workflow(steps_running)
             await connection.execute(f"alter role {role} connection limit 0")
 
             async def has_none() -> bool:
@@ -405,7 +405,7 @@ async def test_d4_a_password_or_name_that_was_right_once_may_be_right_again(own_
             pass
     terminate = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'dbos_async'"
     async with DBOS(url), DBOSClient(url, connect_timeout_seconds=1.2) as client:
-        handle = await DBOS.start_workflow(busy)
+        handle = await DBOS.start_workflow(steps_running)
         for out, why, back in [
             (f"alter role app password '{uuid4()}'", "password authentication failed", "alter role app password 'right'"),
             (f"alter database {name} allow_connections false", "not currently accepting",
@@ -461,7 +461,7 @@ async def test_d4_m1_an_act_whose_answer_is_lost_is_done_once(
 ) -> None:
     await connection.execute(ROWS)
     async with Proxy(database_url) as proxy, DBOSClient(proxy.url) as client:
-        acts: dict[str, Callable[[], Awaitable[Any]]] = {
+        write_seq: dict[str, Callable[[], Awaitable[Any]]] = {
             "send": lambda: client.send("waiting-17", 1),
             "send_bulk": lambda: client.send_bulk([SendMessage("waiting-17", n) for n in range(3)]),
             "start_workflow": lambda: client.start_workflow("started-17"),
@@ -469,12 +469,12 @@ async def test_d4_m1_an_act_whose_answer_is_lost_is_done_once(
             "resume_workflow": lambda: client.resume_workflow("parked-17"),
         }
         proxy.mute(b"-17")
-        acting = asyncio.ensure_future(acts[verb]())
+        tasks_inside = asyncio.ensure_future(write_seq[verb]())
         await eventually(lambda: connection.fetchval(f"select ({done}) = 1"), f"{verb} is committed")
-        assert not acting.done()
+        assert not tasks_inside.done()
         proxy.heal()
         proxy.cut()
-        await acting
+        await tasks_inside
         assert await connection.fetchval(done) == 1, f"{verb} was repeated and has changed nothing"
 
 
@@ -519,13 +519,13 @@ async def test_d4_who_gives_up_is_told_the_truth_about_the_commit(database_url: 
 
 async def test_d4_a_call_gives_up_in_time_also_behind_one_that_never_does(database_url: str, connection: Any) -> None:
     postgres = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
-    batches = Batches(postgres, Wakeups(), patience_seconds=0.3)
-    patient = batches.call(SLOW, [(0.0,)], lane="", patient=True)
+    batches = Batches(postgres, Wakeups(), give_up_after_seconds=0.3)
+    retry_forever = batches.call(SLOW, [(0.0,)], partition="", retry_forever=True)
     await asyncio.sleep(0.05)
     with pytest.raises(DatabaseUnavailableError, match="nothing was committed"):
-        await asyncio.wait_for(batches.call(SLOW, [(0.0,)], lane=""), 2)
-    assert not patient.done()
-    patient.cancel()
+        await asyncio.wait_for(batches.call(SLOW, [(0.0,)], partition=""), 2)
+    assert not retry_forever.done()
+    retry_forever.cancel()
     await batches.close()
     await postgres.close()
 
@@ -535,10 +535,10 @@ async def test_d4_a_call_gives_up_in_time_also_while_an_attempt_to_connect_hangs
     async with Proxy(database_url) as proxy:
         proxy.freeze()
         postgres = Postgres(proxy.url)
-        batches = Batches(postgres, Wakeups(), patience_seconds=1.7)
+        batches = Batches(postgres, Wakeups(), give_up_after_seconds=1.7)
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailableError, match="no connection within 1 seconds.*nothing was committed"):
-            await batches.call(SLOW, [(0.0,)], lane="")
+            await batches.call(SLOW, [(0.0,)], partition="")
         # The attempts take 0.5, 1 and 2 seconds: it does not wait for the end of the third.
         assert time.monotonic() - began < 10
         await batches.close()
@@ -550,8 +550,8 @@ async def test_d4_connections_that_went_dead_without_a_word_are_noticed_in_secon
 ) -> None:
     # With the seconds as they are: 5 until somebody asks, and 5 for the answer.
     async with Proxy(database_url) as proxy, DBOS(proxy.url), DBOSClient(database_url) as client:
-        listening = await DBOS.start_workflow(busy)
-        others = await asyncio.gather(*(DBOS.start_workflow(busy) for _ in range(50)))
+        listening = await DBOS.start_workflow(steps_running)
+        others = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(50)))
         proxy.freeze()
         proxy.heal()
         began = time.monotonic()
@@ -577,7 +577,7 @@ async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(dat
         proxy.freeze()
         proxy.heal()
         async with asyncio.timeout(5):
-            await batches.call(SLOW, [(0.0,)], lane="")
+            await batches.call(SLOW, [(0.0,)], partition="")
         await batches.close()
         await postgres.close()
 
@@ -586,9 +586,9 @@ async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(dat
 async def test_d4_a_slow_statement_is_not_taken_for_a_dead_one(database_url: str, connection: Any) -> None:
     async with Proxy(database_url) as proxy:
         postgres = Postgres(proxy.url)
-        batches = Batches(postgres, Wakeups(), patience_seconds=0.5)
+        batches = Batches(postgres, Wakeups(), give_up_after_seconds=0.5)
         before = proxy.accepted
-        await batches.call(SLOW, [(2.0,)], lane="")
+        await batches.call(SLOW, [(2.0,)], partition="")
         assert proxy.accepted - before >= 3, "it was asked about"
         assert batches.losses == 0
         await batches.close()
@@ -616,7 +616,7 @@ async def test_d4_shutting_down_without_the_database_is_quick_and_quiet(database
         await client.__aenter__()
         dbos = DBOS(proxy.url, drain_seconds=1)
         await dbos.__aenter__()
-        handles = await asyncio.gather(*(DBOS.start_workflow(busy) for _ in range(50)))
+        handles = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(50)))
         await asyncio.gather(*(client.send(handle.workflow_id, 1) for handle in handles))
         proxy.freeze()
         if fault == "refused":

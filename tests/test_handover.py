@@ -23,7 +23,7 @@ from tests.test_interleavings import CLAIM_BY_HAND, blocked
 NOBODY = None, None, None, None
 
 
-def letter(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
+def message(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
     """A send from outside to ``w`` that may hand its message to a step of it."""
     return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *taker)
 
@@ -36,7 +36,7 @@ async def send(connection: Any, row: Row) -> bool:
     """Whether the message was handed over."""
     (answer,) = await execute(connection, sending.SEND, row)
     assert (answer["outcome"], answer["error"]) == ("done", None)
-    return bool(answer["handed"])
+    return bool(answer["delivered"])
 
 
 async def state(connection: Any) -> tuple[list[Any], list[Any]]:
@@ -55,8 +55,8 @@ async def it_waits(connection: Any, number: int = 1) -> None:
     """The workflow ``w`` waits at this step: the database knows, and its process has heard of that."""
 
     async def waits() -> bool:
-        begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
-        return begun >= number and start.executor().runs["w"].waiting > 0
+        is_begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
+        return is_begun >= number and start.executor().runs["w"].waiting > 0
 
     await eventually(waits, "it waits")
 
@@ -64,52 +64,56 @@ async def it_waits(connection: Any, number: int = 1) -> None:
 async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
     (answer,) = await execute(one, taking.TAKE, take())
     assert answer["outcome"] == "wait"
-    assert await send(one, letter("a"))
+    assert await send(one, message("a"))
     assert await state(one) == ([(1, '"a"', True)], [('"a"', True)])
     (answer,) = await execute(one, taking.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     # The next one goes to the queue, since that receive has what it wanted.
-    assert not await send(one, letter("b"))
+    assert not await send(one, message("b"))
     assert await state(one) == ([(1, '"a"', True)], [('"a"', True), ('"b"', False)])
 
 
 async def test_m5_a_receive_that_has_not_yet_looked_is_handed_its_message(one: Any) -> None:
-    assert await send(one, letter("a"))
+    assert await send(one, message("a"))
     (answer,) = await execute(one, taking.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     assert answer["message_id"] == await one.fetchval("select id from dbos_async.messages where topic = 't'")
 
 
 async def test_m4_no_message_overtakes_one_that_waits(one: Any) -> None:
-    assert not await send(one, letter("older", (None, None, None)))
-    assert not await send(one, letter("a"))
+    assert not await send(one, message("older", (None, None, None)))
+    assert not await send(one, message("a"))
     assert await state(one) == ([], [('"older"', False), ('"a"', False)])
 
 
 async def test_m4_of_one_batch_only_the_first_is_handed_over(one: Any) -> None:
-    rows = [letter("a", (None, None, None)), letter("b"), letter("c", (1, "", 1), "u")]
+    rows = [message("a", (None, None, None)), message("b"), message("c", (1, "", 1), "u")]
     answers = await execute(one, sending.SEND, *rows, calls=3)
-    assert [answer["handed"] for answer in sorted(answers, key=lambda answer: int(answer["n"]))] == [False, False, True]
+    assert [answer["delivered"] for answer in sorted(answers, key=lambda answer: int(answer["n"]))] == [
+        False,
+        False,
+        True,
+    ]
     assert (await state(one))[1] == [('"a"', False), ('"b"', False)]
 
 
 async def test_w3_a_run_that_was_taken_over_is_handed_nothing(one: Any) -> None:
     await execute(one, taking.TAKE, take())
     await one.execute(CLAIM_BY_HAND)
-    assert not await send(one, letter("a"))
+    assert not await send(one, message("a"))
     assert await state(one) == ([(1, None, False)], [('"a"', False)])
 
 
 async def test_m6_a_receive_that_timed_out_is_handed_nothing(one: Any) -> None:
     (answer,) = await execute(one, taking.TAKE, take(seconds=0.0))
     assert (answer["outcome"], answer["output"]) == ("done", None)
-    assert not await send(one, letter("a"))
+    assert not await send(one, message("a"))
     assert await state(one) == ([(1, None, True)], [('"a"', False)])
 
 
 async def test_w4_another_step_than_the_receive_is_handed_nothing(one: Any) -> None:
     await execute(one, taking.TAKE, (*step(1), "recv", "another topic", 60.0))
-    assert not await send(one, letter("a"))
+    assert not await send(one, message("a"))
     assert (await state(one))[1] == [('"a"', False)]
 
 
@@ -119,7 +123,7 @@ async def test_m5_a_handover_waits_for_a_receive_that_is_on_its_way(
 ) -> None:
     await one.execute("begin")
     await execute(one, taking.TAKE, take())
-    task = asyncio.create_task(send(two, letter("a")))
+    task = asyncio.create_task(send(two, message("a")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     assert await task
@@ -131,7 +135,7 @@ async def test_m5_a_receive_waits_for_a_handover_that_is_on_its_way(
     first_ends_by: str, one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    assert await send(one, letter("a"))
+    assert await send(one, message("a"))
     task = asyncio.create_task(execute(two, taking.TAKE, take()))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
@@ -147,13 +151,13 @@ async def test_m5_a_handover_comes_too_late_for_a_receive_that_takes_another_mes
     one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    await send(one, letter("a", (None, None, None)))
+    await send(one, message("a", (None, None, None)))
     await execute(one, taking.TAKE, take())  # does not see what is not committed, and waits
     await one.execute("commit")
     await one.execute("begin")
     (answer,) = await execute(one, taking.TAKE, take())
     assert answer["output"] == '"a"'
-    task = asyncio.create_task(send(two, letter("b")))
+    task = asyncio.create_task(send(two, message("b")))
     done, _ = await asyncio.wait([task], timeout=0.2)
     assert not done or not task.result(), "the queue had an older message, as far as it could see"
     await one.execute("commit")
@@ -180,10 +184,10 @@ RECEIVES: list[asyncio.Task[Any]] = []
 async def handed_over(connection: Any) -> list[bool]:
     """Of every message whether its receiver's step was completed by the time it was stored."""
     rows = await connection.fetch(
-        "select s.completed_at <= m.sent_at as handed from dbos_async.messages as m "
+        "select s.completed_at <= m.sent_at as delivered from dbos_async.messages as m "
         "join dbos_async.steps as s on s.message_id = m.id order by m.seq"
     )
-    return [bool(row["handed"]) for row in rows]
+    return [bool(row["delivered"]) for row in rows]
 
 
 @pytest.mark.parametrize("sender", ["outside", "a step", "a workflow"])
@@ -244,7 +248,7 @@ async def test_m1_m4_what_is_handed_to_an_abandoned_receive_goes_back(
 async def test_d4_a_lost_notification_costs_time_and_nothing_else(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakeups, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(wakeups, "RECHECK_TICK_SECONDS", 0.05)
     async with DBOS(database_url):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(takes_two)
@@ -300,14 +304,14 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
 async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_who_run_here(
     dbos: DBOS, database_url: str, connection: Any
 ) -> None:
-    heard: list[str] = []
-    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: heard.append(payload))
+    on_probe: list[str] = []
+    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: on_probe.append(payload))
 
     async def is_silent(key: bytes) -> bool:
         await connection.fetchval("select pg_notify('dbos_async', 'the end of this')")
-        await eventually(lambda: "the end of this" in heard, "what was announced before has come")
-        announced = any(key.hex() in payload for payload in heard)
-        heard.clear()
+        await eventually(lambda: "the end of this" in on_probe, "what was announced before has come")
+        announced = any(key.hex() in payload for payload in on_probe)
+        on_probe.clear()
         return not announced
 
     with SetWorkflowID("w"):
@@ -366,7 +370,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
     async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
         answer = await fetch(self, sql, *args)
         if sql == forms(sending.SEND)["new, alone"] and not lost:
-            lost.append(answer[0]["handed"])
+            lost.append(answer[0]["delivered"])
             RECEIVES[0].cancel()
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")
         return answer

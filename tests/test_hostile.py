@@ -270,7 +270,7 @@ async def test_d1_d5_hostile_records_of_steps_stop_their_own_workflow_only(
         for name in names:
             with SetWorkflowID(name):
                 await DBOS.start_workflow(everything, Order(number=1))
-        await eventually(lambda: _all_have_steps(connection, len(cases)), patience_seconds=60)
+        await eventually(lambda: _all_have_steps(connection, len(cases)), give_up_after_seconds=60)
     for name, (step, text) in zip(names, cases, strict=True):
         if column == "input":
             await connection.execute("update dbos_async.workflows set input = $2 where id = $1", name, text)
@@ -283,7 +283,7 @@ async def test_d1_d5_hostile_records_of_steps_stop_their_own_workflow_only(
     async with DBOS(database_url):
         for name in names:
             await DBOS.send(name, None, "end")
-        await eventually(_none_runs, patience_seconds=60)
+        await eventually(_none_runs, give_up_after_seconds=60)
         statuses = {status.workflow_id: status for status in await DBOS.list_workflows(id_prefix="w-", limit=1000)}
         for name, (step, text) in zip(names, cases, strict=True):
             status = statuses[name]

@@ -40,13 +40,13 @@ def outcome(answer: list[Any]) -> str:
     return str(answer[0]["outcome"])
 
 
-acts = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+write_seq = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 in_steps = pytest.mark.parametrize(
     "act", [a for a in ACTS.values() if a.works_in_steps], ids=lambda a: a.statement.name
 )
 
 
-@acts
+@write_seq
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("first_ends_by", ["commit", "rollback"])
 async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
@@ -76,7 +76,7 @@ async def test_m2_m5_e2_s2_w3_two_runs_at_the_same_step_are_one(
     assert (await one.fetchval(act.effects)) != 0
 
 
-@acts
+@write_seq
 @pytest.mark.parametrize("form", FORMS)
 async def test_w3_what_was_in_flight_when_the_workflow_was_claimed_counts_as_done_before(
     act: Act, form: str, one: Any, two: Any, three: Any
@@ -124,7 +124,7 @@ async def test_w3_a_claim_waits_for_the_inside_of_a_step(act: Act, one: Any, two
     assert await one.fetchval(act.effects) == 1
 
 
-@acts
+@write_seq
 @pytest.mark.parametrize("change", ["attempt = 2", "status = 'CANCELLED'", "status = 'REPLAY_MISMATCH'"])
 async def test_w3_w8_a_run_that_lost_its_workflow_changes_nothing(act: Act, change: str, one: Any) -> None:
     await one.execute(f"update dbos_async.workflows set {change} where id = 'w'")
@@ -136,7 +136,7 @@ async def test_w3_w8_a_run_that_lost_its_workflow_changes_nothing(act: Act, chan
     assert await everything(one) == before
 
 
-@pytest.mark.parametrize("act", [a for a in ACTS.values() if a.statement.first], ids=lambda a: a.statement.name)
+@pytest.mark.parametrize("act", [a for a in ACTS.values() if a.statement.sql_if_new], ids=lambda a: a.statement.name)
 @pytest.mark.parametrize("completed", ["null", "now()"])
 @pytest.mark.parametrize("form", ["new, alone", "new"])
 async def test_w4_a_recorded_step_refuses_one_that_is_said_to_be_new(
@@ -152,7 +152,7 @@ async def test_w4_a_recorded_step_refuses_one_that_is_said_to_be_new(
     assert await everything(one) == before
 
 
-@acts
+@write_seq
 async def test_w4_another_verb_at_a_recorded_step_is_told_and_changes_nothing(act: Act, one: Any) -> None:
     for completed in ("null", "now()"):
         await one.execute("truncate dbos_async.steps")
@@ -212,9 +212,9 @@ async def test_m3_two_sends_with_one_key(first_ends_by: str, one: Any, two: Any,
 async def test_m2_a_repeated_send_from_outside_stores_one_message(one: Any) -> None:
     # The connection broke after the commit, and the batch is repeated with the same ids.
     row = (uuid4(), "other", "", "1", None, b"d", None)
-    assert outcome(await execute(one, send.POST, row, form="new")) == "done"
+    assert outcome(await execute(one, send.SEND_EXTERNAL, row, form="new")) == "done"
     for _ in range(2):
-        assert outcome(await execute(one, send.POST, row)) == "done"
+        assert outcome(await execute(one, send.SEND_EXTERNAL, row)) == "done"
     assert await one.fetchval("select count(*) from dbos_async.messages where destination_id = 'other'") == 1
 
 
@@ -348,12 +348,12 @@ async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, tw
     await one.execute("insert into dbos_async.servers select dbos_async.incarnation(), now() - interval '1 minute'")
     await one.execute("begin")
     await execute(one, leases.RENEW, ("me", "me", None, '["f"]', 15.0))
-    bury = ("another", "another", 0.0, b"d")
-    await execute(two, leases.BURY, bury)
+    reap = ("another", "another", 0.0, b"d")
+    await execute(two, leases.REAP, reap)
     await one.execute("commit")
     assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") == "me"
     await one.execute("update dbos_async.executors set lost_at = now() - interval '1 minute'")
-    (answer,) = await execute(two, leases.BURY, bury)
+    (answer,) = await execute(two, leases.REAP, reap)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
     assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") is None
 
@@ -366,11 +366,11 @@ async def test_w5_after_a_promotion_of_the_server_nobody_counts_as_dead_before_a
     )
     await one.execute("insert into dbos_async.servers values ('an earlier life', now() - interval '1 day')")
     await execute(one, leases.RENEW, ("another", "another", None, "[]", 15.0))
-    bury = ("another", "another", 15.0, b"d")
-    (answer,) = await execute(one, leases.BURY, bury)
+    reap = ("another", "another", 15.0, b"d")
+    (answer,) = await execute(one, leases.REAP, reap)
     assert (answer["executors"], answer["workflows"]) == (0, 0)
     await one.execute("update dbos_async.servers set seen_at = now() - interval '16 seconds'")
-    (answer,) = await execute(one, leases.BURY, bury)
+    (answer,) = await execute(one, leases.REAP, reap)
     assert (answer["executors"], answer["workflows"]) == (1, 1)
 
 

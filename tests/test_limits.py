@@ -22,7 +22,7 @@ from dbos_async import (
     Stream,
     Topic,
 )
-from dbos_async._serialization.values import DEEPEST_VALUE
+from dbos_async._serialization.values import MAX_DEPTH
 from tests.eventually import eventually
 
 MOST = 1000
@@ -208,13 +208,13 @@ def nested(levels: int) -> Any:
 SAYABLE: list[Any] = [
     None, True, 0, -0.0, 0.1, 5e-324, 1.7976931348623157e308, 1e22, 1e16, 2**53 + 1, 2**63, -(2**64), 10**4299, "", "\0", "a\0b",
     '😀\u2028\x7f\\u0000"', [], {}, [[]], {"": {}}, [None], {"a": None}, {"\0": "\0"}, "NaN", {"NaN": "Infinity"}, "1e400",
-    nested(DEEPEST_VALUE), {"__stream_closed__": True}, "__DBOS_STREAM_CLOSED__", {"args": [], "kwargs": {}}, {"type": "os:system"},
+    nested(MAX_DEPTH), {"__stream_closed__": True}, "__DBOS_STREAM_CLOSED__", {"args": [], "kwargs": {}}, {"type": "os:system"},
     {"k" * 2000: 1}, [True, 1, 1.0, "1"],
 ]  # fmt: skip
 
 UNSAYABLE: dict[str, Any] = {
     "nan": math.nan, "infinity": [math.inf], "surrogate": "\ud800", "surrogate in a key": {"\ud800": 1},
-    "too deep": nested(DEEPEST_VALUE + 1), "too many digits": 10**4300,
+    "too deep": nested(MAX_DEPTH + 1), "too many digits": 10**4300,
     "a key that is a number": {1: 2}, "two keys that would be one": {1: "a", "1": "b"},
     "float 1e400": float("1e400"), "no JSON": object(),
 }  # fmt: skip
@@ -242,7 +242,7 @@ async def passes_on(values: list[Any]) -> list[Any]:
 
 async def test_d1_what_json_can_say_only_just_comes_back_as_it_was(database_url: str) -> None:
     async with DBOS(database_url), DBOSClient(database_url) as client:
-        sayable = [value for value in SAYABLE if repr(value) != repr(nested(DEEPEST_VALUE))]
+        sayable = [value for value in SAYABLE if repr(value) != repr(nested(MAX_DEPTH))]
         for start in (DBOS.start_workflow, client.start_workflow):
             handle = await start(passes_on, sayable)
             for value in sayable:
@@ -254,8 +254,8 @@ async def test_d1_what_json_can_say_only_just_comes_back_as_it_was(database_url:
             assert repr((await handle.get_status()).input) == repr({"args": [sayable], "kwargs": {}})
             live = [value async for value in client.read_stream(handle.workflow_id, "s")]
             assert repr(live) == repr(sayable)
-        handle = await DBOS.start_workflow(ends_with, nested(DEEPEST_VALUE))
-        assert repr(await handle.get_result()) == repr(nested(DEEPEST_VALUE))
+        handle = await DBOS.start_workflow(ends_with, nested(MAX_DEPTH))
+        assert repr(await handle.get_result()) == repr(nested(MAX_DEPTH))
 
 
 @DBOS.workflow(name="cannot pass on")
@@ -403,10 +403,10 @@ async def test_d3_keys_that_cannot_be_used_raise_one_sentence_before_anything_is
         assert await connection.fetchval(f"select count(*) from dbos_async.{table}") == 0
 
 
-LONGEST_KEYS = ["😀" * 512, "::" * 256, "'\"\\%$1 {}" * 50, "\n\t\x01", "a", "\\x00"]
+MAX_KEYS = ["😀" * 512, "::" * 256, "'\"\\%$1 {}" * 50, "\n\t\x01", "a", "\\x00"]
 
 
-@pytest.mark.parametrize("key", LONGEST_KEYS, ids=range(len(LONGEST_KEYS)))
+@pytest.mark.parametrize("key", MAX_KEYS, ids=range(len(MAX_KEYS)))
 async def test_d3_any_text_of_512_characters_is_a_key(database_url: str, key: str) -> None:
     @DBOS.workflow(name=f"{key[:511]}w")
     async def uses() -> list[Any]:

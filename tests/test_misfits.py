@@ -67,8 +67,8 @@ async def reads(how: str) -> list[Any]:
             elif how == "get_result":
                 handle: WorkflowHandle[Any] = WorkflowHandle(_database(), f"returned-{n}", wanted)
                 seen.append(await handle.get_result())
-        except InvalidValueError as misfit:
-            seen.append(type(misfit).__name__)
+        except InvalidValueError as invalid:
+            seen.append(type(invalid).__name__)
     plain = [value.model_dump() if isinstance(value, BaseModel) else value for value in seen]
     SEEN.append(plain)
     await DBOS.recv("end", None)

@@ -180,7 +180,7 @@ async def test_w7_two_executors_share_what_a_client_started_and_keep_to_max_runn
     async with running("backlog", database_url, "a", 100) as a, running("backlog", database_url, "b", 100) as b:
         await asyncio.gather(a.says("ready"), b.says("ready"))
         await start(database_url, 5000)
-        await eventually(lambda: _all_ended(connection, 5000), patience_seconds=60)
+        await eventually(lambda: _all_ended(connection, 5000), give_up_after_seconds=60)
         shares = {row["executor"]: row["count"] for row in await connection.fetch(SHARES)}
         assert set(shares) == {"a", "b"}
         assert min(shares.values()) >= 1000, shares

@@ -91,7 +91,7 @@ async def test_w3_a_frozen_process_that_wakes_up_changes_nothing(database_url: s
             # Its lease runs out.
             await connection.execute("update dbos_async.executors set lease_until = now() where executor_id = 'holder'")
             # The server must have been up for a whole lease by now for that to count.
-            await eventually(lambda: _owned_by(connection, "survivor", 6), patience_seconds=40)
+            await eventually(lambda: _owned_by(connection, "survivor", 6), give_up_after_seconds=40)
             await DBOS.send_bulk([hold_message(f"{kind}-{n}") for kind in ("waiting", "sleeping") for n in range(2)])
             for n in range(2):
                 await (await DBOS.retrieve_workflow(f"waiting-{n}")).get_result()

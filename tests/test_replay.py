@@ -277,14 +277,14 @@ async def test_e4_a_replay_sees_the_value_that_was_read_also_if_it_changed_since
 
 
 @DBOS.workflow()
-async def patient() -> list[Any]:
+async def retry_forever() -> list[Any]:
     return [await DBOS.recv("never", 3600), await DBOS.recv("go", None)]
 
 
 async def test_m6_a_restart_waits_only_for_what_is_left(database_url: str, connection: Any) -> None:
     async with launched(database_url):
         with SetWorkflowID("w"):
-            await DBOS.start_workflow(patient)
+            await DBOS.start_workflow(retry_forever)
         await reaches("w", "1")
     deadline = await connection.fetchval("select deadline from dbos_async.steps")
     async with launched(database_url):

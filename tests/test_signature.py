@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from dbos_async import InvalidValueError, RegistrationError
 from dbos_async._serialization.signature import Signature, encode_plain_call
-from dbos_async._serialization.values import DEEPEST_VALUE
+from dbos_async._serialization.values import MAX_DEPTH
 
 P = ParamSpec("P")
 X = TypeVar("X")
@@ -172,7 +172,7 @@ def test_a_stored_call_that_no_longer_binds_is_left_to_the_call() -> None:
 
 def test_d1_the_deepest_argument_can_be_called_with() -> None:
     deepest: Any = 1
-    for _ in range(DEEPEST_VALUE):
+    for _ in range(MAX_DEPTH):
         deepest = [deepest]
     signature = Signature(plain)
     assert signature.decode_call(signature.encode_call((deepest,), {"c": deepest})) == ([deepest], {"c": deepest})

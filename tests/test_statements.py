@@ -47,7 +47,7 @@ OWN = """
 
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items()},
-    "POST": (uuid4(), "w", "x", "1", None, b"d", "me"),
+    "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
     "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
     "PAGE": ("w", "", 0),
     "READ_EVENT": ("other", "k"),
@@ -61,7 +61,7 @@ HOT: dict[str, Row] = {
     "TAKE_AGAIN": (*step(11), "recv", "", 60.0),
 }
 
-MOST_BUFFERS = 40
+MAX_BUFFERS = 40
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_every_statement_can_be_prepared(name: str, form: str, plain: Any)
 @pytest.mark.parametrize(
     "sql",
     [
-        leases.HOLD,
+        leases.LOCK_LIVENESS,
         migrations.LOCK,
         migrations.FIND_SCHEMA,
         migrations.FIND_TABLE,
@@ -169,6 +169,6 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
         if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
             problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
     buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-    if buffers > MOST_BUFFERS:
+    if buffers > MAX_BUFFERS:
         problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems

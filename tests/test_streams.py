@@ -19,7 +19,7 @@ from dbos_async import (
     WorkflowNotFoundError,
     WrongPlaceError,
 )
-from dbos_async._database.wakeups import MOST_NEWS_BYTES
+from dbos_async._database.wakeups import MAX_UPDATE_BYTES
 from dbos_async._workflows import start
 from tests.eventually import eventually
 
@@ -273,6 +273,6 @@ async def test_s5_a_slow_reader_keeps_little_and_misses_nothing() -> None:
         found = [await anext(reader)]
         await many.get_result()  # all the others are written meanwhile
         looks = [look for looks in start.database().wakeups._waiting.values() for look in looks]
-        assert max(look._news_bytes for look in looks) <= MOST_NEWS_BYTES
+        assert max(look._update_bytes for look in looks) <= MAX_UPDATE_BYTES
         found += [value async for value in reader]
     assert found == values

@@ -12,8 +12,8 @@ from tests.statements import Row, execute, step
 from tests.test_handover import state
 from tests.test_interleavings import CLAIM_BY_HAND, blocked, everything, outcome
 
-assert TAKE.later is not None
-LATER = TAKE.later
+assert TAKE.sql_when_waiting is not None
+LATER = TAKE.sql_when_waiting
 
 # A call that was made before is said in the form that knows nothing.
 forms = pytest.mark.parametrize("form", ["new, alone", "new", "alone", ""])

@@ -20,17 +20,17 @@ import asyncpg
 
 from dbos_async._database.connections import REPEATABLE, Postgres, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
-from dbos_async._database.statement import Statement, alone
-from dbos_async._database.urls import why
-from dbos_async._database.wakeups import News, Wakeups
+from dbos_async._database.statement import Statement, for_one_row
+from dbos_async._database.urls import reason_of
+from dbos_async._database.wakeups import LocalUpdate, Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
 log = logging.getLogger("dbos_async")
 
-MOST_CALLS = 500
-MOST_BYTES = 1 << 20
-MOST_REPEATS = 20
-MOST_STOPPED = 2
+MAX_CALLS = 500
+MAX_BYTES = 1 << 20
+MAX_RETRIES = 20
+MAX_STATEMENT_CANCELS = 2
 SWEEP_EVERY_SECONDS = 0.25
 WARN_EVERY_SECONDS = 60.0
 
@@ -40,7 +40,7 @@ TOO_MUCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
 Answer = list[asyncpg.Record]
 
 
-class Handover(Protocol):
+class Handoff(Protocol):
     """What rides along with a call; ``rows_alone`` are those of the call without it, for when its answer was lost."""
 
     rows_alone: Sequence[tuple[Any, ...]]
@@ -63,7 +63,7 @@ class Follower(Protocol):
 class _Call(asyncio.Future[Answer]):
     """The rows of one call, and the future of its answer."""
 
-    __slots__ = ("answered", "follower", "give_up_at", "handover", "news", "rows", "size", "wakes", "was_sent")
+    __slots__ = ("answered", "follower", "give_up_at", "handoff", "news", "rows", "size", "wakes", "was_sent")
 
     def __init__(
         self,
@@ -72,15 +72,15 @@ class _Call(asyncio.Future[Answer]):
         wakes: Sequence[bytes],
         give_up_at: float,
         answered: Callable[[Answer], None] | None,
-        news: Callable[[Answer], News | None] | None,
-        handover: Handover | None,
+        news: Callable[[Answer], LocalUpdate | None] | None,
+        handoff: Handoff | None,
         follower: Follower | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(loop=loop)
         self.rows, self.size, self.wakes = rows, size, wakes
         self.give_up_at, self.answered = give_up_at, answered
-        self.news, self.handover = news, handover
+        self.news, self.handoff = news, handoff
         self.follower = follower
         self.was_sent = False
 
@@ -108,7 +108,7 @@ class _Call(asyncio.Future[Answer]):
         if not self.done():
             self.set_result(answer)
         # A message that was handed over is nothing to look for any more.
-        if self.handover is not None and self.handover.answered(answer):
+        if self.handoff is not None and self.handoff.answered(answer):
             return False
         return bool(self.wakes)
 
@@ -125,28 +125,28 @@ class _Call(asyncio.Future[Answer]):
 
 
 @dataclass(slots=True, eq=False)
-class _Lane:
+class _Partition:
     statement: Statement
     waiting: deque[_Call] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
-    landings: list[asyncio.Future[None]] = field(default_factory=list)
+    in_flight: list[asyncio.Future[None]] = field(default_factory=list)
     """Whom to tell when the batch in flight has landed."""
     batch: Sequence[_Call] = ()
     """The calls in flight."""
-    settled: list[tuple[_Call, Answer]] = field(default_factory=list)
+    cleanups_done: list[tuple[_Call, Answer]] = field(default_factory=list)
     """Calls that were answered, and of which others are to be told."""
     is_at_server: bool = False
     """Their statement was sent, and may be committed at any moment."""
     is_silent: bool = False
     """It has not been answered for long, and the database cannot be asked about it."""
 
-    def land(self) -> None:
+    def flush(self) -> None:
         """Nothing is in flight."""
         self.batch = ()
-        for landing in self.landings:
-            if not landing.done():
-                landing.set_result(None)
-        self.landings.clear()
+        for landed in self.in_flight:
+            if not landed.done():
+                landed.set_result(None)
+        self.in_flight.clear()
 
     @property
     def is_stuck(self) -> bool:
@@ -156,11 +156,11 @@ class _Lane:
 class Batches:
     """All the lanes of one process."""
 
-    def __init__(self, postgres: Postgres, wakeups: Wakeups, *, patience_seconds: float = 30.0) -> None:
+    def __init__(self, postgres: Postgres, wakeups: Wakeups, *, give_up_after_seconds: float = 30.0) -> None:
         self._postgres = postgres
         self._wakeups = wakeups
-        self._patience_seconds = patience_seconds
-        self._lanes: dict[tuple[Statement, int], _Lane] = {}
+        self._give_up_after_seconds = give_up_after_seconds
+        self._partitions: dict[tuple[Statement, int], _Partition] = {}
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.losses: int = 0
@@ -172,13 +172,13 @@ class Batches:
         statement: Statement,
         rows: Sequence[tuple[Any, ...]],
         *,
-        lane: str | int,
+        partition: str | int,
         size: int = 0,
         wakes: Sequence[bytes] = (),
-        patient: bool = False,
+        retry_forever: bool = False,
         answered: Callable[[Answer], None] | None = None,
-        news: Callable[[Answer], News | None] | None = None,
-        handover: Handover | None = None,
+        news: Callable[[Answer], LocalUpdate | None] | None = None,
+        handoff: Handoff | None = None,
         follower: Follower | None = None,
     ) -> asyncio.Future[Answer]:
         """Make one call of the statement. ``lane`` is the workflow that it is about, or the
@@ -190,49 +190,47 @@ class Batches:
         """
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
-        give_up_at = float("inf") if patient else self._loop.time() + self._patience_seconds
-        call = _Call(rows, size, wakes, give_up_at, answered, news, handover, follower, self._loop)
-        key = statement, hash(lane) % statement.lanes
-        its_lane = self._lanes.get(key)
-        if its_lane is None:
-            its_lane = self._lanes[key] = _Lane(statement)
-        its_lane.waiting.append(call)
-        if its_lane.worker is None:
+        give_up_at = float("inf") if retry_forever else self._loop.time() + self._give_up_after_seconds
+        call = _Call(rows, size, wakes, give_up_at, answered, news, handoff, follower, self._loop)
+        key = statement, hash(partition) % statement.parallelism
+        found = self._partitions.get(key)
+        if found is None:
+            found = self._partitions[key] = _Partition(statement)
+        found.waiting.append(call)
+        if found.worker is None:
             # The worker starts in the next turn of the loop, so calls made in this turn go together.
-            its_lane.worker = self._loop.create_task(
-                self._work(its_lane), name=f"dbos_async batches of {statement.name}"
-            )
+            found.worker = self._loop.create_task(self._work(found), name=f"dbos_async batches of {statement.name}")
         return call
 
-    async def land(self, lane: str | int) -> None:
+    async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this lane in it any more."""
-        landings: list[asyncio.Future[None]] = []
-        for (statement, number), its_lane in self._lanes.items():
-            if number == hash(lane) % statement.lanes and its_lane.worker is not None:
-                landing = self._loop.create_future()
-                its_lane.landings.append(landing)
-                landings.append(landing)
-        if landings:
-            await asyncio.wait(landings)
+        in_flight: list[asyncio.Future[None]] = []
+        for (statement, number), found in self._partitions.items():
+            if number == hash(partition) % statement.parallelism and found.worker is not None:
+                landed = self._loop.create_future()
+                found.in_flight.append(landed)
+                in_flight.append(landed)
+        if in_flight:
+            await asyncio.wait(in_flight)
 
-    async def land_handover(self, handover: Handover) -> None:
+    async def flush_handoff(self, handoff: Handoff) -> None:
         """Wait until the call that this rides with is neither waiting nor on its way."""
         while True:
-            for lane in self._lanes.values():
-                if any(call.handover is handover for calls in (lane.batch, lane.waiting) for call in calls):
+            for partition in self._partitions.values():
+                if any(call.handoff is handoff for calls in (partition.batch, partition.waiting) for call in calls):
                     break
             else:
                 return
-            landing = self._loop.create_future()
-            lane.landings.append(landing)
-            await landing
+            landed = self._loop.create_future()
+            partition.in_flight.append(landed)
+            await landed
 
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Take no more calls, and end those that have not been answered in that time."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        workers = [lane.worker for lane in self._lanes.values() if lane.worker is not None]
+        workers = [partition.worker for partition in self._partitions.values() if partition.worker is not None]
         if workers:
             _, workers_left = await asyncio.wait(workers, timeout=within_seconds)
             for worker in workers_left:
@@ -240,146 +238,146 @@ class Batches:
             if workers_left:
                 await asyncio.wait(workers_left)
 
-    async def _work(self, lane: _Lane) -> None:
+    async def _work(self, partition: _Partition) -> None:
         try:
-            while lane.waiting:
-                lane.batch = batch = _next_batch(lane.waiting)
+            while partition.waiting:
+                partition.batch = batch = _next_batch(partition.waiting)
                 try:
-                    await self._run(lane, batch)
+                    await self._run(partition, batch)
                 finally:
-                    lane.land()
+                    partition.flush()
                     for call in batch:
                         if not call.done():
                             call.fail(LaunchError("DBOS was shut down while this call was under way."))
                 # Who was answered may call again in this turn of the loop, and then goes along with the next batch. That one
                 # leaves before others are told, so the server has something to do while they do something.
                 await asyncio.sleep(0)
-                if lane.settled:
-                    self._loop.call_soon(self._tell, lane.settled)
-                    lane.settled = []
+                if partition.cleanups_done:
+                    self._loop.call_soon(self._tell, partition.cleanups_done)
+                    partition.cleanups_done = []
         finally:
-            lane.worker = None
-            lane.land()
-            self._tell(lane.settled)
+            partition.worker = None
+            partition.flush()
+            self._tell(partition.cleanups_done)
             if self._closed:
-                for call in lane.waiting:
+                for call in partition.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
 
-    async def _run(self, lane: _Lane, batch: list[_Call]) -> None:
+    async def _run(self, partition: _Partition, batch: list[_Call]) -> None:
         """Bring one batch to its end: every call is answered, fails by its own fault, or has waited long enough."""
         repeats = losses = 0
         warn_at = 0.0
-        sql = lane.statement.first or lane.statement.sql
+        sql = partition.statement.sql_if_new or partition.statement.sql
         # A statement that was cut off for its silence gets more time, in case it is only slow.
         while batch:
             probe_after_seconds = AFTER_SECONDS * 2 ** min(losses, 5)
             try:
                 async with self._postgres.connection(
-                    probe_after_seconds=probe_after_seconds, heard=functools.partial(self._heard, lane)
+                    probe_after_seconds=probe_after_seconds, on_probe=functools.partial(self._on_probe, partition)
                 ) as connection:
                     # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
                     # answer matters to more than its caller is brought to its end even if the caller left.
                     batch = [c for c in batch if not c.done() or (c.cancelled() and c.was_sent and c.concerns_others)]
                     if not batch:
                         return
-                    lane.is_at_server = True
+                    partition.is_at_server = True
                     is_alone = len(batch) == 1 and len(batch[0].rows) == 1
-                    if is_alone and (sql_of_one := alone(sql)) is not None:
+                    if is_alone and (sql_of_one := for_one_row(sql)) is not None:
                         records = await connection.fetch(sql_of_one, 0, *batch[0].rows[0])
                     else:
                         records = await connection.fetch(sql, *_columns(batch))
             except REPEATABLE as error:
-                sql = lane.statement.sql
+                sql = partition.statement.sql
                 repeats += 1
-                if repeats > MOST_REPEATS:
-                    return await self._split(lane, batch, error)
+                if repeats > MAX_RETRIES:
+                    return await self._split(partition, batch, error)
                 await asyncio.sleep(random.uniform(0, 0.002 * repeats))
             except Exception as error:
                 repeats += 1
-                too_much = isinstance(error, TOO_MUCH) and repeats > MOST_STOPPED and len(batch) > 1
+                too_much = isinstance(error, TOO_MUCH) and repeats > MAX_STATEMENT_CANCELS and len(batch) > 1
                 if too_much or not is_lost(error):
-                    return await self._split(lane, batch, error)
+                    return await self._split(partition, batch, error)
                 if warn_at <= self._loop.time():
                     warn_at = self._loop.time() + WARN_EVERY_SECONDS
                     kind = type(error).__name__
-                    log.warning("The database is away (%s: %s): calls wait and are repeated.", kind, why(error))
-                if lane.is_at_server and not is_refused(error):
-                    sql = lane.statement.sql
+                    log.warning("The database is away (%s: %s): calls wait and are repeated.", kind, reason_of(error))
+                if partition.is_at_server and not is_refused(error):
+                    sql = partition.statement.sql
                     losses += 1
                     self.losses += 1
                     for call in batch:
                         call.was_sent = True
-                        if call.handover is not None:
-                            call.rows = call.handover.rows_alone
-                lane.is_at_server = False
-                self._give_up(why(error))
+                        if call.handoff is not None:
+                            call.rows = call.handoff.rows_alone
+                partition.is_at_server = False
+                self._give_up(reason_of(error))
                 await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))
             else:
-                return self._answer(lane, batch, records)
+                return self._answer(partition, batch, records)
             finally:
-                lane.is_at_server = lane.is_silent = False
+                partition.is_at_server = partition.is_silent = False
 
-    def _heard(self, lane: _Lane, silence: BaseException | None) -> None:
-        lane.is_silent = silence is not None
+    def _on_probe(self, partition: _Partition, silence: BaseException | None) -> None:
+        partition.is_silent = silence is not None
         if silence is not None:
-            self._give_up(why(silence))
+            self._give_up(reason_of(silence))
 
     def _give_up(self, reason: str) -> None:
         """Fail the calls that have waited long enough, now and for as long as any lane is stuck."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         now = self._loop.time()
-        stuck = [lane for lane in self._lanes.values() if lane.is_stuck]
-        for lane in stuck:
-            for calls, is_at_server in ((lane.batch, lane.is_at_server), (lane.waiting, False)):
+        stuck = [partition for partition in self._partitions.values() if partition.is_stuck]
+        for partition in stuck:
+            for calls, is_at_server in ((partition.batch, partition.is_at_server), (partition.waiting, False)):
                 for call in calls:
                     if call.give_up_at <= now:
                         may_have_committed = call.was_sent or is_at_server
-                        call.fail(DatabaseUnavailableError(self._patience_seconds, may_have_committed, reason))
-            lane.waiting = deque(call for call in lane.waiting if not call.done())
+                        call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, reason))
+            partition.waiting = deque(call for call in partition.waiting if not call.done())
         self._sweeper = self._loop.call_later(SWEEP_EVERY_SECONDS, self._give_up, reason) if stuck else None
 
-    async def _split(self, lane: _Lane, batch: list[_Call], error: Exception) -> None:
+    async def _split(self, partition: _Partition, batch: list[_Call], error: Exception) -> None:
         if len(batch) == 1:
             return batch[0].fail(error)
         middle = len(batch) // 2
-        await self._run(lane, batch[:middle])
-        await self._run(lane, batch[middle:])
+        await self._run(partition, batch[:middle])
+        await self._run(partition, batch[middle:])
 
-    def _answer(self, lane: _Lane, batch: list[_Call], records: list[asyncpg.Record]) -> None:
+    def _answer(self, partition: _Partition, batch: list[_Call], records: list[asyncpg.Record]) -> None:
         answers: list[Answer] = [[] for _ in batch]
         for record in records:
             answers[record[0]].append(record)
         for call, answer in zip(batch, answers, strict=True):
             try:
-                if call.settle(answer) and self._wakeups.concern(call.wakes):
-                    lane.settled.append((call, answer))
+                if call.settle(answer) and self._wakeups.has_waiters(call.wakes):
+                    partition.cleanups_done.append((call, answer))
             except Exception as error:
                 log.exception("An answer could not be handled.")
                 call.fail(error)
         if len(batch) == 1:
-            self._tell(lane.settled)
+            self._tell(partition.cleanups_done)
 
-    def _tell(self, settled: list[tuple[_Call, Answer]]) -> None:
-        for call, answer in settled:
+    def _tell(self, cleanups_done: list[tuple[_Call, Answer]]) -> None:
+        for call, answer in cleanups_done:
             try:
                 call.tell(answer, self._wakeups)
             except Exception:
                 log.exception("An answer could not be told.")
-        settled.clear()
+        cleanups_done.clear()
 
 
 def _next_batch(waiting: deque[_Call]) -> list[_Call]:
     batch: list[_Call] = []
     size = rows = 0
-    while waiting and len(batch) < MOST_CALLS:
+    while waiting and len(batch) < MAX_CALLS:
         call = waiting[0]
         if call.done():
             waiting.popleft()
             continue
         size += call.size
         rows += len(call.rows)
-        if batch and (size > MOST_BYTES or rows > MOST_CALLS):
+        if batch and (size > MAX_BYTES or rows > MAX_CALLS):
             break
         batch.append(waiting.popleft())
     return batch

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from dbos_async._database.probe import AFTER_SECONDS, Heard, Probe, close
-from dbos_async._database.urls import Host, asks_for_session, hosts_of, why, without_hosts
+from dbos_async._database.probe import AFTER_SECONDS, OnProbe, Probe, close
+from dbos_async._database.urls import Host, asks_for_session, hosts_of, reason_of, without_hosts
 
 if TYPE_CHECKING:
     _Plain = asyncpg.Connection[asyncpg.Record]
@@ -102,10 +102,10 @@ class Postgres:
         self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
         self._in_use = 0
         """How many are with somebody, or on their way to somebody who waited."""
-        self._wanting: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
+        self._waiters: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
         self._room = asyncio.Semaphore(max_connections)
         self._closed = False
-        self._probe = Probe(self.connect, self.distrust)
+        self._probe = Probe(self.connect, self.discard_idle)
         self.watching: Final = self._probe.watching
         self.watch: Final = self._probe.watch
         self.unwatch: Final = self._probe.unwatch
@@ -134,22 +134,22 @@ class Postgres:
             self._host_seconds = min(2 * self._host_seconds, self._connect_timeout_seconds)
         raise self._why_not(errors)
 
-    def connection(self, *, probe_after_seconds: float = AFTER_SECONDS, heard: Heard | None = None) -> Loan:
+    def connection(self, *, probe_after_seconds: float = AFTER_SECONDS, on_probe: OnProbe | None = None) -> Acquisition:
         """A connection for one statement. One that was interrupted or broke is not used again.
 
         A statement that takes long is looked after, see `Probe.watching`; without ``heard`` nothing here waits long for
         a database that is away.
         """
-        return Loan(self, probe_after_seconds, heard)
+        return Acquisition(self, probe_after_seconds, on_probe)
 
-    async def lend(self, *, patient: bool) -> asyncpg.Connection[asyncpg.Record]:
+    async def acquire_connection(self, *, retry_forever: bool) -> asyncpg.Connection[asyncpg.Record]:
         """A connection, as soon as there is room for one more."""
         await self._room.acquire()
         try:
             connection = self._take_idle()
             if connection is None:
                 # Who does not want to hear of probes does not want to wait long, either: it shuts down.
-                async with asyncio.timeout(None if patient else HOST_SECONDS):
+                async with asyncio.timeout(None if retry_forever else HOST_SECONDS):
                     connection = await self._find()
         except BaseException:
             self._room.release()
@@ -157,7 +157,7 @@ class Postgres:
         self._in_use += 1
         return connection
 
-    def take_back(self, connection: asyncpg.Connection[asyncpg.Record], error: BaseException | None) -> None:
+    def release_connection(self, connection: asyncpg.Connection[asyncpg.Record], error: BaseException | None) -> None:
         """It is not needed any more, after this error if there was one."""
         self._in_use -= 1
         if error is None or _leaves_it_usable(error):
@@ -166,7 +166,7 @@ class Postgres:
             connection.terminate()
         self._room.release()
 
-    def distrust(self) -> None:
+    def discard_idle(self) -> None:
         """Use no idle connection again: one of the same age turned out to be dead, and had not said so."""
         while self._idle:
             self._idle.pop().terminate()
@@ -205,7 +205,7 @@ class Postgres:
                 return error
         if len(errors) == 1 and is_lost(errors[0]):
             return errors[0]
-        return ConnectionError("; ".join(map(why, errors)))
+        return ConnectionError("; ".join(map(reason_of, errors)))
 
     async def _find(self) -> asyncpg.Connection[asyncpg.Record]:
         connection = self._take_idle()
@@ -221,7 +221,7 @@ class Postgres:
                 raise
             # Go on with those that there are: the next one that is free is for whoever waits longest.
             place: asyncio.Future[asyncpg.Connection[asyncpg.Record]] = asyncio.get_running_loop().create_future()
-            self._wanting.append(place)
+            self._waiters.append(place)
             try:
                 await asyncio.wait([place], timeout=RETURN_SECONDS)
             except asyncio.CancelledError:
@@ -245,8 +245,8 @@ class Postgres:
         if self._closed:
             connection.terminate()
         elif not connection.is_closed():
-            while self._wanting:
-                place = self._wanting.popleft()
+            while self._waiters:
+                place = self._waiters.popleft()
                 if not place.done():
                     place.set_result(connection)
                     self._in_use += 1
@@ -268,24 +268,24 @@ class _Connection(_Plain):
             transport.max_size = RECEIVE_BYTES
 
 
-class Loan:
+class Acquisition:
     """``async with`` one of the connections: lent, looked after while it is used, and taken back."""
 
-    __slots__ = ("_connection", "_heard", "_postgres", "_probe_after_seconds")
+    __slots__ = ("_connection", "_on_probe", "_postgres", "_probe_after_seconds")
 
     _connection: asyncpg.Connection[asyncpg.Record]
 
-    def __init__(self, postgres: Postgres, probe_after_seconds: float, heard: Heard | None) -> None:
-        self._postgres, self._probe_after_seconds, self._heard = postgres, probe_after_seconds, heard
+    def __init__(self, postgres: Postgres, probe_after_seconds: float, on_probe: OnProbe | None) -> None:
+        self._postgres, self._probe_after_seconds, self._on_probe = postgres, probe_after_seconds, on_probe
 
     async def __aenter__(self) -> asyncpg.Connection[asyncpg.Record]:
-        self._connection = await self._postgres.lend(patient=self._heard is not None)
-        self._postgres.watch(self._connection, self._probe_after_seconds, self._heard)
+        self._connection = await self._postgres.acquire_connection(retry_forever=self._on_probe is not None)
+        self._postgres.watch(self._connection, self._probe_after_seconds, self._on_probe)
         return self._connection
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._postgres.unwatch(self._connection)
-        self._postgres.take_back(self._connection, error)
+        self._postgres.release_connection(self._connection, error)
 
 
 def _leaves_it_usable(error: BaseException) -> bool:

@@ -11,12 +11,12 @@ import asyncpg
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres, is_lost
-from dbos_async._database.listener import Hello, Listener
+from dbos_async._database.listener import Listener, OnConnect
 from dbos_async._database.probe import AFTER_SECONDS, close
-from dbos_async._database.urls import why, why_unusable
+from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
-from dbos_async.keys import check_whole
+from dbos_async.keys import check_int
 
 
 class Database:
@@ -34,22 +34,22 @@ class Database:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.here: str | None = None
         """The executor of this process, if it runs one: whose runs are woken without an announcement."""
-        self.max_payload_bytes: int = check_whole(max_payload_bytes, 1, "max_payload_bytes")
+        self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
         self._connect_timeout_seconds = connect_timeout_seconds
         self.postgres: Postgres = Postgres(
             url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
         )
         self.wakeups: Wakeups = Wakeups()
-        self.batches: Batches = Batches(self.postgres, self.wakeups, patience_seconds=connect_timeout_seconds)
+        self.batches: Batches = Batches(self.postgres, self.wakeups, give_up_after_seconds=connect_timeout_seconds)
         self.call: Final = self.batches.call
-        self.looks: Final = self.wakeups.looks
+        self.changes: Final = self.wakeups.changes
         self._listening: asyncio.Task[None] | None = None
 
-    async def open(self, *, migrate: bool, hello: Hello | None = None) -> None:
+    async def open(self, *, migrate: bool, on_connect: OnConnect | None = None) -> None:
         """Connect, bring the schema up to date (or only check it), and listen."""
         await self._prepare(migrations.migrate if migrate else migrations.check)
-        listener = Listener(self.postgres, self.wakeups, hello)
+        listener = Listener(self.postgres, self.wakeups, on_connect)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
@@ -91,5 +91,5 @@ class Database:
                 if not is_lost(error):
                     raise ConfigurationError(why_unusable(self._url, error)) from None
                 if asyncio.get_running_loop().time() >= give_up_at:
-                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, why(error)) from error
+                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, reason_of(error)) from error
                 await asyncio.sleep(0.2)

@@ -16,7 +16,7 @@ import asyncpg
 
 from dbos_async._database.connections import Postgres, is_lost
 from dbos_async._database.probe import terminated_after
-from dbos_async._database.urls import why
+from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
 
 log = logging.getLogger("dbos_async")
@@ -26,16 +26,16 @@ DIGEST_LETTERS = 16
 ASK_EVERY_SECONDS = 5.0
 ANSWER_WITHIN_SECONDS = 5.0
 
-Hello = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
+OnConnect = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 
 
 class Listener:
     """Runs until cancelled; ``hello`` is called on every new connection before anybody is woken."""
 
-    def __init__(self, postgres: Postgres, wakeups: Wakeups, hello: Hello | None = None) -> None:
+    def __init__(self, postgres: Postgres, wakeups: Wakeups, on_connect: OnConnect | None = None) -> None:
         self._postgres = postgres
         self._wakeups = wakeups
-        self._hello = hello
+        self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
         self.connected = anyio.Event()
         """Set once the first connection listens."""
@@ -52,10 +52,10 @@ class Listener:
                 if not is_lost(error) and not isinstance(error, asyncpg.PostgresError):
                     raise
                 failures += 1
-                self.why_away = why(error)
+                self.why_away = reason_of(error)
                 if failures == 1:
                     kind = type(error).__name__
-                    log.warning("The listener lost the database (%s: %s) and connects again.", kind, why(error))
+                    log.warning("The listener lost the database (%s: %s) and connects again.", kind, reason_of(error))
             await asyncio.sleep(min(0.02 * 2 ** min(failures, 6), 1.0) * random.uniform(0.5, 1.0))
 
     async def _listen_once(self) -> None:
@@ -64,9 +64,9 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                await connection.add_listener(CHANNEL, self._heard)
-                if self._hello is not None:
-                    await self._hello(connection)
+                await connection.add_listener(CHANNEL, self._on_probe)
+                if self._on_connect is not None:
+                    await self._on_connect(connection)
             self._wakeups.wake_all()
             self.connected.set()
             while not lost.is_set():
@@ -85,10 +85,10 @@ class Listener:
         except BaseException:
             if self._loop.time() - asked_at >= ANSWER_WITHIN_SECONDS:
                 # It went dead without a word, and what went the same way and is idle has not said so either.
-                self._postgres.distrust()
+                self._postgres.discard_idle()
             raise
 
-    def _heard(self, _connection: object, backend: int, _channel: str, payload: object) -> None:
+    def _on_probe(self, _connection: object, backend: int, _channel: str, payload: object) -> None:
         if backend in self._postgres.backends or not isinstance(payload, str):
             return  # Our own commits have woken everybody here already.
         try:

@@ -29,7 +29,7 @@ AT_WORK = """
            or state_change > clock_timestamp() - interval '1 second')
 """
 
-Heard = Callable[[BaseException | None], None]
+OnProbe = Callable[[BaseException | None], None]
 """Told after every probe: ``None`` when the server is at work, else why it could not be asked."""
 
 
@@ -43,8 +43,8 @@ class Probe:
     ) -> None:
         self._connect = connect
         self._vanished = vanished
-        self._watched: dict[asyncpg.Connection[asyncpg.Record], tuple[float, int, Heard | None]] = {}
-        self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, Heard | None]] = {}
+        self._watched: dict[asyncpg.Connection[asyncpg.Record], tuple[float, int, OnProbe | None]] = {}
+        self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, OnProbe | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -52,23 +52,25 @@ class Probe:
 
     @contextmanager
     def watching(
-        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None
+        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
     ) -> Generator[None]:
         """Look after what is done on this connection here; it is terminated when nobody works on that.
 
         Without ``heard`` it is also terminated when the server cannot be asked.
         """
-        self.watch(connection, after_seconds, heard)
+        self.watch(connection, after_seconds, on_probe)
         try:
             yield
         finally:
             self.unwatch(connection)
 
-    def watch(self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, heard: Heard | None) -> None:
+    def watch(
+        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
+    ) -> None:
         """The same by hand, for whoever watches often."""
         due = self._loop.time() + after_seconds
         # A connection that is terminated forgets its server process.
-        self._watched[connection] = due, connection.get_server_pid(), heard
+        self._watched[connection] = due, connection.get_server_pid(), on_probe
         if self._timer is None or self._timer.when() > due:
             self._wait_until(due)
 
@@ -94,10 +96,10 @@ class Probe:
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for connection, (due, backend, heard) in list(self._watched.items()):
+        for connection, (due, backend, on_probe) in list(self._watched.items()):
             if due <= now:
                 del self._watched[connection]
-                self._suspects[connection] = backend, heard
+                self._suspects[connection] = backend, on_probe
         if self._watched:
             self._wait_until(min(due for due, *_ in self._watched.values()))
         if self._suspects and self._task is None and not self._closed:
@@ -124,22 +126,22 @@ class Probe:
             return  # It lives; it is asked again later.
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             for suspect in asked.keys() & self._suspects.keys():
-                _, heard = asked[suspect]
-                if heard is not None:
-                    heard(error)
+                _, on_probe = asked[suspect]
+                if on_probe is not None:
+                    on_probe(error)
                 else:
                     suspect.terminate()
             return
         at_work = {row["pid"] for row in rows}
         for suspect in asked.keys() & self._suspects.keys():
-            backend, heard = asked[suspect]
+            backend, on_probe = asked[suspect]
             if backend not in at_work:
                 log.warning("A connection to the database went dead without a word: its statement is repeated.")
                 self._suspects.pop(suspect)
                 suspect.terminate()
                 self._vanished()
-            elif heard is not None:
-                heard(None)
+            elif on_probe is not None:
+                on_probe(None)
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:

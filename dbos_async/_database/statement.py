@@ -33,19 +33,21 @@ class Statement:
 
     name: str
     sql: str
-    lanes: int = 2
-    first: str | None = None
-    later: Statement | None = None
+    parallelism: int = 2
+    sql_if_new: str | None = None
+    sql_when_waiting: Statement | None = None
 
 
 def optimistic(name: str, sql: str, whose: str = "workflow_id") -> Statement:
     """A statement that takes its calls for new when it is said first: it looks for no recorded step, and for no repetition."""
-    look = _LOOK.replace("c.workflow_id", f"c.{whose}")
-    return Statement(name, sql.replace(_RECORDED, look), first=sql.replace(_RECORDED, _NOTHING).replace(_REPEATED, ""))
+    subscription = _LOOK.replace("c.workflow_id", f"c.{whose}")
+    return Statement(
+        name, sql.replace(_RECORDED, subscription), sql_if_new=sql.replace(_RECORDED, _NOTHING).replace(_REPEATED, "")
+    )
 
 
 @functools.cache
-def alone(sql: str) -> str | None:
+def for_one_row(sql: str) -> str | None:
     """The same for one row, which is passed as it is and not as columns: there is nothing to unpack, to gather or to sort.
 
     ``None`` for a statement that does more with its columns than to read them as rows.

@@ -54,10 +54,10 @@ def why_unusable(url: str, error: Exception) -> str:
             f"The database of this URL cannot be used ({type(error).__name__}): write it as "
             "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
         )
-    return f"{without_password(url)} cannot be used: {why(error).removesuffix('.')}."
+    return f"{without_password(url)} cannot be used: {reason_of(error).removesuffix('.')}."
 
 
-def why(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, in one line."""
     (reason, *_) = str(error).splitlines() or [""]
     return reason or type(error).__name__

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 RECHECK_SECONDS = 30.0
 """After so long whoever waits looks again, in case a notification was lost."""
-TICK_SECONDS = RECHECK_SECONDS / 2
-MOST_REMEMBERED = 2048
-MOST_NEWS = 100
-MOST_NEWS_BYTES = 1 << 18
+RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
+MAX_REMEMBERED = 2048
+MAX_UPDATES = 100
+MAX_UPDATE_BYTES = 1 << 18
 
 
 def digest(kind: str, *names: str) -> bytes:
@@ -29,19 +29,19 @@ def digest(kind: str, *names: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-@lru_cache(MOST_REMEMBERED)
+@lru_cache(MAX_REMEMBERED)
 def message_key(workflow_id: str, topic: str) -> bytes:
     """Changes when a message for this workflow and topic is stored."""
     return digest("message", workflow_id, topic)
 
 
-@lru_cache(MOST_REMEMBERED)
+@lru_cache(MAX_REMEMBERED)
 def event_key(workflow_id: str, key: str) -> bytes:
     """Changes when this event of the workflow is set."""
     return digest("event", workflow_id, key)
 
 
-@lru_cache(MOST_REMEMBERED)
+@lru_cache(MAX_REMEMBERED)
 def stream_key(workflow_id: str, key: str) -> bytes:
     """Changes when this stream of the workflow is written or closed."""
     return digest("stream", workflow_id, key)
@@ -65,22 +65,22 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-class News(NamedTuple):
+class LocalUpdate(NamedTuple):
     """What was committed, for those who wait for it, and how many bytes it keeps in memory."""
 
     what: Any
     size: int
 
 
-class Look:
+class Subscription:
     """One turn of a waiting loop; the body says when it wants the next one at the latest."""
 
     __slots__ = (
-        "_news",
-        "_news_bytes",
         "_seconds",
-        "_takes_news",
-        "_ticks",
+        "_takes_updates",
+        "_ticks_seen",
+        "_update_bytes",
+        "_updates",
         "_waiter",
         "changed",
         "receive",
@@ -88,7 +88,7 @@ class Look:
         "woken",
     )
 
-    def __init__(self, *, takes_news: bool) -> None:
+    def __init__(self, *, takes_updates: bool) -> None:
         self.changed: bool = True
         """Whether there may be more to see than the news tell."""
         self.receive: Any = None
@@ -97,53 +97,53 @@ class Look:
         """How often anything but news has come."""
         self.woken: bool = False
         """Whether anything but news has come in this turn."""
-        self._takes_news = takes_news
-        self._news: list[Any] | None = None
-        self._news_bytes = 0
+        self._takes_updates = takes_updates
+        self._updates: list[Any] | None = None
+        self._update_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._seconds = RECHECK_SECONDS
-        self._ticks = 0
+        self._ticks_seen = 0
 
-    def again_in(self, seconds: float | None) -> None:
+    def poll_within(self, seconds: float | None) -> None:
         """Look again after so many seconds even if nothing changes (``None``: only for the slow re-check)."""
         self._seconds = RECHECK_SECONDS if seconds is None else min(max(seconds, 0.0), RECHECK_SECONDS)
 
-    def wake(self, news: News | None = None) -> None:
+    def wake(self, news: LocalUpdate | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if news is None or not self._takes_news:
+        if news is None or not self._takes_updates:
             self.woken = True
             self.wakes += 1
-        elif self._news_bytes + news.size <= MOST_NEWS_BYTES and len(self._news or ()) < MOST_NEWS:
-            if self._news is None:
-                self._news = []
-            self._news.append(news.what)
-            self._news_bytes += news.size
+        elif self._update_bytes + news.size <= MAX_UPDATE_BYTES and len(self._updates or ()) < MAX_UPDATES:
+            if self._updates is None:
+                self._updates = []
+            self._updates.append(news.what)
+            self._update_bytes += news.size
         else:
             # Somebody who is slow reads it from the database when it suits.
             self.woken = True
-            self._news, self._news_bytes = None, 0
+            self._updates, self._update_bytes = None, 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def take_news(self) -> list[Any]:
+    def take_updates(self) -> list[Any]:
         """What was told since the last time."""
-        news = self._news or []
+        news = self._updates or []
         if news:
-            self._news, self._news_bytes = None, 0
+            self._updates, self._update_bytes = None, 0
         return news
 
-    def rearm(self) -> None:
+    def reset(self) -> None:
         """Make ready for a new turn."""
         self.changed, self.woken = self.woken, False
         self._seconds = RECHECK_SECONDS
 
     async def wait(self) -> None:
         """Return when woken, or when it is time."""
-        if self.woken or self._news:
+        if self.woken or self._updates:
             return
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        self._ticks = 0
+        self._ticks_seen = 0
         # For the slow re-check all who wait have one timer together.
         timer = loop.call_later(self._seconds, self.wake) if self._seconds < RECHECK_SECONDS else None
         try:
@@ -153,14 +153,14 @@ class Look:
                 timer.cancel()
             self._waiter = None
 
-    def tick(self) -> None:
+    def recheck(self) -> None:
         """Another while has passed."""
-        self._ticks += 1
-        if self._ticks >= 2:
+        self._ticks_seen += 1
+        if self._ticks_seen >= 2:
             self.wake()
 
 
-class Told(Protocol):
+class ChangeListener(Protocol):
     """Something that is told of every change of a key all its life."""
 
     def changed(self) -> None: ...
@@ -170,9 +170,9 @@ class Wakeups:
     """All the waiting loops of one process, found by the digests of what they wait for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, list[Look]] = {}
-        self._told: dict[bytes, Told] = {}
-        self._quiet: set[bytes] = set()
+        self._waiting: dict[bytes, list[Subscription]] = {}
+        self._listeners: dict[bytes, ChangeListener] = {}
+        self._known_empty: set[bytes] = set()
         self._loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -180,99 +180,99 @@ class Wakeups:
         """How many keys somebody waits for."""
         return len(self._waiting)
 
-    def wake(self, key: bytes, news: News | None = None) -> None:
+    def wake(self, key: bytes, news: LocalUpdate | None = None) -> None:
         """Everybody who waits for this key looks again, or takes the news if it takes any."""
-        self._quiet.discard(key)
-        for look in self._waiting.get(key, ()):
-            look.wake(news)
-        told = self._told.get(key)
-        if told is not None:
-            told.changed()
+        self._known_empty.discard(key)
+        for subscription in self._waiting.get(key, ()):
+            subscription.wake(news)
+        listener = self._listeners.get(key)
+        if listener is not None:
+            listener.changed()
 
-    def concern(self, keys: Sequence[bytes]) -> bool:
+    def has_waiters(self, keys: Sequence[bytes]) -> bool:
         """Whether anybody here is to hear of a change of these keys. Who comes later looks first, and sees it."""
-        waiting, told, quiet = self._waiting, self._told, self._quiet
-        return any([key in waiting or key in told or key in quiet for key in keys])  # noqa: C419 - a generator costs more
+        waiting, listener, known_empty = self._waiting, self._listeners, self._known_empty
+        return any([key in waiting or key in listener or key in known_empty for key in keys])  # noqa: C419 - a generator costs more
 
-    def receiver(self, key: bytes) -> Look | None:
+    def receiver(self, key: bytes) -> Subscription | None:
         """Where a receive waits that a message behind this key may be handed to."""
-        for look in self._waiting.get(key, ()):
-            if look.receive is not None:
-                return look
+        for subscription in self._waiting.get(key, ()):
+            if subscription.receive is not None:
+                return subscription
         return None
 
-    def hush(self, key: bytes) -> None:
+    def mark_drained(self, key: bytes) -> None:
         """Remember that there was nothing behind this key, until somebody is woken for it."""
-        self._quiet.add(key)
+        self._known_empty.add(key)
 
-    def was_quiet(self, key: bytes) -> bool:
+    def take_known_empty(self, key: bytes) -> bool:
         """Whether there has been nothing behind this key since; this is forgotten then."""
         try:
-            self._quiet.remove(key)
+            self._known_empty.remove(key)
         except KeyError:
             return False
         return True
 
-    def tell(self, key: bytes, whom: Told | None) -> None:
+    def add_listener(self, key: bytes, whom: ChangeListener | None) -> None:
         """Tell somebody of every change of the key from now on; ``None`` ends that."""
         if whom is None:
-            self._told.pop(key, None)
+            self._listeners.pop(key, None)
         else:
-            self._told[key] = whom
+            self._listeners[key] = whom
 
     def wake_all(self) -> None:
         """Everybody looks again: what happened in between is not known."""
-        self._quiet.clear()
-        for looks in self._waiting.values():
-            for look in looks:
-                look.wake()
-        for told in list(self._told.values()):
-            told.changed()
+        self._known_empty.clear()
+        for changes in self._waiting.values():
+            for subscription in changes:
+                subscription.wake()
+        for listener in list(self._listeners.values()):
+            listener.changed()
 
-    async def looks(self, *keys: bytes, takes_news: bool = False) -> AsyncGenerator[Look, None]:
+    async def changes(self, *keys: bytes, takes_updates: bool = False) -> AsyncGenerator[Subscription, None]:
         """Yield whenever it is worth looking: at once, after every change of a key, and when the body asked for it.
 
         Who ``takes_news`` is also given the turn when there are news, and asks the look whether anything else has changed.
         A turn is armed before its look, so that a change made during the look is not lost.
         Nothing is held while the caller has the turn but its place in the register; close the generator to leave it.
         """
-        look = self.enter(keys, takes_news=takes_news)
+        subscription = self.enter(keys, takes_updates=takes_updates)
         try:
             while True:
-                look.rearm()
-                yield look
-                await look.wait()
+                subscription.reset()
+                yield subscription
+                await subscription.wait()
         finally:
-            self.leave(look, keys)
+            self.leave(subscription, keys)
 
-    def enter(self, keys: Sequence[bytes], *, takes_news: bool = False) -> Look:
+    def enter(self, keys: Sequence[bytes], *, takes_updates: bool = False) -> Subscription:
         """Wait for these keys from now on. Whoever loops over `looks` need not know; the hottest loop saves the generator."""
-        look = Look(takes_news=takes_news)
-        look.wake()
+        subscription = Subscription(takes_updates=takes_updates)
+        subscription.wake()
         if self._ticker is None:
-            self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+            self._ticker = self._loop.call_later(RECHECK_TICK_SECONDS, self._recheck)
         for key in keys:
             others = self._waiting.get(key)
             if others is None:
-                self._waiting[key] = [look]
+                self._waiting[key] = [subscription]
             else:
-                others.append(look)
-        return look
+                others.append(subscription)
+        return subscription
 
-    def leave(self, look: Look, keys: Sequence[bytes]) -> None:
+    def leave(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
         """Wait no longer."""
         for key in keys:
             others = self._waiting.get(key)
             if others is not None:
-                others.remove(look)
+                others.remove(subscription)
                 if not others:
                     del self._waiting[key]
         if not self._waiting and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
 
-    def _tick(self) -> None:
-        for looks in self._waiting.values():
-            for look in looks:
-                look.tick()
-        self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+    def _recheck(self) -> None:
+        for changes in self._waiting.values():
+            for subscription in changes:
+                subscription.recheck()
+        self._ticker = self._loop.call_later(RECHECK_TICK_SECONDS, self._recheck)

@@ -54,11 +54,11 @@ def finish(
     row = run.workflow_id, run.attempt, status, output, error, run.key
     size = len(output or "") + len(error or "")
     return run.database.call(
-        FINISH, (row,), lane=run.lane, size=size, wakes=(run.key,), patient=True, follower=follower
+        FINISH, (row,), partition=run.partition, size=size, wakes=(run.key,), retry_forever=True, follower=follower
     )
 
 
-class Ending:
+class RunCompletion:
     """How a run ends: it has no task any more, and leaves its executor when the database has answered."""
 
     __slots__ = ("_error", "_output", "_run", "_status", "_was_refused")
@@ -67,19 +67,19 @@ class Ending:
         self._run = run
         self._was_refused = False
 
-    def say(self, status: str, output: str | None, error: str | None) -> None:
+    def store(self, status: str, output: str | None, error: str | None) -> None:
         """Store this outcome, unless the database was closed."""
         self._status, self._output, self._error = status, output, error
         try:
             self._run.ending = finish(self._run, status, output, error, self)
         except LaunchError:
-            self._run.keeper.leave(self._run)
+            self._run.host.leave(self._run)
 
     def answered(self, answer: Answer) -> None:
         """Tell who waits in this process."""
         if answer[0]["ended"] and self._status in ("SUCCESS", "ERROR"):
             self._run.end(Outcome(self._status, self._output, self._error))
-        self._run.keeper.leave(self._run)
+        self._run.host.leave(self._run)
 
     def failed(self, error: BaseException | None) -> None:
         """Store in its place that the outcome was refused. Whatever else has failed, the next run of the workflow finds out."""
@@ -88,7 +88,7 @@ class Ending:
             refused = InvalidValueError(
                 f"The outcome of workflow {self._run.workflow_id!r}", f"the database refused it: {error}"
             )
-            return self.say("ERROR", None, exceptions.encode_error(refused))
+            return self.store("ERROR", None, exceptions.encode_error(refused))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)
-        self._run.keeper.leave(self._run)
+        self._run.host.leave(self._run)

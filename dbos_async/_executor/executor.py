@@ -19,8 +19,8 @@ from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.ending import Ending, finish
-from dbos_async._runs.context import SHUTTING_DOWN, Crowd, Run, begin
+from dbos_async._executor.ending import RunCompletion, finish
+from dbos_async._runs.context import SHUTTING_DOWN, Run, Slots, begin
 from dbos_async._runs.history import History
 from dbos_async._serialization import exceptions, values
 from dbos_async._serialization.signature import Signature
@@ -71,11 +71,11 @@ CLAIM = Statement(
     select ($1::int[])[1] as n, seen.count >= ($5::int[])[1] as more, claimed.*
     from (select count(*) from found) as seen left join claimed on true
     """,
-    lanes=1,
+    parallelism=1,
 )
 
-HOLDS = Statement(
-    "HOLDS",
+STILL_OWNED = Statement(
+    "STILL_OWNED",
     """
     select c.n, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds, w.status
     from unnest($1::int[], $2::text[], $3::bigint[]) as c(n, id, attempt)
@@ -92,7 +92,7 @@ OWNED = Statement(
     where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
       and (id in (select json_array_elements_text(($3::json[])[1]))) is not true
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 _left_behind: set[asyncio.Task[None]] = set()
@@ -133,20 +133,20 @@ class Executor:
         self.lease: asyncio.Task[None] | None = None
         """The task that keeps the lease, as long as this executor lives."""
         self._max_running = max_running
-        self._crowd = Crowd(self._thinned)
+        self._slots = Slots(self._on_slot_freed)
         self._more_unowned = False
         self._second_look: asyncio.TimerHandle | None = None
         self._reserved = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """How many runs may begin now; those that only wait do not count."""
-        return self._max_running - len(self.runs) + self._crowd.waiting - self._reserved
+        return self._max_running - len(self.runs) + self._slots.waiting - self._reserved
 
     def reserve(self) -> str | None:
         """The owner of a workflow that is being started; ``None`` when there is no room and it is left to whoever has."""
-        if self.closing or self.room <= 0:
+        if self.closing or self.free_slots <= 0:
             return None
         self._reserved += 1
         return self.id
@@ -154,11 +154,11 @@ class Executor:
     def release(self, owner: str | None) -> None:
         """The start that was given this owner has begun its run, or has failed."""
         self._reserved -= owner is not None
-        self._thinned()
+        self._on_slot_freed()
 
     async def claim(self) -> bool:
         """Take workflows that nobody owns, as many as there is room for. True when there may be more."""
-        most = min(self.room, 100)
+        most = min(self.free_slots, 100)
         names = list(self.known)
         self._more_unowned = most <= 0
         if self.closing or most <= 0 or not names:
@@ -166,7 +166,7 @@ class Executor:
         row = self.id, values.encode(names), self.application_version, most
         self._reserved += most
         try:
-            answer = await self.database.call(CLAIM, [row], lane="", patient=True, answered=self._claimed)
+            answer = await self.database.call(CLAIM, [row], partition="", retry_forever=True, answered=self._claimed)
         finally:
             self._reserved -= most
         self._more_unowned = answer[0]["more"]
@@ -176,12 +176,12 @@ class Executor:
         """Run what this executor owns and does not run: the answer to its start or claim was lost with a connection."""
         running = set(self.runs)  # before the look, so that what ends meanwhile is not begun again
         row = self.id, values.encode(list(running))
-        for _, workflow_id, *rest in await self.database.call(OWNED, [row], lane="", patient=True):
+        for _, workflow_id, *rest in await self.database.call(OWNED, [row], partition="", retry_forever=True):
             if workflow_id not in self.runs:
                 self.begin(workflow_id, *rest)
 
-    def _thinned(self) -> None:
-        if self._more_unowned and self.room > 0:
+    def _on_slot_freed(self) -> None:
+        if self._more_unowned and self.free_slots > 0:
             self.database.wakeups.wake(UNOWNED_KEY)
 
     def _claimed(self, answer: Answer) -> None:
@@ -214,29 +214,31 @@ class Executor:
             if earlier.attempt >= attempt:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, crowd=self._crowd)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, slots=self._slots)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id)
         self.runs[workflow_id] = run
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
         self._tasks.add(task)
-        self.database.wakeups.tell(run.key, run)
+        self.database.wakeups.add_listener(run.key, run)
         if seconds_left is not None:
             run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
         return run
 
-    def doubt(self, run: Run) -> None:
+    def check_ownership_soon(self, run: Run) -> None:
         """See whether the workflow is still this run's."""
         if not run.over and run.stopped is None:
-            task = self.loop.create_task(self.depose(run), context=contextvars.Context())
+            task = self.loop.create_task(self.stop_if_not_owner(run), context=contextvars.Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def depose(self, run: Run) -> None:
+    async def stop_if_not_owner(self, run: Run) -> None:
         """Stop the run if its workflow is not its own any more. Only what nobody has asked for is worth a warning."""
         row = run.workflow_id, run.attempt
-        _, holds, status = (await self.database.call(HOLDS, [row], lane=run.lane, patient=True))[0]
+        _, holds, status = (await self.database.call(STILL_OWNED, [row], partition=run.partition, retry_forever=True))[
+            0
+        ]
         if holds:
             run.told = False
         elif not run.over and run.stopped is None:
@@ -299,9 +301,9 @@ class Executor:
                 value = await workflow.function(*args, **kwargs)
                 what = f"The result of workflow {run.workflow_id!r}"
                 result = values.encode(value, workflow.signature.result_type, what=what)
-                misfit = values.too_large(result, self.database.max_payload_bytes, what)
-                if misfit is not None:
-                    raise misfit
+                invalid = values.too_large(result, self.database.max_payload_bytes, what)
+                if invalid is not None:
+                    raise invalid
                 status, output = "SUCCESS", result
         except Exception as failure:
             error = exceptions.encode_error(failure)
@@ -319,10 +321,10 @@ class Executor:
             if run.timer is not None:
                 run.timer.cancel()
             try:
-                if run.acting and run.stopped is None:
+                if run.tasks_inside and run.stopped is None:
                     await self._end_what_outlived(run)
                 if run.stopped is None:
-                    Ending(run).say(status, output, error)
+                    RunCompletion(run).store(status, output, error)
             finally:
                 if run.task is not None:
                     self._tasks.discard(run.task)
@@ -336,16 +338,16 @@ class Executor:
         run.ending = None  # or they would keep each other
         if self.runs.get(run.workflow_id) is run:
             del self.runs[run.workflow_id]
-            self.database.wakeups.tell(run.key, None)
-        for key in run.quiet or ():
-            self.database.wakeups.was_quiet(key)
-        self._thinned()
+            self.database.wakeups.add_listener(run.key, None)
+        for key in run.known_empty or ():
+            self.database.wakeups.take_known_empty(key)
+        self._on_slot_freed()
 
     async def _end_what_outlived(self, run: Run) -> None:
         # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
-        for task in run.acting or ():
+        for task in run.tasks_inside or ():
             task.cancel()
-        await self.database.batches.land(run.lane)
+        await self.database.batches.flush(run.partition)
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)

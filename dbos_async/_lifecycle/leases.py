@@ -29,9 +29,9 @@ CLAIM_PAUSE_SECONDS = 0.01
 RECLAIM_AFTER_SECONDS = 6.0
 RECLAIM_EVERY_SECONDS = 30.0
 TELL_EVERY_SECONDS = 60.0
-MOST_DUE = 100
+MAX_DUE = 100
 
-HOLD = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
+LOCK_LIVENESS = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
 
 RENEW = Statement(
     "RENEW",
@@ -49,11 +49,11 @@ RENEW = Statement(
         set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
     returning ($1::int[])[1] as n, e.xmax = 0 as is_new
     """,
-    lanes=1,
+    parallelism=1,
 )
 
-BURY = Statement(
-    "BURY",
+REAP = Statement(
+    "REAP",
     """
     -- Find the dead, free their workflows, and tell everybody. After a restart or a promotion of the server nobody has a lock
     -- and every lease may have run out: then nobody counts as dead before one whole lease, but those who had come back since.
@@ -106,7 +106,7 @@ BURY = Statement(
     select ($1::int[])[1] as n, (select count(*) from dead) as executors, (select count(*) from freed) as workflows
     from (select 1) as one left join announced on true
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 UNCLAIMABLE = Statement(
@@ -125,7 +125,7 @@ UNCLAIMABLE = Statement(
                or e.application_version = w.application_version))
     order by w.name, w.application_version
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 DUE = Statement(
@@ -135,7 +135,7 @@ DUE = Statement(
     where deadline is not null and ended_at is null and deadline <= clock_timestamp()
     order by deadline limit ($2::int[])[1]
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 GIVE_BACK = Statement(
@@ -155,7 +155,7 @@ GIVE_BACK = Statement(
     select ($1::int[])[1] as n, (select count(*) from freed) as workflows
     from (select 1) as one left join announced on true
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 
@@ -166,26 +166,26 @@ class Recovery:
         self._database = database
         self._executor = executor
 
-    async def hold(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def lock_liveness(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         """Take the lock that says this executor's connection is open."""
-        await connection.execute(HOLD, self._executor.id)
+        await connection.execute(LOCK_LIVENESS, self._executor.id)
 
     async def register(self) -> None:
         """Become an executor, and free the workflows of an earlier launch under the same name if that is gone."""
         await self.renew()
-        await self.bury()
+        await self.reap()
 
     async def renew(self) -> bool:
         """Extend the lease, and take back that the connection was lost. True when this executor was not known (any more)."""
         here = self._executor
         row = here.id, here.executor_id, here.application_version, values.encode(list(here.known)), LEASE_SECONDS
-        answer = await self._database.call(RENEW, [row], lane="", patient=True)
+        answer = await self._database.call(RENEW, [row], partition="", retry_forever=True)
         return bool(answer[0]["is_new"])
 
-    async def bury(self) -> None:
+    async def reap(self) -> None:
         """Free the workflows of executors that are gone."""
         row = self._executor.id, self._executor.executor_id, LEASE_SECONDS, UNOWNED_KEY
-        answer = await self._database.call(BURY, [row], lane="", patient=True, wakes=[UNOWNED_KEY])
+        answer = await self._database.call(REAP, [row], partition="", retry_forever=True, wakes=[UNOWNED_KEY])
         _, executors, workflows = answer[0]
         if workflows:
             log.info("%d executors are gone; their %d workflows go on elsewhere.", executors, workflows)
@@ -198,43 +198,45 @@ class Recovery:
     async def keep_lease(self) -> None:
         """Renew and look after the others, until cancelled."""
         losses, reclaim_at = 0, inf
-        async for look in self._database.looks():
+        async for subscription in self._database.changes():
             if await self.renew():
                 log.warning(
                     "This executor was silent for so long that it counted as dead: its workflows may run elsewhere."
                 )
                 for run in list(self._executor.runs.values()):
-                    self._executor.doubt(run)
-            await self.bury()
+                    self._executor.check_ownership_soon(run)
+            await self.reap()
             if losses != self._database.batches.losses:
                 losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS
             if anyio.current_time() >= reclaim_at:
                 # A commit may be held up for longer than its connection lives, so it is not looked for only once.
                 reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
                 await self._executor.reclaim()
-            look.again_in(RENEW_EVERY_SECONDS)
+            subscription.poll_within(RENEW_EVERY_SECONDS)
 
     async def keep_deadlines(self) -> None:
         """Cancel the workflows whose deadline has come, until cancelled; a run of this process says when that is."""
-        async for look in self._database.looks(DUE_KEY):
-            due = await self._database.call(DUE, [(MOST_DUE,)], lane="", patient=True)
+        async for subscription in self._database.changes(DUE_KEY):
+            due = await self._database.call(DUE, [(MAX_DUE,)], partition="", retry_forever=True)
             for _, workflow_id in due:
                 log.warning("Workflow %r is cancelled: its time is over.", workflow_id)
             await asyncio.gather(*(control.cancel_if_due(self._database, workflow_id) for _, workflow_id in due))
-            look.again_in(0 if len(due) == MOST_DUE else RENEW_EVERY_SECONDS)
+            subscription.poll_within(0 if len(due) == MAX_DUE else RENEW_EVERY_SECONDS)
 
     async def keep_telling(self) -> None:
         """Say once a minute which workflows no live executor can run, until cancelled."""
-        async for look in self._database.looks():
-            for _, name, version, count in await self._database.call(UNCLAIMABLE, [()], lane="", patient=True):
+        async for subscription in self._database.changes():
+            for _, name, version, count in await self._database.call(
+                UNCLAIMABLE, [()], partition="", retry_forever=True
+            ):
                 log.warning(
                     "%d workflows named %r%s wait for an executor that can run them: see list_workflows(unclaimable=True).",
                     count, name, f" of version {version!r}" if version else "",
                 )  # fmt: skip
-            look.again_in(TELL_EVERY_SECONDS)
+            subscription.poll_within(TELL_EVERY_SECONDS)
 
     async def keep_claiming(self) -> None:
         """Claim whenever there is something to claim and room for it, until cancelled."""
-        async for look in self._database.looks(UNOWNED_KEY):
+        async for subscription in self._database.changes(UNOWNED_KEY):
             if await self._executor.claim():
-                look.again_in(CLAIM_PAUSE_SECONDS)
+                subscription.poll_within(CLAIM_PAUSE_SECONDS)

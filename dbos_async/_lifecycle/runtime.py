@@ -65,7 +65,7 @@ class Runtime:
             )
             self.recovery = Recovery(self.database, self.executor)
             try:
-                await self.database.open(migrate=self._migrate, hello=self.recovery.hold)
+                await self.database.open(migrate=self._migrate, on_connect=self.recovery.lock_liveness)
                 await self.recovery.register()
                 set_launched(self.executor)
                 self._serve()

@@ -13,7 +13,7 @@ import threading
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Terminator:
+class SigtermHandler:
     """Turns the first SIGTERM into a cancellation of the current task, unless the program handles the signal itself."""
 
     def __init__(self) -> None:

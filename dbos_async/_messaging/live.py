@@ -11,7 +11,7 @@ from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import end_key, now, stream_key
 from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
 
-MOST_VALUES = 500
+MAX_VALUES = 500
 
 READ = Statement(
     "READ",
@@ -51,7 +51,7 @@ class Page(NamedTuple):
 
 
 async def live_pages(
-    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, patient: bool
+    database: Database, workflow_id: str, key: str, offset: int, seconds: float | None, *, retry_forever: bool
 ) -> AsyncGenerator[Page, None]:
     """Yield what each look at the stream finds, the first one at once and be it nothing, until the stream has ended.
 
@@ -59,15 +59,15 @@ async def live_pages(
     """
     waited_since = now()
     keys = stream_key(workflow_id, key), end_key(workflow_id)
-    async with aclosing(database.looks(*keys, takes_news=True)) as looks:
-        async for look in looks:
-            news = look.take_news()
-            page = None if look.changed else _told(news, offset)
+    async with aclosing(database.changes(*keys, takes_updates=True)) as changes:
+        async for subscription in changes:
+            news = subscription.take_updates()
+            page = None if subscription.changed else _told(news, offset)
             more = True
             while more:
                 more = False
                 if page is None:
-                    page, more = await _look(database, workflow_id, key, offset, patient=patient)
+                    page, more = await _look(database, workflow_id, key, offset, retry_forever=retry_forever)
                 yield page
                 if page.end is not None:
                     return
@@ -79,13 +79,15 @@ async def live_pages(
                 left = waited_since + seconds - now()
                 if left <= 0:
                     raise StreamTimeoutError(workflow_id, key, offset, seconds)
-                look.again_in(left)
+                subscription.poll_within(left)
 
 
-async def _look(database: Database, workflow_id: str, key: str, offset: int, *, patient: bool) -> tuple[Page, bool]:
+async def _look(
+    database: Database, workflow_id: str, key: str, offset: int, *, retry_forever: bool
+) -> tuple[Page, bool]:
     """The page that begins at this offset, and whether there is more behind it."""
-    row = workflow_id, key, offset, MOST_VALUES
-    answer = await database.call(READ, [row], lane=workflow_id, patient=patient)
+    row = workflow_id, key, offset, MAX_VALUES
+    answer = await database.call(READ, [row], partition=workflow_id, retry_forever=retry_forever)
     last = answer[-1]
     if last["status"] is None:
         raise WorkflowNotFoundError(workflow_id)

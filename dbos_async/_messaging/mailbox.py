@@ -20,7 +20,7 @@ from dbos_async.errors import (
     RedeliveryError,
     WorkflowNotFoundError,
 )
-from dbos_async.keys import Topic, check_key, check_whole, key_and_type
+from dbos_async.keys import Topic, check_int, check_key, key_and_type
 
 MESSAGES = Statement(
     "MESSAGES",
@@ -47,7 +47,7 @@ MESSAGES = Statement(
     ) as m on true
     order by c.n, m.seq
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 FIND = Statement(
@@ -63,7 +63,7 @@ FIND = Statement(
         select branch, number from dbos_async.steps where workflow_id = m.destination_id and message_id = c.id limit 1
     ) as s on true
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 REDELIVER = Statement(
@@ -86,7 +86,7 @@ REDELIVER = Statement(
     announced as (select dbos_async.announce(string_agg(distinct digest, '')) from found)
     select n from found, announced
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 STATUSES = ("waiting", "received", "rejected")
@@ -105,12 +105,12 @@ async def list_messages(
     check_key(workflow_id, "workflow_id")
     if status is not None and status not in STATUSES:
         raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_whole(limit, 1, "limit")
+    check_int(limit, 1, "limit")
     name = None if topic is None else key_and_type(topic, "A topic")[0]
     row = workflow_id, name, status, limit, None if after is None else _id(after)
 
     async def find() -> list[Message]:
-        records = await database.call(MESSAGES, [row], lane=workflow_id)
+        records = await database.call(MESSAGES, [row], partition=workflow_id)
         if not records[0]["known"]:
             raise WorkflowNotFoundError(workflow_id)
         return [_message(record) for record in records if record["id"] is not None]
@@ -125,12 +125,12 @@ async def redeliver(database: Database, message_id: UUID | str) -> None:
 
     async def find() -> None:
         for _, destination_id, topic, received_at, is_rejected, has_ended, step in await database.call(
-            FIND, [(its_id,)], lane=""
+            FIND, [(its_id,)], partition=""
         ):
             _check(its_id, destination_id, received_at, is_rejected, has_ended, step)
             digest = message_key(destination_id, topic)
             row = its_id, copy_id, digest
-            if await database.call(REDELIVER, [row], lane=destination_id, wakes=[digest]):
+            if await database.call(REDELIVER, [row], partition=destination_id, wakes=[digest]):
                 return
             _refuse_ended(its_id, destination_id, step)
         raise MessageNotFoundError(str(its_id))

@@ -18,28 +18,28 @@ from uuid import UUID
 
 from dbos_async._database.batches import Answer
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import Look, News, message_key
+from dbos_async._database.wakeups import LocalUpdate, Subscription, message_key
 from dbos_async._messaging.taking import PUT_BACK, TAKE
 from dbos_async._runs.acting import Acting
-from dbos_async._runs.context import Run, caller, in_workflow
-from dbos_async._runs.step import Done, Step
+from dbos_async._runs.context import Run, calling_context, in_workflow
+from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization import values
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError
 from dbos_async.keys import Topic, check_seconds, key_and_type
 
-NO_TAKER = None, None, None
+NO_RECEIVER = None, None, None
 
 
 class Receive:
     """One receive: its calls, and what was handed to it."""
 
-    __slots__ = ("_abandoned", "_key", "_name", "_perhaps", "_run", "_taken", "handover", "lingers")
+    __slots__ = ("_abandoned", "_key", "_name", "_perhaps", "_run", "_taken", "handoff", "has_grace")
 
-    def __init__(self, run: Run, name: tuple[str, int, str, int, str, str], key: bytes, *, lingers: bool) -> None:
-        self.handover: Handover | None = None
+    def __init__(self, run: Run, name: tuple[str, int, str, int, str, str], key: bytes, *, has_grace: bool) -> None:
+        self.handoff: Handoff | None = None
         """The send on its way that may bring it its message."""
-        self.lingers = lingers
+        self.has_grace = has_grace
         """The queue was empty when the last message was handed over, so an answer to what was sent then may just be coming."""
         self._run, self._name, self._key = run, name, key
         self._taken: UUID | None = None
@@ -78,10 +78,10 @@ class Receive:
         self._run.abandoned.add(self)
         self._undo()
 
-    async def land(self) -> None:
+    async def flush(self) -> None:
         """Return when nothing can be handed to it any more."""
-        if self.handover is not None:
-            await self._run.database.batches.land_handover(self.handover)
+        if self.handoff is not None:
+            await self._run.database.batches.flush_handoff(self.handoff)
 
     def _undo(self) -> None:
         message_id = self._taken or self._perhaps
@@ -89,7 +89,7 @@ class Receive:
             return
         run = self._run
         row = *self._name, message_id  # goes back only if the step has this one
-        call = run.database.call(PUT_BACK, [row], lane=run.lane, wakes=[self._key], patient=True)
+        call = run.database.call(PUT_BACK, [row], partition=run.partition, wakes=[self._key], retry_forever=True)
         if self._run.returning is None:
             self._run.returning = set()
         self._run.returning.add(call)
@@ -102,42 +102,42 @@ class Receive:
             call.exception()  # The database was closed: then the run has been stopped, too.
 
 
-class Handover:
+class Handoff:
     """A send whose message is for a receive that waits in this process.
 
     A send that is repeated, since its answer was lost, hands over nothing.
     """
 
-    def __init__(self, look: Look, columns: tuple[Any, ...], message_id: UUID, payload: str) -> None:
-        receive: Receive = look.receive
-        look.receive = None
-        receive.handover = self
+    def __init__(self, subscription: Subscription, columns: tuple[Any, ...], message_id: UUID, payload: str) -> None:
+        receive: Receive = subscription.receive
+        subscription.receive = None
+        receive.handoff = self
         self.rows: Sequence[tuple[Any, ...]] = [(*columns, *receive.step)]
-        self.rows_alone: Sequence[tuple[Any, ...]] = [(*columns, *NO_TAKER)]
-        self._look, self._receive, self._message_id = look, receive, message_id
-        self._news = News((payload, None, message_id), len(payload))
+        self.rows_alone: Sequence[tuple[Any, ...]] = [(*columns, *NO_RECEIVER)]
+        self._look, self._receive, self._message_id = subscription, receive, message_id
+        self._updates = LocalUpdate((payload, None, message_id), len(payload))
 
     def answered(self, answer: Answer) -> bool:
         """Tell the receive, if it has the message now."""
-        if self._receive.handover is self:
-            self._receive.handover = None
-        handed: bool = answer[0]["handed"]
-        if handed:
+        if self._receive.handoff is self:
+            self._receive.handoff = None
+        delivered: bool = answer[0]["delivered"]
+        if delivered:
             self._receive.took(self._message_id)
-            self._look.wake(self._news)
+            self._look.wake(self._updates)
         else:
             self._receive.may_have(self._message_id)
-        return handed
+        return delivered
 
 
-async def settled(run: Run) -> None:
+async def cleanups_done(run: Run) -> None:
     """Return when nothing that this run has abandoned is on its way any more."""
     while run.abandoned or run.returning:
         if run.abandoned:
             on_their_way = set(run.abandoned)
-            await run.database.batches.land(run.lane)
+            await run.database.batches.flush(run.partition)
             for receive in on_their_way:
-                await receive.land()
+                await receive.flush()
             run.abandoned -= on_their_way
         if run.returning:
             await asyncio.wait(set(run.returning))
@@ -147,7 +147,7 @@ async def recv(database: Database, topic: str | Topic[Any] | None, timeout_secon
     """Take the oldest unreceived message of the topic, ``None`` when none came in time."""
     name, declared = topic_and_type(topic)
     step, done = await _take(database, "recv", name, timeout_seconds)
-    return await step.accept(done, lambda text: _read(text, declared, name, done))
+    return await step.decode_or_reject(done, lambda text: _read(text, declared, name, done))
 
 
 async def recv_envelope(
@@ -157,21 +157,21 @@ async def recv_envelope(
     name, declared = topic_and_type(topic)
     step, done = await _take(database, "recv_envelope", name, timeout_seconds)
     kind = Envelope.__class_getitem__(declared)
-    envelope: Envelope[Any] | None = await step.accept(done, lambda text: _read(text, kind, name, done))
+    envelope: Envelope[Any] | None = await step.decode_or_reject(done, lambda text: _read(text, kind, name, done))
     return envelope
 
 
-async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, Done]:
+async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, StepResult]:
     seconds = check_seconds(timeout_seconds)
-    step = Step(in_workflow(caller(database), verb), verb, topic)
+    step = Step(in_workflow(calling_context(database), verb), verb, topic)
     run, name = step.run, (*step.columns, verb, topic)
     key = message_key(run.workflow_id, topic)
-    lingers = (seconds is None or seconds >= 1) and database.wakeups.was_quiet(key)
-    take = Receive(run, name, key, lingers=lingers)
+    has_grace = (seconds is None or seconds >= 1) and database.wakeups.take_known_empty(key)
+    take = Receive(run, name, key, has_grace=has_grace)
     try:
         if run.abandoned or run.returning:
             with Acting(run, verb):
-                await settled(run)
+                await cleanups_done(run)
         return step, await step.perform(
             TAKE, [(*name, seconds)], watch=[key], answered=take.answered, receive=take if verb == "recv" else None
         )
@@ -180,7 +180,7 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
         raise
 
 
-def _read(text: str | None, declared: Any, topic: str, done: Done) -> Any:
+def _read(text: str | None, declared: Any, topic: str, done: StepResult) -> Any:
     of_topic = f" of topic {topic!r}" if topic else ""
     message_id = str(done.message_id)
     error = functools.partial(InvalidMessageError, message_id=message_id)

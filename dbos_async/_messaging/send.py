@@ -13,9 +13,9 @@ from uuid import UUID
 from dbos_async._database.database import Database
 from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
-from dbos_async._messaging.recv import NO_TAKER, Handover, topic_and_type
-from dbos_async._runs.context import Position, StepBody, assigned, caller
-from dbos_async._runs.step import Done, Step, act, author_columns
+from dbos_async._messaging.recv import NO_RECEIVER, Handoff, topic_and_type
+from dbos_async._runs.context import StepContext, WorkflowContext, assigned, calling_context
+from dbos_async._runs.step import Step, StepResult, act, caller_columns
 from dbos_async._runs.transaction import call_inside, check_answer, check_connection
 from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
@@ -86,7 +86,7 @@ SEND = optimistic(
           and not exists (
                 select from drawn as o where o.destination_id = d.destination_id and o.topic = d.topic and o.seq < d.seq)
     ),
-    handed as (
+    delivered as (
         insert into dbos_async.steps as s
             (workflow_id, branch, number, verb, key, output, message_id, completed_at)
         select destination_id, taker_branch, taker_number, 'recv', topic, payload, id, clock_timestamp()
@@ -99,7 +99,7 @@ SEND = optimistic(
     sent as (
         insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, received_at)
         select id, seq, destination_id, topic, payload, sender_id, headers,
-               case when id in (select message_id from handed) then clock_timestamp() end
+               case when id in (select message_id from delivered) then clock_timestamp() end
         from drawn
         on conflict do nothing -- when it is repeated
     ),
@@ -108,14 +108,14 @@ SEND = optimistic(
            case when outcome = 'recorded' then recorded_error
                 when not known then json_build_object(
                     'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(destination_id)) end as error,
-           recorded_verb, recorded_key, id in (select message_id from handed) as handed
+           recorded_verb, recorded_key, id in (select message_id from delivered) as delivered
     from calls, announced
     """,
     whose="sender_id",
 )
 
-POST = optimistic(
-    "POST",
+SEND_EXTERNAL = optimistic(
+    "SEND_EXTERNAL",
     """
     -- The same for a sender that is no workflow: there is no step to record.
     with letters as materialized (
@@ -228,77 +228,83 @@ SEND_BULK = optimistic(
 )
 
 
-async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
+async def send(database: Database, outgoing: SendMessage, connection: Any = None) -> None:
     """Store one message."""
-    letter = _letter(message, "send", None if connection is not None else database.here)
-    topic = f" ({letter.topic})" if letter.topic else ""
-    await _send(database, "send", f"{letter.destination_id}{topic}", [letter], connection)
+    message = _outgoing(outgoing, "send", None if connection is not None else database.here)
+    topic = f" ({message.topic})" if message.topic else ""
+    await _send(database, "send", f"{message.destination_id}{topic}", [message], connection)
 
 
-async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
+async def send_bulk(database: Database, outgoing: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
     # In the user's transaction nobody is woken before the commit, which only its announcement tells.
     here = None if connection is not None else database.here
-    letters = [_letter(message, f"Message {place} of send_bulk", here) for place, message in enumerate(messages)]
-    if letters:
-        await _send(database, "send_bulk", f"{len(letters)} messages", letters, connection)
+    messages = [_outgoing(each, f"Message {index} of send_bulk", here) for index, each in enumerate(outgoing)]
+    if messages:
+        await _send(database, "send_bulk", f"{len(messages)} messages", messages, connection)
 
 
-async def _send(database: Database, verb: str, step_key: str, letters: Sequence[_Letter], connection: Any) -> None:
-    here = caller(database)
+async def _send(
+    database: Database, verb: str, step_key: str, messages: Sequence[_OutgoingMessage], connection: Any
+) -> None:
+    here = calling_context(database)
     if connection is not None:
         check_connection(connection, here, verb)
     ticket = assigned.get()
     if here is None and ticket is not None:
-        letters = [
-            letter if letter.idempotency_key else letter._replace(idempotency_key=ticket.key_of_send(place))
-            for place, letter in enumerate(letters)
+        messages = [
+            message if message.idempotency_key else message._replace(idempotency_key=ticket.key_of_send(place))
+            for place, message in enumerate(messages)
         ]
-    size = sum(len(letter.payload) for letter in letters)
-    wakes = [letter.digest for letter in letters]
-    misfit = next(filter(None, (_too_large(letter, database.max_payload_bytes) for letter in letters)), None)
-    author = Step(here, verb, step_key) if isinstance(here, Position) else here
-    if misfit is not None and not isinstance(author, Step):
-        raise misfit
-    handover = None if connection is not None else _handover(database, author, verb, step_key, letters)
+    size = sum(len(message.payload) for message in messages)
+    wakes = [message.digest for message in messages]
+    invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
+    caller = Step(here, verb, step_key) if isinstance(here, WorkflowContext) else here
+    if invalid is not None and not isinstance(caller, Step):
+        raise invalid
+    handoff = None if connection is not None else _handover(database, caller, verb, step_key, messages)
     statement = SEND
     rows: Sequence[tuple[Any, ...]]
-    if handover is not None:
-        rows = handover.rows
-    elif len(letters) > 1 or letters[0].idempotency_key is not None:
-        statement, rows = SEND_BULK, [(*author_columns(author), verb, step_key, *letter) for letter in letters]
-    elif author is None:
-        statement, rows = POST, [letters[0].alone]
+    if handoff is not None:
+        rows = handoff.rows
+    elif len(messages) > 1 or messages[0].idempotency_key is not None:
+        statement, rows = SEND_BULK, [(*caller_columns(caller), verb, step_key, *message) for message in messages]
+    elif caller is None:
+        statement, rows = SEND_EXTERNAL, [messages[0].alone]
     else:
-        rows = [(*author_columns(author), verb, step_key, *letters[0].alone, *NO_TAKER)]
+        rows = [(*caller_columns(caller), verb, step_key, *messages[0].alone, *NO_RECEIVER)]
     if connection is not None:
         answer = await call_inside(connection, statement, rows)
-        await check_answer(answer, here if isinstance(here, StepBody) else None)
-    elif author is not None:
+        await check_answer(answer, here if isinstance(here, StepContext) else None)
+    elif caller is not None:
         await act(
-            database, author, statement, rows, verb=verb, size=size, wakes=wakes, handover=handover, misfit=misfit
+            database, caller, statement, rows, verb=verb, size=size, wakes=wakes, handoff=handoff, invalid=invalid
         )
         return
     else:
-        lane = letters[0].destination_id
-        answer = await database.call(statement, rows, lane=lane, size=size, wakes=wakes, handover=handover)
-    Done(None, answer[0]["error"]).value()
+        partition = messages[0].destination_id
+        answer = await database.call(statement, rows, partition=partition, size=size, wakes=wakes, handoff=handoff)
+    StepResult(None, answer[0]["error"]).value()
 
 
 def _handover(
-    database: Database, author: Step | StepBody | None, verb: str, step_key: str, letters: Sequence[_Letter]
-) -> Handover | None:
-    if len(letters) > 1 or letters[0].idempotency_key is not None:
+    database: Database,
+    caller: Step | StepContext | None,
+    verb: str,
+    step_key: str,
+    messages: Sequence[_OutgoingMessage],
+) -> Handoff | None:
+    if len(messages) > 1 or messages[0].idempotency_key is not None:
         return None
-    (letter,) = letters
-    look = database.wakeups.receiver(letter.digest)
-    if look is None:
+    (message,) = messages
+    subscription = database.wakeups.receiver(message.digest)
+    if subscription is None:
         return None
-    columns = (*author_columns(author), verb, step_key, *letter.alone)
-    return Handover(look, columns, letter.id, letter.payload)
+    columns = (*caller_columns(caller), verb, step_key, *message.alone)
+    return Handoff(subscription, columns, message.id, message.payload)
 
 
-class _Letter(NamedTuple):
+class _OutgoingMessage(NamedTuple):
     id: UUID
     destination_id: str
     topic: str
@@ -315,7 +321,7 @@ class _Letter(NamedTuple):
         return self[:-1]
 
 
-def _letter(message: SendMessage, what: str, here: str | None) -> _Letter:
+def _outgoing(message: SendMessage, what: str, here: str | None) -> _OutgoingMessage:
     if not isinstance(message, SendMessage):
         raise InvalidArgumentError(f"{what} must be a SendMessage and is a {type(message).__name__}.")
     destination_id = check_key(message.destination_id, f"{what}: its destination_id")
@@ -328,13 +334,13 @@ def _letter(message: SendMessage, what: str, here: str | None) -> _Letter:
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
     digest = message_key(destination_id, topic)
-    return _Letter(ordered_id(), destination_id, topic, payload, headers, digest, here, key)
+    return _OutgoingMessage(ordered_id(), destination_id, topic, payload, headers, digest, here, key)
 
 
-def _too_large(letter: _Letter, most: int) -> InvalidValueError | None:
-    what = f"The message to {letter.destination_id!r}"
-    return values.too_large(letter.payload, most, what, InvalidMessageError) or values.too_large(
-        letter.headers or "", most, f"{what}: its headers", InvalidMessageError
+def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None:
+    what = f"The message to {message.destination_id!r}"
+    return values.too_large(message.payload, most, what, InvalidMessageError) or values.too_large(
+        message.headers or "", most, f"{what}: its headers", InvalidMessageError
     )
 
 

@@ -18,13 +18,13 @@ from typing_extensions import TypedDict
 from dbos_async._database.batches import Answer
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
-from dbos_async._database.wakeups import News, end_key, stream_key
-from dbos_async._messaging.live import MOST_VALUES, READ, live_pages
-from dbos_async._runs.context import Position, Run, caller, in_workflow_or_step
-from dbos_async._runs.step import Step, act, author_columns
+from dbos_async._database.wakeups import LocalUpdate, end_key, stream_key
+from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
+from dbos_async._runs.context import Run, WorkflowContext, calling_context, in_workflow_or_step
+from dbos_async._runs.step import Step, act, caller_columns
 from dbos_async._serialization import exceptions, values
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
-from dbos_async.keys import Stream, check_key, check_seconds, check_whole, key_and_type
+from dbos_async.keys import Stream, check_int, check_key, check_seconds, key_and_type
 
 WRITE = optimistic(
     "WRITE",
@@ -176,7 +176,7 @@ class _Boundary(TypedDict):
     """What a step records of the reading of a stream; ``error`` is that of a value that could not be read."""
 
     offset: Annotated[int, Field(ge=0, lt=2**31)]
-    count: Annotated[int, Field(ge=0, le=MOST_VALUES)]
+    count: Annotated[int, Field(ge=0, le=MAX_VALUES)]
     end: Literal["unknown", "closed", "timeout", "invalid"] | None
     error: NotRequired[Any]
 
@@ -184,7 +184,7 @@ class _Boundary(TypedDict):
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
-    here = in_workflow_or_step(caller(database), "write_stream")
+    here = in_workflow_or_step(calling_context(database), "write_stream")
     text = values.encode(value, declared, what=f"The value for stream {name!r}")
     await _write(database, here, "write_stream", name, text)
 
@@ -192,7 +192,7 @@ async def write_stream(database: Database, key: str | Stream[Any], value: Any) -
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
     """Let nothing more be written."""
     name, _ = key_and_type(key, "The key of a stream")
-    here = in_workflow_or_step(caller(database), "close_stream")
+    here = in_workflow_or_step(calling_context(database), "close_stream")
     await _write(database, here, "close_stream", name, None)
 
 
@@ -202,13 +202,13 @@ async def read_stream(
     """Yield the values from ``offset`` on, in order, until the stream has ended."""
     check_key(workflow_id, "workflow_id")
     name, declared = key_and_type(key, "The key of a stream")
-    check_whole(offset, 0, "offset")
+    check_int(offset, 0, "offset")
     seconds = check_seconds(timeout_seconds)
-    here = caller(database)
+    here = calling_context(database)
     pages = (
         _recorded_pages(database, here, workflow_id, name, declared, offset, seconds)
-        if isinstance(here, Position)
-        else _live_pages(database, workflow_id, name, declared, offset, seconds, patient=here is not None)
+        if isinstance(here, WorkflowContext)
+        else _live_pages(database, workflow_id, name, declared, offset, seconds, retry_forever=here is not None)
     )
     async with aclosing(pages):
         async for page in pages:
@@ -224,25 +224,31 @@ async def _live_pages(
     offset: int,
     seconds: float | None,
     *,
-    patient: bool,
+    retry_forever: bool,
 ) -> AsyncGenerator[list[Any], None]:
-    async with aclosing(live_pages(database, workflow_id, key, offset, seconds, patient=patient)) as pages:
+    async with aclosing(live_pages(database, workflow_id, key, offset, seconds, retry_forever=retry_forever)) as pages:
         async for page in pages:
-            found, misfit = _read(page.entries, key, declared)
+            found, invalid = _read(page.entries, key, declared)
             yield found
-            if misfit is not None:
-                raise misfit
+            if invalid is not None:
+                raise invalid
 
 
 async def _recorded_pages(
-    database: Database, here: Position, workflow_id: str, key: str, declared: Any, offset: int, seconds: float | None
+    database: Database,
+    here: WorkflowContext,
+    workflow_id: str,
+    key: str,
+    declared: Any,
+    offset: int,
+    seconds: float | None,
 ) -> AsyncGenerator[list[Any], None]:
     step_key = f"{key} of {workflow_id}"
     keys = [stream_key(workflow_id, key), end_key(workflow_id)]
     while True:
-        position = caller(database)
-        assert isinstance(position, Position)
-        step = Step(position, "read_stream", step_key)
+        context = calling_context(database)
+        assert isinstance(context, WorkflowContext)
+        step = Step(context, "read_stream", step_key)
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
         text = (await step.perform(FOLLOW, [row], watch=keys)).value()
         try:
@@ -253,20 +259,20 @@ async def _recorded_pages(
         offset = boundary["offset"]
         while offset < stop:
             page = await database.call(
-                READ, [(workflow_id, key, offset, stop - offset)], lane=workflow_id, patient=True
+                READ, [(workflow_id, key, offset, stop - offset)], partition=workflow_id, retry_forever=True
             )
             if page[-1]["offset"] is None:
                 raise WorkflowNotFoundError(workflow_id)
             entries = [(record["offset"], record["value"]) for record in page]
-            page_values, misfit = _read(entries, key, declared)
-            if misfit is not None:
-                count = misfit.offset - boundary["offset"]
-                reason = json.loads(exceptions.encode_error(misfit))
+            page_values, invalid = _read(entries, key, declared)
+            if invalid is not None:
+                count = invalid.offset - boundary["offset"]
+                reason = json.loads(exceptions.encode_error(invalid))
                 shorter = boundary | {"count": count, "end": "invalid", "error": reason}
-                await step.amend(values.encode(shorter), misfit)
+                await step.record_rejection(values.encode(shorter), invalid)
             yield page_values
-            if misfit is not None:
-                raise misfit
+            if invalid is not None:
+                raise invalid
             offset = page[-1]["offset"] + 1
         if end == "closed":
             return
@@ -285,21 +291,21 @@ def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list
         error = functools.partial(InvalidStreamValueError, offset=offset)
         try:
             found.append(values.decode(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
-        except InvalidStreamValueError as misfit:
-            return found, misfit
+        except InvalidStreamValueError as invalid:
+            return found, invalid
     return found, None
 
 
-async def _write(database: Database, here: Position | Any, verb: str, key: str, value: str | None) -> None:
-    author = Step(here, verb, key) if isinstance(here, Position) else here
-    run = author.run
+async def _write(database: Database, here: WorkflowContext | Any, verb: str, key: str, value: str | None) -> None:
+    caller = Step(here, verb, key) if isinstance(here, WorkflowContext) else here
+    run = caller.run
     digest = stream_key(run.workflow_id, key)
     written = -1 if run.written is None else run.written.get(key, -1)
-    row = (*author_columns(author), author.path, verb, key, value, run.next_act(), written, digest)
+    row = (*caller_columns(caller), caller.path, verb, key, value, run.next_write_seq(), written, digest)
     size = len(value or "")
-    misfit = values.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
+    invalid = values.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
     news = _Written(run, key, value, size)
-    await act(database, author, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, misfit=misfit)
+    await act(database, caller, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, invalid=invalid)
 
 
 class _Written:
@@ -310,9 +316,9 @@ class _Written:
     def __init__(self, run: Run, key: str, value: str | None, size: int) -> None:
         self._run, self._key, self._value, self._size = run, key, value, size
 
-    def __call__(self, answer: Answer) -> News | None:
+    def __call__(self, answer: Answer) -> LocalUpdate | None:
         offset = answer[0]["offset"]
         if offset is None:
             return None
         self._run.wrote(self._key, offset)
-        return News((offset, self._value), self._size)
+        return LocalUpdate((offset, self._value), self._size)

@@ -207,7 +207,12 @@ _TAKE_AGAIN = _sql("""
     where c.n not in (select n from outcomes)
     """)
 
-TAKE = Statement("TAKE", _LOOK_AND_TAKE, first=_TAKE, later=Statement("TAKE_AGAIN", _LOOK_AND_TAKE, first=_TAKE_AGAIN))
+TAKE = Statement(
+    "TAKE",
+    _LOOK_AND_TAKE,
+    sql_if_new=_TAKE,
+    sql_when_waiting=Statement("TAKE_AGAIN", _LOOK_AND_TAKE, sql_if_new=_TAKE_AGAIN),
+)
 
 PUT_BACK = Statement(
     "PUT_BACK",

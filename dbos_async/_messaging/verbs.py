@@ -62,8 +62,8 @@ class Conversation:
         With ``connection``, an asyncpg connection, it is a part of the transaction that is open there: nobody sees it before that
         commits, and an error leaves the transaction as it was.
         """
-        letter = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await send.send(database(), letter, connection)
+        message = SendMessage(destination_id, message, topic, idempotency_key, headers)
+        await send.send(database(), message, connection)
 
     @staticmethod
     async def send_bulk(messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:

@@ -19,12 +19,12 @@ class Acting:
 
     def __enter__(self) -> None:
         if self.task is not None:
-            if self.run.acting is None:
-                self.run.acting = set()
-            self.run.acting.add(self.task)
+            if self.run.tasks_inside is None:
+                self.run.tasks_inside = set()
+            self.run.tasks_inside.add(self.task)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.task is not None and self.run.acting is not None:
-            self.run.acting.discard(self.task)
+        if self.task is not None and self.run.tasks_inside is not None:
+            self.run.tasks_inside.discard(self.task)
         if kind is asyncio.CancelledError and self.run.over and self.run.stopped is None:
             raise WorkflowEndedError(self.run.workflow_id, self.verb) from None

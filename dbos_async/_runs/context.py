@@ -37,13 +37,13 @@ class Outcome(NamedTuple):
     error: str | None
 
 
-class Keeper(Protocol):
+class RunHost(Protocol):
     """What a run asks of the executor that it belongs to."""
 
-    def doubt(self, run: Run) -> None:
+    def check_ownership_soon(self, run: Run) -> None:
         """Soon stop the run if its workflow is not its own any more."""
 
-    async def depose(self, run: Run) -> None:
+    async def stop_if_not_owner(self, run: Run) -> None:
         """Stop the run if its workflow is not its own any more, and say why."""
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
@@ -62,8 +62,8 @@ class Run:
     attempt: int
     key: bytes
     """Changes when the workflow ends."""
-    keeper: Keeper
-    lane: int = field(default_factory=itertools.cycle(range(60)).__next__)
+    host: RunHost
+    partition: int = field(default_factory=itertools.cycle(range(60)).__next__)
     """What keeps its calls in order: the runs of a process take the lanes in turn."""
     history: History | None = None
     task: asyncio.Task[Any] | None = None
@@ -73,23 +73,23 @@ class Run:
     """Set when somebody has said that the workflow has ended."""
     over: bool = False
     """Set when the function has returned or raised."""
-    acting: set[asyncio.Task[object]] | None = None
+    tasks_inside: set[asyncio.Task[object]] | None = None
     """The tasks that are inside a verb."""
-    crowd: Crowd | None = None
+    slots: Slots | None = None
     waiting: int = 0
     """How many of them wait for something to happen."""
-    busy: int = 0
+    steps_running: int = 0
     """How many of them perform a step of which only the whole is recorded."""
     draining: bool = False
     """Set when the executor shuts down and this run begins no further step."""
-    acts: int = 0
+    write_seq: int = 0
     abandoned: set[Receive] | None = None
     """Receives whose caller left while their call may have been on its way."""
     returning: set[asyncio.Future[Any]] | None = None
     """Calls under way that put back what those had taken."""
     written: dict[str, int] | None = None
     """How far it has written its streams: their ends are not looked for before that."""
-    quiet: set[bytes] | None = None
+    known_empty: set[bytes] | None = None
     """Queues that were empty when their last message was handed over."""
     timer: asyncio.TimerHandle | None = None
     """Goes off at the deadline of the workflow."""
@@ -109,7 +109,7 @@ class Run:
         if self.stopped is None:
             self.stopped = reason
         self.end(None)
-        for task in self.acting or ():
+        for task in self.tasks_inside or ():
             task.cancel(reason)
         if self.task is not None:
             self.task.cancel(reason)
@@ -140,12 +140,12 @@ class Run:
     def changed(self) -> None:
         """Somebody says that the workflow has ended: see whether it is still ours."""
         self.told = True
-        self.keeper.doubt(self)
+        self.host.check_ownership_soon(self)
 
-    async def lose(self) -> NoReturn:
+    async def stop_as_lost(self) -> NoReturn:
         """Stop the run from inside one of its tasks, to which the database has said that the workflow is not its own any more."""
         if self.stopped is None:
-            await self.keeper.depose(self)
+            await self.host.stop_if_not_owner(self)
         await self.halt("another run has taken it over, or it has ended")
 
     async def halt(self, reason: str) -> NoReturn:
@@ -169,44 +169,44 @@ class Run:
 
     def stop_if_drained(self) -> None:
         """Stop a draining run once none of its steps is under way. One that is just ending may do so."""
-        if self.draining and not self.busy and not self.over:
+        if self.draining and not self.steps_running and not self.over:
             self.stop(SHUTTING_DOWN)
 
-    def hush(self, key: bytes) -> None:
+    def mark_drained(self, key: bytes) -> None:
         """Remember that a queue is empty, until a message is announced or this run is over."""
-        self.database.wakeups.hush(key)
-        self.quiet = self.quiet or set()
-        self.quiet.add(key)
+        self.database.wakeups.mark_drained(key)
+        self.known_empty = self.known_empty or set()
+        self.known_empty.add(key)
 
     def wrote(self, key: str, offset: int) -> None:
         """Remember that a stream goes at least that far."""
         self.written = self.written or {}
         self.written[key] = max(offset, self.written.get(key, -1))
 
-    def next_act(self) -> int:
+    def next_write_seq(self) -> int:
         """The place of something that this run says now among all that it says."""
-        self.acts += 1
-        return self.acts
+        self.write_seq += 1
+        return self.write_seq
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""
         self.waiting += 1
-        if self.waiting == 1 and self.crowd is not None:
-            self.crowd.waiting += 1
-            self.crowd.thinned()
+        if self.waiting == 1 and self.slots is not None:
+            self.slots.waiting += 1
+            self.slots.on_slot_freed()
 
     def end_waiting(self) -> None:
         """A task of this run goes on."""
         self.waiting -= 1
-        if self.waiting == 0 and self.crowd is not None:
-            self.crowd.waiting -= 1
+        if self.waiting == 0 and self.slots is not None:
+            self.slots.waiting -= 1
 
 
 @dataclass(slots=True, eq=False)
-class Crowd:
+class Slots:
     """How many runs of one executor only wait, and whom to tell when there is room for another."""
 
-    thinned: Callable[[], None]
+    on_slot_freed: Callable[[], None]
     waiting: int = 0
 
 
@@ -225,7 +225,7 @@ class Branch:
 
 
 @dataclass(slots=True, eq=False)
-class Position:
+class WorkflowContext:
     """How far the task that carries this context, or the one that started it, had come. Never changed."""
 
     run: Run
@@ -234,7 +234,7 @@ class Position:
 
 
 @dataclass(slots=True, eq=False)
-class StepBody:
+class StepContext:
     """The inside of a step: what happens here is part of the step and has no number of its own."""
 
     run: Run
@@ -242,10 +242,10 @@ class StepBody:
     over: bool = False
 
 
-current: ContextVar[Position | StepBody | None] = ContextVar("dbos_async_current", default=None)
+current: ContextVar[WorkflowContext | StepContext | None] = ContextVar("dbos_async_current", default=None)
 
 
-def caller(database: Database) -> Position | StepBody | None:
+def calling_context(database: Database) -> WorkflowContext | StepContext | None:
     """The run or step that calls a verb of this database, ``None`` outside workflows."""
     here = current.get()
     return here if here is not None and here.run.database is database else None
@@ -256,30 +256,30 @@ def begin(run: Run) -> None:
     task = asyncio.current_task(run.database.loop)
     assert task is not None
     run.task = task
-    current.set(Position(run, Branch("", None), 0))
+    current.set(WorkflowContext(run, Branch("", None), 0))
 
 
-def next_number(position: Position, verb: str) -> tuple[Branch, int]:
+def next_number(context: WorkflowContext, verb: str) -> tuple[Branch, int]:
     """The number of the next step of the current task."""
-    if position.run.over:
-        raise WorkflowEndedError(position.run.workflow_id, verb)
-    task = asyncio.current_task(position.run.database.loop)
+    if context.run.over:
+        raise WorkflowEndedError(context.run.workflow_id, verb)
+    task = asyncio.current_task(context.run.database.loop)
     assert task is not None
-    branch, number = position.branch, position.number
-    if (position.run.task if branch.task is None else branch.task()) is not task:
+    branch, number = context.branch, context.number
+    if (context.run.task if branch.task is None else branch.task()) is not task:
         if branch.started_at is None:
             branch.started_at = {}
         rank = branch.started_at.get(number, 0) + 1
         branch.started_at[number] = rank
         branch, number = Branch(f"{branch.path(number)}.{rank}", weakref.ref(task)), 0
     number += 1
-    current.set(Position(position.run, branch, number))
+    current.set(WorkflowContext(context.run, branch, number))
     return branch, number
 
 
-def in_workflow(here: Position | StepBody | None, verb: str) -> Position:
+def in_workflow(here: WorkflowContext | StepContext | None, verb: str) -> WorkflowContext:
     """The position of a verb that works in workflows only."""
-    if isinstance(here, Position):
+    if isinstance(here, WorkflowContext):
         return here
     where = "inside a step" if here is not None else "outside of workflows"
     raise WrongPlaceError(
@@ -287,7 +287,7 @@ def in_workflow(here: Position | StepBody | None, verb: str) -> Position:
     )
 
 
-def in_workflow_or_step(here: Position | StepBody | None, verb: str) -> Position | StepBody:
+def in_workflow_or_step(here: WorkflowContext | StepContext | None, verb: str) -> WorkflowContext | StepContext:
     """The position of a verb that works in workflows and their steps."""
     if here is None:
         raise WrongPlaceError(
@@ -296,16 +296,16 @@ def in_workflow_or_step(here: Position | StepBody | None, verb: str) -> Position
     return here
 
 
-def check_live(body: StepBody, verb: str) -> None:
+def check_live(body: StepContext, verb: str) -> None:
     """A step that is over, or whose run is, may not act any more."""
     if body.over or body.run.over:
         raise WorkflowEndedError(body.run.workflow_id, verb)
 
 
-class Here:
+class ContextProperty:
     """A value of the run that reads it, through the class or an instance: ``DBOS.workflow_id``."""
 
-    def __init__(self, find: Callable[[Position | StepBody], str | None], doc: str) -> None:
+    def __init__(self, find: Callable[[WorkflowContext | StepContext], str | None], doc: str) -> None:
         self._find = find
         self.__doc__ = doc
 

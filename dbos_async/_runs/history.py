@@ -95,7 +95,7 @@ class History:
 
     async def _read_on(self, branch: str, steps: _Branch, after: int) -> None:
         records = await self._database.call(
-            PAGE, [(self._workflow_id, branch, after)], lane=self._workflow_id, patient=True
+            PAGE, [(self._workflow_id, branch, after)], partition=self._workflow_id, retry_forever=True
         )
         steps.more = bool(records) and records[-1]["more"]
         for _, *recorded, _ in records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbos_async._database.statement import Statement
-from dbos_async._runs.context import Position
+from dbos_async._runs.context import WorkflowContext
 from dbos_async._runs.step import Step
 
 SLEEP = Statement(
@@ -41,7 +41,7 @@ SLEEP = Statement(
 )
 
 
-async def sleep(position: Position, seconds: float) -> None:
+async def sleep(context: WorkflowContext, seconds: float) -> None:
     """Sleep until ``seconds`` after the first time that the run came here, by the database's clock."""
-    step = Step(position, "sleep", "")
+    step = Step(context, "sleep", "")
     await step.perform(SLEEP, [(*step.columns, seconds)], watch=())

@@ -14,13 +14,13 @@ import asyncpg
 from dbos_async._database.batches import Answer
 from dbos_async._database.connections import REPEATABLE
 from dbos_async._database.statement import Statement
-from dbos_async._runs.context import Position, StepBody, check_live
+from dbos_async._runs.context import StepContext, WorkflowContext, check_live
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]
 
-MOST_REPEATS = 5
+MAX_RETRIES = 5
 
 
 async def call_inside(connection: Any, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> Answer:
@@ -35,7 +35,7 @@ async def call_inside(connection: Any, statement: Statement, rows: Sequence[tupl
                 return answer
         except REPEATABLE:
             repeats += 1
-            if repeats > MOST_REPEATS:
+            if repeats > MAX_RETRIES:
                 raise
         except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
             raise InvalidArgumentError(
@@ -44,7 +44,7 @@ async def call_inside(connection: Any, statement: Statement, rows: Sequence[tupl
             ) from None
 
 
-def check_connection(connection: Any, author: Position | StepBody | None, verb: str) -> None:
+def check_connection(connection: Any, caller: WorkflowContext | StepContext | None, verb: str) -> None:
     """Raise unless this is a connection, and the verb is called where a transaction of the user's can be the whole story."""
     if not is_connection(connection):
         raise InvalidArgumentError(
@@ -56,13 +56,13 @@ def check_connection(connection: Any, author: Position | StepBody | None, verb: 
             "No transaction is open on the connection: write 'async with connection.transaction():' around the call (a SQLAlchemy "
             "session opens one with its first statement), or leave connection= out."
         )
-    if isinstance(author, Position):
+    if isinstance(caller, WorkflowContext):
         raise WrongPlaceError(
             f"{verb} with connection= works outside of workflows and in steps, since a step of a workflow that is rolled back "
             "would be lost: call it from a step."
         )
-    if author is not None:
-        check_live(author, verb)
+    if caller is not None:
+        check_live(caller, verb)
 
 
 def is_connection(value: object) -> bool:
@@ -70,7 +70,7 @@ def is_connection(value: object) -> bool:
     return isinstance(value, (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy))
 
 
-async def check_answer(answer: Answer, author: StepBody | None) -> None:
+async def check_answer(answer: Answer, caller: StepContext | None) -> None:
     """Stop the run whose step called, if it has lost its workflow."""
-    if author is not None and answer[0]["outcome"] == "lost":
-        await author.run.lose()
+    if caller is not None and answer[0]["outcome"] == "lost":
+        await caller.run.stop_as_lost()

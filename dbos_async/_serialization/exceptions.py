@@ -17,10 +17,10 @@ from pydantic_core import from_json
 from dbos_async._serialization.values import EXCERPT, clean, encode, equal, shown
 from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
-DEEPEST_ERROR = 8
-MOST_ERRORS = 100
-LARGEST_ERROR = 1 << 20
-LONGEST_PART = 1000
+MAX_ERROR_DEPTH = 8
+MAX_ERRORS = 100
+MAX_ERROR_LENGTH = 1 << 20
+MAX_PART_LENGTH = 1000
 
 # What built-in exceptions keep outside of their arguments and attributes.
 _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
@@ -34,15 +34,15 @@ _UNICODE_ERRORS = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError
 def encode_error(error: BaseException) -> str:
     """An exception as JSON: its type by name, its message, arguments and attributes as far as they are JSON. Never raises."""
     try:
-        record = _describe(error, DEEPEST_ERROR, iter(range(MOST_ERRORS)))
+        record = _describe(error, MAX_ERROR_DEPTH, iter(range(MAX_ERRORS)))
     except Exception:  # A class may do anything with its arguments, attributes and causes: its name is left.
         record = _Record(type=_name(error), message=shown(error))
     text = record.model_dump_json(exclude_defaults=True)
-    if len(text) > LARGEST_ERROR:
+    if len(text) > MAX_ERROR_LENGTH:
         record.notes = [f"Most of this error is not recorded: it had {len(text):,} characters."]
-        record.message, record.cause, record.exceptions = record.message[:LONGEST_PART], None, []
-        record.args = [_shortened(argument) for argument in record.args[:MOST_ERRORS]]
-        record.attributes = {name: _shortened(record.attributes[name]) for name in [*record.attributes][:MOST_ERRORS]}
+        record.message, record.cause, record.exceptions = record.message[:MAX_PART_LENGTH], None, []
+        record.args = [_shortened(argument) for argument in record.args[:MAX_ERRORS]]
+        record.attributes = {name: _shortened(record.attributes[name]) for name in [*record.attributes][:MAX_ERRORS]}
         text = record.model_dump_json(exclude_defaults=True)
     return text
 
@@ -105,7 +105,7 @@ def _attributes(error: BaseException) -> dict[str, Any]:
 def _shortened(value: Any) -> Any:
     # What its message may be made of keeps its type as far as it can.
     whole = value if isinstance(value, str) else encode(value)
-    return value if len(whole) <= LONGEST_PART else whole[:LONGEST_PART]
+    return value if len(whole) <= MAX_PART_LENGTH else whole[:MAX_PART_LENGTH]
 
 
 def _told(value: object) -> Any:

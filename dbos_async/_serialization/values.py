@@ -23,9 +23,9 @@ from dbos_async.errors import InvalidValueError
 
 _Kind = Callable[[str, str, list[Any] | None], InvalidValueError]
 
-DEEPEST_VALUE = 180  # levels; JSON is read to 200, and an envelope, a call or an error stands around the value
-MOST_ADAPTERS = 4096
-MOST_DETAILS = 20
+MAX_DEPTH = 180  # levels; JSON is read to 200, and an envelope, a call or an error stands around the value
+MAX_ADAPTERS = 4096
+MAX_DETAILS = 20
 EXCERPT = 200
 
 _CONFIG = ConfigDict(
@@ -42,7 +42,7 @@ _PHRASES = (
     (r"Unable to generate pydantic-core schema for (.+?)\. Set", r"its declared type is or has \1, which has no JSON"),
     (r"(Expected `[^`]*`)[^[]*(\[[^\n]*\])?", r"\1 \2"),
     (r"id repeated", "it contains itself"),
-    (r"depth exceeded|recursion limit|serialization depth", f"it is nested deeper than {DEEPEST_VALUE} levels"),
+    (r"depth exceeded|recursion limit|serialization depth", f"it is nested deeper than {MAX_DEPTH} levels"),
     (r"surrogate", "it has a lone surrogate, which UTF-8 cannot carry"),
     (r"invalid utf-8", "it has bytes that are no UTF-8: give its model ser_json_bytes and val_json_bytes = 'base64'"),
     (r"number out of range", "it has an integer of more than 4300 digits"),
@@ -105,7 +105,7 @@ def adapter(declared: Any) -> TypeAdapter[Any]:
     """The checker of a type, made once for each."""
     known = _adapters.get(id(declared))
     if known is None:
-        if len(_adapters) >= MOST_ADAPTERS:
+        if len(_adapters) >= MAX_ADAPTERS:
             _adapters.clear()
         try:
             made = _new_adapter(declared, repr(declared))
@@ -119,7 +119,7 @@ def adapter(declared: Any) -> TypeAdapter[Any]:
 _adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}
 
 
-@functools.lru_cache(maxsize=MOST_ADAPTERS)
+@functools.lru_cache(maxsize=MAX_ADAPTERS)
 def _new_adapter(declared: Any, shown: str) -> TypeAdapter[Any]:
     # shown tells types apart that are equal and not checked alike, such as int | str and str | int.
     if isinstance(declared, type) and issubclass(declared, BaseModel):
@@ -164,8 +164,8 @@ def _read(data: bytes | str) -> Any:
 
 
 def _check_depth(data: bytes) -> None:
-    if data.count(b"[") + data.count(b"{") > DEEPEST_VALUE:
-        from_json(b"[" * (200 - DEEPEST_VALUE) + data + b"]" * (200 - DEEPEST_VALUE))
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        from_json(b"[" * (200 - MAX_DEPTH) + data + b"]" * (200 - MAX_DEPTH))
 
 
 def _check_plain(value: Any, *, objects: bool, keys: bool = True) -> None:
@@ -219,7 +219,7 @@ def _fields(value: Any) -> list[Any]:
     return [getattr(value, name, None) for name in _field_names(kind)]
 
 
-@functools.lru_cache(maxsize=MOST_ADAPTERS)
+@functools.lru_cache(maxsize=MAX_ADAPTERS)
 def _field_names(kind: type) -> list[str]:
     if issubclass(kind, BaseModel):
         return [name for name, field in kind.model_fields.items() if not field.exclude]
@@ -241,7 +241,7 @@ def _misfit(problem: Exception, what: str, error: _Kind) -> InvalidValueError:
     place = "".join(f"{part}." for part in found[0]["loc"])[:-1]
     sentence = ": ".join(filter(None, (clean(place), _phrase(found[0]["msg"]))))
     # The details travel with the error: they are JSON, and a long input is told by its beginning.
-    details = [one | {"loc": [*one["loc"]], "input": shown(one["input"])[:EXCERPT]} for one in found[:MOST_DETAILS]]
+    details = [one | {"loc": [*one["loc"]], "input": shown(one["input"])[:EXCERPT]} for one in found[:MAX_DETAILS]]
     return error(what, f"{sentence} (and {len(found) - 1} more)" if len(found) > 1 else sentence, details)
 
 

@@ -73,7 +73,7 @@ async def cancel(database: Database, workflow_id: str) -> None:
     digest = end_key(workflow_id)
 
     async def find() -> None:
-        answer = await database.call(CANCEL, [(workflow_id, False, digest)], lane=workflow_id, wakes=[digest])
+        answer = await database.call(CANCEL, [(workflow_id, False, digest)], partition=workflow_id, wakes=[digest])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
 
@@ -83,7 +83,9 @@ async def cancel(database: Database, workflow_id: str) -> None:
 async def cancel_if_due(database: Database, workflow_id: str) -> None:
     """End a workflow whose deadline has come, unless it has ended or somebody has lifted the deadline."""
     digest = end_key(workflow_id)
-    await database.call(CANCEL, [(workflow_id, True, digest)], lane=workflow_id, wakes=[digest], patient=True)
+    await database.call(
+        CANCEL, [(workflow_id, True, digest)], partition=workflow_id, wakes=[digest], retry_forever=True
+    )
 
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
@@ -92,7 +94,7 @@ async def resume(database: Database, workflow_id: str, application_version: str 
     row: tuple[Any, ...] = workflow_id, application_version, UNOWNED_KEY
 
     async def find() -> None:
-        answer = await database.call(RESUME, [row], lane=workflow_id, wakes=[UNOWNED_KEY])
+        answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
 

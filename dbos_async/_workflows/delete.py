@@ -34,7 +34,7 @@ UNDER_WAY = Statement(
     from unnest($1::int[], $2::text[]) as c(n, id)
     cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 DELETE = Statement(
@@ -47,7 +47,7 @@ DELETE = Statement(
     announced as (select dbos_async.announce(string_agg(distinct digest, '')) from deleted)
     select n from deleted, announced
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 
@@ -60,9 +60,9 @@ async def delete(database: Database, workflow_id: str) -> None:
         give_up_at = anyio.current_time() + DELETE_WITHIN_SECONDS
         seen: int | None = None
         earlier: set[str] = set()
-        async with aclosing(database.looks()) as looks:
-            async for look in looks:
-                answer = await database.call(UNDER_WAY, [(workflow_id,)], lane="")
+        async with aclosing(database.changes()) as changes:
+            async for subscription in changes:
+                answer = await database.call(UNDER_WAY, [(workflow_id,)], partition="")
                 if not answer:
                     raise WorkflowNotFoundError(workflow_id)
                 _, status, attempt, writers = answer[0]
@@ -71,12 +71,12 @@ async def delete(database: Database, workflow_id: str) -> None:
                 earlier = earlier.intersection(writers) if seen == attempt else set(writers)
                 seen = attempt
                 if not earlier and await database.call(
-                    DELETE, [(workflow_id, attempt, digest)], lane="", wakes=[digest]
+                    DELETE, [(workflow_id, attempt, digest)], partition="", wakes=[digest]
                 ):
                     return
                 if anyio.current_time() > give_up_at:
                     reason = "transactions that may still write to this workflow stayed open"
                     raise DatabaseUnavailableError(DELETE_WITHIN_SECONDS, False, reason)
-                look.again_in(0.01)
+                subscription.poll_within(0.01)
 
     await read(database, "delete_workflow", workflow_id, find)

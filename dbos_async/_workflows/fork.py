@@ -128,7 +128,7 @@ async def fork(
 
     async def find() -> str:
         row = workflow_id, fork_id, start, application_version, UNOWNED_KEY
-        answer = await database.call(FORK, [row], lane=fork_id, wakes=[UNOWNED_KEY])
+        answer = await database.call(FORK, [row], partition=fork_id, wakes=[UNOWNED_KEY])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
         _, _, taken_name, taken_from = answer[0]

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import end_key
-from dbos_async._runs.context import Position, Run, caller
-from dbos_async._runs.step import Done, Step, read
+from dbos_async._runs.context import Run, WorkflowContext, calling_context
+from dbos_async._runs.step import Step, StepResult, read
 from dbos_async._serialization import values
 from dbos_async.errors import InvalidArgumentError, WorkflowCancelledError, WorkflowNotFoundError
-from dbos_async.keys import check_key, check_whole
+from dbos_async.keys import check_int, check_key
 
 R = TypeVar("R")
 
@@ -116,7 +116,7 @@ LIST = Statement(
     ) as w
     order by c.n, w.created_at, w.id
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 LIST_STEPS = Statement(
@@ -131,7 +131,7 @@ LIST_STEPS = Statement(
     ) as s
     order by c.n, s.started_at, s.branch, s.number
     """,
-    lanes=1,
+    parallelism=1,
 )
 
 
@@ -195,7 +195,7 @@ class WorkflowHandle(Generic[R]):
         A parked workflow has not ended: this waits until it was resumed and has come to its end.
         """
         run = self._run
-        if run is not None and not isinstance(caller(self._database), Position):
+        if run is not None and not isinstance(calling_context(self._database), WorkflowContext):
             # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
             listener = run.listen()
             try:
@@ -212,14 +212,16 @@ class WorkflowHandle(Generic[R]):
 
 
 async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
-    here = caller(database)
-    if isinstance(here, Position):
+    here = calling_context(database)
+    if isinstance(here, WorkflowContext):
         step = Step(here, "get_result", workflow_id)
         done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
-        return await step.accept(done, lambda text: values.decode(text, declared, what=_what(workflow_id)))
-    async with aclosing(database.looks(end_key(workflow_id))) as looks:
-        async for _ in looks:
-            answer = await database.call(RESULT, [(workflow_id,)], lane=workflow_id, patient=here is not None)
+        return await step.decode_or_reject(done, lambda text: values.decode(text, declared, what=_what(workflow_id)))
+    async with aclosing(database.changes(end_key(workflow_id))) as changes:
+        async for _ in changes:
+            answer = await database.call(
+                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=here is not None
+            )
             _, status, output, error = answer[0]
             if status is None:
                 raise WorkflowNotFoundError(workflow_id)
@@ -233,7 +235,7 @@ async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
 def _value(workflow_id: str, output: str | None, error: str | None, declared: Any) -> Any:
     """What a workflow returned; what it raised is raised."""
     if error is not None:
-        Done(output, error, of=f"workflow {workflow_id!r}").value()
+        StepResult(output, error, of=f"workflow {workflow_id!r}").value()
     return values.decode(output, declared, what=_what(workflow_id))
 
 
@@ -246,7 +248,7 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     check_key(workflow_id, "workflow_id")
 
     async def find() -> WorkflowStatus:
-        answer = await database.call(STATUS, [(workflow_id,)], lane=workflow_id)
+        answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
         return _status(answer[0])
@@ -271,14 +273,14 @@ async def list_workflows(
     """The workflows that fit every filter, the oldest first."""
     if status is not None and status not in STATUSES:
         raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_whole(limit, 1, "limit")
+    check_int(limit, 1, "limit")
     for moment in (since, until):
         if moment is not None and moment.tzinfo is None:
             raise InvalidArgumentError(f"since and until must have a time zone, and {moment!r} has none.")
     row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
 
     async def find() -> list[WorkflowStatus]:
-        return [_status(record) for record in await database.call(LIST, [row], lane="")]
+        return [_status(record) for record in await database.call(LIST, [row], partition="")]
 
     found: list[WorkflowStatus] = await read(database, "list_workflows", "", find, list[WorkflowStatus])
     return found
@@ -295,7 +297,7 @@ async def list_workflow_steps(database: Database, workflow_id: str) -> list[Work
                 started_at=started_at, completed_at=completed_at,
             )
             for _, step, verb, key, output, error, started_at, completed_at
-            in await database.call(LIST_STEPS, [(workflow_id,)], lane=workflow_id)
+            in await database.call(LIST_STEPS, [(workflow_id,)], partition=workflow_id)
         ]  # fmt: skip
 
     steps: list[WorkflowStep] = await read(database, "list_workflow_steps", workflow_id, find, list[WorkflowStep])

@@ -20,8 +20,16 @@ from dbos_async._database.statement import Statement, optimistic
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor import tracing
 from dbos_async._executor.executor import Executor
-from dbos_async._runs.context import Position, Run, StepBody, allowed_seconds, assigned, caller, check_live
-from dbos_async._runs.step import Done, Step, author_columns
+from dbos_async._runs.context import (
+    Run,
+    StepContext,
+    WorkflowContext,
+    allowed_seconds,
+    assigned,
+    calling_context,
+    check_live,
+)
+from dbos_async._runs.step import Step, StepResult, caller_columns
 from dbos_async._runs.transaction import call_inside, check_answer, check_connection, is_connection
 from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
@@ -72,7 +80,7 @@ _START = """
 START = Statement(
     "START",
     _START,
-    first="""
+    sql_if_new="""
     -- Nobody has had these ids before.
     with calls as materialized (
         select c.*, nextval('dbos_async.workflow_seq') * 1000000 as attempts
@@ -189,7 +197,7 @@ class Workflow(Generic[P, R]):
         return cast("R", await (await start_here(self, args, kwargs)).get_result())
 
 
-class _Beginning:
+class StartOnCommit:
     """A run that begins with the commit of its start, and not with the caller, who may have left."""
 
     __slots__ = ("_here", "_row", "run")
@@ -224,14 +232,14 @@ async def start(
     # One in the user's transaction may never be committed, so nobody owns it: whoever hears of the commit claims it.
     owner = here.reserve() if here is not None and connection is None else None
     try:
-        author = caller(database)
+        caller = calling_context(database)
         if connection is not None:
-            check_connection(connection, author, "start_workflow")
-        if not isinstance(author, Position) and author is not None:
-            check_live(author, "start_workflow")
-        misfit = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
-        if misfit is not None and not isinstance(author, Position):
-            raise misfit
+            check_connection(connection, caller, "start_workflow")
+        if not isinstance(caller, WorkflowContext) and caller is not None:
+            check_live(caller, "start_workflow")
+        invalid = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+        if invalid is not None and not isinstance(caller, WorkflowContext):
+            raise invalid
         ticket = assigned.get()
         start_id = ordered_id()
         workflow_id = str(start_id) if ticket is None else ticket.use()
@@ -240,35 +248,37 @@ async def start(
             workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
             None if owner else UNOWNED_KEY,
         )  # fmt: skip
-        beginning = None if here is None or owner is None else _Beginning(here, row)
-        step = Step(author, "start_workflow", name) if isinstance(author, Position) else author
+        beginning = None if here is None or owner is None else StartOnCommit(here, row)
+        step = Step(caller, "start_workflow", name) if isinstance(caller, WorkflowContext) else caller
         statement = START if ticket is None else START_BY_ID
         if step is not None:
-            statement, row = START_CHILD, (*author_columns(step), step.path, *row)
+            statement, row = START_CHILD, (*caller_columns(step), step.path, *row)
         wakes = () if owner else (UNOWNED_KEY,)
         if connection is not None:
             answer = await call_inside(connection, statement, [row])
-            await check_answer(answer, author if isinstance(author, StepBody) else None)
-            done = Done(answer[0]["output"], answer[0]["error"])
+            await check_answer(answer, caller if isinstance(caller, StepContext) else None)
+            done = StepResult(answer[0]["output"], answer[0]["error"])
         elif isinstance(step, Step):
-            done = await step.perform(statement, [row], size=len(text), wakes=wakes, answered=beginning, misfit=misfit)
-            child_id = await step.accept(done, functools.partial(_decode_id, name))
+            done = await step.perform(
+                statement, [row], size=len(text), wakes=wakes, answered=beginning, invalid=invalid
+            )
+            child_id = await step.decode_or_reject(done, functools.partial(_decode_id, name))
             return WorkflowHandle(database, child_id, result_type)
         else:
-            patient = step is not None
+            retry_forever = step is not None
             call = database.call(
                 statement,
                 (row,),
-                lane=workflow_id,
+                partition=workflow_id,
                 size=len(text),
                 wakes=wakes,
-                patient=patient,
+                retry_forever=retry_forever,
                 answered=beginning,
             )
             answer = await call
             if step is not None and answer[0]["outcome"] == "lost":
-                await step.run.lose()
-            done = Done(answer[0]["output"], answer[0]["error"])
+                await step.run.stop_as_lost()
+            done = StepResult(answer[0]["output"], answer[0]["error"])
         done.value()
         return WorkflowHandle(database, workflow_id, result_type, None if beginning is None else beginning.run)
     finally:

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from dbos_async._runs.context import Position, StepBody, current
+from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
 from dbos_async._serialization import exceptions, values
 from dbos_async._serialization.signature import Signature
@@ -23,7 +23,7 @@ log = logging.getLogger("dbos_async")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MOST_THREADS = 40
+MAX_THREADS = 40
 
 _threads: RunVar[anyio.CapacityLimiter] = RunVar("dbos_async_step_threads")
 
@@ -61,12 +61,12 @@ class StepFunction(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         here = current.get()
-        if not isinstance(here, Position):
+        if not isinstance(here, WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
         step = Step(here, "step", self.name)
 
         async def attempt() -> Any:
-            body = StepBody(step.run, step.path)
+            body = StepContext(step.run, step.path)
             token = current.set(body)
             try:
                 return await self._call(*args, **kwargs)
@@ -79,17 +79,17 @@ class StepFunction(Generic[P, R]):
                 value = await self._attempts(attempt)
                 what = f"The result of step {self.name!r}"
                 text = values.encode(value, self._signature.result_type, what=what)
-                misfit = values.too_large(text, step.run.database.max_payload_bytes, what)
-                return (text, None) if misfit is None else (None, exceptions.encode_error(misfit))
+                invalid = values.too_large(text, step.run.database.max_payload_bytes, what)
+                return (text, None) if invalid is None else (None, exceptions.encode_error(invalid))
             except Exception as error:
                 return None, exceptions.encode_error(error)
 
-        done = await step.note(find)
+        done = await step.run_once(find)
         text, what = done.value(), f"The recorded result of step {self.name!r}"
         try:
             return cast("R", values.decode(text, self._signature.result_type, what=what))
-        except InvalidValueError as misfit:
-            await step.park_unreadable(misfit)
+        except InvalidValueError as invalid:
+            await step.park_unreadable(invalid)
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
         pause = self._interval_seconds
@@ -156,6 +156,6 @@ def _thread_limiter() -> anyio.CapacityLimiter:
     try:
         return _threads.get()
     except LookupError:
-        limiter = anyio.CapacityLimiter(MOST_THREADS)
+        limiter = anyio.CapacityLimiter(MAX_THREADS)
         _threads.set(limiter)
         return limiter

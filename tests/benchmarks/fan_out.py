@@ -31,8 +31,8 @@ from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID, embedded
 from dbos_async.fastapi import lifespan, stream_response
 
 VALUE_BYTES = 100
-MOST_READING_CONNECTIONS = 3
-MOST_RUNNING = 5000
+MAX_READING_CONNECTIONS = 3
+MAX_RUNNING = 5000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -53,7 +53,7 @@ async def write(seconds: int, phase: float) -> None:
 
 async def work(url: str) -> None:
     """The workflows, until this process is stopped."""
-    async with DBOS(url, max_running=MOST_RUNNING):
+    async with DBOS(url, max_running=MAX_RUNNING):
         await asyncio.Event().wait()
 
 
@@ -69,7 +69,7 @@ async def serve(url: str, port: int, together: bool) -> None:
 
         app = Starlette(
             routes=[Route("/connections", connections), Route("/{workflow_id}", stream)],
-            lifespan=lifespan(url, max_running=MOST_RUNNING) if together else None,
+            lifespan=lifespan(url, max_running=MAX_RUNNING) if together else None,
         )
         await uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False)).serve()
 
@@ -169,7 +169,7 @@ async def measure(
     print(f"{(after - before) / arguments.clients / 1024:.1f} KiB at the end; connections for reading {connections}")
     print(f"cores used: {', '.join(f'{name} {share:.2f}' for name, share in cpu.items())}", end="; ")
     print(f"load average {os.getloadavg()[0]:.1f}")
-    assert connections <= MOST_READING_CONNECTIONS
+    assert connections <= MAX_READING_CONNECTIONS
 
 
 async def begin(client: DBOSClient, workflow_id: str, seconds: int) -> None:

@@ -22,7 +22,7 @@ from tests.benchmarks.harness import with_database
 from tests.benchmarks.workloads import PROBLEM, percentile
 from tests.statements import ACTS, Row, all_statements, step
 
-MOST_MORE_BUFFERS = 8
+MAX_MORE_BUFFERS = 8
 CALLS = 60
 
 GROUND = """
@@ -117,7 +117,7 @@ def rows(size: Size, call: int) -> dict[str, Row]:
         "STATUS": ("other",),
         "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
         "CLAIM": ("me", '["f"]', None, 1),
-        "POST": (uuid4(), "w", "x", "1", None, b"d", "me"),
+        "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
         "PUT_BACK": (*step(size.steps + 10_000), "recv", "", uuid4()),
     }
 
@@ -166,7 +166,7 @@ async def _compare(small: Any, large: Any, size: Size) -> dict[str, float]:
         found[f"{name} buffers, large"] = most
         found[f"{name} p50 large / small"] = after / before
         problems += [f"{name} reads the whole of {table}" for table in scanned]
-        if most > least + MOST_MORE_BUFFERS:
+        if most > least + MAX_MORE_BUFFERS:
             problems.append(f"{name} touches {most} buffers instead of {least}")
     found.update({f"{PROBLEM}{problem}": 1 for problem in problems})
     return found
@@ -178,7 +178,7 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
     transaction = connection.transaction()
     await transaction.start()
     try:
-        sql = statement.first or statement.sql
+        sql = statement.sql_if_new or statement.sql
         prepared = await connection.prepare(sql)
         types = [parameter.name for parameter in prepared.get_parameters()]
         await connection.execute(f"prepare this ({', '.join(types)}) as {sql}")
@@ -207,7 +207,7 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
 async def _medians(name: str, *grounds: tuple[Any, Size]) -> list[float]:
     """The median seconds of a call on each, called in turn."""
     statement = all_statements()[name]
-    prepared = [await connection.prepare(statement.first or statement.sql) for connection, _ in grounds]
+    prepared = [await connection.prepare(statement.sql_if_new or statement.sql) for connection, _ in grounds]
     taken: list[list[float]] = [[] for _ in grounds]
     for call in range(1, CALLS + 1):
         for (connection, size), ready, found in zip(grounds, prepared, taken, strict=True):

@@ -178,7 +178,7 @@ class Queue(ABC):
         async def read(queue: str) -> None:
             check([value async for value in self.read(queue, each)], each, self.size, in_order=True)
 
-        acts: list[Any] = []
+        write_seq: list[Any] = []
         for queue in await self._queues(count):
-            acts += [self._write(queue, each, []), read(queue)]
-        await asyncio.gather(*acts)
+            write_seq += [self._write(queue, each, []), read(queue)]
+        await asyncio.gather(*write_seq)

@@ -226,14 +226,14 @@ class _Checker:
         for instruction, saw in zip(program, output, strict=True):
             match instruction["do"]:
                 case "drain" | "pair":
-                    self._heard(one, instruction["topic"], saw, known)
+                    self._on_probe(one, instruction["topic"], saw, known)
                 case "until_end":
-                    self._heard(one, instruction["topic"], saw[-1:], known)
+                    self._on_probe(one, instruction["topic"], saw[-1:], known)
                     for message in saw[:-1]:
                         self._has_entry(message["entry"], message["tag"], "M8", f"a message to {one!r} from a step")
                 case "maybe":
                     if saw is not None:
-                        self._heard(one, instruction["topic"], [saw], known)
+                        self._on_probe(one, instruction["topic"], [saw], known)
                 case "get":
                     self._check_get(one, instruction["of"], saw, known)
                 case "read":
@@ -254,7 +254,7 @@ class _Checker:
                     for branch, found in zip(instruction["branches"], saw, strict=True):
                         self._check_part(one, branch, found, dict(known), children)
 
-    def _heard(self, one: str, topic: str | None, messages: list[Any], known: dict[str, int]) -> None:
+    def _on_probe(self, one: str, topic: str | None, messages: list[Any], known: dict[str, int]) -> None:
         self.received[one, topic] += messages
         for message in messages:
             if isinstance(message, dict) and "event" in message:
@@ -414,15 +414,15 @@ class _Checker:
         if one not in self.outputs:
             return
         if topic == "go":
-            heard = [("the driver", 0) for _ in self.received[one, topic]]
+            on_probe = [("the driver", 0) for _ in self.received[one, topic]]
         else:
-            heard = [(message["from"], message["n"]) for message in self.received[one, topic]]
+            on_probe = [(message["from"], message["n"]) for message in self.received[one, topic]]
         if topic is not None and topic.startswith("pair "):
-            heard.sort()  # two receives side by side may come to their messages in either order
-        if Counter(heard) != Counter(stored):
-            self.broken("M1/M5", f"in {what} received were {heard} and stored are {stored}.")
-        elif _by_sender(heard) != truth:
-            self.broken("M4", f"in {what} messages were received out of order: {heard}.")
+            on_probe.sort()  # two receives side by side may come to their messages in either order
+        if Counter(on_probe) != Counter(stored):
+            self.broken("M1/M5", f"in {what} received were {on_probe} and stored are {stored}.")
+        elif _by_sender(on_probe) != truth:
+            self.broken("M4", f"in {what} messages were received out of order: {on_probe}.")
 
     def _check_order_outside(self) -> None:
         numbers = {
@@ -433,8 +433,8 @@ class _Checker:
         }
         for one in self.plan.programs:
             latest = 0.0
-            heard = [m for m in self.received[one, "out"] if isinstance(m, dict)]
-            for message in reversed(heard):
+            on_probe = [m for m in self.received[one, "out"] if isinstance(m, dict)]
+            for message in reversed(on_probe):
                 key = numbers.get((one, message["from"], message["n"]))
                 first_called, returned = self.watched.sent.get(key or "", (0.0, 0.0))
                 if latest and first_called > latest:

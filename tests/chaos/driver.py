@@ -56,17 +56,17 @@ class Campaign:
         self._seed = seed
         self._url = server.url_through(proxy.port)
 
-    async def wave(self, number: int, size: int, *, patience_seconds: float = 90.0) -> None:
+    async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
         plan, watched = make_plan(self._seed, number, size), Watched()
         async with self._open_client() as client:
             wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await wave.start()
             work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
-            if not await wave.has_ended(patience_seconds):
+            if not await wave.has_ended(give_up_after_seconds):
                 log.info("Wave %d takes long: let there be peace.", number)
                 await self.nemesis.make_peace()
-                if not await wave.has_ended(patience_seconds):
+                if not await wave.has_ended(give_up_after_seconds):
                     self.tally.violations += await wave.what_is_left()
                     work.cancel()
                 self.nemesis.go_on()

@@ -34,7 +34,7 @@ class Executor:
         self.name = name
         self.proxy = Proxy(server.socket)
         self.log = folder / f"{name}.log"
-        self.busy = asyncio.Lock()
+        self.steps_running = asyncio.Lock()
         """Held while something bad that takes a while happens to it."""
         self.process: asyncio.subprocess.Process | None = None
         self._server = server
@@ -116,7 +116,7 @@ class Nemesis:
         while True:
             await asyncio.sleep(self._random.uniform(0.2, 1.8) * pause_seconds)
             # Somebody stays whole, or nothing would ever get done.
-            if not self._peace.is_set() and sum(executor.busy.locked() for executor in self._executors) < 2:
+            if not self._peace.is_set() and sum(executor.steps_running.locked() for executor in self._executors) < 2:
                 (kind,) = self._random.choices(list(self._kinds), weights)
                 self.begin(kind)
 
@@ -152,12 +152,12 @@ class Nemesis:
         self.faults[kind] += 1
 
     def _some_executor(self) -> Executor:
-        free = [executor for executor in self._executors if not executor.busy.locked()]
+        free = [executor for executor in self._executors if not executor.steps_running.locked()]
         return self._random.choice(free or list(self._executors))
 
     async def _kill(self) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             assert victim.process is not None
             self._note_end(victim)
             victim.signal(signal.SIGKILL)
@@ -167,7 +167,7 @@ class Nemesis:
 
     async def _shut_down(self) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             self._note_end(victim)
             if not await victim.stop():
                 self.violations.append(f"W5: executor {victim.name} did not shut down within a minute.")
@@ -179,7 +179,7 @@ class Nemesis:
 
     async def _freeze(self, seconds: float | None = None) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             victim.signal(signal.SIGSTOP)
             await asyncio.sleep(seconds or self._random.uniform(0.1, 4))
             victim.signal(signal.SIGCONT)
@@ -196,7 +196,7 @@ class Nemesis:
 
     async def _hold(self, seconds: float | None = None, *, cut: bool = False) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             victim.proxy.hold()
             await asyncio.sleep(seconds or self._random.uniform(0.1, 5))
             if cut:
@@ -211,12 +211,12 @@ class Nemesis:
 
     async def _orphan(self) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             await victim.proxy.orphan(self._random.choice((0.02, 0.3)), self._random.choice((0.05, 0.5, 2, 8)))
 
     async def _refuse(self) -> None:
         victim = self._some_executor()
-        async with victim.busy:
+        async with victim.steps_running:
             await victim.proxy.refuse()
             victim.proxy.cut()
             await asyncio.sleep(self._random.uniform(0.5, 5))

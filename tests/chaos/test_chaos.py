@@ -37,7 +37,7 @@ async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled
         evil = asyncio.create_task(here.nemesis.run(FAULTS, PAUSE_SECONDS))
         number = 0
         while not evil.done():
-            await here.wave(number, 12, patience_seconds=40)
+            await here.wave(number, 12, give_up_after_seconds=40)
             number += 1
         await evil
         tally = await here.finish()

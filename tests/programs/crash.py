@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, SendMessage, SetWorkflowID
-from dbos_async._runs.step import Done, Step
+from dbos_async._runs.step import Step, StepResult
 
 URL, WORKFLOW, FILE = sys.argv[1:4]
 
@@ -107,7 +107,7 @@ def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     perform, count = Step.perform, 0
 
-    async def perform_or_die(self: Step, *args: Any, **kwargs: Any) -> Done:
+    async def perform_or_die(self: Step, *args: Any, **kwargs: Any) -> StepResult:
         nonlocal count
         count += 1
         mine = count == at
