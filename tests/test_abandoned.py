@@ -102,7 +102,7 @@ async def speaker(dbos: DBOS) -> str:
     """A workflow that has said something and goes on."""
     with SetWorkflowID("speaker"):
         await DBOS.start_workflow(speaks)
-    await eventually(lambda: any(run.waiting for run in start.executor().runs.values()))
+    await eventually(lambda: any(run.tasks.waiting for run in start.executor().runs.values()))
     return "speaker"
 
 

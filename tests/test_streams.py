@@ -272,7 +272,7 @@ async def test_s5_a_slow_reader_keeps_little_and_misses_nothing() -> None:
     async with aclosing(DBOS.read_stream("many", "k")) as reader:
         found = [await anext(reader)]
         await many.get_result()  # all the others are written meanwhile
-        looks = [look for looks in start.database().wakeups._waiting.values() for look in looks]
+        looks = [look for looks in start.database().wakeups._subscriptions.values() for look in looks]
         assert max(look._update_bytes for look in looks) <= MAX_UPDATE_BYTES
         found += [value async for value in reader]
     assert found == values

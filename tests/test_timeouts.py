@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetWorkflowID, SetWorkflowTimeout, WorkflowCancelledError
+from dbos_async._database import wakeups
 from dbos_async._lifecycle import leases
 from tests.eventually import eventually
 
@@ -117,3 +118,17 @@ async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
         assert await (await DBOS.retrieve_workflow("old")).get_result() == "moved"
         assert [s.workflow_id for s in await DBOS.list_workflows(unclaimable=True)] == ["unknown"]
     assert handle.workflow_id == "old"
+
+
+async def test_m6_a_sleep_outlasts_the_slow_interval(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sleep longer than the interval at which every waiter polls again was never woken."""
+    monkeypatch.setattr(wakeups, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(wakeups, "RECHECK_TICK_SECONDS", 0.025)
+
+    @DBOS.workflow()
+    async def sleeper() -> str:
+        await DBOS.sleep(0.3)
+        return "awake"
+
+    async with asyncio.timeout(10), DBOS(database_url):
+        assert await sleeper() == "awake"

@@ -14,14 +14,15 @@ from threading import get_ident
 from typing import Any, Protocol
 from uuid import uuid4
 
-from dbos_async._database.batches import Answer
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.ending import RunCompletion, finish
-from dbos_async._runs.context import SHUTTING_DOWN, Run, Slots, begin
+from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._runs.context import begin
 from dbos_async._runs.history import History
+from dbos_async._runs.run import SHUTTING_DOWN, Run, Slots
 from dbos_async._serialization import exceptions, values
 from dbos_async._serialization.signature import Signature
 from dbos_async.errors import InvalidValueError, ReplayMismatchError
@@ -106,6 +107,18 @@ class Runnable(Protocol):
     max_recovery_attempts: int
 
 
+class _Claim(Observer):
+    """Begins the claimed runs when the claim is committed."""
+
+    __slots__ = ("_executor",)
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def on_result(self, call: Call, result: Result) -> None:
+        self._executor.begin_claimed(result)
+
+
 class Executor:
     """The runs of one launched DBOS."""
 
@@ -121,7 +134,7 @@ class Executor:
         self.database = database
         self.id = f"{executor_id}:{uuid4().hex[:12]}"
         """Unique to this launch: what the workflows that run here have as their owner."""
-        database.here = self.id
+        database.local_executor_id = self.id
         self.executor_id = executor_id
         self.application_version = application_version
         self.known = known
@@ -133,7 +146,7 @@ class Executor:
         self.lease: asyncio.Task[None] | None = None
         """The task that keeps the lease, as long as this executor lives."""
         self._max_running = max_running
-        self._slots = Slots(self._on_slot_freed)
+        self.slots = Slots(self._on_slot_freed)
         self._more_unowned = False
         self._second_look: asyncio.TimerHandle | None = None
         self._reserved = 0
@@ -142,7 +155,7 @@ class Executor:
     @property
     def free_slots(self) -> int:
         """How many runs may begin now; those that only wait do not count."""
-        return self._max_running - len(self.runs) + self._slots.waiting - self._reserved
+        return self._max_running - len(self.runs) + self.slots.waiting - self._reserved
 
     def reserve(self) -> str | None:
         """The owner of a workflow that is being started; ``None`` when there is no room and it is left to whoever has."""
@@ -166,7 +179,7 @@ class Executor:
         row = self.id, values.encode(names), self.application_version, most
         self._reserved += most
         try:
-            answer = await self.database.call(CLAIM, [row], partition="", retry_forever=True, answered=self._claimed)
+            answer = await self.database.call(CLAIM, [row], partition="", retry_forever=True, observer=_Claim(self))
         finally:
             self._reserved -= most
         self._more_unowned = answer[0]["more"]
@@ -184,8 +197,9 @@ class Executor:
         if self._more_unowned and self.free_slots > 0:
             self.database.wakeups.wake(UNOWNED_KEY)
 
-    def _claimed(self, answer: Answer) -> None:
-        for _, _, workflow_id, name, text, attempt, *rest in answer:
+    def begin_claimed(self, result: Result) -> None:
+        """Begin the runs of the workflows that a claim has taken."""
+        for _, _, workflow_id, name, text, attempt, *rest in result:
             if workflow_id is not None:
                 self.begin(workflow_id, name, text, attempt, *rest)
                 if attempt % RUNS_OF_ONE > 1 and self._second_look is None:
@@ -214,16 +228,16 @@ class Executor:
             if earlier.attempt >= attempt:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, slots=self._slots)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id)
         self.runs[workflow_id] = run
         work = self._work(run, self.known[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
         self._tasks.add(task)
-        self.database.wakeups.add_listener(run.key, run)
+        self.database.wakeups.add_listener(run.end_key, run)
         if seconds_left is not None:
-            run.timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
+            run.end.deadline_timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
         return run
 
     def check_ownership_soon(self, run: Run) -> None:
@@ -240,11 +254,11 @@ class Executor:
             0
         ]
         if holds:
-            run.told = False
+            run.ended_elsewhere = False
         elif not run.over and run.stopped is None:
             cancelled = status == "CANCELLED"
             why = "it was cancelled" if cancelled else "another run has taken it over, or it has ended"
-            level = logging.INFO if cancelled or run.told else logging.WARNING
+            level = logging.INFO if cancelled or run.ended_elsewhere else logging.WARNING
             log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, why)
             run.stop(why)
 
@@ -254,7 +268,7 @@ class Executor:
         if self._second_look is not None:
             self._second_look.cancel()
         for run in list(self.runs.values()):
-            run.drain()
+            run.stop_if_drained()
         stop_at = self.loop.time() + seconds
         while (tasks := self._unfinished()) and (seconds_left := stop_at - self.loop.time()) > 0:
             await asyncio.wait(tasks, timeout=seconds_left)
@@ -273,8 +287,8 @@ class Executor:
 
     def _unfinished(self) -> list[asyncio.Future[Any]]:
         # One that is cancelled before its first turn ends without having been here.
-        endings = [run.ending for run in self.runs.values() if run.ending is not None]
-        return [future for future in (*self._tasks, *endings) if not future.done()]
+        completions = [run.end.completion for run in self.runs.values() if run.end.completion is not None]
+        return [future for future in (*self._tasks, *completions) if not future.done()]
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
@@ -318,37 +332,36 @@ class Executor:
             error = exceptions.encode_error(failure)
         finally:
             run.over = True
-            if run.timer is not None:
-                run.timer.cancel()
+            if run.end.deadline_timer is not None:
+                run.end.deadline_timer.cancel()
             try:
-                if run.tasks_inside and run.stopped is None:
+                if run.tasks.inside_verbs and run.stopped is None:
                     await self._end_what_outlived(run)
                 if run.stopped is None:
                     RunCompletion(run).store(status, output, error)
             finally:
-                if run.task is not None:
-                    self._tasks.discard(run.task)
-                    run.task = None
-                if run.ending is None:
+                if run.tasks.main is not None:
+                    self._tasks.discard(run.tasks.main)
+                    run.tasks.main = None
+                if run.end.completion is None:
                     self.leave(run)
 
     def leave(self, run: Run) -> None:
         """The run is over, and everything that can be known of its end is known."""
-        run.end(None)
-        run.ending = None  # or they would keep each other
+        run.end.set(None)
+        run.end.completion = None  # or they would keep each other
         if self.runs.get(run.workflow_id) is run:
             del self.runs[run.workflow_id]
-            self.database.wakeups.add_listener(run.key, None)
-        for key in run.known_empty or ():
-            self.database.wakeups.take_known_empty(key)
+        self.database.wakeups.remove_listener(run.end_key, run)
+        run.remove_listeners()
         self._on_slot_freed()
 
     async def _end_what_outlived(self, run: Run) -> None:
         # Tasks that the function started and did not wait for: nothing of theirs may come after the end.
-        for task in run.tasks_inside or ():
+        for task in run.tasks.inside_verbs or ():
             task.cancel()
         await self.database.batches.flush(run.partition)
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         log.error("%s", mismatch)
-        await finish(run, "REPLAY_MISMATCH", None, exceptions.encode_error(mismatch))
+        await store_end(run, "REPLAY_MISMATCH", None, exceptions.encode_error(mismatch))

@@ -198,45 +198,49 @@ class Recovery:
     async def keep_lease(self) -> None:
         """Renew and look after the others, until cancelled."""
         losses, reclaim_at = 0, inf
-        async for subscription in self._database.changes():
-            if await self.renew():
-                log.warning(
-                    "This executor was silent for so long that it counted as dead: its workflows may run elsewhere."
-                )
-                for run in list(self._executor.runs.values()):
-                    self._executor.check_ownership_soon(run)
-            await self.reap()
-            if losses != self._database.batches.losses:
-                losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS
-            if anyio.current_time() >= reclaim_at:
-                # A commit may be held up for longer than its connection lives, so it is not looked for only once.
-                reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
-                await self._executor.reclaim()
-            subscription.poll_within(RENEW_EVERY_SECONDS)
+        with self._database.changes() as changes:
+            async for subscription in changes:
+                if await self.renew():
+                    log.warning(
+                        "This executor was silent for so long that it counted as dead: its workflows may run elsewhere."
+                    )
+                    for run in list(self._executor.runs.values()):
+                        self._executor.check_ownership_soon(run)
+                await self.reap()
+                if losses != self._database.batches.losses:
+                    losses, reclaim_at = self._database.batches.losses, anyio.current_time() + RECLAIM_AFTER_SECONDS
+                if anyio.current_time() >= reclaim_at:
+                    # A commit may be held up for longer than its connection lives, so it is not looked for only once.
+                    reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
+                    await self._executor.reclaim()
+                subscription.poll_within(RENEW_EVERY_SECONDS)
 
     async def keep_deadlines(self) -> None:
         """Cancel the workflows whose deadline has come, until cancelled; a run of this process says when that is."""
-        async for subscription in self._database.changes(DUE_KEY):
-            due = await self._database.call(DUE, [(MAX_DUE,)], partition="", retry_forever=True)
-            for _, workflow_id in due:
-                log.warning("Workflow %r is cancelled: its time is over.", workflow_id)
-            await asyncio.gather(*(control.cancel_if_due(self._database, workflow_id) for _, workflow_id in due))
-            subscription.poll_within(0 if len(due) == MAX_DUE else RENEW_EVERY_SECONDS)
+        with self._database.changes(DUE_KEY) as changes:
+            async for subscription in changes:
+                due = await self._database.call(DUE, [(MAX_DUE,)], partition="", retry_forever=True)
+                for _, workflow_id in due:
+                    log.warning("Workflow %r is cancelled: its time is over.", workflow_id)
+                await asyncio.gather(*(control.cancel_if_due(self._database, workflow_id) for _, workflow_id in due))
+                subscription.poll_within(0 if len(due) == MAX_DUE else RENEW_EVERY_SECONDS)
 
     async def keep_telling(self) -> None:
         """Say once a minute which workflows no live executor can run, until cancelled."""
-        async for subscription in self._database.changes():
-            for _, name, version, count in await self._database.call(
-                UNCLAIMABLE, [()], partition="", retry_forever=True
-            ):
-                log.warning(
-                    "%d workflows named %r%s wait for an executor that can run them: see list_workflows(unclaimable=True).",
-                    count, name, f" of version {version!r}" if version else "",
-                )  # fmt: skip
-            subscription.poll_within(TELL_EVERY_SECONDS)
+        with self._database.changes() as changes:
+            async for subscription in changes:
+                for _, name, version, count in await self._database.call(
+                    UNCLAIMABLE, [()], partition="", retry_forever=True
+                ):
+                    log.warning(
+                        "%d workflows named %r%s wait for an executor that can run them: see list_workflows(unclaimable=True).",
+                        count, name, f" of version {version!r}" if version else "",
+                    )  # fmt: skip
+                subscription.poll_within(TELL_EVERY_SECONDS)
 
     async def keep_claiming(self) -> None:
         """Claim whenever there is something to claim and room for it, until cancelled."""
-        async for subscription in self._database.changes(UNOWNED_KEY):
-            if await self._executor.claim():
-                subscription.poll_within(CLAIM_PAUSE_SECONDS)
+        with self._database.changes(UNOWNED_KEY) as changes:
+            async for subscription in changes:
+                if await self._executor.claim():
+                    subscription.poll_within(CLAIM_PAUSE_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
@@ -11,8 +10,10 @@ from pydantic import BaseModel
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import end_key
-from dbos_async._runs.context import Run, WorkflowContext, calling_context
+from dbos_async._runs.context import WorkflowContext, calling_context
+from dbos_async._runs.run import RunEnd
 from dbos_async._runs.step import Step, StepResult, read
+from dbos_async._runs.waiting import wait
 from dbos_async._serialization import values
 from dbos_async.errors import InvalidArgumentError, WorkflowCancelledError, WorkflowNotFoundError
 from dbos_async.keys import check_int, check_key
@@ -177,12 +178,12 @@ class WorkflowStep(BaseModel, frozen=True):
 class WorkflowHandle(Generic[R]):
     """One workflow, by its id: ask for its status, or wait for its result."""
 
-    __slots__ = ("_database", "_result_type", "_run", "workflow_id")
+    __slots__ = ("_database", "_end", "_result_type", "workflow_id")
 
-    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any, run: Run | None = None) -> None:
+    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any, end: RunEnd | None = None) -> None:
         self._database = database
         self._result_type = result_type
-        self._run = run
+        self._end = end
         self.workflow_id: str = workflow_id
 
     def __repr__(self) -> str:
@@ -194,15 +195,11 @@ class WorkflowHandle(Generic[R]):
         A cancelled workflow raises `WorkflowCancelledError`, an unknown one `WorkflowNotFoundError`.
         A parked workflow has not ended: this waits until it was resumed and has come to its end.
         """
-        run = self._run
-        if run is not None and not isinstance(calling_context(self._database), WorkflowContext):
-            # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
-            listener = run.listen()
-            try:
-                await listener
-            finally:
-                run.listen_no_more(listener)
-            if (outcome := run.outcome) is not None:
+        end = self._end
+        if end is not None and not isinstance(calling_context(self._database), WorkflowContext):
+            # A run of this process tells its end as soon as that is committed.
+            outcome = await end.wait()
+            if outcome is not None:
                 return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
         return cast("R", await _result(self._database, self.workflow_id, self._result_type))
 
@@ -212,15 +209,15 @@ class WorkflowHandle(Generic[R]):
 
 
 async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
-    here = calling_context(database)
-    if isinstance(here, WorkflowContext):
-        step = Step(here, "get_result", workflow_id)
-        done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
-        return await step.decode_or_reject(done, lambda text: values.decode(text, declared, what=_what(workflow_id)))
-    async with aclosing(database.changes(end_key(workflow_id))) as changes:
+    context = calling_context(database)
+    if isinstance(context, WorkflowContext):
+        step = Step(context, "get_result", workflow_id)
+        result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
+        return await step.decode_or_reject(result, lambda text: values.decode(text, declared, what=_what(workflow_id)))
+    with database.changes(end_key(workflow_id)) as changes:
         async for _ in changes:
             answer = await database.call(
-                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=here is not None
+                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=context is not None
             )
             _, status, output, error = answer[0]
             if status is None:

@@ -14,14 +14,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from threading import get_ident
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from dbos_async._database.batches import Answer
+from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor import tracing
 from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import (
-    Run,
     StepContext,
     WorkflowContext,
     allowed_seconds,
@@ -29,8 +28,10 @@ from dbos_async._runs.context import (
     calling_context,
     check_live,
 )
-from dbos_async._runs.step import Step, StepResult, caller_columns
-from dbos_async._runs.transaction import call_inside, check_answer, check_connection, is_connection
+from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.run import RunEnd
+from dbos_async._runs.step import Step
+from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.signature import Signature, encode_plain_call
@@ -197,23 +198,24 @@ class Workflow(Generic[P, R]):
         return cast("R", await (await start_here(self, args, kwargs)).get_result())
 
 
-class StartOnCommit:
-    """A run that begins with the commit of its start, and not with the caller, who may have left."""
+class StartOnCommit(Observer):
+    """Begins the run when the start is committed, whether or not its caller still waits."""
 
-    __slots__ = ("_here", "_row", "run")
+    __slots__ = ("_executor", "_row", "end")
 
-    def __init__(self, here: Executor, row: tuple[Any, ...]) -> None:
-        self._here, self._row = here, row
-        self.run: Run | None = None
+    def __init__(self, executor: Executor, row: Row) -> None:
+        self._executor, self._row = executor, row
+        self.end: RunEnd | None = None
 
-    def __call__(self, answer: Answer) -> None:
-        # A repeated call knows its own row.
-        if answer[0]["started"]:
+    def on_result(self, call: Call, result: Result) -> None:
+        # A start that is repeated after its result was lost knows the row that it had made.
+        if result[0]["started"]:
             workflow_id, name, text, _, _, trace_parent, _, seconds_left, _ = self._row
-            first = answer[0]["attempts"] + 1
-            self.run = self._here.begin(
-                workflow_id, name, text, first, trace_parent=trace_parent, seconds_left=seconds_left
+            attempt = result[0]["attempts"] + 1
+            run = self._executor.begin(
+                workflow_id, name, text, attempt, trace_parent=trace_parent, seconds_left=seconds_left
             )
+            self.end = None if run is None else run.end
 
 
 registered: dict[str, Workflow[Any, Any]] = {}
@@ -225,65 +227,64 @@ async def start(
     name: str,
     text: str,
     result_type: Any,
-    here: Executor | None,
+    executor: Executor | None,
     connection: Any = None,
 ) -> WorkflowHandle[Any]:
-    """Make a workflow's row, unless there is one of its id. It begins ``here`` if that executor has room for it."""
-    # One in the user's transaction may never be committed, so nobody owns it: whoever hears of the commit claims it.
-    owner = here.reserve() if here is not None and connection is None else None
+    """Make a workflow's row, unless its id has one. It begins in this executor if that has a free slot."""
+    # A start in the user's transaction may never be committed, so it has no owner: an executor claims it after the commit.
+    owner = executor.reserve() if executor is not None and connection is None else None
     try:
-        caller = calling_context(database)
-        if connection is not None:
-            check_connection(connection, caller, "start_workflow")
-        if not isinstance(caller, WorkflowContext) and caller is not None:
-            check_live(caller, "start_workflow")
-        invalid = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
-        if invalid is not None and not isinstance(caller, WorkflowContext):
-            raise invalid
-        ticket = assigned.get()
-        start_id = ordered_id()
-        workflow_id = str(start_id) if ticket is None else ticket.use()
-        trace_parent, timeout_seconds = tracing.trace_parent(), allowed_seconds.get()
-        row: tuple[Any, ...] = (
-            workflow_id, name, text, owner, here.application_version if here else None, trace_parent, start_id, timeout_seconds,
-            None if owner else UNOWNED_KEY,
-        )  # fmt: skip
-        beginning = None if here is None or owner is None else StartOnCommit(here, row)
-        step = Step(caller, "start_workflow", name) if isinstance(caller, WorkflowContext) else caller
-        statement = START if ticket is None else START_BY_ID
-        if step is not None:
-            statement, row = START_CHILD, (*caller_columns(step), step.path, *row)
-        wakes = () if owner else (UNOWNED_KEY,)
-        if connection is not None:
-            answer = await call_inside(connection, statement, [row])
-            await check_answer(answer, caller if isinstance(caller, StepContext) else None)
-            done = StepResult(answer[0]["output"], answer[0]["error"])
-        elif isinstance(step, Step):
-            done = await step.perform(
-                statement, [row], size=len(text), wakes=wakes, answered=beginning, invalid=invalid
-            )
-            child_id = await step.decode_or_reject(done, functools.partial(_decode_id, name))
-            return WorkflowHandle(database, child_id, result_type)
-        else:
-            retry_forever = step is not None
-            call = database.call(
-                statement,
-                (row,),
-                partition=workflow_id,
-                size=len(text),
-                wakes=wakes,
-                retry_forever=retry_forever,
-                answered=beginning,
-            )
-            answer = await call
-            if step is not None and answer[0]["outcome"] == "lost":
-                await step.run.stop_as_lost()
-            done = StepResult(answer[0]["output"], answer[0]["error"])
-        done.value()
-        return WorkflowHandle(database, workflow_id, result_type, None if beginning is None else beginning.run)
+        return await _start(database, name, text, result_type, executor, owner, connection)
     finally:
-        if here is not None:
-            here.release(owner)
+        if executor is not None:
+            executor.release(owner)
+
+
+async def _start(
+    database: Database,
+    name: str,
+    text: str,
+    result_type: Any,
+    executor: Executor | None,
+    owner: str | None,
+    connection: Any,
+) -> WorkflowHandle[Any]:
+    context = calling_context(database)
+    if connection is not None:
+        check_connection(connection, context, "start_workflow")
+    if isinstance(context, StepContext):
+        check_live(context, "start_workflow")
+    invalid = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+    if invalid is not None and not isinstance(context, WorkflowContext):
+        raise invalid
+    ticket = assigned.get()
+    start_id = ordered_id()
+    workflow_id = str(start_id) if ticket is None else ticket.use()
+    version = executor.application_version if executor else None
+    key = None if owner else UNOWNED_KEY
+    row: Row = (
+        workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, allowed_seconds.get(), key,
+    )  # fmt: skip
+    on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
+    caller = caller_in(context, "start_workflow", name)
+    statement = START if ticket is None else START_BY_ID
+    if caller is not None:
+        statement, row = START_CHILD, (*caller_columns(caller), caller.path, *row)
+    call = call_by(
+        caller,
+        statement,
+        (row,),
+        about=workflow_id,
+        size=len(text),
+        wakes=() if key is None else (key,),
+        observer=on_commit,
+    )
+    result = await issue(database, caller, call, verb="start_workflow", connection=connection, invalid=invalid)
+    if isinstance(caller, Step):
+        child_id = await caller.decode_or_reject(result, functools.partial(_decode_id, name))
+        return WorkflowHandle(database, child_id, result_type)
+    result.value()
+    return WorkflowHandle(database, workflow_id, result_type, None if on_commit is None else on_commit.end)
 
 
 def _decode_id(name: str, recorded: str | None) -> str:

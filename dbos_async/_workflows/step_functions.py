@@ -89,7 +89,7 @@ class StepFunction(Generic[P, R]):
         try:
             return cast("R", values.decode(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
-            await step.park_unreadable(invalid)
+            await step.park_undecodable(invalid)
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
         pause = self._interval_seconds
