@@ -21,15 +21,15 @@ CHECKS = (
 )
 
 ABOUT_THE_DATABASE = (
-    "messages",
-    "events",
-    "streams",
-    "taking",
-    "workflows",
-    "replay",
-    "interleavings",
-    "statements",
-    "migrations",
+    "promises/test_messages.py",
+    "promises/test_events.py",
+    "promises/test_streams.py",
+    "statements/test_taking.py",
+    "promises/test_workflows.py",
+    "promises/test_replay.py",
+    "statements/test_interleavings.py",
+    "statements/test_statements.py",
+    "statements/test_migrations.py",
 )
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     if "DBOS_TEST_DATABASE_URL" not in os.environ and not arguments:
         print("── the same on an older Postgres, as far as the database matters", flush=True)
         os.environ["DBOS_TEST_POSTGRES"] = "16"
-        run("pytest", "-n", "4", *(f"tests/test_{name}.py" for name in ABOUT_THE_DATABASE))
+        run("pytest", "-n", "4", *(f"tests/{name}" for name in ABOUT_THE_DATABASE))
 
 
 main()

@@ -24,8 +24,8 @@ import pytest
 
 from dbos_async import DBOS, embedded
 from dbos_async._database import migrations
-from tests.servers import memory
-from tests.statements import SETTING
+from tests.support.servers import memory
+from tests.support.statements import SETTING
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -180,7 +180,7 @@ async def connection(connect: Connect) -> Any:
 
 @pytest.fixture
 async def one(connect: Connect) -> Any:
-    """A connection, after the scene of tests.statements is set."""
+    """A connection, after the scene of tests.support.statements is set."""
     connection = await connect()
     await connection.execute(SETTING)
     return connection

@@ -19,9 +19,9 @@ from pathlib import Path
 import asyncpg
 
 from dbos_async import DBOSClient, embedded
-from tests.eventually import eventually
-from tests.processes import running
-from tests.programs.crowd import ids, let_end
+from tests.support.eventually import eventually
+from tests.support.processes import running
+from tests.support.programs.crowd import ids, let_end
 
 OWNERS = """
     select count(*) filter (where starts_with(owner, $2 || ':')) from dbos_async.workflows where id = any($1)
