@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbos_async._executor.executor import RUNS_OF_ONE
+from tests.chaos.direct import Direct
 from tests.chaos.plan import Instruction, Plan, Program, walk
-from tests.chaos.server import Direct
 
 PREPARE = """
     create schema if not exists chaos;

@@ -19,10 +19,11 @@ import asyncpg
 from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import migrations
 from tests.chaos.checker import PREPARE, Watched, check
+from tests.chaos.direct import Direct
 from tests.chaos.nemesis import Executor, Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
-from tests.chaos.proxy import Proxy
-from tests.chaos.server import Direct, Server
+from tests.support.postgres import LOSES_NOTHING, Server
+from tests.support.proxy import Proxy
 
 log = logging.getLogger("chaos")
 
@@ -54,7 +55,7 @@ class Campaign:
         self.executors = executors
         self._direct = direct
         self._seed = seed
-        self._url = server.url_through(proxy.port)
+        self._url = proxy.url
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
@@ -113,9 +114,10 @@ class Campaign:
 @asynccontextmanager
 async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     """Everything that a run of the suite needs; nothing of it is left afterwards."""
-    server = await asyncio.to_thread(Server)
+    server = Server(*LOSES_NOTHING)
+    await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
-    proxy, direct = Proxy(server.socket), Direct(server.url)
+    proxy, direct = Proxy(server.url), Direct(server.url)
     running: list[Executor] = []
     try:
         connection = await asyncpg.connect(server.url)
@@ -140,7 +142,7 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
             await executor.proxy.close()
         await proxy.close()
         await direct.close()
-        await asyncio.to_thread(server.close)
+        await server.remove()
 
 
 class _Wave:

@@ -21,7 +21,7 @@ from uuid import uuid4
 import anyio.from_thread
 
 from dbos_async import DBOS, DatabaseUnavailableError, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
-from tests.chaos.server import Direct
+from tests.chaos.direct import Direct
 
 Instruction = dict[str, Any]
 

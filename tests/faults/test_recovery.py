@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,12 @@ import pytest
 from dbos_async import DBOS, SendMessage
 from dbos_async._workflows import start
 from tests.support.eventually import eventually
+from tests.support.processes import holder
 from tests.support.programs.hold import held
 
 KNOWN_HERE = held  # importing it registers the workflow that the other process runs
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-async def holder(url: str, count: int) -> asyncio.subprocess.Process:
-    """A process that owns three times so many workflows."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.programs.hold", url, str(count), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"ready\n"
-    return process
 
 
 async def test_w2_a_killed_process_is_noticed_and_its_workflows_go_on_elsewhere(

@@ -72,8 +72,9 @@ async def test_w5_whatever_ends_it_a_program_gives_its_workflows_back_and_leaves
     await eventually(lambda: _is(connection, mine, 0), "the server has closed its side of every connection")
 
 
+@pytest.mark.newest_only  # the embedded Postgres has a version of its own
 @pytest.mark.parametrize("ways", [list(ENDS)[::2], list(ENDS)[1::2]], ids=", ".join)
-async def test_whatever_ends_it_a_program_stops_its_embedded_server(ways: list[str]) -> None:
+async def test_whatever_ends_it_a_program_stops_its_embedded_server(postgres: None, ways: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="dbos-shutdown-") as folder:
         for how in ways:
             async with running("ending", "", ENDS[how][0], folder=Path(folder), DBOS_DATABASE_URL="") as program:

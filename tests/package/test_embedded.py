@@ -18,6 +18,8 @@ import pytest
 from dbos_async import DBOS, DBOSError, NoDatabaseError, embedded
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.newest_only  # the embedded Postgres has a version of its own
+
 USER = """
 import asyncio, sys
 from pathlib import Path
@@ -32,7 +34,7 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def tmp_path() -> Iterator[Path]:
+def tmp_path(postgres: None) -> Iterator[Path]:
     """A folder outside of pytest's own, whose permissions another run of pytest would take back from the server's account."""
     with tempfile.TemporaryDirectory(prefix="dbos-embedded-") as folder:
         yield Path(folder)

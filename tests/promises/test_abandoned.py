@@ -16,8 +16,8 @@ from dbos_async._database.database import Database
 from dbos_async._messaging import taking
 from dbos_async._workflows import start
 from tests.conftest import Connect
-from tests.statements.test_interleavings import CLAIM_BY_HAND, blocked
 from tests.support.eventually import eventually
+from tests.support.races import CLAIM_BY_HAND, blocked
 from tests.support.statements import SETTING, Row, execute, step
 
 SPOKEN = 10

@@ -12,8 +12,8 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID, WorkflowCancelledError, WorkflowHandle, WorkflowNotFoundError
 from dbos_async._workflows import start
-from tests.faults.test_recovery import holder
 from tests.support.eventually import eventually
+from tests.support.processes import holder
 from tests.support.programs.hold import held
 
 CLEANED: list[str] = []

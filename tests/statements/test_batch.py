@@ -16,7 +16,7 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import without_password
 from dbos_async._database.wakeups import Wakeups, digest
-from tests.conftest import with_database
+from tests.support.databases import with_database
 from tests.support.eventually import eventually
 
 ECHO = Statement(

@@ -16,8 +16,8 @@ from dbos_async._messaging import send as sending
 from dbos_async._messaging import taking
 from dbos_async._workflows import start
 from tests.conftest import Connect
-from tests.statements.test_interleavings import CLAIM_BY_HAND, blocked
 from tests.support.eventually import eventually
+from tests.support.races import CLAIM_BY_HAND, blocked, state
 from tests.support.statements import Row, execute, forms, step
 
 NOBODY = None, None, None, None
@@ -37,18 +37,6 @@ async def send(connection: Any, row: Row) -> bool:
     (answer,) = await execute(connection, sending.SEND, row)
     assert (answer["outcome"], answer["error"]) == ("done", None)
     return bool(answer["delivered"])
-
-
-async def state(connection: Any) -> tuple[list[Any], list[Any]]:
-    """The steps with what they took, and the messages with whether they were received."""
-    steps = await connection.fetch(
-        "select number, output::text, message_id, completed_at is not null as done from dbos_async.steps "
-        "where workflow_id = 'w' order by number"
-    )
-    messages = await connection.fetch(
-        "select payload::text, received_at is not null as received from dbos_async.messages where topic = 't' order by seq"
-    )
-    return [(row["number"], row["output"], row["done"]) for row in steps], [tuple(row) for row in messages]
 
 
 async def it_waits(connection: Any, number: int = 1) -> None:

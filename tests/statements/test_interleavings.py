@@ -13,32 +13,8 @@ from dbos_async._executor import ending, executor
 from dbos_async._lifecycle import leases
 from dbos_async._messaging import events, send, streams
 from dbos_async._workflows import start
-from tests.support.eventually import eventually
+from tests.support.races import CLAIM_BY_HAND, TABLES, blocked, everything, outcome
 from tests.support.statements import ACTS, FORMS, Act, Row, execute, step
-
-CLAIM_BY_HAND = "update dbos_async.workflows set attempt = attempt + 1, owner = 'another' where id = 'w'"
-TABLES = ("workflows", "steps", "messages", "events", "stream_entries")
-
-
-async def blocked(connection: Any, task: asyncio.Task[Any], watcher: Any) -> None:
-    """Return once the task on this connection waits for a lock."""
-    backend = connection.get_server_pid()
-
-    async def waits() -> bool:
-        assert not task.done(), f"it was to wait, and did not: {task}"
-        return bool(await watcher.fetchval("select cardinality(pg_blocking_pids($1)) > 0", backend))
-
-    await eventually(waits, "the statement waits for a lock")
-
-
-async def everything(connection: Any) -> list[Any]:
-    """What stands in all the tables."""
-    return [sorted(map(str, await connection.fetch(f"select * from dbos_async.{table}"))) for table in TABLES]
-
-
-def outcome(answer: list[Any]) -> str:
-    return str(answer[0]["outcome"])
-
 
 write_seq = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 in_steps = pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from dbos_async import (
 from dbos_async._database import migrations
 from dbos_async._database.connections import is_lost
 from dbos_async.cli import app
-from tests.conftest import with_database
+from tests.support.databases import with_database
 from tests.support.eventually import eventually
 
 NAMES = [migration.name for migration in migrations.load()]

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from dbos_async._messaging.taking import TAKE
-from tests.statements.test_handover import state
-from tests.statements.test_interleavings import CLAIM_BY_HAND, blocked, everything, outcome
+from tests.support.races import CLAIM_BY_HAND, blocked, everything, outcome, state
 from tests.support.statements import Row, execute, step
 
 assert TAKE.sql_when_waiting is not None

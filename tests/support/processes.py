@@ -65,3 +65,13 @@ async def running(
                 process.kill()
             # Reads what is left, so that the pipe is closed, too.
             await process.communicate()
+
+
+async def holder(url: str, count: int) -> asyncio.subprocess.Process:
+    """A process that owns three times so many workflows."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.programs.hold", url, str(count), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    return process

@@ -451,7 +451,7 @@ async def test_an_answer_that_has_begun_outlasts_an_outage_and_a_new_one_says_to
                 later = await browser.get("/")
                 assert (later.status_code, later.headers["retry-after"]) == (503, "5")
             assert values(found) == [1]
-            proxy.heal()
+            await proxy.heal()
             proxy.cut()
             await eventually(lambda: len(found) == 2)
             await DBOS.send("w", None)

@@ -23,6 +23,8 @@ from tests.support.eventually import eventually
 from tests.support.sites import Site, served
 from tests.support.web import events
 
+pytestmark = pytest.mark.newest_only  # about requests: the verbs behind them are tested on both versions elsewhere
+
 EXAMPLES = ("agent_chat.py", "fastapi_checkout.py")
 
 
