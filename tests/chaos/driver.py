@@ -18,8 +18,9 @@ import asyncpg
 
 from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import migrations
-from tests.chaos.checker import PREPARE, Watched, check
+from tests.chaos.checker import check
 from tests.chaos.direct import Direct
+from tests.chaos.facts import PREPARE, Watched
 from tests.chaos.nemesis import Executor, Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
 from tests.support.postgres import LOSES_NOTHING, Server

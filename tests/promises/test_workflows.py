@@ -1,19 +1,15 @@
-"""Workflows and steps: promises W1, W2, W4, W7 to W9, and D1, D5, D6 as far as they are about them."""
+"""Workflows: promise W1, and D1, D5 and D6 as far as they are about them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import gc
 import os
 import threading
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import BaseModel
 
@@ -22,20 +18,15 @@ from dbos_async import (
     DBOSClient,
     DBOSError,
     InvalidArgumentError,
-    InvalidValueError,
     LaunchError,
-    RecordedError,
     RegistrationError,
     SetWorkflowID,
-    StepTimeoutError,
     WorkflowConflictError,
-    WorkflowEndedError,
     WorkflowNotFoundError,
-    WorkflowStep,
     WrongPlaceError,
 )
-from dbos_async._workflows import start
 from tests.support.eventually import eventually
+from tests.support.workflows import echo, wait_for_ever
 
 
 class Order(BaseModel):
@@ -48,22 +39,6 @@ class Order(BaseModel):
 class Receipt:
     order: Order
     paid: bool
-
-
-class CardDeclinedError(Exception):
-    def __init__(self, code: int, *, retry: bool = False) -> None:
-        super().__init__(code)
-        self.code, self.retry = code, retry
-
-
-@DBOS.workflow()
-async def echo(value: Any) -> Any:
-    return value
-
-
-@DBOS.workflow()
-async def wait_for_ever() -> None:
-    await DBOS.recv("the end", None)
 
 
 pytestmark = pytest.mark.usefixtures("dbos")
@@ -137,302 +112,10 @@ async def test_d1_arguments_and_results_travel_by_their_annotations() -> None:
     assert await again.get_result() == Receipt(order, True)
 
 
-async def test_d1_what_a_step_returns_first_is_what_a_replay_would_return() -> None:
-    @DBOS.step()
-    async def pair() -> Any:
-        return (1, {"k": (2,)})
-
-    @DBOS.workflow()
-    async def workflow() -> list[str]:
-        return [repr(await pair())]
-
-    assert await workflow() == ["[1, {'k': [2]}]"]
-
-
 async def test_binding_errors_raise_before_anything_is_stored() -> None:
     with pytest.raises(TypeError, match="missing a required argument"):
         await DBOS.start_workflow(echo)  # type: ignore[call-overload]  # the mistake under test
     assert await DBOS.list_workflows() == []
-
-
-async def test_exceptions_of_steps_and_workflows_keep_their_type_and_arguments() -> None:
-    @DBOS.step()
-    async def charge() -> None:
-        raise CardDeclinedError(51, retry=True)
-
-    @DBOS.workflow()
-    async def buy() -> str:
-        try:
-            await charge()
-        except CardDeclinedError as error:
-            assert (error.code, error.retry, error.args) == (51, True, (51,))
-            raise
-        return "unreachable"
-
-    handle = await DBOS.start_workflow(buy)
-    with pytest.raises(CardDeclinedError) as raised:
-        await handle.get_result()
-    assert (raised.value.code, raised.value.retry) == (51, True)
-    assert (await handle.get_status()).status == "ERROR"
-
-
-async def test_an_exception_of_a_type_that_is_not_imported_here_names_it() -> None:
-    class LocalError(Exception):
-        pass
-
-    @DBOS.workflow()
-    async def fail() -> None:
-        raise LocalError("boom")
-
-    with pytest.raises(RecordedError, match=r"LocalError: boom"):
-        await fail()
-
-
-async def test_d2_a_result_that_cannot_be_stored_is_the_error_of_the_step_which_is_not_run_again() -> None:
-    ran: list[int] = []
-
-    @DBOS.step()
-    async def bad() -> Any:
-        ran.append(1)
-        return object()
-
-    @DBOS.workflow()
-    async def workflow() -> str:
-        try:
-            await bad()
-        except InvalidValueError as error:
-            return str(error)
-        return ""
-
-    assert "The result of step" in await workflow()
-    assert ran == [1]
-
-
-async def test_steps_retry_time_out_and_run_functions_in_threads() -> None:
-    tried: list[float] = []
-
-    @DBOS.step(retries_allowed=True, max_attempts=3, interval_seconds=0.01)
-    async def flaky() -> int:
-        tried.append(time.monotonic())
-        if len(tried) < 3:
-            raise OSError("not yet")
-        return len(tried)
-
-    @DBOS.step(retries_allowed=True, max_attempts=2, interval_seconds=0)
-    async def hopeless() -> None:
-        raise OSError("never")
-
-    @DBOS.step(timeout_seconds=0.02)
-    async def slow() -> None:
-        await asyncio.sleep(30)
-
-    @DBOS.step()
-    def blocking(x: int) -> tuple[int, bool]:
-        return x, threading.current_thread() is threading.main_thread()
-
-    @DBOS.workflow()
-    async def workflow() -> list[Any]:
-        outcomes: list[Any] = [await flaky()]
-        for step in (hopeless, slow):
-            try:
-                await step()
-            except (OSError, StepTimeoutError) as error:
-                outcomes.append(type(error).__name__)
-        outcomes.append(await blocking(7))
-        return outcomes
-
-    assert await workflow() == [3, "OSError", "StepTimeoutError", [7, False]]
-    assert await blocking(8) == (8, False), "outside of workflows a step is a plain call"
-
-
-async def test_a_step_in_a_step_is_a_plain_call() -> None:
-    @DBOS.step()
-    async def inner() -> str | None:
-        return DBOS.step_id
-
-    @DBOS.step()
-    async def outer() -> list[str | None]:
-        return [DBOS.workflow_id, DBOS.step_id, await inner()]
-
-    @DBOS.workflow()
-    async def workflow() -> list[str | None]:
-        return await outer()
-
-    with SetWorkflowID("w"):
-        assert await workflow() == ["w", "1", "1"]
-    assert len(await DBOS.list_workflow_steps("w")) == 1
-    assert DBOS.workflow_id is None
-    assert DBOS.step_id is None
-
-
-async def test_w4_steps_are_numbered_by_path_in_tasks() -> None:
-    @DBOS.step()
-    async def where(name: str) -> str | None:
-        return DBOS.step_id
-
-    @DBOS.workflow()
-    async def workflow() -> list[Any]:
-        async def branch(name: str) -> list[Any]:
-            return [await where(name), await where(name)]
-
-        found: list[Any] = [await where("first")]
-        found += await asyncio.gather(branch("a"), branch("b"))
-        async with asyncio.TaskGroup() as group:
-            third = group.create_task(branch("c"))
-        found += [third.result(), await where("last")]
-        return found
-
-    assert await workflow() == ["1", ["1.1.1", "1.1.2"], ["1.2.1", "1.2.2"], ["1.3.1", "1.3.2"], "2"]
-
-
-async def test_w7_waiting_workflows_hold_no_thread_and_no_connection() -> None:
-    threads, backends = threading.active_count(), len(start.executor().database.postgres.backends)
-    handles = await asyncio.gather(*(DBOS.start_workflow(wait_for_ever) for _ in range(300)))
-    await eventually(lambda: start.executor().free_slots == 1000, "all runs wait and none counts as running")
-    assert threading.active_count() == threads
-    assert len(start.executor().database.postgres.backends) <= max(backends, 9)
-    await asyncio.gather(*(DBOS.send(handle.workflow_id, None, "the end") for handle in handles))
-    await asyncio.gather(*(handle.get_result() for handle in handles))
-
-
-async def test_what_has_ended_is_freed_at_once_and_leaves_the_garbage_collector_nothing() -> None:
-    def runs() -> int:
-        return sum(type(known).__name__ == "Run" for known in gc.get_objects())
-
-    gc.collect()
-    gc.disable()
-    try:
-        before = runs()
-        waiting = await DBOS.start_workflow(wait_for_ever)
-        for _ in range(10):
-            assert await echo(1) == 1
-        await eventually(lambda: runs() == before + 1, "only the one that waits is left")
-        await DBOS.send(waiting.workflow_id, "go", "the end")
-        await waiting.get_result()
-        del waiting
-        await eventually(lambda: runs() == before)
-    finally:
-        gc.enable()
-
-
-async def test_w8_a_task_that_outlived_its_workflow_raises_and_writes_nothing() -> None:
-    outcomes: list[str] = []
-    tasks: list[asyncio.Task[None]] = []
-    go_on = asyncio.Event()
-
-    async def outlive(verb: str) -> None:
-        try:
-            if verb == "recv":
-                await DBOS.recv("t", None)
-            else:
-                await go_on.wait()
-                await DBOS.write_stream("k", "too late")
-        except WorkflowEndedError as error:
-            outcomes.append(error.verb)
-
-    @DBOS.workflow()
-    async def workflow() -> None:
-        tasks.extend(asyncio.create_task(outlive(verb)) for verb in ("recv", "write_stream"))
-        await DBOS.sleep(0.01)
-
-    handle = await DBOS.start_workflow(workflow)
-    await handle.get_result()
-    go_on.set()
-    await asyncio.gather(*tasks)
-    assert sorted(outcomes) == ["recv", "write_stream"]
-    assert [value async for value in DBOS.read_stream(handle.workflow_id, "k")] == []
-
-
-async def test_w8_a_thread_that_outlived_its_step_raises() -> None:
-    outcomes: list[str] = []
-    go_on, over = threading.Event(), threading.Event()
-
-    @DBOS.step(timeout_seconds=0.05)
-    def abandoned() -> None:
-        go_on.wait(20)
-        try:
-            anyio.from_thread.run(DBOS.set_event, "k", "too late")
-        except WorkflowEndedError as error:
-            outcomes.append(error.verb)
-        finally:
-            over.set()
-
-    @DBOS.workflow()
-    async def workflow() -> str:
-        try:
-            await abandoned()
-        except StepTimeoutError:
-            go_on.set()
-            await DBOS.recv("the end", None)
-        return "done"
-
-    handle = await DBOS.start_workflow(workflow)
-    await eventually(over.is_set)
-    await DBOS.send(handle.workflow_id, None, "the end")
-    assert await handle.get_result() == "done"
-    assert outcomes == ["set_event"]
-    assert await DBOS.get_all_events(handle.workflow_id) == {}
-
-
-async def test_w9_a_run_starts_in_a_fresh_context() -> None:
-    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="nothing")
-
-    @DBOS.workflow()
-    async def inner() -> str:
-        return request.get()
-
-    @DBOS.workflow()
-    async def outer() -> list[str]:
-        request.set("the outer run")
-        return [request.get(), await inner()]
-
-    request.set("a request")
-    assert await outer() == ["the outer run", "nothing"]
-    with SetWorkflowID("outer"):
-        assert await outer() == ["the outer run", "nothing"]
-
-
-async def test_w9_the_trace_parent_is_stored_and_restored(connection: Any) -> None:
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-
-    tracer = TracerProvider().get_tracer("test")
-
-    @DBOS.workflow()
-    async def traced() -> int:
-        return trace.get_current_span().get_span_context().trace_id % 2**31
-
-    with tracer.start_as_current_span("request") as span:
-        assert await traced() == span.get_span_context().trace_id % 2**31
-    parent = await connection.fetchval("select trace_parent from dbos_async.workflows")
-    assert f"{span.get_span_context().trace_id:032x}" in parent
-
-
-async def test_sleep_is_durable_and_for_workflows_only() -> None:
-    @DBOS.workflow()
-    async def nap(seconds: float) -> float:
-        began = time.monotonic()
-        await DBOS.sleep(seconds)
-        return time.monotonic() - began
-
-    with SetWorkflowID("nap"):
-        handle = await DBOS.start_workflow(nap, 0.2)
-    await eventually(lambda: _steps("nap"))
-    (step,) = await _steps("nap")
-    assert step.completed_at is None
-    assert 0.2 <= await handle.get_result() < 5
-    (step,) = await _steps("nap")
-    assert step.completed_at is not None
-    assert 0.19 <= (step.completed_at - step.started_at).total_seconds() < 0.3
-    assert await nap(0) < 5
-    with pytest.raises(WrongPlaceError):
-        await DBOS.sleep(1)
-    with pytest.raises(InvalidArgumentError):
-        await nap(-1)
-
-
-async def _steps(workflow_id: str) -> list[WorkflowStep]:
-    return await DBOS.list_workflow_steps(workflow_id)
 
 
 async def test_handles_statuses_and_lists() -> None:
@@ -465,22 +148,6 @@ async def test_the_result_of_an_unknown_workflow_raises_inside_and_outside() -> 
         return ""
 
     assert await ask() == "nobody"
-
-
-async def test_reads_in_a_workflow_are_recorded() -> None:
-    with SetWorkflowID("other"):
-        other = await DBOS.start_workflow(wait_for_ever)
-
-    @DBOS.workflow()
-    async def look() -> list[str]:
-        statuses = await DBOS.list_workflows(id_prefix="other")
-        return [statuses[0].status, (await (await DBOS.retrieve_workflow("other")).get_status()).status]
-
-    with SetWorkflowID("look"):
-        assert await look() == ["PENDING", "PENDING"]
-    verbs = [step.verb for step in await DBOS.list_workflow_steps("look")]
-    assert verbs == ["list_workflows", "get_status", "get_status"]
-    await DBOS.send(other.workflow_id, None, "the end")
 
 
 async def test_a_cancelled_caller_does_not_stop_the_workflow_it_started() -> None:
