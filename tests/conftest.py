@@ -168,7 +168,7 @@ async def connection(connect: Connect) -> Any:
 
 @pytest.fixture
 async def one(connect: Connect) -> Any:
-    """A connection, after the scene of tests.support.statements is set."""
+    """A connection to a database with the rows of tests.support.statements.SETTING."""
     connection = await connect()
     await connection.execute(SETTING)
     return connection
@@ -182,7 +182,7 @@ async def two(one: Any, connect: Connect) -> Any:
 
 @pytest.fixture
 async def three(one: Any, connect: Connect) -> Any:
-    """One that looks at what the others do."""
+    """A third one, which watches the others."""
     return await connect()
 
 

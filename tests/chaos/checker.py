@@ -1,7 +1,4 @@
-"""Afterwards: does what every workflow saw, and what the tables say, agree with every promise?
-
-A sentence for each that does not.
-"""
+"""Compares what every workflow saw, and what the tables hold, with every promise; one sentence for each violation."""
 
 from __future__ import annotations
 
@@ -131,9 +128,9 @@ class _Checker(MessageChecks):
                     if child in self.outputs and saw != self.outputs[child]:
                         self.broken("W2", f"{one!r} got another result of its child {child!r} than that has.")
                 case "send_astray" if saw != "WorkflowNotFoundError":
-                    self.broken("M7", f"a send of {one!r} to nobody was told {saw!r}.")
+                    self.broken("M7", f"a send of {one!r} to nobody got {saw!r}.")
                 case "close" if instruction["again"] and saw != "StreamClosedError":
-                    self.broken("S4", f"a late write to {instruction['key']!r} of {one!r} was told {saw!r}.")
+                    self.broken("S4", f"a late write to {instruction['key']!r} of {one!r} got {saw!r}.")
                 case "step":
                     self._check_outcome(one, instruction, saw)
                 case "gather":
@@ -218,18 +215,18 @@ class _Checker(MessageChecks):
         self.operations["bodies of steps"] += len(bodies)
 
     def _check_events(self, one: str, program: Program) -> None:
-        said: defaultdict[str, list[Any]] = defaultdict(list)
+        written_values: defaultdict[str, list[Any]] = defaultdict(list)
         for row in self.facts.events[one]:
-            said[row["key"]].append(json.loads(row["value"]))
+            written_values[row["key"]].append(json.loads(row["value"]))
         # Inside of a step a value may be set again, when the answer got lost, but not after a newer one.
-        inside = list(blocks_of(value["entry"] for value in said.pop("inside", [])))
+        inside = list(blocks_of(value["entry"] for value in written_values.pop("inside", [])))
         if len(inside) != len(set(inside)):
             self.broken("E2/E5", f"a step of {one!r} put an older value of its event over a newer one: {inside}.")
         truth: defaultdict[str, list[int]] = defaultdict(list)
         for instruction in walk(program):
             if instruction["do"] == "set":
                 truth[instruction["key"]].append(instruction["n"])
-        found = {key: [value["n"] for value in values] for key, values in said.items()}
+        found = {key: [value["n"] for value in values] for key, values in written_values.items()}
         if found != truth:
             self.broken("E2", f"the events of {one!r} were set to {found} and its program says {dict(truth)}.")
 
@@ -276,7 +273,7 @@ class _Checker(MessageChecks):
             self.operations["get_result outside"] += 1
 
     def _check_runs(self, one: str, program: Program) -> None:
-        """What was said one after the other was said by one run, then the next: never by an earlier one again."""
+        """What was written one after the other was written by one run, then the next: never by an earlier one again."""
         sent: dict[tuple[str, str, int], str] = {}
         for instruction in walk(program):
             for send in [instruction] if instruction["do"] == "send" else instruction.get("messages", []):
@@ -286,12 +283,12 @@ class _Checker(MessageChecks):
                 payload = json.loads(row["payload"])
                 if isinstance(payload, dict) and payload.get("from") == one:
                     sent[destination, str(row["topic"]), payload["n"]] = payload["run"]
-        said: dict[tuple[str, str, int], str] = {}
+        written_values: dict[tuple[str, str, int], str] = {}
         for kind, rows in (("set", self.facts.events[one]), ("write", self.facts.entries[one])):
             for row in rows:
                 value = json.loads(row["value"]) if row["value"] is not None else {}
                 if "run" in value:
-                    said[kind, row["key"], value["n"]] = value["run"]
+                    written_values[kind, row["key"], value["n"]] = value["run"]
 
         def runs_of(program: Program, output: list[Any]) -> Iterator[str]:
             for instruction, saw in zip(program, output, strict=True):
@@ -301,10 +298,10 @@ class _Checker(MessageChecks):
                     case "send":
                         yield sent.get((instruction["to"], str(instruction["topic"]), instruction["value"]["n"]), "")
                     case "set":
-                        yield said.get(("set", instruction["key"], instruction["n"]), "")
+                        yield written_values.get(("set", instruction["key"], instruction["n"]), "")
                     case "write":
                         for n in range(instruction["from"], instruction["to"]):
-                            yield said.get(("write", instruction["key"], n), "")
+                            yield written_values.get(("write", instruction["key"], n), "")
                     case "gather":
                         for branch, found in zip(instruction["branches"], saw, strict=True):
                             blocks = list(blocks_of(runs_of(branch, found)))

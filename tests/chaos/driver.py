@@ -129,9 +129,9 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
         for number in range(executors):
             running.append(Executor(f"executor-{number}", server, folder))
             await running[-1].start()
-        here = Campaign(server, running, proxy, direct, seed)
-        yield here
-        if here.tally.violations:
+        suite = Campaign(server, running, proxy, direct, seed)
+        yield suite
+        if suite.tally.violations:
             log.info("The logs of the executors are in %s.", folder)
         else:
             shutil.rmtree(folder)
@@ -156,7 +156,7 @@ class _Wave:
         self._ended = asyncio.Event()
 
     async def start(self) -> None:
-        """Start every workflow, some of them twice, and tell all of them to go."""
+        """Start every workflow, some of them twice, and send each the message ``go``."""
         limit = asyncio.Semaphore(20)
 
         async def start(one: str, program: list[Any]) -> None:

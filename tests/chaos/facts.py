@@ -1,4 +1,4 @@
-"""What the tables, the ledger and the driver tell of a wave."""
+"""What the tables, the ledger and the driver know of a wave."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Checks:
         self.programs = dict(plan.programs)
         self.outputs: dict[str, list[Any]] = {}
         self.received: defaultdict[tuple[str, str | None], list[Any]] = defaultdict(list)
-        """What a workflow says it received, by topic, in its order."""
+        """What each workflow reported that it received, by topic, in order."""
 
     def broken(self, promise: str, sentence: str) -> None:
         self.violations.append(f"{promise}: {sentence}")

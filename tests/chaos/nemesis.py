@@ -69,7 +69,7 @@ class Executor:
         return True
 
     def complaints(self) -> list[str]:
-        """What its log says and must not say."""
+        """The lines of its log that must not be there."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return [
             f"D4/W4: executor {self.name} logged: {line[:300]}" for line in lines if MUST_NOT_BE_LOGGED.search(line)

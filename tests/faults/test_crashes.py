@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 async def run(url: str, workflow: str, file: Path, *crash: str) -> tuple[int | None, dict[str, Any] | None]:
-    """Run the program; its exit code, and the story that it told if it came to its end."""
+    """Run the program; its exit code, and what it printed if it came to its end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.programs.crash", url, workflow, str(file), *crash,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

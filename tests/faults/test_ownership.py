@@ -20,7 +20,7 @@ from tests.benchmarks.takeover import ENDED_WELL, take_over
 from tests.support.eventually import eventually
 from tests.support.postgres import Server
 from tests.support.processes import Program, running
-from tests.support.programs.crowd import KINDS, ids, let_end
+from tests.support.programs.executor import KINDS, ids, let_end
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and sockets are others there")
 
@@ -44,8 +44,8 @@ async def test_w2_a_killed_executor_s_workflows_are_taken_over_within_seconds(da
 async def two_executors(url: str, count: int, ledger: Path) -> AsyncIterator[None]:
     """Two processes that have so many workflows each."""
     async with (
-        running("crowd", url, "one", count, "--ledger", ledger) as one,
-        running("crowd", url, "two", count, "--ledger", ledger) as two,
+        running("executor", url, "one", count, "--ledger", ledger) as one,
+        running("executor", url, "two", count, "--ledger", ledger) as two,
     ):
         await asyncio.gather(one.says("ready"), two.says("ready"))
         yield
@@ -115,8 +115,8 @@ async def test_w3_an_executor_that_was_frozen_changes_nothing_and_serves_again(
     kinds = (*KINDS, "writing")
     frozen_ids = ids("frozen", 24, kinds)
     async with (
-        running("crowd", database_url, "frozen", 24, "--kinds", *kinds) as frozen,
-        running("crowd", database_url, "other", 0) as other,
+        running("executor", database_url, "frozen", 24, "--kinds", *kinds) as frozen,
+        running("executor", database_url, "other", 0) as other,
         DBOSClient(database_url) as client,
     ):
         await asyncio.gather(frozen.says("ready"), other.says("ready"))

@@ -17,8 +17,8 @@ from dbos_async import DBOS, SetWorkflowID
 from dbos_async._workflows import start as start_workflows
 from tests.support.eventually import eventually
 from tests.support.processes import Program, running
-from tests.support.programs.crowd import member
 from tests.support.programs.ending import PLACES
+from tests.support.programs.executor import member
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and sockets are others there")
 
@@ -41,12 +41,12 @@ DEVELOPER = ("-X", "dev"), "1"
 
 
 def left_over(stderr: str) -> list[str]:
-    """The lines of standard error, without those that tell in developer mode that this machine is slow."""
+    """The lines of standard error, without those by which developer mode reports a slow machine."""
     return [line for line in stderr.splitlines() if not line.startswith("Executing <")]
 
 
 async def ends(program: Program, how: str) -> None:
-    """Let it end that way, and check what it says."""
+    """Let it end that way, and check its exit code and its last line."""
     _, number, code, last_line = ENDS[how]
     assert await (program.code() if number is None else program.end(number)) == code, program.errors
     lines = left_over(program.errors)
@@ -98,7 +98,7 @@ async def test_a_second_signal_ends_the_process_at_once(database_url: str, conne
         await program.says("ready")
         program.process.send_signal(signal.SIGTERM)
         await no_more_steps(connection)
-        assert program.process.returncode is None, "it drains, for as long as it was told"
+        assert program.process.returncode is None, "it drains for as long as drain_seconds allows"
         assert await connection.fetchval("select count(*) from dbos_async.executors") == 1
         assert await program.end() == -signal.SIGTERM
 
@@ -204,13 +204,13 @@ async def test_the_ends_that_are_being_stored_at_shutdown_are_waited_for(databas
 
     async def end_one_after_the_other() -> None:
         # All of them end while the shutdown goes on, and the late ones are to be stored behind the early ones.
-        here = start_workflows.executor()
-        await eventually(lambda: here.closing)
+        executor = start_workflows.executor()
+        await eventually(lambda: executor.closing)
         early_may_end.set()
         waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
         await eventually(lambda: _is(connection, waits, True))
         late_may_end.set()
-        await eventually(lambda: all(run.over for run in here.runs.values()))
+        await eventually(lambda: all(run.over for run in executor.runs.values()))
         await connection.execute("commit")
 
     async with DBOS(database_url, drain_seconds=30):
@@ -275,7 +275,7 @@ async def test_no_new_step_begins_while_draining(database_url: str, connection: 
 
 
 async def test_what_is_given_back_goes_on_at_once_in_another_executor(database_url: str, connection: Any) -> None:
-    async with running("crowd", database_url, "other", 0) as other:
+    async with running("executor", database_url, "other", 0) as other:
         await other.says("ready")
         async with DBOS(database_url, executor_id="leaving", drain_seconds=5):
             for kind in ("waiting", "sleeping", "stepping"):

@@ -1,4 +1,4 @@
-"""The examples of README.md and of the docstrings run, and print what they say they print; so does the checkout."""
+"""The examples of README.md and of the docstrings run, and print what they promise; so does the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids that workflows and messages get: version 7, and nobody's twice."""
+"""The ids that workflows and messages get: version 7, and none is given twice."""
 
 from __future__ import annotations
 

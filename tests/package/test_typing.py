@@ -19,7 +19,7 @@ SURFACE = ROOT / "tests" / "typing" / "surface.py"
 
 
 def pyright(*arguments: str) -> Any:
-    """What pyright has to say of this environment, as JSON."""
+    """What pyright reports of this environment, as JSON."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     command = [sys.executable, "-m", "pyright", "--outputjson", *arguments]
     done = subprocess.run(

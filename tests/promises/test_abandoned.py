@@ -99,7 +99,7 @@ async def read_all(front: type[DBOS] | DBOSClient, key: str) -> None:
 
 @pytest.fixture
 async def speaker(dbos: DBOS) -> str:
-    """A workflow that has said something and goes on."""
+    """A workflow that has written to a stream and goes on."""
     with SetWorkflowID("speaker"):
         await DBOS.start_workflow(speaks)
     await eventually(lambda: any(run.waiting for run in start.executor().runs.values()))

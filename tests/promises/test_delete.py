@@ -1,4 +1,4 @@
-"""Deleting a workflow, also while somebody writes to it."""
+"""Deleting a workflow, also while another process writes to it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_who_waits_for_a_deleted_workflow_hears_of_it(dbos: DBOS) -> None:
     assert await DBOS.get_event("w", "e", 0) is None
 
 
-LETTER = ACTS["SEND"].row(step(None), "x")
+MESSAGE = ACTS["SEND"].row(step(None), "x")
 
 
 @pytest.fixture

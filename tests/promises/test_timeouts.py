@@ -1,4 +1,4 @@
-"""Workflows with a deadline, and workflows that nobody can run."""
+"""Workflows with a deadline, and workflows that no executor can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema: applied in order, once, by whoever comes first, and refused where it must be."""
+"""The schema: applied in order, once, by the first process that comes, and refused where it must be."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ async def counted(n: int) -> int:
 
 @DBOS.workflow()
 async def receive_and_record() -> list[int]:
-    """Receives, steps, writes and says what it has, until it is told to end."""
+    """For each message: a step, a value of a stream and an event, until the message ``end``."""
     seen: list[int] = []
     while (n := await DBOS.recv(None, None)) != "end":
         seen.append(n)
@@ -37,7 +37,7 @@ async def receive_and_record() -> list[int]:
 
 @DBOS.workflow()
 async def tell(destination_id: str) -> str:
-    """Sends as soon as it is told to."""
+    """Sends as soon as it receives a message."""
     await DBOS.recv("go", None)
     await DBOS.send(destination_id, "told", "guarded")
     return "told"
@@ -49,7 +49,7 @@ async def run_once(n: int) -> int:
 
 
 async def load(count: int, trouble: Callable[[], Awaitable[object]]) -> None:
-    """So many busy workflows, messages all the time while there is trouble, and every promise looked at afterwards."""
+    """Send messages to so many workflows all the time until ``trouble`` is over, then check that each of them took effect once."""
     RAN.clear()
     handles = await asyncio.gather(*(DBOS.start_workflow(receive_and_record) for _ in range(count)))
     ids = [handle.workflow_id for handle in handles]

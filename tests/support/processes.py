@@ -1,4 +1,4 @@
-"""Programs of tests/support/programs as processes of their own: started, heard, and never left behind."""
+"""Programs of tests/support/programs as processes of their own: started, waited for, and never left behind."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Program:
         """Wait for the next line of its standard output, which must be this one."""
         assert self.process.stdout is not None
         async with asyncio.timeout(give_up_after_seconds):
-            said = (await self.process.stdout.readline()).decode().strip()
-        assert said == line, f"said {said!r} instead of {line!r}\n{self.errors}"
+            line_read = (await self.process.stdout.readline()).decode().strip()
+        assert line_read == line, f"it printed {line_read!r} instead of {line!r}\n{self.errors}"
 
     async def end(self, number: int = signal.SIGTERM, *, give_up_after_seconds: float = 30.0) -> int:
         """Send it a signal, and wait for its exit code."""

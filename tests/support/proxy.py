@@ -145,7 +145,7 @@ class Proxy:
         return await asyncio.open_connection(self._parts.hostname, port)
 
     async def _forward(self, link: _Link, client: _Side, server: _Side) -> None:
-        """Forward both ways until one side has closed; on a dead connection the other side does not hear of that."""
+        """Forward both ways until one side has closed; on a dead connection the other side is not told."""
         pumps = {
             asyncio.create_task(self._pump(link, client[0], server[1], to_client=False)),
             asyncio.create_task(self._pump(link, server[0], client[1], to_client=True)),

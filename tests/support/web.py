@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import uvicorn
 
+from tests.support.eventually import eventually
+
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
@@ -21,10 +23,8 @@ async def serving(app: Any) -> AsyncIterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="on"))
         served = asyncio.create_task(server.serve(sockets=[place]))
         try:
-            async with asyncio.timeout(20):
-                while not server.started:
-                    assert not served.done(), "the server did not start"
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: server.started or served.done(), "the server has started")
+            assert not served.done(), "the server did not start"
             yield f"http://127.0.0.1:{place.getsockname()[1]}"
         finally:
             server.should_exit = True

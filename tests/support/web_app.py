@@ -68,7 +68,7 @@ async def start(workflow_id: str, *arguments: Any, workflow: Any = write) -> Any
 
 
 def watched() -> int:
-    """For how many keys somebody waits in this process."""
+    """For how many keys this process waits."""
     return len(start_workflows.executor().database.wakeups)
 
 

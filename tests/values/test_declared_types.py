@@ -67,14 +67,14 @@ def test_d1_a_declared_type_is_restored(declared: Any, value: Any) -> None:
     assert type(again) is type(value)
 
 
-MISFITS = [
+DO_NOT_FIT = [
     (int, "7"), (int, 7.5), (str, 7), (bool, 1), (Model, {"n": 1}), (Model, Cat()), (Point, Cat()), (Literal["paid"], "lost"),
     (Annotated[int, Field(gt=0)], -1), (datetime, "tomorrow"), (list[int], ["a"]), (Cat | Dog, Point(1.0, 2.0)),
     (float, float("nan")), (float, float("inf")), (int | None, "x"), (Colour, "blue"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("declared", "value"), MISFITS, ids=[f"{d} {v}" for d, v in MISFITS])
+@pytest.mark.parametrize(("declared", "value"), DO_NOT_FIT, ids=[f"{d} {v}" for d, v in DO_NOT_FIT])
 def test_d2_what_does_not_fit_raises_at_the_sender(declared: Any, value: Any) -> None:
     with pytest.raises(InvalidMessageError, match="^The message cannot be used: ") as raised:
         encode(value, declared, what="The message", error=InvalidMessageError)

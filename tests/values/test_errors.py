@@ -19,7 +19,7 @@ FAILURES = "tests.support.programs.failures"
 
 
 async def ask(url: str, workflow_id: str, *modules: str) -> dict[str, Any]:
-    """What a process of its own hears."""
+    """What another process gets as the result."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.programs.asks", url, workflow_id, *modules,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -31,7 +31,7 @@ async def ask(url: str, workflow_id: str, *modules: str) -> dict[str, Any]:
 
 
 def as_it_travels(error: BaseException) -> Any:
-    """As `told`, with the one argument that is no JSON as what ``str`` says of it."""
+    """As `told`, with the one argument that is no JSON as its ``str``."""
     return json.loads(json.dumps(told(error), default=str))
 
 

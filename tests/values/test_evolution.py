@@ -61,14 +61,14 @@ class Change(NamedTuple):
     again: Any
 
 
-FIT = {
+FITS = {
     "a new optional field": Change(Order, Order(id="1", note="n"), OrderWithOption, OrderWithOption(id="1", note="n")),
     "a rename with an alias": Change(Order, Order(id="1", note="n"), OrderRenamed, OrderRenamed(number="1", note="n")),
     "a new member of a union": Change(Card, Card(digits="4242"), Payment, Card(digits="4242")),
     "a removed field": Change(Order, Order(id="1", note="n"), OrderShorter, OrderShorter(id="1")),
     "a wider type": Change(int, 7, int | str, 7),
 }
-MISFIT = {
+DOES_NOT_FIT = {
     "a new required field": Change(Order, Order(id="1", note="n"), OrderWithMore, None),
     "a removed field of a closed model": Change(Order, Order(id="1", note="n"), OrderClosed, None),
     "a narrower type": Change(int | None, None, int, None),
@@ -107,7 +107,7 @@ async def _has_status(workflow_id: str, status: str) -> bool:
     return (await DBOS.list_workflows(id_prefix=workflow_id))[0].status == status
 
 
-@pytest.mark.parametrize("change", FIT.values(), ids=FIT)
+@pytest.mark.parametrize("change", FITS.values(), ids=FITS)
 async def test_d1_what_fits_the_new_type_is_read_as_it_wherever_it_was_recorded(
     change: Change, database_url: str
 ) -> None:
@@ -130,7 +130,7 @@ async def test_d1_what_fits_the_new_type_is_read_as_it_wherever_it_was_recorded(
 
 
 @pytest.mark.parametrize("place", ["argument", "step", "recv"])
-@pytest.mark.parametrize("change", MISFIT.values(), ids=MISFIT)
+@pytest.mark.parametrize("change", DOES_NOT_FIT.values(), ids=DOES_NOT_FIT)
 async def test_d2_w4_what_was_read_and_does_not_fit_any_more_parks_the_workflow_until_the_code_is_repaired(
     change: Change, place: str, database_url: str
 ) -> None:
@@ -161,7 +161,7 @@ async def _waits_for_the_end(workflow_id: str) -> bool:
     return len(await DBOS.list_workflow_steps(workflow_id)) == 3
 
 
-@pytest.mark.parametrize("change", [*FIT.values(), *MISFIT.values()], ids=[*FIT, *MISFIT])
+@pytest.mark.parametrize("change", [*FITS.values(), *DOES_NOT_FIT.values()], ids=[*FITS, *DOES_NOT_FIT])
 async def test_d2_messages_that_waited_over_a_deploy_are_read_or_rejected_and_redelivered_after_a_fix(
     change: Change, database_url: str
 ) -> None:
@@ -238,7 +238,7 @@ async def test_d2_a_new_member_of_a_union_that_comes_before_the_deploy_is_redeli
 
 
 async def test_d2_arguments_that_never_fitted_are_the_error_of_their_workflow(database_url: str) -> None:
-    """Whoever starts a workflow by its name says nothing of types: the first run finds out, and nobody has to wait."""
+    """A start by name checks no types: the first run finds the mistake, and ends at once."""
     deploy(made=1, argument=OrderWithMore)
     async with DBOS(database_url), DBOSClient(database_url) as client:
         handle = await client.start_workflow("evolves", {"id": "1"})

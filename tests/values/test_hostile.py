@@ -1,4 +1,4 @@
-"""Rows that somebody else wrote straight into the tables: nothing in them runs or is imported, and errors name the row (D1, D5)."""
+"""Rows that an attacker wrote straight into the tables: nothing in them runs or is imported, and errors name the row (D1, D5)."""
 
 from __future__ import annotations
 
@@ -309,7 +309,7 @@ async def _none_runs() -> bool:
 
 
 def _check_error(error: Any, name: str, step: int, text: str) -> None:
-    """The workflow ended with the error that somebody put there, or one of ours that says which row cannot be read."""
+    """The workflow ended with the error that was put there, or with one of dbos_async that names the row that cannot be read."""
     if error["type"] == "dbos_async.errors:RecordedError":
         type_name = error["args"][0]
         assert type_name == f"an unreadable record of step {step} of workflow {name!r}" or f'"{type_name}"' in text

@@ -1,4 +1,4 @@
-"""Stored exceptions that somebody else wrote: nothing in them runs or is imported (D1), without a database."""
+"""Stored exceptions that an attacker wrote: nothing in them runs or is imported (D1), without a database."""
 
 from __future__ import annotations
 

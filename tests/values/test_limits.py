@@ -59,7 +59,7 @@ async def ends_with_a_larger_one() -> str:
 
 
 async def _verbs(value: Any) -> dict[str, str]:
-    """What each verb of a workflow says to a value."""
+    """What each verb of a workflow raises for a value."""
     outcomes = {}
     verbs: dict[str, Callable[[], Awaitable[Any]]] = {
         "send": lambda: DBOS.send("other", value),

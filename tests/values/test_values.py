@@ -91,7 +91,7 @@ _serial = count()
 
 
 def name_of_its_own(prefix: str) -> str:
-    """Pydantic tells types apart by their names, too."""
+    """Pydantic distinguishes types by their names, too."""
     return f"{prefix}{next(_serial)}"
 
 
@@ -143,7 +143,7 @@ def typed_dict_of(kinds: list[Kind]) -> Kind:
 
 
 def union_of(kinds: list[Kind]) -> Kind:
-    """A union whose members say in a field which they are."""
+    """A union whose members have a field with their kind."""
     members: list[Kind] = []
     for place, (declared, values) in enumerate(kinds):
         said = f"kind {place}"

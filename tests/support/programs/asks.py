@@ -1,4 +1,4 @@
-"""Another process, that asks for the result of a workflow and tells what it raised.
+"""Another process, which asks for the result of a workflow and prints what that raised.
 
 Usage: python -m tests.support.programs.asks URL WORKFLOW_ID [MODULE …]: the modules are imported first.
 """

@@ -1,4 +1,4 @@
-"""One executor that works off what a client has started, until it is told to end.
+"""One executor that runs what a client has started, until it gets a signal.
 
     python -m tests.support.programs.backlog URL NAME MAX_RUNNING
 

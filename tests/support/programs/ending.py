@@ -87,9 +87,9 @@ async def at_work(place: str) -> None:
 
 
 async def main(url: str, how: str, drain_seconds: float) -> None:
-    told = asyncio.Event()
+    signalled = asyncio.Event()
     if how == "own handler":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signalled.set)
     async with asyncio.timeout(None) as limit, DBOS(url or None, drain_seconds=drain_seconds):
         for place in PLACES:
             with SetWorkflowID(place):
@@ -105,12 +105,12 @@ async def main(url: str, how: str, drain_seconds: float) -> None:
                 task = asyncio.current_task()
                 assert task is not None
                 task.cancel()
-                await told.wait()
+                await signalled.wait()
             case "timeout":
                 limit.reschedule(asyncio.get_running_loop().time() + 0.05)
-                await told.wait()
+                await signalled.wait()
             case "signal" | "own handler":
-                await told.wait()
+                await signalled.wait()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ async def count(n: int) -> int:
 
 @DBOS.workflow(name="held")
 async def held(kind: str) -> list[Any]:
-    """Goes on only when it is told to."""
+    """Waits until a message lets it go on."""
     n = 0
     if kind == "stepping":
         while await DBOS.recv("go", 0) is None:

@@ -164,10 +164,10 @@ async def test_claims_respect_max_running_and_leave_nobody_behind(database_url: 
         return most
 
     @DBOS.workflow()
-    async def steps_running() -> int:
+    async def short() -> int:
         return await work()
 
     async with DBOSClient(database_url) as client, DBOS(database_url, max_running=3):
-        handles = [await client.start_workflow(steps_running) for _ in range(40)]
-        mine = await asyncio.gather(*(DBOS.start_workflow(steps_running) for _ in range(20)))
+        handles = [await client.start_workflow(short) for _ in range(40)]
+        mine = await asyncio.gather(*(DBOS.start_workflow(short) for _ in range(20)))
         assert max(await asyncio.gather(*(handle.get_result() for handle in [*handles, *mine]))) <= 3

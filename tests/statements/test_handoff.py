@@ -23,9 +23,9 @@ from tests.support.statements import Row, execute, forms, step
 NOBODY = None, None, None, None
 
 
-def message(tag: str, taker: Row = (1, "", 1), topic: str = "t") -> Row:
+def message(tag: str, receiver: Row = (1, "", 1), topic: str = "t") -> Row:
     """A send from outside to ``w`` that may hand its message to a step of it."""
-    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *taker)
+    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *receiver)
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:
@@ -33,14 +33,14 @@ def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row
 
 
 async def send(connection: Any, row: Row) -> bool:
-    """Whether the message was handed over."""
+    """Whether the message was delivered by the send."""
     (answer,) = await execute(connection, sending.SEND, row)
     assert (answer["outcome"], answer["error"]) == ("done", None)
     return bool(answer["delivered"])
 
 
 async def it_waits(connection: Any, number: int = 1) -> None:
-    """The workflow ``w`` waits at this step: the database knows, and its process has heard of that."""
+    """The workflow ``w`` waits at this step: the database knows, and its process has got the answer."""
 
     async def waits() -> bool:
         is_begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
@@ -270,7 +270,7 @@ async def opened(gate: str) -> None:
 async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
     announced: bool, dbos: DBOS, connection: Any
 ) -> None:
-    """After a handover the queue was empty; a message from another process is neither missed nor waited for."""
+    """After a hand-off the queue was empty; a message from another process is neither missed nor waited for."""
     GATES["g"] = asyncio.Event()
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(takes_three, "g")
@@ -292,14 +292,14 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
 async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_who_run_here(
     dbos: DBOS, database_url: str, connection: Any
 ) -> None:
-    on_probe: list[str] = []
-    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: on_probe.append(payload))
+    announced_payloads: list[str] = []
+    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: announced_payloads.append(payload))
 
     async def is_silent(key: bytes) -> bool:
         await connection.fetchval("select pg_notify('dbos_async', 'the end of this')")
-        await eventually(lambda: "the end of this" in on_probe, "what was announced before has come")
-        announced = any(key.hex() in payload for payload in on_probe)
-        on_probe.clear()
+        await eventually(lambda: "the end of this" in announced_payloads, "what was announced before has come")
+        announced = any(key.hex() in payload for payload in announced_payloads)
+        announced_payloads.clear()
         return not announced
 
     with SetWorkflowID("w"):
@@ -328,7 +328,7 @@ async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_wh
 async def test_m1_w2_what_its_last_owner_sent_at_the_moment_of_a_claim_is_found_soon(
     database_url: str, connection: Any
 ) -> None:
-    """A sender that believed the workflow to run beside it announced nothing: whoever claimed it looks a second time."""
+    """A sender that believed the workflow to run beside it announced nothing: the executor that claimed it polls a second time."""
     async with DBOS(database_url):
         await connection.execute(
             "insert into dbos_async.workflows (id, name, input, start_id, attempt) "

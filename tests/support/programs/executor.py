@@ -1,6 +1,6 @@
-"""One executor among others. It starts workflows that go on until they are told to end, and runs until it is told to end.
+"""One executor among others. It starts workflows that go on until a message ends them, and runs until it gets a signal.
 
-    python -m tests.support.programs.crowd URL NAME COUNT [--kinds KIND …] [--ledger FILE]
+    python -m tests.support.programs.executor URL NAME COUNT [--kinds KIND …] [--ledger FILE]
 
 COUNT workflows are started, one of each kind after the other, with the ids ``NAME KIND 0``, ``NAME KIND 1`` …
 The ledger gets a line each time the body of a step runs.
@@ -33,7 +33,7 @@ async def tick(n: int) -> int:
 
 @DBOS.workflow(name="member")
 async def member(kind: str) -> list[Any]:
-    """Does one thing again and again, until it is told to go on to its end."""
+    """Does one thing again and again, until a message ends it."""
     me, n = str(DBOS.workflow_id), 0
     while kind != "waiting" and await DBOS.recv("go", 0) is None:
         if kind == "stepping":

@@ -37,7 +37,7 @@ class Number(BaseModel):
 
 SEEN: list[Any] = []
 WANTED: dict[str, Any] = {}
-"""What the code of a workflow says at the moment, as a deploy would change it."""
+"""The types that the code declares at the moment, as a deploy would change them."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def _clean() -> None:
 
 @DBOS.workflow(name="reads")
 async def reads(how: str) -> list[Any]:
-    """Reads two values as the wanted type, then waits to be told to end."""
+    """Reads two values as the wanted type, then waits for a message to end."""
     wanted = WANTED.get("type", Payment)
     seen: list[Any] = []
     for n in range(2):
