@@ -1,6 +1,7 @@
-"""``python -m tests``: everything that must hold before a change lands, in the order of its price.
+"""``python -m tests``: everything that must hold before a change lands, the cheapest checks first.
 
-Arguments go on to pytest (``python -m tests -k streams``); ``--fix`` formats the code first.
+The tests run on the newest Postgres that is installed, and those that meet the database a second time on the oldest.
+Arguments go on to pytest (``python -m tests -k streams``), which then runs once; ``--fix`` formats the code first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.support.postgres import versions
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,21 +23,9 @@ CHECKS = (
     ("importlinter.cli", "lint-imports"),
 )
 
-ABOUT_THE_DATABASE = (
-    "messages",
-    "events",
-    "streams",
-    "taking",
-    "workflows",
-    "replay",
-    "interleavings",
-    "statements",
-    "migrations",
-)
-
 
 def run(*command: str) -> None:
-    """Run a module with this interpreter, showing what it says; end with its exit code if it fails."""
+    """Run a module with this interpreter, and show its output; exit with its code if it fails."""
     print(f"── {' '.join(command)}", flush=True)
     if command[0] == "importlinter.cli":
         call = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
@@ -54,11 +45,17 @@ def main() -> None:
         run("ruff", "format", "-q", ".")
     for check in CHECKS:
         run(*check)
-    run("pytest", "-n", "4", *arguments)
-    if "DBOS_TEST_DATABASE_URL" not in os.environ and not arguments:
-        print("── the same on an older Postgres, as far as the database matters", flush=True)
-        os.environ["DBOS_TEST_POSTGRES"] = "16"
-        run("pytest", "-n", "4", *(f"tests/test_{name}.py" for name in ABOUT_THE_DATABASE))
+    workers = ("-n", "4", "--dist", "worksteal")
+    run("pytest", *workers, *arguments)
+    oldest, newest = versions()[0], versions()[-1]
+    if "DBOS_TEST_DATABASE_URL" in os.environ or "DBOS_TEST_POSTGRES" in os.environ or arguments:
+        return
+    if oldest == newest:
+        print(f"── Only Postgres {newest} is installed here: nothing to repeat on an older one", flush=True)
+        return
+    print(f"── the tests that meet the database, on Postgres {oldest}", flush=True)
+    os.environ["DBOS_TEST_POSTGRES"] = str(oldest)
+    run("pytest", *workers, "-m", "database and not newest_only")
 
 
 main()

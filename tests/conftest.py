@@ -1,7 +1,8 @@
-"""The test ground: one real Postgres for the whole run, and a fresh database of its own for every test.
+"""What all tests share: one real Postgres for the whole run, and a new database for each test.
 
-The server comes from DBOS_TEST_DATABASE_URL, else from testcontainers if a Docker engine answers, else from the embedded
-wheel (DBOS_TEST_POSTGRES=16 takes its older one). Databases are copied from a migrated template.
+The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker engine answers; else one that is started from
+installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
+migrated template.
 """
 
 from __future__ import annotations
@@ -9,34 +10,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import shutil
 import signal
-import tempfile
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from dbos_async import DBOS, embedded
+from dbos_async import DBOS
 from dbos_async._database import migrations
-from tests.servers import memory
-from tests.statements import SETTING
+from tests.support.database_marker import SERVER, guarded, mark
+from tests.support.databases import execute, new_database, with_database
+from tests.support.postgres import QUICK, Server, chosen_version
+from tests.support.statements import SETTING
 
 Connect = Callable[[], Awaitable[Any]]
 
-SERVER = "DBOS_TEST_SERVER_OF_THIS_RUN"
-SETTINGS = (
-    "max_connections = 300",
-    "max_wal_size = '256MB'",
-    "fsync = off",
-    "full_page_writes = off",
-    "autovacuum_naptime = '1h'",
-)
 
 _stop_server: list[Callable[[], object]] = []
 
@@ -57,11 +49,31 @@ def pytest_unconfigure() -> None:
         _stop_server.pop()()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that reaches a server; this comes before ``-m`` selects."""
+    mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """A test without the marker ``database`` fails if it reaches a server, also through a fixture."""
+    with guarded(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """The same while it runs."""
+    with guarded(item):
+        yield
+
+
 def _start_server() -> str:
     url = os.environ.get("DBOS_TEST_DATABASE_URL")
     if url:
         return url
-    return _start_container() or _start_embedded()
+    return _start_container() or _start_own()
 
 
 def _start_container() -> str | None:
@@ -79,40 +91,28 @@ def _start_container() -> str | None:
             gc.collect()
     from testcontainers.postgres import PostgresContainer
 
-    container = PostgresContainer("postgres:18", driver=None).with_command("-c max_connections=300 -c fsync=off")
+    container = PostgresContainer(f"postgres:{chosen_version()}", driver=None).with_command(
+        "-c max_connections=300 -c fsync=off"
+    )
     container.start()
     _stop_server.append(container.stop)
     return str(container.get_connection_url())
 
 
-def _start_embedded() -> str:
-    folder = Path(tempfile.mkdtemp(prefix="dbos-tests-", dir=memory()))
-    version = int(os.environ.get("DBOS_TEST_POSTGRES", "18"))
-    server = embedded.join(folder, version)
-    asyncio.run(_configure(server.url))
-    server.leave()
-    # The settings take effect when it starts anew. A test that loses its server to a power cut can be run again.
-    server = embedded.join(folder, version)
-    _stop_server.append(lambda: shutil.rmtree(folder))
-    _stop_server.append(server.leave)
+def _start_own() -> str:
+    server = Server(*QUICK)
+    asyncio.run(server.create())
+    _stop_server.append(lambda: asyncio.run(server.remove()))
     return server.url
 
 
-async def _configure(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    for setting in SETTINGS:
-        await connection.execute(f"alter system set {setting}")
-    await connection.close()
-
-
-def with_database(url: str, name: str) -> str:
-    """The same server, another database."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, ""))
+@pytest.fixture(scope="session")
+def postgres() -> None:
+    """Every fixture through which a test reaches a server depends on this one: so the test carries the marker ``database``."""
 
 
 @pytest.fixture(scope="session")
-def server_url() -> str:
+def server_url(postgres: None) -> str:
     """A database of the server from which others can be made."""
     return os.environ[SERVER]
 
@@ -123,7 +123,7 @@ def template(server_url: str) -> str:
     name = f"template_{uuid4().hex[:12]}"
 
     async def make() -> None:
-        await _on_server(server_url, f"create database {name}")
+        await execute(server_url, f"create database {name}")
         connection = await asyncpg.connect(with_database(server_url, name))
         await migrations.migrate(connection)
         await connection.close()
@@ -132,30 +132,18 @@ def template(server_url: str) -> str:
     return name
 
 
-async def _on_server(url: str, command: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(command)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
-    """A fresh, migrated database of this test's own."""
-    name = f"test_{uuid4().hex[:12]}"
-    await _on_server(server_url, f"create database {name} template {template}")
-    yield with_database(server_url, name)
-    await _on_server(server_url, f"drop database {name} with (force)")
+    """A new, migrated database of this test's own."""
+    async with new_database(server_url, f"test_{uuid4().hex[:12]}", template=template) as url:
+        yield url
 
 
 @pytest.fixture
 async def empty_database_url(server_url: str) -> AsyncIterator[str]:
-    """A fresh database in which nothing is."""
-    name = f"empty_{uuid4().hex[:12]}"
-    await _on_server(server_url, f"create database {name}")
-    yield with_database(server_url, name)
-    await _on_server(server_url, f"drop database {name} with (force)")
+    """A new database without any table."""
+    async with new_database(server_url, f"empty_{uuid4().hex[:12]}") as url:
+        yield url
 
 
 @pytest.fixture
@@ -180,7 +168,7 @@ async def connection(connect: Connect) -> Any:
 
 @pytest.fixture
 async def one(connect: Connect) -> Any:
-    """A connection, after the scene of tests.statements is set."""
+    """A connection to a database with the rows of tests.support.statements.SETTING."""
     connection = await connect()
     await connection.execute(SETTING)
     return connection
@@ -194,7 +182,7 @@ async def two(one: Any, connect: Connect) -> Any:
 
 @pytest.fixture
 async def three(one: Any, connect: Connect) -> Any:
-    """One that looks at what the others do."""
+    """A third one, which watches the others."""
     return await connect()
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import asyncpg
 
 from dbos_async import DBOSClient, embedded
-from tests.processes import Program, running
-from tests.programs.backlog import short
+from tests.support.processes import Program, running
+from tests.support.programs.backlog import short
 
 ENDED = "select count(*) from dbos_async.workflows where name = 'short' and status = 'SUCCESS'"
 

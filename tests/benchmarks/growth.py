@@ -18,9 +18,9 @@ import asyncpg
 
 from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
-from tests.benchmarks.harness import with_database
 from tests.benchmarks.workloads import PROBLEM, percentile
-from tests.statements import ACTS, Row, all_statements, step
+from tests.support.databases import with_database
+from tests.support.statements import ACTS, Row, all_statements, step
 
 MAX_MORE_BUFFERS = 8
 CALLS = 60

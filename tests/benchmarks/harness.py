@@ -13,16 +13,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from dbos_async import embedded
 from tests.benchmarks.workloads import MEASURES, Results
+from tests.support.databases import execute, new_database
+from tests.support.postgres import LOSES_NOTHING, Server
 
 ROOT = Path(__file__).parent.parent.parent
 MUST_BE_ON = ("fsync", "synchronous_commit", "full_page_writes")
@@ -75,12 +75,12 @@ def server(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    with tempfile.TemporaryDirectory(prefix="dbos-benchmarks-") as folder:
-        running = embedded.join(Path(folder))
-        try:
-            yield running.url
-        finally:
-            running.leave()
+    own = Server(*LOSES_NOTHING)
+    asyncio.run(own.create())
+    try:
+        yield own.url
+    finally:
+        asyncio.run(own.remove())
 
 
 async def settings(url: str) -> dict[str, str]:
@@ -95,33 +95,6 @@ async def settings(url: str) -> dict[str, str]:
     return told
 
 
-@asynccontextmanager
-async def new_database(url: str, name: str) -> AsyncIterator[str]:
-    """An empty database for one turn."""
-    await execute(url, f'create database "{name}"', "checkpoint")
-    try:
-        yield with_database(url, name)
-    finally:
-        await execute(url, f'drop database "{name}" with (force)')
-
-
-def with_database(url: str, name: str) -> str:
-    """The same server, another database."""
-    parts = urlsplit(url)
-    # Without a host the two slashes have to be said, or what is put together is no URL any more.
-    return urlunsplit((parts.scheme, parts.netloc or "@", f"/{name}", parts.query, ""))
-
-
-async def execute(url: str, *commands: str) -> None:
-    """Do this by a connection of its own."""
-    connection = await asyncpg.connect(url)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close()
-
-
 async def play(plan: Plan, url: str, tell: Tell = lambda _: None) -> Outcome:
     """All rounds."""
     outcome = Outcome()
@@ -130,6 +103,7 @@ async def play(plan: Plan, url: str, tell: Tell = lambda _: None) -> Outcome:
         for peer in [*plan.peers[first:], *plan.peers[:first]]:
             tell(f"round {turn + 1}: {peer}")
             async with new_database(url, f"benchmark_{peer}_{turn}_{os.getpid()}") as database:
+                await execute(database, "checkpoint")
                 await _turn(plan, peer, database, outcome, tell)
     return outcome
 

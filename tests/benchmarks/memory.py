@@ -13,7 +13,7 @@ from typing import Any
 from dbos_async import DBOS
 from tests.benchmarks.waiters import resident_bytes
 from tests.benchmarks.workloads import payload
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 AMOUNTS = {"full": (5000, 200, 5000), "quick": (1000, 50, 2000), "tiny": (10, 2, 20)}
 """Workflows, readers, and values of the stream that they read."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.queues import Queue, Receiver
-from tests.benchmarks.servers import folder, free_port, program, running
+from tests.benchmarks.servers import folder, program, running
+from tests.support.postgres import free_port
 
 PATIENCE_SECONDS = 60.0
 

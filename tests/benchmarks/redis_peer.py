@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.benchmarks.queues import Queue, Receiver
-from tests.benchmarks.servers import folder, free_port, program, running
+from tests.benchmarks.servers import folder, program, running
+from tests.support.postgres import free_port
 
 CONNECTIONS = 50
 GROUP = "consumers"

@@ -20,9 +20,10 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.benchmarks.harness import ROOT, end, new_database
+from tests.benchmarks.harness import ROOT, end
 from tests.benchmarks.report import cell
 from tests.benchmarks.workloads import PROBLEM
+from tests.support.databases import execute, new_database
 
 STUDIES = {"waiters": None, "executors": None, "memory": None, "wal": 1, "growth": 1}
 """How many rounds it takes at most: what is counted rather than timed is the same each time."""
@@ -57,6 +58,7 @@ async def play(
                 continue
             tell(f"round {turn + 1}: {name}")
             async with new_database(url, f"benchmark_{name}_{turn}_{os.getpid()}") as database:
+                await execute(database, "checkpoint")
                 await _turn(name, amount, uvloop, database, studied)
             tell(name)
     return studied

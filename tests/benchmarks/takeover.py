@@ -19,9 +19,9 @@ from pathlib import Path
 import asyncpg
 
 from dbos_async import DBOSClient, embedded
-from tests.eventually import eventually
-from tests.processes import running
-from tests.programs.crowd import ids, let_end
+from tests.support.eventually import eventually
+from tests.support.processes import running
+from tests.support.programs.executor import ids, let_end
 
 OWNERS = """
     select count(*) filter (where starts_with(owner, $2 || ':')) from dbos_async.workflows where id = any($1)
@@ -46,8 +46,8 @@ async def take_over(url: str, count: int, turn: int = 0) -> float:
     """Seconds from the kill to the last claim, after which everything has ended correctly."""
     names = f"victim{turn}", f"survivor{turn}"
     async with (
-        running("crowd", url, names[0], count) as victim,
-        running("crowd", url, names[1], count) as survivor,
+        running("executor", url, names[0], count) as victim,
+        running("executor", url, names[1], count) as survivor,
         DBOSClient(url, migrate=True) as client,
     ):
         await asyncio.gather(victim.says("ready"), survivor.says("ready"))

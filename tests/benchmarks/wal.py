@@ -13,7 +13,7 @@ import asyncpg
 from tests.benchmarks.floor import ROWS, Floor
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.workloads import EVENT_WORKFLOWS, EVENTS_EACH, SIZES, TASKS
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 SIZE = 100
 

@@ -23,31 +23,31 @@ async def rage(seed: int, minutes: float, executors: int, size: int, pause_secon
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     ends_at = time.monotonic() + minutes * 60
-    async with campaign(seed, executors) as here:
+    async with campaign(seed, executors) as suite:
         numbers = itertools.count()
-        nemesis = asyncio.create_task(here.nemesis.rage(pause_seconds, only))
-        reports = asyncio.create_task(report(here))
+        nemesis = asyncio.create_task(suite.nemesis.rage(pause_seconds, only))
+        reports = asyncio.create_task(report(suite))
 
         async def waves() -> None:
-            while time.monotonic() < ends_at and len(here.tally.violations) < 20:
-                await here.wave(next(numbers), size)
+            while time.monotonic() < ends_at and len(suite.tally.violations) < 20:
+                await suite.wave(next(numbers), size)
 
         await asyncio.gather(waves(), waves())
         for task in (nemesis, reports):
             task.cancel()
-        return await here.finish()
+        return await suite.finish()
 
 
-async def report(here: Campaign) -> None:
+async def report(suite: Campaign) -> None:
     """Say every half minute how it goes."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(30)
-        tally = here.tally
+        tally = suite.tally
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(
             f"{(time.monotonic() - began) / 60:5.1f} min: {tally.waves} waves, {tally.workflows} workflows, "
-            f"{tally.operations.total()} operations, {here.nemesis.faults.total()} faults, "
+            f"{tally.operations.total()} operations, {suite.nemesis.faults.total()} faults, "
             f"{len(tally.violations)} violations; the driver has had {memory} MB at most",
             flush=True,
         )

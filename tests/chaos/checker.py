@@ -1,168 +1,51 @@
-"""Afterwards: does what every workflow saw, and what the tables say, agree with every promise?
-
-A sentence for each that does not.
-"""
+"""Compares what every workflow saw, and what the tables hold, with every promise; one sentence for each violation."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 from dbos_async._executor.executor import RUNS_OF_ONE
+from tests.chaos.direct import Direct
+from tests.chaos.facts import (
+    ENTRIES,
+    EVENTS,
+    LEDGER,
+    MESSAGES,
+    NOTES,
+    STEPS,
+    WORKFLOWS,
+    Facts,
+    Verdict,
+    Watched,
+    blocks_of,
+    by,
+    length_of,
+    verbs_of,
+)
+from tests.chaos.messages import MessageChecks
 from tests.chaos.plan import Instruction, Plan, Program, walk
-from tests.chaos.server import Direct
-
-PREPARE = """
-    create schema if not exists chaos;
-    create table if not exists chaos.ledger (
-        entry text primary key, workflow_id text not null, step text not null, tag text not null, executor text not null,
-        written_at timestamptz not null default clock_timestamp());
-    create index if not exists ledger_workflow on chaos.ledger (workflow_id);
-    create table if not exists chaos.notes (
-        id bigint generated always as identity, workflow_id text not null, what text not null, detail text);
-    create index if not exists notes_workflow on chaos.notes (workflow_id);
-
-    create or replace function chaos.note_workflow() returns trigger language plpgsql as $$ begin
-        if new.status <> old.status then
-            insert into chaos.notes (workflow_id, what, detail) values (new.id, 'status', new.status);
-        end if;
-        if new.attempt < old.attempt then
-            insert into chaos.notes (workflow_id, what) values (new.id, 'W3: its fence went back');
-        end if;
-        if new.owner is not null and new.owner is distinct from old.owner and new.attempt = old.attempt then
-            insert into chaos.notes (workflow_id, what) values (new.id, 'W3: it was claimed without moving the fence');
-        end if;
-        if old.status in ('SUCCESS', 'ERROR') then
-            insert into chaos.notes (workflow_id, what) values (new.id, 'W3: it was changed after its end');
-        end if;
-        return null;
-    end $$;
-    create or replace trigger chaos after update on dbos_async.workflows
-        for each row execute function chaos.note_workflow();
-
-    create or replace function chaos.note_step() returns trigger language plpgsql as $$ begin
-        if tg_op = 'DELETE' or old.completed_at is not null then
-            insert into chaos.notes (workflow_id, what, detail)
-            values (old.workflow_id, 'W2: a recorded step was changed', old.branch || '.' || old.number);
-        end if;
-        return null;
-    end $$;
-    create or replace trigger chaos after update or delete on dbos_async.steps
-        for each row execute function chaos.note_step();
-
-    create or replace function chaos.note_message() returns trigger language plpgsql as $$ begin
-        if tg_op = 'DELETE' or old.received_at is not null then
-            insert into chaos.notes (workflow_id, what, detail)
-            values (old.destination_id, 'M5: a received message was changed', old.id::text);
-        end if;
-        return null;
-    end $$;
-    create or replace trigger chaos after update or delete on dbos_async.messages
-        for each row execute function chaos.note_message();
-
-    create or replace function chaos.note_immutable() returns trigger language plpgsql as $$ begin
-        insert into chaos.notes (workflow_id, what)
-        values (old.workflow_id, 'S1/E2: a value of its streams or events was changed in place');
-        return null;
-    end $$;
-    create or replace trigger chaos after update or delete on dbos_async.stream_entries
-        for each row execute function chaos.note_immutable();
-    create or replace trigger chaos after update or delete on dbos_async.events
-        for each row execute function chaos.note_immutable();
-"""
-
-WORKFLOWS = """
-    select id, name, status, output::text, parent_id, attempt, recoveries from dbos_async.workflows
-    where id = any ($1) or parent_id = any ($1)
-"""
-STEPS = """
-    select workflow_id, branch, number, verb, key, output::text, error::text, message_id, deadline, completed_at
-    from dbos_async.steps where workflow_id = any ($1)
-"""
-MESSAGES = """
-    select id, seq, destination_id, nullif(topic, '') as topic, payload::text, idempotency_key, received_at
-    from dbos_async.messages where destination_id = any ($1) order by seq
-"""
-EVENTS = "select workflow_id, key, value::text from dbos_async.events where workflow_id = any ($1) order by seq"
-ENTRIES = """
-    select workflow_id, key, "offset", value::text, closes from dbos_async.stream_entries
-    where workflow_id = any ($1) order by workflow_id, key, "offset"
-"""
-LEDGER = "select entry, workflow_id, step, tag from chaos.ledger where workflow_id = any ($1)"
-NOTES = "select workflow_id, what, detail from chaos.notes where workflow_id = any ($1) order by id"
-
-
-@dataclass
-class Watched:
-    """What the driver saw from outside while a wave ran."""
-
-    events: dict[str, list[int]] = field(default_factory=dict)
-    streams: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    sent: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """By idempotency key: when a send was first called, and when it returned."""
-
-
-@dataclass
-class Verdict:
-    """What came out of checking a wave."""
-
-    violations: list[str]
-    operations: Counter[str]
-    workflows: int
-    takeovers: int
 
 
 async def check(direct: Direct, plan: Plan, watched: Watched) -> Verdict:
     """Judge one wave."""
     workflows = {row["id"]: row for row in await direct.fetch(WORKFLOWS, list(plan.programs))}
     ids = list(workflows)
-    facts = _Facts(
+    facts = Facts(
         workflows,
-        _by(await direct.fetch(STEPS, ids), "workflow_id"),
-        _by(await direct.fetch(MESSAGES, ids), "destination_id"),
-        _by(await direct.fetch(EVENTS, ids), "workflow_id"),
-        _by(await direct.fetch(ENTRIES, ids), "workflow_id"),
-        _by(await direct.fetch(LEDGER, ids), "workflow_id"),
-        _by(await direct.fetch(NOTES, ids), "workflow_id"),
+        by(await direct.fetch(STEPS, ids), "workflow_id"),
+        by(await direct.fetch(MESSAGES, ids), "destination_id"),
+        by(await direct.fetch(EVENTS, ids), "workflow_id"),
+        by(await direct.fetch(ENTRIES, ids), "workflow_id"),
+        by(await direct.fetch(LEDGER, ids), "workflow_id"),
+        by(await direct.fetch(NOTES, ids), "workflow_id"),
     )
     return _Checker(plan, watched, facts).check()
 
 
-@dataclass
-class _Facts:
-    workflows: dict[str, Any]
-    steps: dict[str, list[Any]]
-    messages: dict[str, list[Any]]
-    events: dict[str, list[Any]]
-    entries: dict[str, list[Any]]
-    ledger: dict[str, list[Any]]
-    notes: dict[str, list[Any]]
-
-
-def _by(rows: Iterable[Any], column: str) -> dict[str, list[Any]]:
-    groups: dict[str, list[Any]] = defaultdict(list)
-    for row in rows:
-        groups[row[column]].append(row)
-    return groups
-
-
-class _Checker:
-    def __init__(self, plan: Plan, watched: Watched, facts: _Facts) -> None:
-        self.plan, self.watched, self.facts = plan, watched, facts
-        self.violations: list[str] = []
-        self.operations: Counter[str] = Counter()
-        self.programs = dict(plan.programs)
-        self.outputs: dict[str, list[Any]] = {}
-        self.received: defaultdict[tuple[str, str | None], list[Any]] = defaultdict(list)
-        """What a workflow says it received, by topic, in its order."""
-
-    def broken(self, promise: str, sentence: str) -> None:
-        self.violations.append(f"{promise}: {sentence}")
-
+class _Checker(MessageChecks):
     def check(self) -> Verdict:
         for one in self.plan.programs:
             self._find(one)
@@ -226,14 +109,14 @@ class _Checker:
         for instruction, saw in zip(program, output, strict=True):
             match instruction["do"]:
                 case "drain" | "pair":
-                    self._on_probe(one, instruction["topic"], saw, known)
+                    self._check_received(one, instruction["topic"], saw, known)
                 case "until_end":
-                    self._on_probe(one, instruction["topic"], saw[-1:], known)
+                    self._check_received(one, instruction["topic"], saw[-1:], known)
                     for message in saw[:-1]:
                         self._has_entry(message["entry"], message["tag"], "M8", f"a message to {one!r} from a step")
                 case "maybe":
                     if saw is not None:
-                        self._on_probe(one, instruction["topic"], [saw], known)
+                        self._check_received(one, instruction["topic"], [saw], known)
                 case "get":
                     self._check_get(one, instruction["of"], saw, known)
                 case "read":
@@ -245,16 +128,16 @@ class _Checker:
                     if child in self.outputs and saw != self.outputs[child]:
                         self.broken("W2", f"{one!r} got another result of its child {child!r} than that has.")
                 case "send_astray" if saw != "WorkflowNotFoundError":
-                    self.broken("M7", f"a send of {one!r} to nobody was told {saw!r}.")
+                    self.broken("M7", f"a send of {one!r} to nobody got {saw!r}.")
                 case "close" if instruction["again"] and saw != "StreamClosedError":
-                    self.broken("S4", f"a late write to {instruction['key']!r} of {one!r} was told {saw!r}.")
+                    self.broken("S4", f"a late write to {instruction['key']!r} of {one!r} got {saw!r}.")
                 case "step":
                     self._check_outcome(one, instruction, saw)
                 case "gather":
                     for branch, found in zip(instruction["branches"], saw, strict=True):
                         self._check_part(one, branch, found, dict(known), children)
 
-    def _on_probe(self, one: str, topic: str | None, messages: list[Any], known: dict[str, int]) -> None:
+    def _check_received(self, one: str, topic: str | None, messages: list[Any], known: dict[str, int]) -> None:
         self.received[one, topic] += messages
         for message in messages:
             if isinstance(message, dict) and "event" in message:
@@ -271,7 +154,7 @@ class _Checker:
         known[of] = saw
 
     def _check_read(self, one: str, of: str, key: str, offset: int, saw: list[int]) -> None:
-        truth = list(range(_length(self.programs[of], key)))[offset:]
+        truth = list(range(length_of(self.programs[of], key)))[offset:]
         if saw != truth and not (of in self.plan.victims and saw == truth[: len(saw)]):
             self.broken("S3", f"{one!r} read {saw} from stream {key!r} of {of!r}, which is {truth}.")
 
@@ -317,7 +200,7 @@ class _Checker:
         for entry, count in entries.items():
             if count > 1:
                 self.broken("W2", f"the outcome {entry} of one step of {one!r} is recorded as {count} steps.")
-        for verb, count in _verbs(program).items():
+        for verb, count in verbs_of(program).items():
             if verbs[verb] != count:
                 self.broken("W2", f"{one!r} recorded {verbs[verb]} steps {verb} and its program has {count}.")
         bodies = self.facts.ledger[one]
@@ -332,18 +215,18 @@ class _Checker:
         self.operations["bodies of steps"] += len(bodies)
 
     def _check_events(self, one: str, program: Program) -> None:
-        said: defaultdict[str, list[Any]] = defaultdict(list)
+        written_values: defaultdict[str, list[Any]] = defaultdict(list)
         for row in self.facts.events[one]:
-            said[row["key"]].append(json.loads(row["value"]))
+            written_values[row["key"]].append(json.loads(row["value"]))
         # Inside of a step a value may be set again, when the answer got lost, but not after a newer one.
-        inside = list(_blocks(value["entry"] for value in said.pop("inside", [])))
+        inside = list(blocks_of(value["entry"] for value in written_values.pop("inside", [])))
         if len(inside) != len(set(inside)):
             self.broken("E2/E5", f"a step of {one!r} put an older value of its event over a newer one: {inside}.")
         truth: defaultdict[str, list[int]] = defaultdict(list)
         for instruction in walk(program):
             if instruction["do"] == "set":
                 truth[instruction["key"]].append(instruction["n"])
-        found = {key: [value["n"] for value in values] for key, values in said.items()}
+        found = {key: [value["n"] for value in values] for key, values in written_values.items()}
         if found != truth:
             self.broken("E2", f"the events of {one!r} were set to {found} and its program says {dict(truth)}.")
 
@@ -363,10 +246,10 @@ class _Checker:
                 closed.add(row["key"])
             else:
                 found[row["key"]].append(json.loads(row["value"]))
-        blocks = list(_blocks(value["entry"] for value in found.pop("inside", [])))
+        blocks = list(blocks_of(value["entry"] for value in found.pop("inside", [])))
         if len(blocks) != len(set(blocks)):
             self.broken("W3", f"a step of {one!r} wrote to its stream after a later attempt of it had begun.")
-        truth = {i["key"]: list(range(_length(program, i["key"]))) for i in walk(program) if i["do"] == "write"}
+        truth = {i["key"]: list(range(length_of(program, i["key"]))) for i in walk(program) if i["do"] == "write"}
         written = {key: [value["n"] for value in values] for key, values in found.items()}
         if written != truth:
             self.broken("S2", f"the streams of {one!r} hold {written} and its program writes {truth}.")
@@ -374,80 +257,13 @@ class _Checker:
         if closed != closes:
             self.broken("S4", f"of {one!r} the streams {closed} are closed and its program closes {closes}.")
 
-    def _check_messages(self, one: str) -> None:
-        taken = Counter(row["message_id"] for row in self.facts.steps[one] if row["message_id"] is not None)
-        by_topic: defaultdict[str | None, list[Any]] = defaultdict(list)
-        keys: Counter[str] = Counter()
-        for row in self.facts.messages[one]:
-            payload = json.loads(row["payload"])
-            if isinstance(payload, dict) and "from" in payload:
-                by_topic[row["topic"]].append((payload["from"], payload["n"]))
-            elif row["topic"] is None or not row["topic"].startswith("inside "):
-                if row["topic"] == "go":
-                    by_topic["go"].append(("the driver", 0))
-                else:
-                    self.broken("M7", f"{one!r} was sent a message that was refused: {payload!r}.")
-            if row["idempotency_key"] is not None:
-                keys[row["idempotency_key"]] += 1
-            if taken[row["id"]] != 1 and one in self.outputs:
-                self.broken(
-                    "M5", f"message {payload} to {one!r} ({row['topic']!r}) was taken by {taken[row['id']]} steps."
-                )
-            if (row["received_at"] is None) != (taken[row["id"]] == 0):
-                self.broken("M5", f"message {payload} to {one!r} is marked otherwise than a step recorded it.")
-        self.operations["message"] += len(self.facts.messages[one])
-        strangers = set(taken) - {row["id"] for row in self.facts.messages[one]}
-        if strangers:
-            self.broken("M5", f"{one!r} took {len(strangers)} messages that are not there.")
-        for key, count in keys.items():
-            if count > 1:
-                self.broken("M3", f"{count} messages to {one!r} have the idempotency key {key!r}.")
-        for (destination, topic), senders in self.plan.mail.items():
-            if destination == one:
-                self._check_topic(one, topic, senders, by_topic[topic])
-
-    def _check_topic(self, one: str, topic: str | None, senders: Counter[str], stored: list[Any]) -> None:
-        truth = {sender: list(range(count)) for sender, count in senders.items()}
-        what = f"topic {topic!r} of {one!r}"
-        if _by_sender(stored) != truth:
-            self.broken("M1/M2", f"in {what} there are {_by_sender(stored)} and sent were {truth}.")
-        if one not in self.outputs:
-            return
-        if topic == "go":
-            on_probe = [("the driver", 0) for _ in self.received[one, topic]]
-        else:
-            on_probe = [(message["from"], message["n"]) for message in self.received[one, topic]]
-        if topic is not None and topic.startswith("pair "):
-            on_probe.sort()  # two receives side by side may come to their messages in either order
-        if Counter(on_probe) != Counter(stored):
-            self.broken("M1/M5", f"in {what} received were {on_probe} and stored are {stored}.")
-        elif _by_sender(on_probe) != truth:
-            self.broken("M4", f"in {what} messages were received out of order: {on_probe}.")
-
-    def _check_order_outside(self) -> None:
-        numbers = {
-            (message.destination_id, message.message["from"], message.message["n"]): message.idempotency_key
-            for calls in self.plan.outside.values()
-            for call in calls
-            for message in call.messages
-        }
-        for one in self.plan.programs:
-            latest = 0.0
-            on_probe = [m for m in self.received[one, "out"] if isinstance(m, dict)]
-            for message in reversed(on_probe):
-                key = numbers.get((one, message["from"], message["n"]))
-                first_called, returned = self.watched.sent.get(key or "", (0.0, 0.0))
-                if latest and first_called > latest:
-                    self.broken("M4", f"{one!r} received a message before one whose send had returned earlier.")
-                latest = min(latest or returned, returned)
-
     def _check_watched(self) -> None:
         for one, values in self.watched.events.items():
             if values != sorted(values):
                 self.broken("E2", f"seen from outside the event of {one!r} went backwards: {values}.")
             self.operations["get_event outside"] += len(values)
         for (one, key), numbers in self.watched.streams.items():
-            truth = list(range(_length(self.programs[one], key)))
+            truth = list(range(length_of(self.programs[one], key)))
             if numbers != truth:
                 self.broken("S3", f"read from outside, stream {key!r} of {one!r} was {numbers} and is {truth}.")
             self.operations["read_stream outside"] += 1
@@ -457,7 +273,7 @@ class _Checker:
             self.operations["get_result outside"] += 1
 
     def _check_runs(self, one: str, program: Program) -> None:
-        """What was said one after the other was said by one run, then the next: never by an earlier one again."""
+        """What was written one after the other was written by one run, then the next: never by an earlier one again."""
         sent: dict[tuple[str, str, int], str] = {}
         for instruction in walk(program):
             for send in [instruction] if instruction["do"] == "send" else instruction.get("messages", []):
@@ -467,12 +283,12 @@ class _Checker:
                 payload = json.loads(row["payload"])
                 if isinstance(payload, dict) and payload.get("from") == one:
                     sent[destination, str(row["topic"]), payload["n"]] = payload["run"]
-        said: dict[tuple[str, str, int], str] = {}
+        written_values: dict[tuple[str, str, int], str] = {}
         for kind, rows in (("set", self.facts.events[one]), ("write", self.facts.entries[one])):
             for row in rows:
                 value = json.loads(row["value"]) if row["value"] is not None else {}
                 if "run" in value:
-                    said[kind, row["key"], value["n"]] = value["run"]
+                    written_values[kind, row["key"], value["n"]] = value["run"]
 
         def runs_of(program: Program, output: list[Any]) -> Iterator[str]:
             for instruction, saw in zip(program, output, strict=True):
@@ -482,66 +298,19 @@ class _Checker:
                     case "send":
                         yield sent.get((instruction["to"], str(instruction["topic"]), instruction["value"]["n"]), "")
                     case "set":
-                        yield said.get(("set", instruction["key"], instruction["n"]), "")
+                        yield written_values.get(("set", instruction["key"], instruction["n"]), "")
                     case "write":
                         for n in range(instruction["from"], instruction["to"]):
-                            yield said.get(("write", instruction["key"], n), "")
+                            yield written_values.get(("write", instruction["key"], n), "")
                     case "gather":
                         for branch, found in zip(instruction["branches"], saw, strict=True):
-                            blocks = list(_blocks(runs_of(branch, found)))
+                            blocks = list(blocks_of(runs_of(branch, found)))
                             if len(blocks) != len(set(blocks)):
                                 self.broken(
                                     "W3",
                                     f"in a branch of {one!r} a run went on after its successor had begun: {blocks}.",
                                 )
 
-        blocks = list(_blocks(runs_of(program, self.outputs[one])))
+        blocks = list(blocks_of(runs_of(program, self.outputs[one])))
         if len(blocks) != len(set(blocks)):
             self.broken("W3", f"a run of {one!r} went on after its successor had begun: {blocks}.")
-
-
-def _blocks(tokens: Iterable[str]) -> Iterator[str]:
-    before = ""
-    for token in tokens:
-        if token and token != before:
-            yield token
-            before = token
-
-
-def _by_sender(messages: list[Any]) -> dict[str, list[int]]:
-    found: defaultdict[str, list[int]] = defaultdict(list)
-    for sender, number in messages:
-        found[sender].append(number)
-    return dict(found)
-
-
-def _length(program: Program, key: str) -> int:
-    return max((i["to"] for i in walk(program) if i["do"] == "write" and i["key"] == key), default=0)
-
-
-def _verbs(program: Program) -> Counter[str]:
-    verbs: Counter[str] = Counter()
-    for instruction in walk(program):
-        match instruction["do"]:
-            case "step":
-                verbs["step"] += 1
-            case "send":
-                verbs["send"] += instruction.get("times", 1)
-            case "bulk" | "send_astray":
-                verbs["send_bulk"] += 1
-            case "set":
-                verbs["set_event"] += 1
-            case "get":
-                verbs["get_event"] += 1
-            case "write":
-                verbs["write_stream"] += instruction["to"] - instruction["from"]
-            case "close":
-                verbs["close_stream"] += 1 + instruction["again"]
-                verbs["write_stream"] += instruction["again"]
-            case "start":
-                verbs["start_workflow"] += 1
-            case "result":
-                verbs["get_result"] += 1
-            case "sleep":
-                verbs["sleep"] += 1
-    return verbs

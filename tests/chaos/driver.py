@@ -18,11 +18,13 @@ import asyncpg
 
 from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import migrations
-from tests.chaos.checker import PREPARE, Watched, check
+from tests.chaos.checker import check
+from tests.chaos.direct import Direct
+from tests.chaos.facts import PREPARE, Watched
 from tests.chaos.nemesis import Executor, Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
-from tests.chaos.proxy import Proxy
-from tests.chaos.server import Direct, Server
+from tests.support.postgres import LOSES_NOTHING, Server
+from tests.support.proxy import Proxy
 
 log = logging.getLogger("chaos")
 
@@ -54,7 +56,7 @@ class Campaign:
         self.executors = executors
         self._direct = direct
         self._seed = seed
-        self._url = server.url_through(proxy.port)
+        self._url = proxy.url
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
@@ -113,9 +115,10 @@ class Campaign:
 @asynccontextmanager
 async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     """Everything that a run of the suite needs; nothing of it is left afterwards."""
-    server = await asyncio.to_thread(Server)
+    server = Server(*LOSES_NOTHING)
+    await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
-    proxy, direct = Proxy(server.socket), Direct(server.url)
+    proxy, direct = Proxy(server.url), Direct(server.url)
     running: list[Executor] = []
     try:
         connection = await asyncpg.connect(server.url)
@@ -126,9 +129,9 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
         for number in range(executors):
             running.append(Executor(f"executor-{number}", server, folder))
             await running[-1].start()
-        here = Campaign(server, running, proxy, direct, seed)
-        yield here
-        if here.tally.violations:
+        suite = Campaign(server, running, proxy, direct, seed)
+        yield suite
+        if suite.tally.violations:
             log.info("The logs of the executors are in %s.", folder)
         else:
             shutil.rmtree(folder)
@@ -140,7 +143,7 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
             await executor.proxy.close()
         await proxy.close()
         await direct.close()
-        await asyncio.to_thread(server.close)
+        await server.remove()
 
 
 class _Wave:
@@ -153,7 +156,7 @@ class _Wave:
         self._ended = asyncio.Event()
 
     async def start(self) -> None:
-        """Start every workflow, some of them twice, and tell all of them to go."""
+        """Start every workflow, some of them twice, and send each the message ``go``."""
         limit = asyncio.Semaphore(20)
 
         async def start(one: str, program: list[Any]) -> None:

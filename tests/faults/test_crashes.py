@@ -1,0 +1,97 @@
+"""Processes that are killed at every step boundary, and the runs that take over (M1, M2, M5, E2, E4, S2, S6, W2 to W4)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+async def run(url: str, workflow: str, file: Path, *crash: str) -> tuple[int | None, dict[str, Any] | None]:
+    """Run the program; its exit code, and what it printed if it came to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.programs.crash", url, workflow, str(file), *crash,
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    if process.returncode == 0:
+        return 0, json.loads(out)
+    assert process.returncode == -signal.SIGKILL, err.decode()
+    return process.returncode, None
+
+
+EXPECTED_EVERYTHING = {
+    "a": "A", "first": 1, "timeout": None, "second": 2, "event": "A", "error": ["on purpose"], "b": "B",
+    "child": ["one", "two", "three"], "stream": ["one", "two", "three"],
+}  # fmt: skip
+
+
+async def killed_and_taken_over(url: str, workflow: str, file: Path, mode: str, at: int) -> dict[str, Any]:
+    code, story = await run(url, workflow, file, mode, str(at))
+    if mode != "during":
+        assert code == -signal.SIGKILL, "the program was to die at this step"
+    if story is None:
+        code, story = await run(url, workflow, file)
+    assert story is not None
+    assert code == 0
+    ran = Counter(file.read_text().split())
+    # A body that ran and was not recorded runs again; nothing else does.
+    assert set(ran.values()) <= {1, 2}
+    assert sum(count - 1 for count in ran.values()) <= 6
+    return story
+
+
+def check_everything(story: dict[str, Any]) -> None:
+    assert story["result"] == EXPECTED_EVERYTHING
+    assert story["events"] == {"e": "newer"}
+    assert story["streams"]["s"] == [1, 2]
+    verbs = [step[2] for step in story["steps"] if step[0] == "w" and step[2] != "read_stream"]
+    assert Counter(verbs) == Counter(
+        step=3, set_event=2, write_stream=2, start_workflow=1, send=2, send_bulk=1, recv=2, recv_envelope=1,
+        get_event=1, sleep=1, get_result=1, close_stream=1,
+    )  # fmt: skip
+    child = [step[2] for step in story["steps"] if step[0] == "child"]
+    assert Counter(child) == Counter(recv=4, write_stream=3)
+
+
+BOUNDARIES = range(1, 27)
+
+
+@pytest.mark.parametrize("at", BOUNDARIES)
+@pytest.mark.parametrize("mode", ["before", "after"])
+async def test_m2_m5_e2_e4_s2_s6_w2_a_workflow_killed_at_any_step_ends_as_if_it_had_not_been(
+    database_url: str, tmp_path: Path, mode: str, at: int
+) -> None:
+    check_everything(await killed_and_taken_over(database_url, "everything", tmp_path / "ran", mode, at))
+
+
+@pytest.mark.parametrize("at", range(1, 27, 2))
+async def test_m1_m2_w3_a_workflow_killed_while_a_statement_is_under_way(
+    database_url: str, tmp_path: Path, at: int
+) -> None:
+    check_everything(await killed_and_taken_over(database_url, "everything", tmp_path / "ran", "during", at))
+
+
+@pytest.mark.parametrize("at", range(1, 20, 2))
+@pytest.mark.parametrize("mode", ["before", "after"])
+async def test_w4_gather_and_task_groups_replay_exactly(database_url: str, tmp_path: Path, mode: str, at: int) -> None:
+    story = await killed_and_taken_over(database_url, "side_by_side", tmp_path / "ran", mode, at)
+    assert story["result"] == {
+        "gathered": [["G0", "G1", "G2", "GX", "GY"], ["H0", "H1", "H2", "HX", "HY"]],
+        "received": [1, 2],
+        "group": ["T0", "T1", "T2"],
+    }
+    assert (story["streams"]["g"], story["streams"]["h"]) == (["G2"], ["H2"])
+    assert [step[1] for step in story["steps"]] == [
+        "0.1.1", "0.1.2", "0.1.3", "0.1.4", "0.1.5", "0.1.6", "0.1.6.1.1", "0.1.6.2.1",
+        "0.2.1", "0.2.2", "0.2.3", "0.2.4", "0.2.5", "0.2.6", "0.2.6.1.1", "0.2.6.2.1",
+        "0.3.1", "0.4.1", "0.5.1",
+    ]  # fmt: skip

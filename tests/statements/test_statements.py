@@ -1,0 +1,174 @@
+"""Every SQL constant fits the schema, and the hot ones find their rows by index however the tables have grown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from dbos_async._database import migrations
+from dbos_async._database.connections import SETTINGS
+from dbos_async._lifecycle import leases
+from tests.support.statements import ACTS, FORMS, SETTING, Row, all_statements, arguments, forms, step
+
+STATEMENTS = {
+    (name, form): sql for name, statement in all_statements().items() for form, sql in forms(statement).items()
+}
+
+FOREIGN = """
+    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status)
+        select 'f' || n, 'f', '{}', gen_random_uuid(), case when n % 2 = 0 then 'somebody' end, 1,
+               case when n % 3 = 0 then 'SUCCESS' else 'PENDING' end
+        from generate_series(1, 100000) as n;
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'f' || n % 20000, '', n / 20000 + 1, 'recv', '' from generate_series(0, 99999) as n;
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
+        select gen_random_uuid(), nextval('dbos_async.message_seq'), 'f' || n % 20000, '', '1', case when n % 2 = 0 then now() end
+        from generate_series(1, 100000) as n;
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        select 'f' || n % 20000, 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 100000) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select 'f' || n % 100, 'k', n / 100, '1', '1', 1, 0 from generate_series(0, 99999) as n;
+"""
+
+OWN = """
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'w', '', n + 10, 'recv', '' from generate_series(1, 20000) as n;
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
+        select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', '1', now() from generate_series(1, 20000) as n;
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select id, 'k', n, '1', '1', 1, 0 from generate_series(3, 20000) as n, unnest(array['w', 'other']) as id;
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+        select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 20000) as n;
+"""
+
+HOT: dict[str, Row] = {
+    **{name: act.row(step(1), "x") for name, act in ACTS.items()},
+    "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
+    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
+    "PAGE": ("w", "", 0),
+    "READ_EVENT": ("other", "k"),
+    "ALL_EVENTS": ("other",),
+    "READ": ("other", "k", 0, 500),
+    "RESULT": ("other",),
+    "STATUS": ("other",),
+    "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
+    "CLAIM": ("me", '["f"]', None, 1),
+    "PUT_BACK": (*step(20), "recv", "", uuid4()),
+    "TAKE_AGAIN": (*step(11), "recv", "", 60.0),
+}
+
+MAX_BUFFERS = 40
+
+
+@pytest.fixture
+async def plain(database_url: str) -> Any:
+    """A connection with the settings that the library gives its own."""
+    connection = await asyncpg.connect(database_url, server_settings=SETTINGS)
+    yield connection
+    await connection.close()
+
+
+HOT_FORMS = [(name, form) for name, form in STATEMENTS if name in HOT]
+
+
+async def test_there_are_statements_to_test() -> None:
+    assert len(STATEMENTS) >= 60
+    assert {name for name, _ in HOT_FORMS} == set(HOT)
+    assert {form for _, form in HOT_FORMS} == set(FORMS)
+
+
+@pytest.mark.parametrize(("name", "form"), STATEMENTS)
+async def test_every_statement_can_be_prepared(name: str, form: str, plain: Any) -> None:
+    prepared = await plain.prepare(STATEMENTS[name, form])
+    kind = "int4" if form.endswith("alone") else "int4[]"
+    assert prepared.get_parameters()[0].name == kind, "the first parameter is the numbers of the calls"
+    assert prepared.get_attributes()[0].name == "n", "every row of the answer says which call it answers"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        leases.LOCK_LIVENESS,
+        migrations.LOCK,
+        migrations.FIND_SCHEMA,
+        migrations.FIND_TABLE,
+        migrations.APPLIED,
+        migrations.NOTE,
+    ],
+)
+async def test_the_other_sql_can_be_prepared(sql: str, plain: Any) -> None:
+    await plain.prepare(sql)
+
+
+async def test_every_statement_is_constant_text() -> None:
+    for sql in STATEMENTS.values():
+        assert "%" not in sql
+        assert "format(" not in sql
+
+
+async def call(connection: Any, name: str, form: str) -> str:
+    """The prepared statement's execution, with its arguments written out."""
+    types = (await connection.prepare(STATEMENTS[name, form])).get_parameters()
+    literals = [
+        await connection.fetchval(f"select quote_nullable(($1::{t.name})::text)", value) + f"::{t.name}"
+        for t, value in zip(types, arguments(form, [0], (HOT[name],)), strict=True)
+    ]
+    return f'execute "{name} {form}" ({", ".join(literals)})'
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """All nodes of a plan."""
+    return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
+
+
+@pytest.mark.parametrize("planned_when", ["empty", "full", "full and analyzed"])
+async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> None:
+    async def prepare() -> None:
+        for name, form in HOT_FORMS:
+            prepared = await plain.prepare(STATEMENTS[name, form])
+            types = ", ".join(t.name for t in prepared.get_parameters())
+            await plain.execute(f'prepare "{name} {form}" ({types}) as {STATEMENTS[name, form]}')
+            transaction = plain.transaction()
+            await transaction.start()
+            await plain.execute(await call(plain, name, form))  # now the plan is made, and kept
+            await transaction.rollback()
+
+    if planned_when == "empty":
+        await plain.execute("analyze")
+        await prepare()
+    await plain.execute(SETTING)
+    await plain.execute(FOREIGN)
+    await plain.execute(OWN)
+    if planned_when == "full and analyzed":
+        await plain.execute("analyze")
+    if planned_when != "empty":
+        await prepare()
+    for hot in HOT_FORMS:
+        await look_at_plan(plain, *hot)  # What a session looks up in the catalog for the first time does not count.
+    problems = [problem for hot in HOT_FORMS for problem in await look_at_plan(plain, *hot)]
+    assert not problems, "\n".join(problems)
+
+
+async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
+    """What is wrong with the plan of one call."""
+    transaction = connection.transaction()
+    await transaction.start()
+    execution = await call(connection, name, form)
+    answer = await connection.fetchval(f"explain (analyze, buffers, format json) {execution}")
+    await transaction.rollback()
+    plan = json.loads(answer)[0]["Plan"]
+    problems = []
+    for node in nodes(plan):
+        where = f"{name} ({form}): {node['Node Type']} on {node.get('Relation Name', node.get('CTE Name'))}"
+        if node["Node Type"] == "Seq Scan":
+            problems.append(f"{where} reads the whole table")
+        if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
+            problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
+    buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    if buffers > MAX_BUFFERS:
+        problems.append(f"{name} ({form}) touches {buffers} buffers")
+    return problems

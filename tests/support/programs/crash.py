@@ -1,0 +1,163 @@
+"""A program that kills itself (SIGKILL) at the n-th step boundary of its workflows, or prints how everything ended.
+
+    python -m tests.support.programs.crash URL WORKFLOW FILE [before|during|after N]
+
+FILE gets a line each time the body of a step runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from dbos_async import DBOS, SendMessage, SetWorkflowID
+from dbos_async._messaging import events, recv, streams
+from dbos_async._runs import sleep
+from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.waiting import wait
+from dbos_async._workflows import handle
+
+URL, WORKFLOW, FILE = sys.argv[1:4]
+
+
+@DBOS.step()
+async def effect(name: str) -> str:
+    await asyncio.sleep(random.uniform(0, 0.005))
+    with Path(FILE).open("a") as file:
+        file.write(f"{name}\n")
+    return name.upper()
+
+
+@DBOS.step()
+def blocking_effect(name: str) -> str:
+    with Path(FILE).open("a") as file:
+        file.write(f"{name}\n")
+    return name.upper()
+
+
+@DBOS.step()
+async def fail(reason: str) -> None:
+    raise ValueError(reason)
+
+
+@DBOS.workflow()
+async def partner() -> list[Any]:
+    got: list[Any] = []
+    while (message := await DBOS.recv(timeout_seconds=60)) != "stop":
+        got.append(message)
+        await DBOS.write_stream("echo", message)
+    return got
+
+
+@DBOS.workflow()
+async def everything() -> dict[str, Any]:
+    """Uses every verb once."""
+    me = str(DBOS.workflow_id)
+    outcome: dict[str, Any] = {"a": await effect("a")}
+    await DBOS.set_event("e", outcome["a"])
+    await DBOS.write_stream("s", 1)
+    child = await DBOS.start_workflow(partner)
+    await DBOS.send(child.workflow_id, "one")
+    await DBOS.send_bulk([SendMessage(child.workflow_id, "two"), SendMessage(child.workflow_id, "three")])
+    outcome["first"] = await DBOS.recv("in", 60)
+    outcome["timeout"] = await DBOS.recv("never", 0.05)
+    envelope = await DBOS.recv_envelope("in", 60)
+    outcome["second"] = envelope.payload if envelope else None
+    outcome["event"] = await DBOS.get_event(me, "e")
+    await DBOS.set_event("e", "newer")
+    try:
+        await fail("on purpose")
+    except ValueError as error:
+        outcome["error"] = error.args
+    outcome["b"] = await blocking_effect("b")
+    await DBOS.sleep(0.05)
+    await DBOS.send(child.workflow_id, "stop")
+    outcome["child"] = await child.get_result()
+    outcome["stream"] = [value async for value in DBOS.read_stream(child.workflow_id, "echo")]
+    await DBOS.write_stream("s", 2)
+    await DBOS.close_stream("s")
+    return outcome
+
+
+@DBOS.workflow()
+async def side_by_side() -> dict[str, Any]:
+    """Tasks of several steps each, with delays that differ from run to run."""
+
+    async def branch(name: str) -> list[Any]:
+        found = [await effect(f"{name}{n}") for n in range(3)]
+        await DBOS.write_stream(name, found[-1])
+        found.append(await DBOS.recv("in", 60))
+        await DBOS.sleep(random.uniform(0, 0.003))
+        found += await asyncio.gather(effect(f"{name}x"), blocking_effect(f"{name}y"))
+        return found
+
+    gathered = await asyncio.gather(branch("g"), branch("h"))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(effect(f"t{n}")) for n in range(3)]
+    return {
+        "gathered": [[step for step in found if step not in (1, 2)] for found in gathered],
+        "received": sorted(step for found in gathered for step in found if step in (1, 2)),
+        "group": [task.result() for task in tasks],
+    }
+
+
+def crash(mode: str, at: int) -> None:
+    """Kill this process around the given step."""
+    count = 0
+
+    def dies(perform: Any) -> Any:
+        async def perform_or_die(*args: Any, **kwargs: Any) -> StepResult:
+            nonlocal count
+            count += 1
+            mine = count == at
+            if mine and mode == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if mine and mode == "during":
+                asyncio.get_running_loop().call_later(random.uniform(0, 0.002), os.kill, os.getpid(), signal.SIGKILL)
+            result: StepResult = await perform(*args, **kwargs)
+            if mine and mode == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return perform_or_die
+
+    # A step is executed at once, or it waits.
+    Step.perform = dies(Step.perform)  # type: ignore[method-assign]  # the crash must come at exactly this place
+    for module in (events, handle, recv, sleep, streams):
+        module.wait = dies(wait)  # type: ignore[attr-defined]  # as above
+
+
+async def main() -> None:
+    workflow = {"everything": everything, "side_by_side": side_by_side}[WORKFLOW]
+    async with DBOS(URL, executor_id="crash"):
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(workflow)
+        for n in (1, 2):
+            await DBOS.send("w", n, "in", idempotency_key=str(n))
+        result = await handle.get_result()
+        names = [status.workflow_id for status in await DBOS.list_workflows()]
+        steps = {name: await DBOS.list_workflow_steps(name) for name in names}
+        child = next((name for name in names if name != "w"), "")
+        story = {
+            "result": result,
+            "events": await DBOS.get_all_events("w"),
+            "streams": {key: [v async for v in DBOS.read_stream("w", key)] for key in ("s", "g", "h")},
+            "steps": sorted(
+                ["w" if name == "w" else "child", step.step, step.verb, step.key.replace(child or "w", "child")]
+                for name in names
+                for step in steps[name]
+            ),
+        }
+        print(json.dumps(story))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 4:
+        crash(sys.argv[4], int(sys.argv[5]))
+    asyncio.run(main())

@@ -1,0 +1,17 @@
+"""The smallest workflows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dbos_async import DBOS
+
+
+@DBOS.workflow()
+async def echo(value: Any) -> Any:
+    return value
+
+
+@DBOS.workflow()
+async def wait_for_ever() -> None:
+    await DBOS.recv("the end", None)
