@@ -41,7 +41,7 @@ from dbos_async import (
 )
 from dbos_async import fastapi as web
 from dbos_async._database.wakeups import stream_key
-from dbos_async._workflows import start as start_workflows
+from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, lifespan, stream_response
 from tests.eventually import eventually
 from tests.proxy import Proxy
@@ -95,7 +95,7 @@ async def start(workflow_id: str, *arguments: Any, workflow: Any = write) -> Any
 
 def watched() -> int:
     """For how many keys somebody waits in this process."""
-    return len(start_workflows.executor().database.wakeups)
+    return len(launched.executor().database.wakeups)
 
 
 def application(url: str, **options: Any) -> FastAPI:
@@ -371,7 +371,7 @@ async def _waits_in_recv() -> bool:
 
 async def test_many_readers_hold_no_connection_while_they_wait(site: str, connection: Any) -> None:
     await start("w", [1], "wait")
-    waiting = start_workflows.executor().database.wakeups._waiting
+    waiting = launched.executor().database.wakeups._waiting
     readers = [asyncio.create_task(events(f"{site}/w/stream")) for _ in range(100)]
     await eventually(lambda: len(waiting.get(stream_key("w", "k"), ())) == 100, "all wait")
     query = "select count(*) from pg_stat_activity where application_name <> '' and datname = current_database()"

@@ -32,7 +32,7 @@ class Database:
     ) -> None:
         self._url = url
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.here: str | None = None
+        self.local_executor_id: str | None = None
         """The executor of this process, if it runs one: whose runs are woken without an announcement."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""

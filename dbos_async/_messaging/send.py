@@ -14,7 +14,8 @@ from dbos_async._database.database import Database
 from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.recv import NO_RECEIVER, Handoff, topic_and_type
-from dbos_async._runs.context import StepContext, WorkflowContext, assigned, calling_context
+from dbos_async._runs.context import StepContext, WorkflowContext, calling_context
+from dbos_async._runs.start_options import assigned
 from dbos_async._runs.step import Step, StepResult, act, caller_columns
 from dbos_async._runs.transaction import call_inside, check_answer, check_connection
 from dbos_async._serialization import values
@@ -230,7 +231,7 @@ SEND_BULK = optimistic(
 
 async def send(database: Database, outgoing: SendMessage, connection: Any = None) -> None:
     """Store one message."""
-    message = _outgoing(outgoing, "send", None if connection is not None else database.here)
+    message = _outgoing(outgoing, "send", None if connection is not None else database.local_executor_id)
     topic = f" ({message.topic})" if message.topic else ""
     await _send(database, "send", f"{message.destination_id}{topic}", [message], connection)
 
@@ -238,8 +239,10 @@ async def send(database: Database, outgoing: SendMessage, connection: Any = None
 async def send_bulk(database: Database, outgoing: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
     # In the user's transaction nobody is woken before the commit, which only its announcement tells.
-    here = None if connection is not None else database.here
-    messages = [_outgoing(each, f"Message {index} of send_bulk", here) for index, each in enumerate(outgoing)]
+    local_executor_id = None if connection is not None else database.local_executor_id
+    messages = [
+        _outgoing(each, f"Message {index} of send_bulk", local_executor_id) for index, each in enumerate(outgoing)
+    ]
     if messages:
         await _send(database, "send_bulk", f"{len(messages)} messages", messages, connection)
 
