@@ -20,9 +20,11 @@ CLAIM_PAUSE_SECONDS = 0.01
 """The pause before the next claim while there is more to claim."""
 
 WAKE_ALL_AFTER_SECONDS = 2.0
-"""When the waiting calls of this process look again after it has taken a workflow over."""
+"""After taking a workflow over from another executor, all waiting calls of this process query the database once more."""
 
 RECLAIM_AFTER_SECONDS = 6.0
+"""From a lost connection until the first reclaim."""
+
 RECLAIM_EVERY_SECONDS = 30.0
 
 CLAIM = Statement(
@@ -86,7 +88,7 @@ class Claiming:
         """Set when workflows may be left that were not claimed for want of a slot."""
         self._wake_all_timer: asyncio.TimerHandle | None = None
         self._lost_answers = 0
-        """How many answers had been lost when this executor last planned to look for workflows that it owns unknowingly."""
+        """How many answers had been lost when the next reclaim was scheduled."""
         self._reclaim_at = inf
         executor.slots.on_slot_freed = self._on_slot_freed
 
@@ -102,7 +104,7 @@ class Claiming:
             self._lost_answers = self._database.batches.losses
             self._reclaim_at = anyio.current_time() + RECLAIM_AFTER_SECONDS
         if anyio.current_time() >= self._reclaim_at:
-            # A commit may be delayed for longer than its connection lives, so one look is not enough.
+            # A commit may be delayed for longer than its connection lives, so one query is not enough.
             self._reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
             await self._reclaim()
 

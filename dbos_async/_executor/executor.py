@@ -245,7 +245,7 @@ class Executor:
         await self.database.batches.flush(run.partition)
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
-        """Set the workflow of a run aside until somebody has repaired the code and resumes it."""
+        """Park the workflow of a run, so that it waits until it is resumed with repaired code."""
         log.error("%s", mismatch)
         await finish(run, "REPLAY_MISMATCH", None, exceptions.encode_error(mismatch))
 

@@ -222,21 +222,18 @@ class MessagingVerbs(ABC):
         Example:
             ```python
             @DBOS.workflow()
-            async def add() -> int:
-                total = 0
-                while (await DBOS.recv("more?")):
-                    with suppress(InvalidMessageError):
-                        total += await DBOS.recv(Topic("number", int)) or 0
-                return total
+            async def read_number() -> int | str:
+                try:
+                    return await DBOS.recv(Topic("number", int))
+                except InvalidMessageError:
+                    return await DBOS.recv("number")
 
-            handle = await DBOS.start_workflow(add)
-            await DBOS.send(handle.workflow_id, True, "more?")
-            await DBOS.send(handle.workflow_id, "one", "number")
+            handle = await DBOS.start_workflow(read_number)
+            await DBOS.send(handle.workflow_id, "seven", "number")
             while not (rejected := await DBOS.list_messages(handle.workflow_id, status="rejected")):
                 await asyncio.sleep(0.1)
             await DBOS.redeliver(rejected[0].id)
-            assert len(await DBOS.list_messages(handle.workflow_id, topic="number")) == 2
-            await DBOS.cancel_workflow(handle.workflow_id)
+            assert await handle.get_result() == "seven"
             ```
         """
         await mailbox.redeliver(self._database, message_id)

@@ -10,10 +10,23 @@ from dbos_async.keys import check_key, check_seconds
 
 
 class SetWorkflowID:
-    """``with SetWorkflowID("order-17"):`` the workflow started in the block gets this id.
+    """``with SetWorkflowID("order-17"):`` the workflow that is started in the block gets this id.
 
-    The id is a one-use ticket: a second start in the block raises, since it would silently be the first workflow again.
-    A send in the block, outside of workflows, has the id as its idempotency key.
+    The id is a one-use ticket: a second start in the block raises `WrongPlaceError`, because it would silently return the first
+    workflow. A send in the block, outside of workflows, uses the id as its idempotency key. Raises `InvalidArgumentError` unless
+    the id is a text of 1 to 512 characters.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def checkout(item: str) -> str:
+            return f"{item} is sold"
+
+        for _ in range(2):  # The second start finds the first workflow.
+            with SetWorkflowID("order-18"):
+                handle = await DBOS.start_workflow(checkout, "widget")
+        assert await handle.get_result() == "widget is sold"
+        ```
     """
 
     def __init__(self, workflow_id: str) -> None:
@@ -29,7 +42,7 @@ class SetWorkflowID:
         assigned.reset(self._before.pop())
 
     def use(self) -> str:
-        """The id, once."""
+        """Give the id away, which happens once."""
         if self._used:
             raise WrongPlaceError(
                 f"SetWorkflowID({self.workflow_id!r}) has already given its id to a workflow: use a block for each start."
@@ -37,22 +50,30 @@ class SetWorkflowID:
         self._used = True
         return self.workflow_id
 
-    def key_of_send(self, place: int) -> str:
-        """The idempotency key of a message sent in this block; the later ones of a bulk have their place in it."""
-        return f"{self.workflow_id} {place}" if place else self.workflow_id
+    def key_of_send(self, index: int) -> str:
+        """The idempotency key of a message sent in this block; those of a bulk but the first add their index to the id."""
+        return f"{self.workflow_id} {index}" if index else self.workflow_id
 
 
 class SetWorkflowTimeout:
-    """``with SetWorkflowTimeout(60):`` a workflow started in the block is cancelled when it has not ended ``seconds`` later.
+    """``with SetWorkflowTimeout(60):`` a workflow that is started in the block is cancelled unless it ends within ``seconds``.
 
-    The deadline is stored with the workflow and judged by the database's clock, whatever restarts meanwhile. ``None`` means
-    no deadline. It does not reach the workflows that the started one starts: they have deadlines of their own.
-    Resuming a workflow that was cancelled lifts its deadline.
+    The deadline is stored with the workflow and follows the clock of the database, whatever restarts meanwhile. ``None`` means no
+    deadline. Workflows that the started one starts do not inherit the deadline. Resuming a cancelled workflow removes it.
+    Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number of at least 0.
 
     Example:
         ```python
-        with SetWorkflowTimeout(24 * 3600):
-            handle = await DBOS.start_workflow(checkout, "order-17")
+        @DBOS.workflow()
+        async def waits() -> None:
+            await DBOS.recv(timeout_seconds=None)
+
+        with SetWorkflowTimeout(0.2):
+            handle = await DBOS.start_workflow(waits)
+        try:
+            await handle.get_result()
+        except WorkflowCancelledError:
+            print("It took too long.")
         ```
     """
 

@@ -72,7 +72,7 @@ AWAIT_RESULT = Statement(
 
 
 class WorkflowHandle(Generic[R]):
-    """One workflow, by its id: ask for its status, or wait for its result."""
+    """One workflow, by its ``workflow_id``: ask for its status, or wait for its result. Starting a workflow returns a handle."""
 
     __slots__ = ("_database", "_result_type", "_run", "workflow_id")
 
@@ -88,8 +88,21 @@ class WorkflowHandle(Generic[R]):
     async def get_result(self) -> R:
         """Wait until the workflow has ended; return what it returned, raise what it raised.
 
-        A cancelled workflow raises `WorkflowCancelledError`, an unknown one `WorkflowNotFoundError`.
-        A parked workflow has not ended: this waits until it was resumed and has come to its end.
+        A parked workflow has not ended: this waits until it has been resumed and has ended. Raises `WorkflowCancelledError` when
+        the workflow was cancelled, and `WorkflowNotFoundError` when it does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def fails() -> None:
+                raise ValueError("no such item")
+
+            handle = await DBOS.start_workflow(fails)
+            try:
+                await handle.get_result()
+            except ValueError as error:
+                assert str(error) == "no such item"
+            ```
         """
         run = self._run
         if run is not None and not isinstance(calling_context(self._database), WorkflowContext):
@@ -104,7 +117,18 @@ class WorkflowHandle(Generic[R]):
         return cast("R", await _result(self._database, self.workflow_id, self._result_type))
 
     async def get_status(self) -> WorkflowStatus:
-        """How the workflow stands now. Raises `WorkflowNotFoundError` when there is none of this id."""
+        """How the workflow stands now. Raises `WorkflowNotFoundError` when it does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def waits() -> None:
+                await DBOS.recv(timeout_seconds=None)
+
+            handle = await DBOS.start_workflow(waits)
+            assert (await handle.get_status()).status == "PENDING"
+            ```
+        """
         return await get_status(self._database, self.workflow_id)
 
 

@@ -77,12 +77,15 @@ LIST_STEPS = Statement(
 
 
 class WorkflowStatus(BaseModel, frozen=True):
-    """How a workflow stood when somebody looked.
+    """How a workflow stood at the time of the query.
 
-    ``status`` is PENDING (running, waiting, or not yet claimed), an end (SUCCESS, ERROR, CANCELLED), or parked until
-    somebody repairs and resumes it (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED). ``input``, ``output`` and ``error``
-    are the plain JSON that is stored, or its text if that cannot be read. ``executor_id`` is the executor that runs it now,
-    ``None`` when none does; ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
+    - ``status`` is PENDING (running, waiting, or not yet claimed), ended (SUCCESS, ERROR, CANCELLED), or parked until it is
+      resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
+    - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
+    - ``executor_id`` is the executor that runs the workflow now, ``None`` when none does; ``attempt`` counts its runs.
+    - ``recoveries`` counts how many executors in a row have died under it without a new step.
+    - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
+    - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
     """
 
     workflow_id: str
@@ -104,7 +107,11 @@ class WorkflowStatus(BaseModel, frozen=True):
 
 
 class WorkflowStep(BaseModel, frozen=True):
-    """One recorded step: its path, what it was, and how it ended; ``completed_at`` is ``None`` while it waits."""
+    """One recorded step.
+
+    ``step`` is its path, as `DBOS.fork_workflow` takes it; ``verb`` and ``key`` say what it did; ``output`` and ``error`` are plain
+    JSON. ``completed_at`` is ``None`` while the step waits.
+    """
 
     step: str
     verb: str
