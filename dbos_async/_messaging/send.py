@@ -16,8 +16,9 @@ from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, take_up_offer
 from dbos_async._messaging.recv import topic_and_type
-from dbos_async._runs.context import assigned, calling_context
+from dbos_async._runs.context import calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
+from dbos_async._runs.start_options import assigned
 from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id

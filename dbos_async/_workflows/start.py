@@ -6,40 +6,26 @@ With an owner it begins here and now; without one, whoever knows its name and ha
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import inspect
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from threading import get_ident
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from collections.abc import Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
 
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._executor import tracing
+from dbos_async._executor import launched, tracing
 from dbos_async._executor.executor import Executor
-from dbos_async._runs.context import (
-    StepContext,
-    WorkflowContext,
-    allowed_seconds,
-    assigned,
-    calling_context,
-    check_live,
-)
+from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
+from dbos_async._runs.start_options import allowed_seconds, assigned
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
-from dbos_async._serialization.signature import Signature, encode_plain_call
 from dbos_async._workflows.handle import WorkflowHandle
-from dbos_async.errors import LaunchError, RegistrationError, WrongPlaceError
-from dbos_async.keys import check_key
-
-log = logging.getLogger("dbos_async")
+from dbos_async._workflows.registry import RegisteredWorkflow
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,27 +158,8 @@ START_CHILD = optimistic(
 )
 
 
-class Workflow(Generic[P, R]):
+class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
-
-    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
-        if not inspect.iscoroutinefunction(function):
-            raise RegistrationError(
-                f"@DBOS.workflow() decorates async functions, and {function!r:.100} is none: "
-                "write 'async def' and @DBOS.workflow()."
-            )
-        functools.update_wrapper(self, function)
-        self.name: str = check_key(name or function.__qualname__, "The name of a workflow")
-        self.function = function
-        self.signature: Signature = Signature(function)
-        self.max_recovery_attempts = max_recovery_attempts
-        known = registered.get(self.name)
-        if known is not None and _place(known.function) != _place(function):
-            raise RegistrationError(
-                f"Two workflows are named {self.name!r} ({_place(known.function)} and {_place(function)}): "
-                "give one of them another name with @DBOS.workflow(name=…)."
-            )
-        registered[self.name] = self
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast("R", await (await start_here(self, args, kwargs)).get_result())
@@ -216,10 +183,6 @@ class StartOnCommit(Observer):
                 workflow_id, name, text, attempt, trace_parent=trace_parent, seconds_left=seconds_left
             )
             self.end = None if run is None else run.end
-
-
-registered: dict[str, Workflow[Any, Any]] = {}
-"""Every workflow that this process knows, by its name."""
 
 
 async def start(
@@ -292,73 +255,20 @@ def _decode_id(name: str, recorded: str | None) -> str:
     return child_id
 
 
-def start_here(workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
+def start_here(
+    workflow: RegisteredWorkflow[Any, Any], args: Any, kwargs: Any
+) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
     """Start a workflow in the launched executor; a start in a workflow is a step of it."""
-    here = executor()
+    executor = launched.executor()
     connection, kwargs = split_connection(workflow, kwargs)
     text = workflow.signature.encode_call(args, kwargs)
-    return start(here.database, workflow.name, text, workflow.signature.result_type, here, connection)
+    return start(executor.database, workflow.name, text, workflow.signature.result_type, executor, connection)
 
 
 def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The connection that a start was given, and the arguments of the workflow, which may have one of that name, too."""
     connection = kwargs.get("connection")
-    takes_one = isinstance(workflow, Workflow) and workflow.signature.takes("connection")
+    takes_one = isinstance(workflow, RegisteredWorkflow) and workflow.signature.takes("connection")
     if connection is None or (takes_one and not is_connection(connection)):
         return None, kwargs
     return connection, {name: value for name, value in kwargs.items() if name != "connection"}
-
-
-def find(function: Any) -> Workflow[Any, Any]:
-    """The registered workflow that somebody named by its function."""
-    if isinstance(function, Workflow):
-        return function
-    raise RegistrationError(f"{function!r:.100} is not a workflow: decorate it with @DBOS.workflow().")
-
-
-def call_by_name(function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[str, str, Any]:
-    """The name, the stored call and the result type of a workflow that this process may know by its name only."""
-    if isinstance(function, str):
-        check_key(function, "The name of a workflow")
-        return function, encode_plain_call(tuple(args), kwargs), Any
-    workflow = find(function)
-    return workflow.name, workflow.signature.encode_call(tuple(args), kwargs), workflow.signature.result_type
-
-
-_launched: Executor | None = None
-
-
-def set_launched(here: Executor | None) -> None:
-    """Make an executor the one that the verbs of this process speak to."""
-    global _launched
-    _launched = here
-
-
-def executor() -> Executor:
-    """The launched executor of this process, if it may be used from here."""
-    if _launched is None:
-        raise LaunchError(
-            "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
-        )
-    # One loop runs in a thread, so if it is its thread and that loop runs, it is that loop: cheaper than to ask which one it is.
-    if (get_ident() != _launched.thread or not _launched.loop.is_running()) and _running_loop() is not _launched.loop:
-        raise WrongPlaceError(
-            "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
-        )
-    return _launched
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def database() -> Database:
-    """The database of the launched executor."""
-    return executor().database
-
-
-def _place(function: Any) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

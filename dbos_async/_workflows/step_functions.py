@@ -1,4 +1,4 @@
-"""``@DBOS.step()``: an ordinary function whose outcome a workflow records, so that it is not run again."""
+"""``@DBOS.step()``: an ordinary function. A workflow records its outcome and does not run it again."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class StepFunction(Generic[P, R]):
         self._timeout_seconds = timeout_seconds
 
     def __get__(self, instance: object, owner: type) -> Any:
-        """A step that stands in a class is a method like any other."""
+        """A step that is defined in a class is a method like any other."""
         return self if instance is None else functools.partial(cast("Any", self), instance)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        here = current.get()
-        if not isinstance(here, WorkflowContext):
+        context = current.get()
+        if not isinstance(context, WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
-        step = Step(here, "step", self.name)
+        step = Step(context, "step", self.name)
 
         async def attempt() -> Any:
             body = StepContext(step.run, step.path)
@@ -71,7 +71,7 @@ class StepFunction(Generic[P, R]):
             try:
                 return await self._call(*args, **kwargs)
             finally:
-                body.over = True  # a thread that was abandoned may still act, and must not
+                body.over = True  # stops an abandoned thread from acting in the name of the step
                 current.reset(token)
 
         async def find() -> tuple[str | None, str | None]:
@@ -118,13 +118,13 @@ class StepFunction(Generic[P, R]):
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
-        # The thread is abandoned by a cancellation: nobody can stop it, but what it returns is dropped.
+        # A cancellation abandons the thread: it cannot be stopped, but its result is dropped.
         call = functools.partial(self._function, *args, **kwargs)
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
 
 
 class StepDecorator:
-    """What ``@DBOS.step(…)`` makes of its options: it turns a function into a step."""
+    """What ``@DBOS.step(…)`` returns: it turns a function into a step."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, WorkflowHandle
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 
 AMOUNTS = {"full": 10_000, "quick": 2000, "tiny": 20}
 
@@ -33,7 +33,7 @@ def resident_bytes() -> int:
 
 async def park_and_wake(count: int) -> dict[str, float]:
     """So many come to wait, are each sent a message, and finish."""
-    here = start.executor()
+    here = launched.executor()
     before = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
     began = time.perf_counter()
     handles: list[WorkflowHandle[Any]] = []

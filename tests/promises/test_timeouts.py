@@ -10,7 +10,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetWorkflowID, SetWorkflowTimeout, WorkflowCancelledError
 from dbos_async._database import wakeups
-from dbos_async._lifecycle import leases
+from dbos_async._lifecycle import periodic
 from tests.support.eventually import eventually
 
 
@@ -81,7 +81,7 @@ async def test_w6_a_workflow_that_ended_in_time_stays_as_it_is(dbos: DBOS, conne
     await DBOS.send(handle.workflow_id, "in time", "go")
     assert await handle.get_result() == "in time"
     await connection.execute("update dbos_async.workflows set deadline = now() - interval '1 minute'")
-    due = await connection.fetch(leases.DUE.sql, [0], [100])
+    due = await connection.fetch(periodic.DUE.sql, [0], [100])
     assert due == []
 
 
@@ -94,7 +94,7 @@ def test_d5_a_timeout_that_is_none_is_refused(seconds: Any) -> None:
 async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
     database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, connection: Any
 ) -> None:
-    monkeypatch.setattr(leases, "TELL_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(periodic, "REPORT_EVERY_SECONDS", 0.05)
     async with DBOS(database_url, application_version="old"):
         with SetWorkflowID("old"):
             handle = await DBOS.start_workflow(waits)
