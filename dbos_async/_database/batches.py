@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from dbos_async._database.connections import REPEATABLE, Postgres, is_lost, is_refused
+from dbos_async._database.connections import Postgres
+from dbos_async._database.outages import RETRYABLE, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
 from dbos_async._database.statement import Statement, for_one_row
 from dbos_async._database.urls import reason_of
@@ -272,7 +273,7 @@ class Batches:
         while batch:
             probe_after_seconds = AFTER_SECONDS * 2 ** min(losses, 5)
             try:
-                async with self._postgres.connection(
+                async with self._postgres.acquire(
                     probe_after_seconds=probe_after_seconds, on_probe=functools.partial(self._on_probe, partition)
                 ) as connection:
                     # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
@@ -286,7 +287,7 @@ class Batches:
                         records = await connection.fetch(sql_of_one, 0, *batch[0].rows[0])
                     else:
                         records = await connection.fetch(sql, *_columns(batch))
-            except REPEATABLE as error:
+            except RETRYABLE as error:
                 sql = partition.statement.sql
                 repeats += 1
                 if repeats > MAX_RETRIES:

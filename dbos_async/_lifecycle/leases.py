@@ -192,7 +192,7 @@ class Recovery:
 
     async def give_back(self) -> None:
         """Leave in good order: the workflows that ran here are free at once."""
-        async with self._database.postgres.connection() as connection:
+        async with self._database.postgres.acquire() as connection:
             await connection.fetch(GIVE_BACK.sql, [0], [self._executor.id], [UNOWNED_KEY])
 
     async def keep_lease(self) -> None:

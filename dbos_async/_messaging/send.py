@@ -13,7 +13,7 @@ from uuid import UUID
 from dbos_async._database.database import Database
 from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
-from dbos_async._messaging.recv import NO_RECEIVER, Handoff, topic_and_type
+from dbos_async._messaging.recv import NO_RECEIVER, Handoff
 from dbos_async._runs.context import StepContext, WorkflowContext, assigned, calling_context
 from dbos_async._runs.step import Step, StepResult, act, caller_columns
 from dbos_async._runs.transaction import call_inside, check_answer, check_connection
@@ -21,7 +21,7 @@ from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, topic_and_type
 
 SEND = optimistic(
     "SEND",
