@@ -140,7 +140,7 @@ class Unit(StrEnum):
 
 
 class Aliased(BaseModel):
-    """Its fields have other names when they are read, when they are written, and in Python."""
+    """The names of its fields differ between Python, the JSON that it reads and the JSON that it writes."""
 
     a: int = Field(alias="A")
     b: int = Field(1, serialization_alias="B")
@@ -213,7 +213,7 @@ class NoModel:
 
 
 def names(cases: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Ids that are the same in every process."""
+    """Test ids that are the same in every process."""
     return [f"{place}-{case[0]}-{type(case[1]).__name__}" for place, case in enumerate(cases)]
 
 
@@ -615,7 +615,7 @@ def test_every_error_of_ours_comes_back_as_itself() -> None:
 
 
 class OrderError(Exception):
-    """Its message is made of its attributes."""
+    """An error that makes its message of its attributes."""
 
     def __init__(self, order: str, *, cents: int, due: datetime, reply: object = None) -> None:
         super().__init__()
@@ -796,7 +796,7 @@ MORE_HOSTILE = [
 
 
 class Trap(Exception):  # noqa: N818
-    """Whoever runs any of its code has lost."""
+    """The test fails if any of its code runs."""
 
     def __new__(cls, *args: object) -> Self:
         raise AssertionError("__new__ was run")

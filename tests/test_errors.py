@@ -1,4 +1,4 @@
-"""What a workflow raised, seen by a replay and by another process: promises D1, D5 and W2."""
+"""The exception of a workflow as a replay and another process see it: promises D1, D5 and W2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILURES = "tests.programs.failures"
 
 
 async def ask(url: str, workflow_id: str, *modules: str) -> dict[str, Any]:
-    """What a process of its own hears."""
+    """Return what another process finds when it asks for the result."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.programs.asks", url, workflow_id, *modules,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -31,7 +31,7 @@ async def ask(url: str, workflow_id: str, *modules: str) -> dict[str, Any]:
 
 
 def as_it_travels(error: BaseException) -> Any:
-    """As `told`, with the one argument that is no JSON as what ``str`` says of it."""
+    """Return what `told` returns, with the one argument that is not JSON replaced by its ``str()``."""
     return json.loads(json.dumps(told(error), default=str))
 
 

@@ -57,10 +57,10 @@ async def migrate(
     the files before it stay applied. A lost connection raises asyncpg's own error.
     """
     library = library or version("dbos_async")
-    ours = load(directory)
-    if not await _missing(connection, ours, library):
+    migrations = load(directory)
+    if not await _missing(connection, migrations, library):
         return []
-    return [migration.name for migration in ours if await _apply(connection, migration, ours, library)]
+    return [migration.name for migration in migrations if await _apply(connection, migration, migrations, library)]
 
 
 async def check(
@@ -94,7 +94,7 @@ def find_directory() -> Path:
 
 
 async def _apply(
-    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, ours: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, migrations: list[Migration], library: str
 ) -> bool:
     try:
         # At any stricter isolation the transaction would not see what another process committed while it waited for the lock.
@@ -102,7 +102,7 @@ async def _apply(
             # A second process waits here, and then finds the migration applied.
             await connection.execute(LOCK)
             await _make_table(connection)
-            if migration not in await _missing(connection, ours, library):
+            if migration not in await _missing(connection, migrations, library):
                 return False
             await connection.execute(migration.sql)
             await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
@@ -127,23 +127,23 @@ async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def _missing(
-    connection: asyncpg.Connection[asyncpg.Record], ours: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record], migrations: list[Migration], library: str
 ) -> list[Migration]:
     try:
         applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
     except asyncpg.UndefinedTableError:
-        return ours
+        return migrations
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"This role may not read dbos_async.migrations ({error.args[0]}): "
             "grant it usage on the schema dbos_async and the rights on its tables, or connect as another role."
         ) from error
-    known = {migration.number for migration in ours}
+    known = {migration.number for migration in migrations}
     for number, row in applied.items():
         required = row["requires_library"]
         if number not in known and required is not None and _release(required) > _release(library):
             raise LibraryTooOldError(library, required, row["name"])
-    return [migration for migration in ours if migration.number not in applied]
+    return [migration for migration in migrations if migration.number not in applied]
 
 
 def _read(path: Path) -> Migration:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from dbos_async._serialization.values import EXCERPT, are_equal, encode, safe_str, utf8_safe
+from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode, safe_str, utf8_safe
 from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
 MAX_ERROR_DEPTH = 8
@@ -58,7 +58,7 @@ def decode_error(text: str, of: str = "") -> Exception:
     try:
         return _rebuild(_Record.model_validate_json(text, strict=True))
     except (ValueError, RecursionError):
-        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT])
+        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT_LENGTH])
 
 
 class _Record(BaseModel):
@@ -75,7 +75,7 @@ class _Record(BaseModel):
 
 def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Record:
     record = _Record(type=_name(error), message=safe_str(error))
-    if not _is_ours(type(error)):
+    if not _is_dbos_error(type(error)):
         record.attributes = _attributes(error)
     notes = getattr(error, "__notes__", None)
     record.notes = [safe_str(note) for note in notes] if isinstance(notes, list) else []
@@ -143,10 +143,10 @@ def _rebuild(record: _Record) -> Exception:
 
 
 def _make(kind: type[Exception], record: _Record) -> Exception:
-    if _is_ours(kind):
-        ours = kind(*record.args)
-        str(ours)  # raises if the stored arguments are not those of such an error
-        return ours
+    if _is_dbos_error(kind):
+        dbos_error = kind(*record.args)
+        str(dbos_error)  # raises if the stored arguments are not those of such an error
+        return dbos_error
     # The type's own __new__ and __init__ are not called: a received exception must not run code.
     built_in: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if issubclass(kind, ExceptionGroup):
@@ -187,7 +187,7 @@ def _imported(name: str) -> type[Exception] | None:
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
-def _is_ours(kind: type[BaseException]) -> bool:
+def _is_dbos_error(kind: type[BaseException]) -> bool:
     return issubclass(kind, DBOSError) and kind.__module__ == DBOSError.__module__
 
 

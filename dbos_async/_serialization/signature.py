@@ -56,7 +56,7 @@ class Signature:
     @property
     def result_type(self) -> Any:
         """The annotation of the result, ``Any`` if there is none."""
-        return self._declared().get("return", Any)
+        return self._declared_types().get("return", Any)
 
     def takes(self, name: str) -> bool:
         """Return whether an argument may be given by this name."""
@@ -100,17 +100,17 @@ class Signature:
         return key if key in self._named else self._var_kwargs
 
     def _encode(self, parameter: str, value: Any) -> str:
-        declared = self._declared().get(parameter, Any)
+        declared = self._declared_types().get(parameter, Any)
         return values.encode(value, declared, what=f"The argument {parameter!r} of {self._name}")
 
     def _decode(self, parameter: str, value: Any, of: str) -> Any:
-        declared = self._declared().get(parameter, Any)
+        declared = self._declared_types().get(parameter, Any)
         if declared is Any or (type(value) is declared and declared in _SAME_IN_JSON):
             return value
         what = f"The stored argument {parameter!r} of {of}"
         return values.decode(to_json(value).decode(), declared, what=what)
 
-    def _declared(self) -> dict[str, Any]:
+    def _declared_types(self) -> dict[str, Any]:
         return self._types if self._types is not None else self._resolve(final=True)
 
     def _resolve(self, *, final: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _ErrorType = Callable[[str, str, list[Any] | None], InvalidValueError]
 MAX_DEPTH = 180  # levels; pydantic reads 200, and an envelope, a call or an error encloses the value
 MAX_ADAPTERS = 4096
 MAX_DETAILS = 20
-EXCERPT = 200
+EXCERPT_LENGTH = 200
 
 _CONFIG = ConfigDict(
     ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
@@ -81,6 +81,7 @@ def decode(
         return None
     try:
         if _MAYBE_HUGE.search(text):
+            # from_json makes an infinity of such a number, to_json writes it as Infinity, and _read refuses that.
             _read(to_json(from_json(text)))
         if declared is Any:
             return _read(text)
@@ -256,7 +257,9 @@ def _invalid(problem: Exception, what: str, error: _ErrorType) -> InvalidValueEr
     path = ".".join(map(str, found[0]["loc"]))
     sentence = ": ".join(filter(None, (utf8_safe(path), _phrase(found[0]["msg"]))))
     # The details are stored with the error: they must be JSON, and a long input is cut.
-    details = [one | {"loc": [*one["loc"]], "input": safe_str(one["input"])[:EXCERPT]} for one in found[:MAX_DETAILS]]
+    details = [
+        one | {"loc": [*one["loc"]], "input": safe_str(one["input"])[:EXCERPT_LENGTH]} for one in found[:MAX_DETAILS]
+    ]
     return error(what, f"{sentence} (and {len(found) - 1} more)" if len(found) > 1 else sentence, details)
 
 
