@@ -19,7 +19,8 @@ from typing import Any
 import asyncpg
 
 from dbos_async._database.calls import Call, Observer, Result, Row
-from dbos_async._database.connections import REPEATABLE, Postgres, is_lost, is_refused
+from dbos_async._database.connections import Postgres
+from dbos_async._database.outages import RETRYABLE, backoff_seconds, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
 from dbos_async._database.statement import Statement, for_one_row
 from dbos_async._database.urls import reason_of
@@ -195,12 +196,12 @@ class Batches:
                 attempts.failures += 1
                 if _concerns_one_call(error, attempts, batch):
                     return await self._split(partition, batch, error)
-                if isinstance(error, REPEATABLE):
+                if isinstance(error, RETRYABLE):
                     attempts.sql = statement.sql
                     pause = random.uniform(0, 0.002 * attempts.failures)
                 else:
                     self._note_outage(partition, batch, attempts, error)
-                    pause = min(0.02 * 2 ** min(attempts.failures, 6), 1.0) * random.uniform(0.5, 1.0)
+                    pause = backoff_seconds(attempts.failures)
                 partition.is_at_server = False
                 await asyncio.sleep(pause)
             else:
@@ -212,7 +213,7 @@ class Batches:
         # A statement that was cut off because it was silent gets more time, in case it is only slow.
         probe_after_seconds = AFTER_SECONDS * 2 ** min(attempts.losses, 5)
         on_probe = functools.partial(self._on_probe, partition)
-        async with self._postgres.connection(probe_after_seconds=probe_after_seconds, on_probe=on_probe) as connection:
+        async with self._postgres.acquire(probe_after_seconds=probe_after_seconds, on_probe=on_probe) as connection:
             # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
             batch[:] = [call for call in batch if not call.done() or call.must_finish]
             if not batch:
@@ -289,7 +290,7 @@ class Batches:
 
 def _concerns_one_call(error: Exception, attempts: _Attempts, batch: list[Call]) -> bool:
     """Whether the batch is split: to find the call at fault, or since it is too large as one."""
-    if isinstance(error, REPEATABLE):
+    if isinstance(error, RETRYABLE):
         return attempts.failures > MAX_RETRIES
     if isinstance(error, TOO_LARGE_A_BATCH) and attempts.failures > MAX_STATEMENT_CANCELS and len(batch) > 1:
         return True

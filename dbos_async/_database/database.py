@@ -10,8 +10,9 @@ import asyncpg
 
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
-from dbos_async._database.connections import Postgres, is_lost
+from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener, OnConnect
+from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
@@ -64,7 +65,7 @@ class Database:
         if self._listening.done():
             self._listening.result()
         if not done:
-            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.why_away)
+            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.last_error)
 
     async def close(self) -> None:
         """End what is under way and close every connection."""

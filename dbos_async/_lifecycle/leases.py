@@ -156,7 +156,7 @@ class Leases:
 
     async def give_back(self) -> None:
         """Free the workflows that ran here, so that other executors claim them at once."""
-        async with self._database.postgres.connection() as connection:
+        async with self._database.postgres.acquire() as connection:
             await connection.fetch(GIVE_BACK.sql, [0], [self._executor.id], [UNOWNED_KEY])
 
     async def keep_lease(self) -> None:

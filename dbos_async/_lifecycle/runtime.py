@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 
 from dbos_async import embedded
-from dbos_async._database.connections import is_lost
 from dbos_async._database.database import Database
+from dbos_async._database.outages import is_lost
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched

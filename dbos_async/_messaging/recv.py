@@ -22,7 +22,7 @@ from dbos_async._runs.waiting import wait
 from dbos_async._serialization import values
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
-from dbos_async.keys import Topic, check_seconds, key_and_type
+from dbos_async.keys import Topic, check_seconds, topic_and_type
 
 
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
@@ -80,8 +80,3 @@ def _read(text: str | None, declared: Any, topic: str, result: StepResult) -> An
     message_id = str(result.message_id)
     error = functools.partial(InvalidMessageError, message_id=message_id)
     return values.decode(text, declared, what=f"The received message {message_id}{of_topic}", error=error)
-
-
-def topic_and_type(topic: str | Topic[Any] | None) -> tuple[str, Any]:
-    """The name of a topic, empty when there is none, and what it declares."""
-    return ("", Any) if topic is None else key_and_type(topic, "A topic")

@@ -15,7 +15,6 @@ from dbos_async._database.database import Database
 from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, take_up_offer
-from dbos_async._messaging.recv import topic_and_type
 from dbos_async._runs.context import calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import assigned
@@ -24,7 +23,7 @@ from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, topic_and_type
 
 SEND = optimistic(
     "SEND",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from dbos_async._database.calls import Result, Row
-from dbos_async._database.connections import REPEATABLE
+from dbos_async._database.outages import RETRYABLE
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import Context, WorkflowContext, check_live
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
@@ -33,7 +33,7 @@ async def execute_inside(connection: Any, statement: Statement, rows: Sequence[R
                     statement.sql, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
                 )
                 return result
-        except REPEATABLE:
+        except RETRYABLE:
             repeats += 1
             if repeats > MAX_RETRIES:
                 raise

@@ -57,7 +57,7 @@ CHANGED: list[tuple[Any, Any, str]] = [
     (Decimal, Decimal("NaN"), "finite number"),
     (SecretStr, SecretStr("x"), "a secret, of which JSON shows only stars"),
     (Any, [SecretStr("x")], "a secret, of which JSON shows only stars"),
-    (Texts, Texts(data=b"\xff"), "bytes that are no UTF-8"),
+    (Texts, Texts(data=b"\xff"), "bytes that are not UTF-8"),
     (int, 10**5000, "an integer of more than 4300 digits"),
     (Any, 10**5000, "an integer of more than 4300 digits"),
     (Any, [10**5000], "an integer of more than 4300 digits"),
