@@ -31,7 +31,7 @@ from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._lifecycle import settings
 from dbos_async._messaging import live
-from dbos_async._serialization import values
+from dbos_async._serialization.values import encode_value
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
@@ -221,7 +221,7 @@ def _end(status: str, offset: int) -> bytes:
     event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
     # What was cancelled may be resumed and write again, so its end takes no offset.
     number = None if status == "CANCELLED" else str(offset)
-    return _event(values.encode({"status": status}), event=event, id=number)
+    return _event(encode_value({"status": status}), event=event, id=number)
 
 
 def _event(data: str, *, id: str | None, event: str | None = None) -> bytes:

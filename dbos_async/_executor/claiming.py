@@ -11,7 +11,7 @@ from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import RUNS_OF_ONE, Executor
-from dbos_async._serialization import values
+from dbos_async._serialization.values import encode_value
 
 MAX_CLAIMED = 100
 """How many workflows one statement claims at most."""
@@ -122,7 +122,7 @@ class Claiming(Observer):
         self._has_more = most <= 0
         if executor.closing or most <= 0 or not names:
             return False
-        row = executor.id, values.encode(names), executor.application_version, most
+        row = executor.id, encode_value(names), executor.application_version, most
         executor.reserved_slots += most
         try:
             answer = await self._database.call(CLAIM, [row], partition="", retry_forever=True, observer=self)
@@ -148,7 +148,7 @@ class Claiming(Observer):
     async def _reclaim(self) -> None:
         executor = self._executor
         running = list(executor.runs)  # listed before the query, so that a run that ends meanwhile does not begin again
-        row = executor.id, values.encode(running)
+        row = executor.id, encode_value(running)
         for _, workflow_id, *rest in await self._database.call(OWNED, [row], partition="", retry_forever=True):
             if workflow_id not in executor.runs:
                 executor.begin(workflow_id, *rest)

@@ -9,7 +9,7 @@ import asyncpg
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.statement import Statement
 from dbos_async._runs.run import Outcome, Run
-from dbos_async._serialization import exceptions
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -89,7 +89,7 @@ class RunCompletion(Observer):
             self._was_refused = True
             problem = f"the database refused it: {error}"
             refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", problem)
-            return self.store("ERROR", None, exceptions.encode_error(refused))
+            return self.store("ERROR", None, encode_error(refused))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)
         self._run.host.leave(self._run)

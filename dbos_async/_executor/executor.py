@@ -22,8 +22,9 @@ from dbos_async._executor.ending import RunCompletion, store_end
 from dbos_async._runs.context import begin
 from dbos_async._runs.history import History
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
+from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
@@ -247,7 +248,7 @@ class Executor:
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         """Park the workflow of a run, so that it waits until it is resumed with repaired code."""
         log.error("%s", mismatch)
-        await store_end(run, "REPLAY_MISMATCH", None, exceptions.encode_error(mismatch))
+        await store_end(run, "REPLAY_MISMATCH", None, encode_error(mismatch))
 
 
 def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[list[Any], dict[str, Any]] | Outcome:
@@ -264,20 +265,20 @@ def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[
         asked = f"types that they do not fit ({unreadable})"
         mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
         log.error("%s", mismatch)
-        return Outcome("REPLAY_MISMATCH", None, exceptions.encode_error(mismatch))
+        return Outcome("REPLAY_MISMATCH", None, encode_error(mismatch))
 
 
 def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
     what = f"The result of workflow {run.workflow_id!r}"
-    result = values.encode(value, workflow.signature.result_type, what=what)
-    invalid = values.too_large(result, run.database.max_payload_bytes, what)
+    result = encode_value(value, workflow.signature.result_type, what=what)
+    invalid = size_error(result, run.database.max_payload_bytes, what)
     if invalid is not None:
         raise invalid
     return Outcome("SUCCESS", result, None)
 
 
 def _failure(error: BaseException) -> Outcome:
-    return Outcome("ERROR", None, exceptions.encode_error(error))
+    return Outcome("ERROR", None, encode_error(error))
 
 
 def _do_nothing() -> None:

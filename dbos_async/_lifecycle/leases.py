@@ -15,7 +15,7 @@ from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
-from dbos_async._serialization import values
+from dbos_async._serialization.values import encode_value
 
 log = logging.getLogger("dbos_async")
 
@@ -141,7 +141,7 @@ class Leases:
     async def renew(self) -> bool:
         """Extend the lease, and clear the mark of a lost connection. True when the database did not know this executor."""
         executor = self._executor
-        names = values.encode(list(executor.workflows))
+        names = encode_value(list(executor.workflows))
         row = executor.id, executor.executor_id, executor.application_version, names, LEASE_SECONDS
         answer = await self._database.call(RENEW, [row], partition="", retry_forever=True)
         return bool(answer[0]["is_new"])

@@ -15,7 +15,7 @@ from dbos_async._runs.context import WorkflowContext, calling_context, in_workfl
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.step import Step, read
 from dbos_async._runs.waiting import wait
-from dbos_async._serialization import values
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.keys import Event, check_key, check_seconds, key_and_type
 
 SET_EVENT = optimistic(
@@ -163,8 +163,8 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     """Let the workflow say ``value`` under ``key``."""
     name, declared = key_and_type(key, "The key of an event")
     context = in_workflow_or_step(calling_context(database), "set_event")
-    text = values.encode(value, declared, what=f"The value of event {name!r}")
-    invalid = values.too_large(text, database.max_payload_bytes, f"The value of event {name!r}")
+    text = encode_value(value, declared, what=f"The value of event {name!r}")
+    invalid = size_error(text, database.max_payload_bytes, f"The value of event {name!r}")
     run = context.run
     caller = caller_in(context, "set_event", name)
     digest = event_key(run.workflow_id, name)
@@ -186,9 +186,9 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
         row = (*step.columns, step_key, workflow_id, name, seconds)
         keys = event_key(workflow_id, name), end_key(workflow_id)
         result = await wait(step, AWAIT_EVENT, row, keys)
-        return await step.decode_or_reject(result, lambda text: values.decode(text, declared, what=what))
+        return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=what))
     text = await _read(database, workflow_id, name, seconds, retry_forever=context is not None)
-    return values.decode(text, declared, what=what)
+    return decode_value(text, declared, what=what)
 
 
 async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]:
@@ -197,7 +197,7 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 
     async def find() -> dict[str, Any]:
         rows = await database.call(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)
-        return {key: values.decode(value, what=_what(key, workflow_id)) for _, key, value in rows}
+        return {key: decode_value(value, what=_what(key, workflow_id)) for _, key, value in rows}
 
     events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
     return events

@@ -19,7 +19,7 @@ from dbos_async._messaging.taking import PUT_BACK, TAKE
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
-from dbos_async._serialization import values
+from dbos_async._serialization.values import decode_value
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
 from dbos_async.keys import Topic, check_seconds, topic_and_type
@@ -79,4 +79,4 @@ def _read(text: str | None, declared: Any, topic: str, result: StepResult) -> An
     of_topic = f" of topic {topic!r}" if topic else ""
     message_id = str(result.message_id)
     error = functools.partial(InvalidMessageError, message_id=message_id)
-    return values.decode(text, declared, what=f"The received message {message_id}{of_topic}", error=error)
+    return decode_value(text, declared, what=f"The received message {message_id}{of_topic}", error=error)

@@ -19,8 +19,8 @@ from dbos_async._runs.context import calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import assigned
 from dbos_async._runs.transaction import check_connection
-from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
+from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
 from dbos_async.keys import check_key, topic_and_type
@@ -319,7 +319,7 @@ def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) ->
         raise InvalidArgumentError(f"{what} must be a SendMessage and is a {type(message).__name__}.")
     destination_id = check_key(message.destination_id, f"{what}: its destination_id")
     topic, declared = topic_and_type(message.topic)
-    payload = values.encode(
+    payload = encode_value(
         message.message, declared, what=f"The message to {destination_id!r}", error=InvalidMessageError
     )
     key = message.idempotency_key
@@ -332,7 +332,7 @@ def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) ->
 
 def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None:
     what = f"The message to {message.destination_id!r}"
-    return values.too_large(message.payload, most, what, InvalidMessageError) or values.too_large(
+    return size_error(message.payload, most, what, InvalidMessageError) or size_error(
         message.headers or "", most, f"{what}: its headers", InvalidMessageError
     )
 
@@ -340,4 +340,4 @@ def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None
 def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:
     if not headers:
         return None
-    return values.encode(dict(headers), dict[str, str], what=f"{what}: its headers", error=InvalidMessageError)
+    return encode_value(dict(headers), dict[str, str], what=f"{what}: its headers", error=InvalidMessageError)

@@ -25,7 +25,8 @@ from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
 from dbos_async._runs.waiting import wait
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_int, check_key, check_seconds, key_and_type
 
@@ -188,7 +189,7 @@ async def write_stream(database: Database, key: str | Stream[Any], value: Any) -
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
     in_workflow_or_step(calling_context(database), "write_stream")
-    await _write(database, "write_stream", name, values.encode(value, declared, what=f"The value for stream {name!r}"))
+    await _write(database, "write_stream", name, encode_value(value, declared, what=f"The value for stream {name!r}"))
 
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
@@ -247,7 +248,7 @@ async def _recorded_pages(
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
         text = (await wait(step, FOLLOW, row, keys)).value()
         try:
-            boundary = values.decode(text or "null", _Boundary)
+            boundary = decode_value(text or "null", _Boundary)
         except InvalidValueError as unreadable:
             await step.park_undecodable(unreadable)
         end, stop = boundary["end"], boundary["offset"] + boundary["count"]
@@ -262,9 +263,9 @@ async def _recorded_pages(
             page_values, invalid = _read(entries, key, declared)
             if invalid is not None:
                 count = invalid.offset - boundary["offset"]
-                reason = json.loads(exceptions.encode_error(invalid))
+                reason = json.loads(encode_error(invalid))
                 shorter = boundary | {"count": count, "end": "invalid", "error": reason}
-                await step.record_rejection(values.encode(shorter), invalid)
+                await step.record_rejection(encode_value(shorter), invalid)
             yield page_values
             if invalid is not None:
                 raise invalid
@@ -272,7 +273,7 @@ async def _recorded_pages(
         if end == "closed":
             return
         if end == "invalid":
-            raise exceptions.decode_error(values.encode(boundary["error"]))
+            raise decode_error(encode_value(boundary["error"]))
         if end == "unknown":
             raise WorkflowNotFoundError(workflow_id)
         if end == "timeout":
@@ -285,7 +286,7 @@ def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list
     for offset, text in entries:
         error = functools.partial(InvalidStreamValueError, offset=offset)
         try:
-            found.append(values.decode(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
+            found.append(decode_value(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
         except InvalidStreamValueError as invalid:
             return found, invalid
     return found, None
@@ -299,7 +300,7 @@ async def _write(database: Database, verb: str, key: str, value: str | None) -> 
     stream_end = -1 if run.writes is None else run.writes.stream_ends.get(key, -1)
     row = (*caller_columns(caller), caller.path, verb, key, value, run.next_write_seq(), stream_end, digest)
     size = len(value or "")
-    invalid = values.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
+    invalid = size_error(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
     call = call_by(
         caller,
         WRITE,

@@ -22,7 +22,8 @@ from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
 from dbos_async._runs.context import WorkflowContext, calling_context, next_number
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
     DatabaseUnavailableError,
     DBOSError,
@@ -102,7 +103,7 @@ class StepResult(NamedTuple):
     def value(self) -> str | None:
         """The output; a recorded error is raised."""
         if self.error is not None:
-            raise exceptions.decode_error(self.error, self.of)
+            raise decode_error(self.error, self.of)
         return self.output
 
 
@@ -159,7 +160,7 @@ class Step:
             if result is not None:
                 return result
             if invalid is not None:
-                return await self._record(None, exceptions.encode_error(invalid), 0.0)
+                return await self._record(None, encode_error(invalid), 0.0)
             result, _ = await self.attempt(call)
             assert result is not None, f"{call.statement.name} does not wait."
             return result
@@ -229,7 +230,7 @@ class Step:
         run = self.run
         if run.history is not None and not await run.history.is_last(self.branch, self.number):
             await self.park_undecodable(invalid)
-        error = None if output is not None else exceptions.encode_error(invalid)
+        error = None if output is not None else encode_error(invalid)
         row = (*self.columns, output, error)
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
 
@@ -259,7 +260,7 @@ class Step:
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
             problem = f"the database refused it: {refusal}"
             refused = InvalidValueError(f"The outcome of {_named(self.verb, self.key)}", problem)
-            return await self.perform(self.call(RECORD, [(*row, None, exceptions.encode_error(refused), took_seconds)]))
+            return await self.perform(self.call(RECORD, [(*row, None, encode_error(refused), took_seconds)]))
 
 
 async def read(database: Database, verb: str, key: str, find: Callable[[], Awaitable[Any]], declared: Any = Any) -> Any:
@@ -271,16 +272,16 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
     async def found() -> tuple[str | None, str | None]:
         while True:
             try:
-                return values.encode(await find(), declared), None
+                return encode_value(await find(), declared), None
             except DatabaseUnavailableError:
                 continue  # a workflow outlasts an outage
             except DBOSError as error:
-                return None, exceptions.encode_error(error)
+                return None, encode_error(error)
 
     step = Step(context, verb, key)
     text = (await step.run_once(found)).value()
     try:
-        return values.decode(text, declared)
+        return decode_value(text, declared)
     except InvalidValueError as invalid:
         await step.park_undecodable(invalid)
 

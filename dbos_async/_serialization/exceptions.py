@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode, safe_str, utf8_safe
+from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode_value, safe_str, utf8_safe
 from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
 MAX_ERROR_DEPTH = 8
@@ -107,7 +107,7 @@ def _attributes(error: BaseException) -> dict[str, Any]:
 
 def _shortened(value: Any) -> Any:
     # A short value keeps its type, because the message of the exception may be made of it.
-    text = value if isinstance(value, str) else encode(value)
+    text = value if isinstance(value, str) else encode_value(value)
     return value if len(text) <= MAX_PART_LENGTH else text[:MAX_PART_LENGTH]
 
 
@@ -122,7 +122,7 @@ def _as_plain_json(value: object) -> Any:
     if isinstance(value, Iterator):
         return None  # Reading an iterator would use it up.
     try:
-        return from_json(encode(value))
+        return from_json(encode_value(value))
     except InvalidValueError:
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
-from dbos_async._serialization import values
+from dbos_async._serialization.values import decode_value, encode_value, type_adapter
 from dbos_async.errors import InvalidValueError, RegistrationError
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -71,7 +71,7 @@ class Signature:
             return _EMPTY_CALL
         stored_args = [self._encode(self._parameter_at(index), value) for index, value in enumerate(args)]
         stored_kwargs = [
-            f"{values.encode(key)}:{self._encode(self._parameter_named(key), value)}" for key, value in kwargs.items()
+            f"{encode_value(key)}:{self._encode(self._parameter_named(key), value)}" for key, value in kwargs.items()
         ]
         return f'{{"args":[{",".join(stored_args)}],"kwargs":{{{",".join(stored_kwargs)}}}}}'
 
@@ -83,7 +83,7 @@ class Signature:
         if text == _EMPTY_CALL:
             return [], {}
         of = of or self._name
-        call = values.decode(text, what=f"The stored call of {of}")
+        call = decode_value(text, what=f"The stored call of {of}")
         if not (isinstance(call, dict) and isinstance(call.get("args"), list) and isinstance(call.get("kwargs"), dict)):
             raise InvalidValueError(
                 f"The stored call of {of}", 'it is not of the form {"args": [...], "kwargs": {...}}'
@@ -101,14 +101,14 @@ class Signature:
 
     def _encode(self, parameter: str, value: Any) -> str:
         declared = self._declared_types().get(parameter, Any)
-        return values.encode(value, declared, what=f"The argument {parameter!r} of {self._name}")
+        return encode_value(value, declared, what=f"The argument {parameter!r} of {self._name}")
 
     def _decode(self, parameter: str, value: Any, of: str) -> Any:
         declared = self._declared_types().get(parameter, Any)
         if declared is Any or (type(value) is declared and declared in _SAME_IN_JSON):
             return value
         what = f"The stored argument {parameter!r} of {of}"
-        return values.decode(to_json(value).decode(), declared, what=what)
+        return decode_value(to_json(value).decode(), declared, what=what)
 
     def _declared_types(self) -> dict[str, Any]:
         return self._types if self._types is not None else self._resolve(final=True)
@@ -120,7 +120,7 @@ class Signature:
             what, reason = "result" if name == "return" else f"parameter {name!r}", ""
             try:
                 types[name] = declared = self._evaluate(annotation)
-                has_json = declared is Any or _has_json(values.adapter(declared).core_schema)
+                has_json = declared is Any or _has_json(type_adapter(declared).core_schema)
             except (NameError, AttributeError) as problem:
                 if final:
                     raise RegistrationError(
@@ -156,7 +156,7 @@ class Signature:
 
 def encode_plain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return the JSON of a call of a function of which only the name is known: the arguments as plain JSON."""
-    return values.encode({"args": list(args), "kwargs": kwargs}, what="The arguments of the workflow")
+    return encode_value({"args": list(args), "kwargs": kwargs}, what="The arguments of the workflow")
 
 
 def _signature_of(function: Callable[..., Any]) -> inspect.Signature:

@@ -50,7 +50,7 @@ _PHRASES = (
 )
 
 
-def encode(
+def encode_value(
     value: object, declared: Any = Any, *, what: str = "The value", error: _ErrorType = InvalidValueError
 ) -> str:
     """Return the JSON text of a value. A value that is not JSON, or does not fit its declared type, raises ``error``.
@@ -64,13 +64,13 @@ def encode(
             if kind is int:
                 _read(data)  # raises for an integer that is too long to be read again
         else:
-            data = _dump_plain(value) if declared is Any else _dump_declared(value, adapter(declared))
+            data = _dump_plain(value) if declared is Any else _dump_declared(value, type_adapter(declared))
         return data.decode()
     except Exception as problem:  # The serializers and validators of a user's type may raise anything.
         raise _invalid(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
 
 
-def decode(
+def decode_value(
     text: str | None, declared: Any = Any, *, what: str = "The value", error: _ErrorType = InvalidValueError
 ) -> Any:
     """Return the value of a JSON text, and ``None`` for ``None`` (SQL null).
@@ -85,20 +85,20 @@ def decode(
             _read(to_json(from_json(text)))
         if declared is Any:
             return _read(text)
-        return adapter(declared).validate_json(text, by_alias=True, by_name=True)
+        return type_adapter(declared).validate_json(text, by_alias=True, by_name=True)
     except Exception as problem:  # As above.
         raise _invalid(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
 
 
-def show(text: str | None) -> Any:
+def display_value(text: str | None) -> Any:
     """Return the plain value of a stored text for display, or the text itself if it cannot be decoded."""
     try:
-        return decode(text)
+        return decode_value(text)
     except InvalidValueError:
         return text
 
 
-def too_large(text: str, max_bytes: int, what: str, error: _ErrorType = InvalidValueError) -> InvalidValueError | None:
+def size_error(text: str, max_bytes: int, what: str, error: _ErrorType = InvalidValueError) -> InvalidValueError | None:
     """Return an ``error`` (without raising it) if a JSON text has more than ``max_bytes``, else ``None``."""
     if len(text) * 4 <= max_bytes:  # a character has at most four bytes
         return None
@@ -113,7 +113,7 @@ def too_large(text: str, max_bytes: int, what: str, error: _ErrorType = InvalidV
     )
 
 
-def adapter(declared: Any) -> TypeAdapter[Any]:
+def type_adapter(declared: Any) -> TypeAdapter[Any]:
     """Return the pydantic adapter of a type. Each is made once."""
     known = _adapters.get(id(declared))
     if known is None:

@@ -11,7 +11,7 @@ from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.run import RunEnd
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
-from dbos_async._serialization import values
+from dbos_async._serialization.values import decode_value
 from dbos_async._workflows.status import WorkflowStatus, get_status
 from dbos_async.errors import WorkflowCancelledError, WorkflowNotFoundError
 
@@ -134,7 +134,7 @@ async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
     if isinstance(context, WorkflowContext):
         step = Step(context, "get_result", workflow_id)
         result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
-        return await step.decode_or_reject(result, lambda text: values.decode(text, declared, what=_what(workflow_id)))
+        return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=_what(workflow_id)))
     with database.changes(end_key(workflow_id)) as changes:
         async for _ in changes:
             answer = await database.call(
@@ -154,7 +154,7 @@ def _value(workflow_id: str, output: str | None, error: str | None, declared: An
     """What a workflow returned; what it raised is raised."""
     if error is not None:
         StepResult(output, error, of=f"workflow {workflow_id!r}").value()
-    return values.decode(output, declared, what=_what(workflow_id))
+    return decode_value(output, declared, what=_what(workflow_id))
 
 
 def _what(workflow_id: str) -> str:

@@ -22,8 +22,8 @@ from dbos_async._runs.run import RunEnd
 from dbos_async._runs.start_options import allowed_seconds, assigned
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
-from dbos_async._serialization import values
 from dbos_async._serialization.ids import ordered_id
+from dbos_async._serialization.values import decode_value, size_error
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.registry import RegisteredWorkflow
 
@@ -217,7 +217,7 @@ async def _start(
         check_connection(connection, context, "start_workflow")
     if isinstance(context, StepContext):
         check_live(context, "start_workflow")
-    invalid = values.too_large(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+    invalid = size_error(text, database.max_payload_bytes, f"The call of workflow {name!r}")
     if invalid is not None and not isinstance(context, WorkflowContext):
         raise invalid
     ticket = assigned.get()
@@ -251,7 +251,7 @@ async def _start(
 
 
 def _decode_id(name: str, recorded: str | None) -> str:
-    child_id: str = values.decode(recorded or "null", str, what=f"The recorded id of the started workflow {name!r}")
+    child_id: str = decode_value(recorded or "null", str, what=f"The recorded id of the started workflow {name!r}")
     return child_id
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._runs.step import read
-from dbos_async._serialization import values
+from dbos_async._serialization.values import display_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 from dbos_async.keys import check_int, check_key
 
@@ -172,7 +172,7 @@ async def list_workflow_steps(database: Database, workflow_id: str) -> list[Work
     async def find() -> list[WorkflowStep]:
         return [
             WorkflowStep(
-                step=step, verb=verb, key=key, output=values.show(output), error=values.show(error),
+                step=step, verb=verb, key=key, output=display_value(output), error=display_value(error),
                 started_at=started_at, completed_at=completed_at,
             )
             for _, step, verb, key, output, error, started_at, completed_at
@@ -187,5 +187,5 @@ def _status(record: Any) -> WorkflowStatus:
     fields = dict(record)
     del fields["n"]
     for name in ("input", "output", "error"):
-        fields[name] = values.show(fields[name])
+        fields[name] = display_value(fields[name])
     return WorkflowStatus(**fields)

@@ -14,8 +14,9 @@ from anyio.lowlevel import RunVar
 
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
 
 log = logging.getLogger("dbos_async")
@@ -78,16 +79,16 @@ class StepFunction(Generic[P, R]):
             try:
                 value = await self._attempts(attempt)
                 what = f"The result of step {self.name!r}"
-                text = values.encode(value, self._signature.result_type, what=what)
-                invalid = values.too_large(text, step.run.database.max_payload_bytes, what)
-                return (text, None) if invalid is None else (None, exceptions.encode_error(invalid))
+                text = encode_value(value, self._signature.result_type, what=what)
+                invalid = size_error(text, step.run.database.max_payload_bytes, what)
+                return (text, None) if invalid is None else (None, encode_error(invalid))
             except Exception as error:
-                return None, exceptions.encode_error(error)
+                return None, encode_error(error)
 
         done = await step.run_once(find)
         text, what = done.value(), f"The recorded result of step {self.name!r}"
         try:
-            return cast("R", values.decode(text, self._signature.result_type, what=what))
+            return cast("R", decode_value(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
             await step.park_undecodable(invalid)
 
