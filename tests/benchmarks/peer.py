@@ -16,7 +16,7 @@ from tests.benchmarks.workloads import SIZES
 
 PEERS = {
     "ours": ("ours", "Ours"),
-    "floor": ("floor", "Floor"),
+    "baseline": ("baseline", "Baseline"),
     "dbos": ("dbos_peer", "Transact"),
     "dbos-tuned": ("dbos_peer", "Tuned"),
     "redis": ("redis_peer", "Redis"),

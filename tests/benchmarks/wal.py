@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.benchmarks.floor import ROWS, Floor
+from tests.benchmarks.baseline import ROWS, Baseline
 from tests.benchmarks.ours import Ours
 from tests.benchmarks.workloads import EVENT_WORKFLOWS, EVENTS_EACH, SIZES, TASKS
 from tests.support.eventually import eventually
@@ -31,8 +31,8 @@ UPDATES = """
 
 # What is done: by whom, which workload, and how many of it there are for each time that the workload is told to do.
 ACTS: dict[str, tuple[str, str, int]] = {
-    "a row, inserted alone": ("floor", "lone_send", 1),
-    f"a row, one of {ROWS} inserted": ("floor", "sends_queued", 5 * TASKS),
+    "a row, inserted alone": ("baseline", "lone_send", 1),
+    f"a row, one of {ROWS} inserted": ("baseline", "sends_queued", 5 * TASKS),
     "a workflow that does nothing": ("ours", "no_op", TASKS),
     "a message, sent alone and received": ("ours", "lone_send", 1),
     "a message, one of many sent and received": ("ours", "send_recv", TASKS),
@@ -47,8 +47,8 @@ async def study(url: str, amount: str) -> dict[str, float]:
     found: dict[str, float] = {}
     connection = await asyncpg.connect(url)
     try:
-        async with Ours(url, SIZE) as ours, Floor(url, SIZE) as floor:
-            players: dict[str, Any] = {"ours": ours, "floor": floor}
+        async with Ours(url, SIZE) as ours, Baseline(url, SIZE) as baseline:
+            players: dict[str, Any] = {"ours": ours, "baseline": baseline}
             for player in players.values():
                 await player.warm_up()
             for what, (who, workload, of_one) in ACTS.items():

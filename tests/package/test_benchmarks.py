@@ -1,4 +1,4 @@
-"""The benchmarks still run: ours and the floor, as little as there is, so that they are right when they are needed."""
+"""The benchmarks still run: ours and the baseline, as little as there is, so that they are right when they are needed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.newest_only  # whether the benchmarks run, not what the
 
 
 async def test_every_workload_of_ours_and_the_floor_gives_every_figure(database_url: str) -> None:
-    plan = Plan(("ours", "floor"), workloads.WORKLOADS, rounds=1, amount="tiny")
+    plan = Plan(("ours", "baseline"), workloads.WORKLOADS, rounds=1, amount="tiny")
     told: list[str] = []
     outcome = await harness.play(plan, database_url, told.append)
     assert outcome.failed == {}
     assert set(outcome.figures["ours"]) == set(workloads.MEASURES)
-    assert set(outcome.figures["floor"]) == {"lone_send p50", "sends_queued"}
-    assert outcome.skipped.keys() == {"floor"}
+    assert set(outcome.figures["baseline"]) == {"lone_send p50", "sends_queued"}
+    assert outcome.skipped.keys() == {"baseline"}
     assert all(figure > 0 for figures in outcome.figures.values() for (figure,) in figures.values())
     assert len([what for what in told if what in plan.workloads]) == plan.steps
     assert table(plan, outcome).row_count == ratios(plan, outcome).row_count == len(workloads.MEASURES)
-    assert json.loads(json.dumps(as_json(plan, outcome)))["times_as_good"]["floor"].keys() == set(
-        outcome.figures["floor"]
+    assert json.loads(json.dumps(as_json(plan, outcome)))["times_as_good"]["baseline"].keys() == set(
+        outcome.figures["baseline"]
     )
 
 
@@ -107,7 +107,7 @@ def test_the_command_line_knows_its_peers(capsys: pytest.CaptureFixture[str]) ->
     given = command.parse(
         ["--peer", "dbos,redis", "--only", "events", "--bytes", "100", "1000", "--json", "found.json"]
     )
-    assert given.peers == ["ours", "floor", "dbos", "redis"]
+    assert given.peers == ["ours", "baseline", "dbos", "redis"]
     assert (given.workloads, given.bytes, given.json) == (["events"], [100, 1000], Path("found.json"))
     with pytest.raises(SystemExit):
         command.parse(["--peer", "nobody"])

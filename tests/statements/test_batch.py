@@ -29,6 +29,9 @@ DIVIDE = Statement("DIVIDE", "select n, 100 / value from unnest($1::int[], $2::i
 SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
 
 
+IS_SLEEPING = "select true from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+
+
 class Made(Observer):
     """Notes which calls were committed."""
 
@@ -98,10 +101,10 @@ async def test_calls_of_one_lane_keep_their_order(batches: Batches) -> None:
     assert done == list(range(50))
 
 
-async def test_a_call_that_is_cancelled_before_it_left_is_not_made(batches: Batches) -> None:
+async def test_a_call_that_is_cancelled_before_it_left_is_not_made(batches: Batches, connection: Any) -> None:
     made: list[Any] = []
-    slow = batches.call(SLOW, [(0.1,)], partition="")
-    await asyncio.sleep(0.05)
+    slow = batches.call(SLOW, [(0.5,)], partition="")
+    await eventually(lambda: connection.fetchval(IS_SLEEPING), "the first call has been sent")
     late = batches.call(SLOW, [(0.0,)], partition="", observer=Made(made))
     late.cancel()
     await slow
@@ -110,13 +113,13 @@ async def test_a_call_that_is_cancelled_before_it_left_is_not_made(batches: Batc
 
 
 async def test_what_follows_from_a_commit_happens_also_when_the_caller_has_left(
-    batches: Batches, wakeups: Wakeups
+    batches: Batches, wakeups: Wakeups, connection: Any
 ) -> None:
     made: list[Any] = []
     with wakeups.changes(b"key") as looks:
         await anext(looks)
-        call = batches.call(SLOW, [(0.05,)], partition="", wakes=[b"key"], observer=Made(made))
-        await asyncio.sleep(0.02)
+        call = batches.call(SLOW, [(0.5,)], partition="", wakes=[b"key"], observer=Made(made))
+        await eventually(lambda: connection.fetchval(IS_SLEEPING), "the call has been sent")
         call.cancel()
         async with asyncio.timeout(5):
             await anext(looks)
@@ -126,7 +129,7 @@ async def test_what_follows_from_a_commit_happens_also_when_the_caller_has_left(
 async def test_calls_are_repeated_when_their_connection_breaks(batches: Batches, connection: Any) -> None:
     (answer,) = await batches.call(ECHO, [("x",)], partition="")
     slow = batches.call(SLOW, [(0.3,)], partition="")
-    await eventually(lambda: connection.fetchval("select true from pg_stat_activity where wait_event = 'PgSleep'"))
+    await eventually(lambda: connection.fetchval(IS_SLEEPING))
     await connection.execute("select pg_terminate_backend($1)", answer["backend"])
     await slow
     (again,) = await batches.call(ECHO, [("x",)], partition="")

@@ -1,4 +1,4 @@
-"""The floor: what raw asyncpg does on the same server with the payloads alone, in a table without an index but its key.
+"""The baseline: what raw asyncpg does on the same server with the payloads alone, in a table without an index but its key.
 
 In the table of results its lone send is one insert per commit on one connection, and its sends are inserts of 500 rows a commit
 by ``unnest``, on two connections: nothing that stores each payload in a commit of Postgres is much faster than these.
@@ -13,16 +13,18 @@ import asyncpg
 
 from tests.benchmarks.workloads import TASKS, WARM_UPS, Results, check, one_after_the_other, payload, percentile, timed
 
-CREATE = "create table floor (n integer primary key, payload json not null)"
-EMPTY = "truncate floor"
-INSERT = "insert into floor (n, payload) values ($1, to_json($2::text))"
-INSERT_MANY = "insert into floor (n, payload) select n, to_json(p) from unnest($1::integer[], $2::text[]) as c (n, p)"
-READ = "select payload #>> '{}' from floor"
+CREATE = "create table baseline (n integer primary key, payload json not null)"
+EMPTY = "truncate baseline"
+INSERT = "insert into baseline (n, payload) values ($1, to_json($2::text))"
+INSERT_MANY = (
+    "insert into baseline (n, payload) select n, to_json(p) from unnest($1::integer[], $2::text[]) as c (n, p)"
+)
+READ = "select payload #>> '{}' from baseline"
 ROWS = 500
 CONNECTIONS = 2
 
 
-class Floor:
+class Baseline:
     """Raw asyncpg."""
 
     is_slow: ClassVar[bool] = False
