@@ -16,7 +16,7 @@ import pytest
 from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import parse
 from dbos_async._database.urls import Host, hosts_of
 from dbos_async._database.wakeups import Wakeups
 from tests.conftest import Connect, with_database
@@ -26,7 +26,9 @@ from tests.servers import Server, needs_own_servers, quick, quiet
 
 __all__ = ["quick", "quiet"]
 
-SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
+SLOW = parse("test_faults", "-- name: SLOW (value float8)\nselect n, pg_sleep(value) from :rows").statement(
+    "SLOW", parallelism=1
+)
 OURS = "from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
 TERMINATE_ALL = f"select count(pg_terminate_backend(pid)) {OURS}"
 BLOCKED = f"select count(*) {OURS} and wait_event_type = 'Lock'"

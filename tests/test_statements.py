@@ -58,7 +58,7 @@ HOT: dict[str, Row] = {
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
     "CLAIM": ("me", '["f"]', None, 1),
     "PUT_BACK": (*step(20), "recv", "", uuid4()),
-    "TAKE_AGAIN": (*step(11), "recv", "", 60.0),
+    "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 
 MAX_BUFFERS = 40

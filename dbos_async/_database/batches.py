@@ -20,7 +20,7 @@ import asyncpg
 
 from dbos_async._database.connections import REPEATABLE, Postgres, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
-from dbos_async._database.statement import Statement, for_one_row
+from dbos_async._database.statement import Statement
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import LocalUpdate, Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
@@ -281,11 +281,10 @@ class Batches:
                     if not batch:
                         return
                     partition.is_at_server = True
-                    is_alone = len(batch) == 1 and len(batch[0].rows) == 1
-                    if is_alone and (sql_of_one := for_one_row(sql)) is not None:
-                        records = await connection.fetch(sql_of_one, 0, *batch[0].rows[0])
+                    if len(batch) == 1 and len(batch[0].rows) == 1:
+                        records = await connection.fetch(sql.one_row, 0, *batch[0].rows[0])
                     else:
-                        records = await connection.fetch(sql, *_columns(batch))
+                        records = await connection.fetch(sql.batch, *_columns(batch))
             except REPEATABLE as error:
                 sql = partition.statement.sql
                 repeats += 1

@@ -11,12 +11,12 @@ import contextvars
 import logging
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 from dbos_async._database.batches import Answer
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, finish
@@ -36,64 +36,10 @@ SECOND_LOOK_SECONDS = 2.0
 STUBBORN_SECONDS = 5.0
 """How long code that swallows its cancellation is cancelled again."""
 
-CLAIM = Statement(
-    "CLAIM",
-    """
-    -- The oldest of the names that are known here. What somebody else claims at this moment is passed over, and "more"
-    -- says that there may be others behind it.
-    with found as materialized (
-        select w.place
-        from json_array_elements_text(($3::json[])[1]) as known(name)
-        cross join lateral (
-            select ctid as place, created_at from dbos_async.workflows
-            where status = 'PENDING' and owner is null and name = known.name
-              and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
-            order by created_at limit ($5::int[])[1]
-        ) as w
-        order by w.created_at limit ($5::int[])[1]
-    ),
-    held as materialized (
-        -- Found by their places alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
-        select w.place
-        from found as f
-        cross join lateral (
-            select ctid as place, status, owner from dbos_async.workflows where ctid = f.place limit 1 for update skip locked
-        ) as w
-        where w.status = 'PENDING' and w.owner is null
-    ),
-    claimed as (
-        update dbos_async.workflows
-        set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
-        where ctid = any (array(select place from held))
-        returning id, name, input, attempt, recoveries, trace_parent,
-                  extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
-    )
-    select ($1::int[])[1] as n, seen.count >= ($5::int[])[1] as more, claimed.*
-    from (select count(*) from found) as seen left join claimed on true
-    """,
-    parallelism=1,
-)
-
-STILL_OWNED = Statement(
-    "STILL_OWNED",
-    """
-    select c.n, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds, w.status
-    from unnest($1::int[], $2::text[], $3::bigint[]) as c(n, id, attempt)
-    left join lateral (select attempt, status from dbos_async.workflows where id = c.id limit 1) as w on true
-    """,
-)
-
-OWNED = Statement(
-    "OWNED",
-    """
-    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent,
-           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
-    from dbos_async.workflows
-    where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
-      and (id in (select json_array_elements_text(($3::json[])[1]))) is not true
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    CLAIM: Final = sql.statement("CLAIM", parallelism=1)
+    STILL_OWNED: Final = sql.statement("STILL_OWNED")
+    OWNED: Final = sql.statement("OWNED", parallelism=1)
 
 _left_behind: set[asyncio.Task[None]] = set()
 

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, now, stream_key
 from dbos_async.errors import StreamTimeoutError, WorkflowNotFoundError
 
 MAX_VALUES = 500
 
-READ = Statement(
-    "READ",
-    """
-    -- One page: at most "most" values or 1 MiB. A row without an offset says only how the workflow stands.
-    select c.n, w.status, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
-           e."offset", e.value, e.closes,
-           coalesce(e.fetched = c.most or e.weight > 1048576, false) as more
-    from unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::int[]) as c(n, workflow_id, key, start, most)
-    left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
-    left join lateral (
-        select p.*
-        from (
-            select t.*, count(*) over () as fetched, sum(t.bytes) over (order by t."offset") as weight
-            from (
-                select "offset", value, closes, coalesce(pg_column_size(value), 0)::bigint as bytes
-                from dbos_async.stream_entries
-                where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.start
-                order by "offset" limit c.most
-            ) as t
-        ) as p
-        where p.weight - p.bytes < 1048576
-    ) as e on true
-    order by c.n, e."offset"
-    """,
-)
+with load(__name__) as sql:
+    READ: Final = sql.statement("READ")
 
 
 class Page(NamedTuple):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
 from dbos_async._runs.step import read
 from dbos_async._serialization import exceptions, values
@@ -22,72 +22,10 @@ from dbos_async.errors import (
 )
 from dbos_async.keys import Topic, check_int, check_key, key_and_type
 
-MESSAGES = Statement(
-    "MESSAGES",
-    """
-    -- Those that wait are found by their index, the others by the steps that took them.
-    select c.n, w.id is not null as known, m.id, m.destination_id, nullif(m.topic, '') as topic, m.payload, m.sender_id,
-           m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected
-    from unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::int[], $6::uuid[])
-        as c(n, workflow_id, topic, status, most, after)
-    left join lateral (select id from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
-    left join lateral (select seq from dbos_async.messages where id = c.after limit 1) as a on true
-    left join lateral (
-        select * from dbos_async.messages
-        where id = any (array(
-                select id from dbos_async.messages where destination_id = c.workflow_id and received_at is null
-                union all
-                select message_id from dbos_async.steps where workflow_id = c.workflow_id and message_id is not null))
-          and destination_id = c.workflow_id
-          and (c.topic is null or topic = c.topic)
-          and (c.status is null
-               or c.status = case when received_at is null then 'waiting' when rejected is null then 'received' else 'rejected' end)
-          and (c.after is null or seq > a.seq)
-        order by seq limit c.most
-    ) as m on true
-    order by c.n, m.seq
-    """,
-    parallelism=1,
-)
-
-FIND = Statement(
-    "FIND",
-    """
-    select c.n, m.destination_id, m.topic, m.received_at, m.rejected is not null as is_rejected,
-           w.ended_at is not null as has_ended,
-           case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step
-    from unnest($1::int[], $2::uuid[]) as c(n, id)
-    cross join lateral (select * from dbos_async.messages where id = c.id limit 1) as m
-    left join lateral (select ended_at from dbos_async.workflows where id = m.destination_id limit 1) as w on true
-    left join lateral (
-        select branch, number from dbos_async.steps where workflow_id = m.destination_id and message_id = c.id limit 1
-    ) as s on true
-    """,
-    parallelism=1,
-)
-
-REDELIVER = Statement(
-    "REDELIVER",
-    """
-    with found as materialized (
-        select m.*, c.n, c.copy_id, c.digest
-        from unnest($1::int[], $2::uuid[], $3::uuid[], $4::bytea[]) as c(n, id, copy_id, digest)
-        cross join lateral (select * from dbos_async.messages where id = c.id limit 1) as m
-        cross join lateral (
-            select id from dbos_async.workflows where id = m.destination_id and ended_at is null for key share
-        ) as w
-    ),
-    appended as (
-        insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at)
-        select copy_id, nextval('dbos_async.message_seq'), destination_id, topic, payload, sender_id, headers, sent_at
-        from found
-        on conflict do nothing
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from found)
-    select n from found, announced
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    MESSAGES: Final = sql.statement("MESSAGES", parallelism=1)
+    FIND: Final = sql.statement("FIND", parallelism=1)
+    REDELIVER: Final = sql.statement("REDELIVER", parallelism=1)
 
 STATUSES = ("waiting", "received", "rejected")
 

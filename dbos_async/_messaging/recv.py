@@ -1,6 +1,6 @@
 """Receives: the workflow takes the oldest unreceived message of a queue, once and for all.
 
-A receive is one statement (`_taking`). A sender in the same process hands its message to a receive that waits, and then its own
+A receive is one statement. A sender in the same process hands its message to a receive that waits, and then its own
 statement does all that.
 
 ``asyncio.timeout`` around a ``recv`` cancels it at any moment. A message that it has taken by then goes back to its place in the
@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from dbos_async._database.batches import Answer
 from dbos_async._database.database import Database
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import LocalUpdate, Subscription, message_key
-from dbos_async._messaging.taking import PUT_BACK, TAKE
 from dbos_async._runs.acting import Acting
 from dbos_async._runs.context import Run, calling_context, in_workflow
 from dbos_async._runs.step import Step, StepResult
@@ -27,6 +27,11 @@ from dbos_async._serialization import values
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError
 from dbos_async.keys import Topic, check_seconds, key_and_type
+
+with load(__name__) as sql:
+    TAKE_WAITING: Final = sql.statement("TAKE_WAITING")
+    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING)
+    PUT_BACK: Final = sql.statement("PUT_BACK")
 
 NO_RECEIVER = None, None, None
 

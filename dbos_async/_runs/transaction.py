@@ -30,7 +30,7 @@ async def call_inside(connection: Any, statement: Statement, rows: Sequence[tupl
         try:
             async with connection.transaction():
                 answer: Answer = await connection.fetch(
-                    statement.sql, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
+                    statement.sql.batch, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
                 )
                 return answer
         except REPEATABLE:

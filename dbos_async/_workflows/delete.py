@@ -7,11 +7,12 @@ believes that it goes on had begun before it ended, and is waited for.
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import Final
 
 import anyio
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._runs.step import read
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
@@ -20,35 +21,9 @@ from dbos_async.keys import check_key
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 DELETE_WITHIN_SECONDS = 30.0
 
-UNDER_WAY = Statement(
-    "UNDER_WAY",
-    """
-    -- How the workflow stands, and who writes at this moment. A statement takes its locks before it takes its snapshot,
-    -- so whoever is not among these sees what was seen here.
-    select c.n, w.status, w.attempt,
-           array(select distinct virtualtransaction from pg_locks
-                 where mode = 'RowExclusiveLock' and granted and pid <> pg_backend_pid()
-                   and database = (select oid from pg_database where datname = current_database())
-                   and relation in ('dbos_async.steps'::regclass, 'dbos_async.messages'::regclass,
-                                    'dbos_async.events'::regclass, 'dbos_async.stream_entries'::regclass)) as writers
-    from unnest($1::int[], $2::text[]) as c(n, id)
-    cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
-    """,
-    parallelism=1,
-)
-
-DELETE = Statement(
-    "DELETE",
-    """
-    with deleted as materialized (
-        select c.n, c.digest from unnest($1::int[], $2::text[], $3::bigint[], $4::bytea[]) as c(n, id, attempt, digest)
-        where dbos_async.delete_workflow(c.id, c.attempt)
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from deleted)
-    select n from deleted, announced
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    UNDER_WAY: Final = sql.statement("UNDER_WAY", parallelism=1)
+    DELETE: Final = sql.statement("DELETE", parallelism=1)
 
 
 async def delete(database: Database, workflow_id: str) -> None:
