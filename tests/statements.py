@@ -144,6 +144,15 @@ def step(number: int | None, attempt: int = 1) -> Row:
     return "w", attempt, None if number is None else "", number
 
 
+FETCHED = """
+    select sum(pg_stat_get_xact_blocks_fetched(oid))::int from pg_class where relnamespace = 'dbos_async'::regnamespace
+"""
+"""How many buffers of our tables and indexes this transaction has touched.
+
+The plan of a statement does not tell: its top node has the buffers of what it reads, and a writing CTE that nothing reads runs
+only after that. Each node has the buffers of the nodes that ran inside it, so adding all nodes counts some twice.
+"""
+
 SETTING = """
     insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output, ended_at) values
         ('w', 'f', '{}', gen_random_uuid(), 'me', 1, 'PENDING', null, null),

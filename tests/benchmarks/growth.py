@@ -20,7 +20,7 @@ from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
 from tests.benchmarks.harness import with_database
 from tests.benchmarks.workloads import PROBLEM, percentile
-from tests.statements import ACTS, Row, all_statements, step
+from tests.statements import ACTS, FETCHED, Row, all_statements, step
 
 MAX_MORE_BUFFERS = 8
 CALLS = 60
@@ -79,11 +79,6 @@ CROWD = (
         select 'f' || n % ($1 / 20), 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, $1::int / 10) as n
     """,
 )
-
-
-FETCHED = """
-    select sum(pg_stat_get_xact_blocks_fetched(oid))::int from pg_class where relnamespace = 'dbos_async'::regnamespace
-"""
 
 
 @dataclass(frozen=True)
@@ -191,7 +186,6 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
         await connection.execute("savepoint before")
         await connection.execute(execution)
         await connection.execute("rollback to before")
-        # What a part does that nothing reads from is not in the sum at the root of the plan, so the tables are asked.
         before = await connection.fetchval(FETCHED)
         await connection.execute(execution)
         touched = await connection.fetchval(FETCHED) - before
