@@ -179,6 +179,12 @@ def test_every_file_stands_beside_its_module() -> None:
             assert "load(__name__)" in path.with_suffix(".py").read_text(), path.name
 
 
+def test_the_example_of_the_document_is_the_statement() -> None:
+    text = (PACKAGE.parent / "docs" / "anatomy-of-a-statement.md").read_text()
+    example = text.partition("```sql\n")[2].partition("```")[0]
+    assert example in (PACKAGE / "_messaging" / "events.sql").read_text()
+
+
 def test_every_shared_fragment_is_used() -> None:
     texts = [path.read_text() for path in SQL_FILES]
     for _, name in loader._shared_fragments():

@@ -15,7 +15,7 @@ with found as materialized (
     order by w.created_at limit :most
 ),
 locked as materialized (
-    -- Found by their ctid alone. The limit keeps the conditions out of the look-up, or the planner might use the index of all unowned.
+    -- Found by ctid alone. The limit keeps the conditions outside, or the planner might read the index of all unowned workflows.
     select w.ctid
     from found as f
     cross join lateral (

@@ -11,7 +11,7 @@ with calls as materialized (
     from :rows
     :fence_or_lock(c.workflow_id)
     :recorded_step(c.workflow_id)
-    -- A call inside a step does not know whether it is a repetition that comes too late, after its first answer was lost.
+    -- A call inside a step may be a repetition that comes too late, after its first answer was lost: a later value supersedes it.
     left join lateral (
         select attempt, act from dbos_async.events
         where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and c.number is null

@@ -25,8 +25,8 @@ left join lateral (
 order by c.n, m.seq
 
 -- name: FIND (id uuid)
--- The user knows nothing but the id, so this statement and REDELIVER do not name the destination: with the table divided by workflow
--- they would look into every partition.
+-- The user gives nothing but the id, so this statement and REDELIVER do not name the destination. If the table were partitioned by
+-- workflow, they would look into every partition.
 select c.n, m.destination_id, m.topic, m.received_at, m.rejected is not null as is_rejected,
        w.ended_at is not null as has_ended,
        case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step

@@ -7,7 +7,7 @@ with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
            case when not :is_owner_by_either then 'lost'
                 when s.verb is not null then 'recorded'
-                -- A call inside a step does not know whether it is a repetition that comes too late, after its first answer was lost.
+                -- A call inside a step may be a repetition that comes too late, after its first answer was lost.
                 when c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.write_seq), false) then 'superseded'
                 else 'done' end as outcome,
            coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
@@ -44,7 +44,8 @@ announced as (
 )
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
        case when outcome = 'recorded' then recorded_error
-            when outcome = 'done' and closed and value is not null then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
+            when outcome = 'done' and closed and value is not null
+                then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
        recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
 from positioned, announced
 

@@ -1,6 +1,6 @@
 -- name: FORK (id text, fork_id text, start_path text, version text, digest bytea)
--- The copy has the steps before the start, their events and stream entries, and every message. A message that a copied step received
--- stays received, the others wait again in their order. A step that names the workflow itself names the copy in the copy.
+-- The copy has the steps before the start, their events and stream entries, and every message. A message that a copied step
+-- received stays received, the others wait again in their order. A step that names the workflow itself names the copy in the copy.
 with original as materialized (
     select w.*, c.n, c.fork_id, p.start, c.version, c.digest
     from :rows

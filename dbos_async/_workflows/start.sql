@@ -18,7 +18,7 @@ new_rows as materialized (
     select distinct on (id) * from calls where taken_name = name and not taken order by id, n
 ),
 inserted as (
-    -- Another transaction may insert this row at this moment. Then the unique key rejects the batch, and its repetition sees the row.
+    -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
         (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
     select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
@@ -87,7 +87,7 @@ new_rows as materialized (
     where outcome = 'done' and conflict is null and not taken order by id, n
 ),
 inserted as (
-    -- Another transaction may insert this row at this moment. Then the unique key rejects the batch, and its repetition sees the row.
+    -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
         (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent,
          claimed_at, deadline)
