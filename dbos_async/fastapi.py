@@ -115,7 +115,7 @@ def add_error_handlers(app: Starlette) -> None:
 
 
 class _EventStream(EventSourceResponse):
-    """Ends in good order also when the server stops, so that no error is logged and browsers come again."""
+    """Ends the response in good order when the server stops, so that no error is logged and browsers reconnect."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = False
@@ -144,7 +144,7 @@ async def stream_response(
     A browser's ``EventSource`` that reconnects goes on exactly at the next value (``Last-Event-ID``); ``?offset=`` is where
     a new one begins (default: 0). The stream ends with an event ``end`` or, when its workflow failed or was cancelled,
     ``failed``, with ``{"status": …}``: CLOSED, SUCCESS, ERROR, CANCELLED, or DELETED. Then a page closes its
-    ``EventSource``; one that asks again although it was told the end is answered with 204, on which browsers stop.
+    ``EventSource``. A page that asks again after the end is answered with 204, and its browser stops asking.
 
     In between a comment comes every ``heartbeat_seconds``, and browsers reconnect after ``retry_seconds``. An answer that
     has begun outlasts any outage of the database. Raises `WorkflowNotFoundError` (404 by `add_error_handlers`) when there is
@@ -164,8 +164,8 @@ async def stream_response(
     check_seconds(retry_seconds, "retry_seconds")
     database = launched.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
     seen, start = _where(request)
-    # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
-    # since only the end of a stream has the offset behind its last value.
+    # Poll once before the response begins, while it can still have a status of its own. Begin with the value that the client
+    # has seen last: only the end of a stream has the offset behind its last value.
     async with aclosing(live.live_pages(database, workflow_id, name, start, None, retry_forever=False)) as pages:
         first = await anext(pages)
     if seen and not first.entries and first.end not in (None, "CANCELLED"):
@@ -177,7 +177,7 @@ async def stream_response(
 
 
 def _where(request: Request) -> tuple[int, int]:
-    """How many values (0 or 1) from there on the client has seen, and the offset from which on to read."""
+    """How many values from the offset on the client has seen (0 or 1), and that offset."""
     last = request.headers.get("last-event-id")
     if last:
         return 1, _offset(last, "Last-Event-ID")
@@ -193,12 +193,12 @@ def _offset(text: str, what: str) -> int:
 async def _body(
     database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: live.Page
 ) -> AsyncGenerator[bytes, None]:
-    """All that a look found goes out at once; a client that takes it slowly keeps only itself waiting."""
+    """Send all that a poll found at once. A slow client delays nobody but itself."""
     offset += len(first.entries)
     yield head + _events(first, offset)
     if first.end is not None:
         return
-    del first  # Whoever waits for long keeps nothing of what it has sent.
+    del first  # a response that waits for long keeps nothing of what it has sent
     try:
         async with aclosing(live.live_pages(database, workflow_id, key, offset, None, retry_forever=True)) as pages:
             async for page in pages:
@@ -211,7 +211,7 @@ async def _body(
 
 
 def _events(page: live.Page, offset: int) -> bytes:
-    found = [_event(value, id=str(place)) for place, value in page.entries]
+    found = [_event(value, id=str(written_at)) for written_at, value in page.entries]
     if page.end is not None:
         found.append(_end(page.end, offset))
     return b"".join(found)
@@ -219,7 +219,7 @@ def _events(page: live.Page, offset: int) -> bytes:
 
 def _end(status: str, offset: int) -> bytes:
     event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
-    # What was cancelled may be resumed and write again, so its end takes no offset.
+    # A cancelled workflow may be resumed and write again, so its end takes no offset.
     number = None if status == "CANCELLED" else str(offset)
     return _event(encode_value({"status": status}), event=event, id=number)
 
@@ -234,19 +234,19 @@ def _heartbeat() -> ServerSentEvent:
 
 async def _answer(_request: Request, error: Exception) -> Response:
     if isinstance(error, InvalidStreamValueError):
-        raise error  # What is stored does not fit the reader's type: no fault of the client.
+        raise error  # a stored value does not fit the reader's type, which is not the client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}
     headers: Mapping[str, str] | None = None
     if isinstance(error, InvalidValueError):
-        # The input itself is left out: it may be long, and need not be the client's.
+        # The input itself is left out: it may be long, and may come from somewhere else.
         kept = ("type", "loc", "msg", "ctx")
         details = [{name: one[name] for name in kept if name in one} for one in error.details]
         content["detail"] = details or [{"type": "invalid_value", "loc": [], "msg": str(error)}]
     elif isinstance(error, DatabaseUnavailableError):
-        # Why it is away names hosts, which are not the client's affair.
+        # The reason names hosts, which do not concern the client.
         content = {
-            "detail": "The database is away for the moment: call again.",
+            "detail": "The database is unavailable at the moment: call again.",
             "may_have_committed": error.may_have_committed,
         }
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}

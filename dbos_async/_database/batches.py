@@ -22,7 +22,7 @@ from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import RETRYABLE, backoff_seconds, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
-from dbos_async._database.statement import Statement, for_one_row
+from dbos_async._database.statement import Sql, Statement
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
@@ -75,7 +75,7 @@ class _Partition:
 class _Attempts:
     """How often a batch was tried, and what is executed next."""
 
-    sql: str
+    sql: Sql
     failures: int = 0
     losses: int = 0
     warn_at: float = 0.0
@@ -219,10 +219,9 @@ class Batches:
             if not batch:
                 return []
             partition.is_at_server = True
-            is_one_row = len(batch) == 1 and len(batch[0].rows) == 1
-            if is_one_row and (sql := for_one_row(attempts.sql)) is not None:
-                return await connection.fetch(sql, 0, *batch[0].rows[0])
-            return await connection.fetch(attempts.sql, *_columns(batch))
+            if len(batch) == 1 and len(batch[0].rows) == 1:
+                return await connection.fetch(attempts.sql.one_row, 0, *batch[0].rows[0])
+            return await connection.fetch(attempts.sql.batch, *_columns(batch))
 
     def _note_outage(self, partition: _Partition, batch: list[Call], attempts: _Attempts, error: Exception) -> None:
         if attempts.warn_at <= self._loop.time():

@@ -1,4 +1,4 @@
-"""The database as the primitives see it: statements to call, changes to wait for."""
+"""The database as the verbs see it: statements to execute, changes to wait for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dbos_async.keys import check_int
 
 
 class Database:
-    """One process's way to one database: a few connections, batches of calls, and one listener."""
+    """The access of one process to one database: a few connections, batches of calls, and one listener."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Database:
         self.local_executor_id: str | None = None
         """The id of the executor of this process, if it runs one."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
-        """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
+        """The largest JSON that this process stores, in bytes. A stored value is read whatever its size."""
         self._connect_timeout_seconds = connect_timeout_seconds
         self.postgres: Postgres = Postgres(
             url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
@@ -68,7 +68,7 @@ class Database:
             raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.last_error)
 
     async def close(self) -> None:
-        """End what is under way and close every connection."""
+        """End every call under way and close every connection."""
         await self.batches.close()
         if self._listening is not None:
             self._listening.cancel()
@@ -76,7 +76,7 @@ class Database:
         await self.postgres.close()
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
-        # Both may be repeated, so a database that is not there yet, or goes away meanwhile, is waited for.
+        # Both ways can be repeated, so this waits for a database that is not there yet or goes away meanwhile.
         give_up_at = asyncio.get_running_loop().time() + self._connect_timeout_seconds
         while True:
             try:

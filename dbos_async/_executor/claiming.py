@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
+from typing import Final
 
 import anyio
 
 from dbos_async._database.calls import Call, Observer, Result
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import RUNS_OF_ONE, Executor
 from dbos_async._serialization.values import encode_value
@@ -27,55 +28,9 @@ RECLAIM_AFTER_SECONDS = 6.0
 
 RECLAIM_EVERY_SECONDS = 30.0
 
-CLAIM = Statement(
-    "CLAIM",
-    """
-    -- The oldest of the names that are known here. What somebody else claims at this moment is passed over, and "more"
-    -- says that there may be others behind it.
-    with found as materialized (
-        select w.place
-        from json_array_elements_text(($3::json[])[1]) as known(name)
-        cross join lateral (
-            select ctid as place, created_at from dbos_async.workflows
-            where status = 'PENDING' and owner is null and name = known.name
-              and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
-            order by created_at limit ($5::int[])[1]
-        ) as w
-        order by w.created_at limit ($5::int[])[1]
-    ),
-    held as materialized (
-        -- Found by their places alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
-        select w.place
-        from found as f
-        cross join lateral (
-            select ctid as place, status, owner from dbos_async.workflows where ctid = f.place limit 1 for update skip locked
-        ) as w
-        where w.status = 'PENDING' and w.owner is null
-    ),
-    claimed as (
-        update dbos_async.workflows
-        set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
-        where ctid = any (array(select place from held))
-        returning id, name, input, attempt, recoveries, trace_parent,
-                  extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
-    )
-    select ($1::int[])[1] as n, seen.count >= ($5::int[])[1] as more, claimed.*
-    from (select count(*) from found) as seen left join claimed on true
-    """,
-    parallelism=1,
-)
-
-OWNED = Statement(
-    "OWNED",
-    """
-    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent,
-           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
-    from dbos_async.workflows
-    where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
-      and (id in (select json_array_elements_text(($3::json[])[1]))) is not true
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    CLAIM: Final = sql.statement("CLAIM", parallelism=1)
+    OWNED: Final = sql.statement("OWNED", parallelism=1)
 
 
 class Claiming(Observer):

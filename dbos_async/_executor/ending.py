@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import asyncpg
 
 from dbos_async._database.calls import Call, Observer, Result
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
 
-FINISH = Statement(
-    "FINISH",
-    """
-    with calls as materialized (
-        select * from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::json[], $6::json[], $7::bytea[])
-            as c(n, id, attempt, status, output, error, digest)
-    ),
-    held as materialized (
-        select c.*, w.name, w.start_id
-        from (select * from calls order by id) as c
-        cross join lateral (
-            select name, start_id, attempt, status from dbos_async.workflows where id = c.id for no key update
-        ) as w
-        where w.attempt = c.attempt and w.status = 'PENDING'
-    ),
-    filled as (
-        -- Always an update, since the row is there and held. Said as an insert it finds its row by the key alone,
-        -- whatever the planner believes the size of the table to be.
-        insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
-        select id, name, '{}', start_id, attempt, status, output, error,
-               case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
-        from held
-        on conflict (id) do update
-            set status = excluded.status, output = excluded.output, error = excluded.error,
-                ended_at = excluded.ended_at, owner = null
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from held)
-    select n, n in (select n from held) as ended from calls, announced
-    """,
-)
+with load(__name__) as sql:
+    FINISH: Final = sql.statement("FINISH")
 
 
 def store_end(run: Run, status: str, output: str | None, error: str | None, observer: Observer | None = None) -> Call:

@@ -11,11 +11,11 @@ import contextvars
 import logging
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
@@ -35,16 +35,11 @@ RUNS_OF_ONE = 1_000_000
 STUBBORN_SECONDS = 5.0
 """How long the executor keeps cancelling code that swallows its cancellation."""
 
-STILL_OWNED = Statement(
-    "STILL_OWNED",
-    """
-    select c.n, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds, w.status
-    from unnest($1::int[], $2::text[], $3::bigint[]) as c(n, id, attempt)
-    left join lateral (select attempt, status from dbos_async.workflows where id = c.id limit 1) as w on true
-    """,
-)
-
 _left_behind: set[asyncio.Task[None]] = set()
+
+
+with load(__name__) as sql:
+    STILL_OWNED: Final = sql.statement("STILL_OWNED")
 
 
 class Runnable(Protocol):

@@ -1,6 +1,6 @@
-"""The one thing of a caller that a run inherits: its trace parent, stored with the workflow.
+"""The trace parent: the only thing of its caller that a run inherits. It is stored with the workflow.
 
-OpenTelemetry is asked only if the program itself has imported it.
+OpenTelemetry is used only if the program itself has imported it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def trace_parent() -> str | None:
 
 
 def attach(parent: str | None) -> None:
-    """Let what follows in this context be a part of that trace."""
+    """Make the current context a part of that trace."""
     if parent is None or "opentelemetry.trace" not in sys.modules:
         return
     from opentelemetry import context

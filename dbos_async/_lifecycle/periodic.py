@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY
 from dbos_async._workflows import control
 
@@ -16,34 +17,9 @@ CHECK_DEADLINES_EVERY_SECONDS = 1.0
 REPORT_EVERY_SECONDS = 60.0
 MAX_DUE = 100
 
-UNCLAIMABLE = Statement(
-    "UNCLAIMABLE",
-    """
-    select ($1::int[])[1] as n, w.name, w.application_version, w.count
-    from (
-        select name, application_version, count(*) as count from dbos_async.workflows
-        where status = 'PENDING' and owner is null and created_at < clock_timestamp() - interval '1 minute'
-        group by name, application_version
-    ) as w
-    where not exists (
-        select 1 from dbos_async.executors as e
-        where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
-          and (e.application_version is null or w.application_version is null
-               or e.application_version = w.application_version))
-    order by w.name, w.application_version
-    """,
-    parallelism=1,
-)
-
-DUE = Statement(
-    "DUE",
-    """
-    select ($1::int[])[1] as n, id from dbos_async.workflows
-    where deadline is not null and ended_at is null and deadline <= clock_timestamp()
-    order by deadline limit ($2::int[])[1]
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    UNCLAIMABLE: Final = sql.statement("UNCLAIMABLE", parallelism=1)
+    DUE: Final = sql.statement("DUE", parallelism=1)
 
 
 async def keep_deadlines(database: Database) -> None:

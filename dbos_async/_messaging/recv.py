@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from dbos_async._database.database import Database
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import Offer, Receive
-from dbos_async._messaging.taking import PUT_BACK, TAKE
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -23,6 +23,11 @@ from dbos_async._serialization.values import decode_value
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
 from dbos_async.keys import Topic, check_seconds, topic_and_type
+
+with load(__name__) as sql:
+    TAKE_WAITING: Final = sql.statement("TAKE_WAITING")
+    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING)
+    PUT_BACK: Final = sql.statement("PUT_BACK")
 
 
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:

@@ -1,7 +1,7 @@
-"""Streams: what a workflow writes, value after value, for any number of readers at any time.
+"""Streams: values that a workflow appends, for any number of readers at any time.
 
-A stream is rows with the offsets 0, 1, 2 …, never changed. Closing it adds a row that has no value.
-Writers of one workflow follow each other; where two runs of it meet, the row that both want lets one of them repeat.
+A stream is rows with the offsets 0, 1, 2 … that never change. Closing it adds a row without a value. The writes of one run follow
+each other. Where two runs of a workflow meet, both want the same row, and the one that comes second is repeated.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import functools
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement, optimistic
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import LocalUpdate, end_key, stream_key
 from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
@@ -30,154 +30,13 @@ from dbos_async._serialization.values import decode_value, encode_value, size_er
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_int, check_key, check_seconds, key_and_type
 
-WRITE = optimistic(
-    "WRITE",
-    """
-    -- A call without a value closes the stream.
-    with calls as materialized (
-        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
-               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
-                    when s.verb is not null then 'recorded'
-                    -- The inside of a step does not know whether it writes a second time, since the answer was lost, and too late.
-                    when c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.act), false) then 'superseded'
-                    else 'done' end as outcome,
-               coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
-                    $8::text[], $9::json[], $10::int[], $11::int[], $12::bytea[])
-            as c(n, workflow_id, attempt, branch, number, step, verb, key, value, act, written, digest)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is not null limit 1
-        ) as w on true
-        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id and c.number is null for share
-        ) as held on true
-        left join lateral (the recorded step) as s on true
-        left join lateral (
-            select "offset", closes, attempt, act from dbos_async.stream_entries
-            where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.written
-            order by "offset" desc limit 1
-        ) as tail on true
-    ),
-    placed as materialized (
-        select *, tail + count(*) filter (where outcome = 'done') over earlier as "offset",
-               was_closed or count(*) filter (where outcome = 'done' and value is null) over earlier
-                             > (outcome = 'done' and value is null)::int as closed
-        from calls
-        window earlier as (partition by workflow_id, key order by n rows unbounded preceding)
-    ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
-        select workflow_id, branch, number, verb, key,
-               case when closed and value is not null then json_build_object(
-                   'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end,
-               clock_timestamp()
-        from placed where outcome = 'done' and number is not null
-    ),
-    written as (
-        insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, attempt, act)
-        select workflow_id, key, "offset", value, value is null, step, attempt, act
-        from placed where outcome = 'done' and not closed
-    ),
-    announced as (
-        select dbos_async.announce(string_agg(distinct digest, '')) from placed where outcome = 'done' and not closed
-    )
-    select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
-           case when outcome = 'recorded' then recorded_error
-                when outcome = 'done' and closed and value is not null then json_build_object(
-                    'type', 'dbos_async.errors:StreamClosedError', 'args', json_build_array(workflow_id, key)) end as error,
-           recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
-    from placed, announced
-    """,
-)
-
-FOLLOW = Statement(
-    "FOLLOW",
-    """
-    -- The same inside a workflow: the reader's step records from where to where it read, and how that ended.
-    with calls as materialized (
-        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-               s.completed_at,
-               case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds)
-                    else s.deadline end as deadline,
-               t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
-               coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[],
-                    $7::text[], $8::text[], $9::int[], $10::float8[])
-            as c(n, workflow_id, attempt, branch, number, step_key, target_id, key, start, timeout_seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
-        left join lateral (
-            select verb, key, output, error, deadline, completed_at from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
-        left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
-        left join lateral (
-            select count(*) filter (where not l.closes) as count, bool_or(l.closes) as closed
-            from (
-                select e.*, sum(e.bytes) over (order by e."offset") - e.bytes as bytes_before
-                from (
-                    select "offset", closes, coalesce(pg_column_size(value), 0)::bigint as bytes
-                    from dbos_async.stream_entries
-                    where workflow_id = c.target_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.start
-                    order by "offset" limit 500
-                ) as e
-            ) as l
-            where l.bytes_before < 1048576
-        ) as p on true
-    ),
-    decided as materialized (
-        select *, count > 0 or closed or ended or not known or coalesce(deadline <= clock_timestamp(), false) as ripe,
-               json_build_object('offset', start, 'count', count, 'end',
-                   case when not known then 'unknown'
-                        when closed or (ended and count = 0) then 'closed'
-                        when count = 0 then 'timeout' end) as boundary
-        from calls
-        where holds and completed_at is null
-          and (recorded_verb is null or (recorded_verb = 'read_stream' and recorded_key = step_key))
-    ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at)
-        select workflow_id, branch, number, 'read_stream', step_key, case when ripe then boundary end, deadline,
-               case when ripe then clock_timestamp() end
-        from decided where recorded_verb is null
-        order by workflow_id, branch, number
-    ),
-    completed as (
-        -- Always an update, since the wait has begun. Said as an insert it finds its row by the key alone.
-        insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at)
-        select workflow_id, branch, number, 'read_stream', step_key, boundary, clock_timestamp()
-        from decided where ripe and recorded_verb is not null
-        order by workflow_id, branch, number
-        on conflict (workflow_id, branch, number) do update
-            set output = excluded.output, completed_at = excluded.completed_at
-            where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
-        returning workflow_id, branch, number
-    )
-    select n,
-           case when not ripe then 'wait'
-                when recorded_verb is null
-                     or (workflow_id, branch, number) in (select workflow_id, branch, number from completed) then 'done'
-                else 'again' end as outcome,
-           boundary as output, null::json as error,
-           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-           null::text as recorded_verb, null::text as recorded_key
-    from decided
-    union all
-    select n, case when holds then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
-           recorded_verb, recorded_key
-    from calls
-    where not (holds and completed_at is null
-               and (recorded_verb is null or (recorded_verb = 'read_stream' and recorded_key = step_key)))
-    """,
-)
+with load(__name__) as sql:
+    WRITE: Final = sql.statement("WRITE")
+    FOLLOW: Final = sql.statement("FOLLOW")
 
 
 class _Boundary(TypedDict):
-    """What a step records of the reading of a stream; ``error`` is that of a value that could not be read."""
+    """What a step records of reading a stream, with the error of a value that could not be decoded."""
 
     offset: Annotated[int, Field(ge=0, lt=2**31)]
     count: Annotated[int, Field(ge=0, le=MAX_VALUES)]
@@ -193,7 +52,7 @@ async def write_stream(database: Database, key: str | Stream[Any], value: Any) -
 
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
-    """Let nothing more be written."""
+    """Accept no more values."""
     name, _ = key_and_type(key, "The key of a stream")
     await _write(database, "close_stream", name, None)
 
@@ -281,7 +140,7 @@ async def _recorded_pages(
 
 
 def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list[Any], InvalidStreamValueError | None]:
-    """The values of a page, up to the first that cannot be read, and what is wrong with that."""
+    """The values of a page up to the first that cannot be decoded, and the error of that one."""
     found: list[Any] = []
     for offset, text in entries:
         error = functools.partial(InvalidStreamValueError, offset=offset)

@@ -1,47 +1,23 @@
-"""What a run that takes a workflow over has to repeat: its recorded steps, read in pages, branch by branch.
+"""The recorded steps that a later run of a workflow replays, read in pages, branch by branch.
 
-Each branch reads on only when its replay has used up a page, so memory does not grow with the length of the history.
+A branch reads its next page only when its replay has used up the last one, so memory does not grow with the history.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 
-PAGE = Statement(
-    "PAGE",
-    """
-    -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back.
-    select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.more
-    from unnest($1::int[], $2::text[], $3::text[], $4::int[]) as c(n, workflow_id, branch, after)
-    cross join lateral (
-        select p.*, p.fetched = 1000 or p.weight > 1048576 as more
-        from (
-            select t.*, count(*) over () as fetched,
-                   sum(t.bytes) over (order by t.number) as weight
-            from (
-                select number, verb, key, output, error, message_id,
-                       coalesce(completed_at <= clock_timestamp(), false) as completed,
-                       coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
-                from dbos_async.steps
-                where workflow_id = c.workflow_id and branch = c.branch and number > c.after
-                order by number
-                limit 1000
-            ) as t
-        ) as p
-        where p.weight - p.bytes < 1048576
-    ) as s
-    order by c.n, s.number
-    """,
-)
+with load(__name__) as sql:
+    PAGE: Final = sql.statement("PAGE")
 
 
 class Recorded(NamedTuple):
-    """A recorded step; ``completed`` is false when a wait had begun and not ended."""
+    """A recorded step; ``completed`` is false for a wait that has begun and not ended."""
 
     number: int
     verb: str
@@ -62,7 +38,7 @@ class _Branch:
 
 
 class History:
-    """The recorded steps of one workflow, handed out in the order in which each branch asks for them."""
+    """The recorded steps of one workflow. Each branch asks for its steps in the order of their numbers."""
 
     def __init__(self, database: Database, workflow_id: str) -> None:
         self._database = database
@@ -70,7 +46,7 @@ class History:
         self._branches: dict[str, _Branch] = {}
 
     async def find(self, branch: str, number: int) -> Recorded | None:
-        """The recorded step of this number, ``None`` once the replay has reached new ground."""
+        """The recorded step of this number, ``None`` if it is not recorded."""
         steps = self._branches.get(branch)
         if steps is None:
             steps = self._branches[branch] = _Branch()
@@ -87,7 +63,7 @@ class History:
             await self._read_on(branch, steps, max(steps.read_to, number - 1))
 
     async def is_last(self, branch: str, number: int) -> bool:
-        """Whether nothing is recorded behind the step of this number, for which it was asked last."""
+        """Whether no later step of the branch is recorded; for the step that was asked for last."""
         steps = self._branches.get(branch)
         if steps is not None and not steps.page and steps.more:
             await self._read_on(branch, steps, max(steps.read_to, number))

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement, optimistic
+from dbos_async._database.sql import load
+from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext, calling_context, next_number
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
@@ -31,64 +32,12 @@ from dbos_async.errors import (
     ReplayMismatchError,
 )
 
-RECORD = optimistic(
-    "RECORD",
-    """
-    with calls as materialized (
-        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-               case when not coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) then 'lost'
-                    when s.verb is not null then 'recorded' else 'done' end as outcome
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[],
-                    $8::json[], $9::json[], $10::float8[])
-            as c(n, workflow_id, attempt, branch, number, verb, key, output, error, took_seconds)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
-        left join lateral (the recorded step) as s on true
-    ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at)
-        select workflow_id, branch, number, verb, key, output, error,
-               clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp()
-        from calls where outcome = 'done'
-        order by workflow_id, branch, number
-    )
-    select n, outcome, case when outcome = 'recorded' then recorded_output else output end as output,
-           case when outcome = 'recorded' then recorded_error else error end as error, recorded_verb, recorded_key
-    from calls
-    """,
-)
-
-RECORD_REJECTION = Statement(
-    "RECORD_REJECTION",
-    """
-    -- What was recorded cannot be read, and that is what is recorded then. The workflow's row is held, so that nobody who
-    -- can read it takes the workflow over in between.
-    with held as materialized (
-        select c.*
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::json[], $7::json[])
-            as c(n, workflow_id, attempt, branch, number, output, error)
-        cross join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id for share
-        ) as w
-        where w.attempt = c.attempt and w.status = 'PENDING'
-    ),
-    amended as (
-        update dbos_async.steps as s set output = h.output, error = h.error
-        from held as h
-        where s.workflow_id = h.workflow_id and s.branch = h.branch and s.number = h.number
-        returning s.message_id, s.error
-    ),
-    rejected as (
-        update dbos_async.messages as m set rejected = a.error from amended as a where m.id = a.message_id
-    )
-    select c.n, case when c.n in (select n from held) then 'done' else 'lost' end as outcome,
-           null::json as output, null::json as error, null::text as recorded_verb, null::text as recorded_key
-    from unnest($1::int[]) as c(n)
-    """,
-)
-
 T = TypeVar("T")
+
+
+with load(__name__) as sql:
+    RECORD: Final = sql.statement("RECORD")
+    RECORD_REJECTION: Final = sql.statement("RECORD_REJECTION")
 
 
 class StepResult(NamedTuple):

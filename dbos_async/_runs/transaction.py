@@ -1,6 +1,6 @@
-"""A call inside the user's own transaction: by itself, and seen by nobody before that commits.
+"""A call inside the user's own transaction: it commits with that, and nobody sees it before.
 
-Each call stands in a savepoint, so an error of ours leaves the transaction as it was. Whoever waits is woken by the
+Each call has a savepoint of its own, so an error of dbos_async leaves the transaction as it was. Waiters are woken by the
 notification, which Postgres delivers with the commit.
 """
 
@@ -30,7 +30,7 @@ async def execute_inside(connection: Any, statement: Statement, rows: Sequence[R
         try:
             async with connection.transaction():
                 result: Result = await connection.fetch(
-                    statement.sql, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
+                    statement.sql.batch, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
                 )
                 return result
         except RETRYABLE:
@@ -45,7 +45,7 @@ async def execute_inside(connection: Any, statement: Statement, rows: Sequence[R
 
 
 def check_connection(connection: Any, context: Context | None, verb: str) -> None:
-    """Raise unless this is a connection, and the verb is called where a transaction of the user's can be the whole story."""
+    """Raise unless this is a connection with an open transaction, and the verb is not called from the body of a workflow."""
     if not is_connection(connection):
         raise InvalidArgumentError(
             f"connection must be an asyncpg connection and is a {type(connection).__name__} (of a SQLAlchemy session: "
@@ -66,5 +66,5 @@ def check_connection(connection: Any, context: Context | None, verb: str) -> Non
 
 
 def is_connection(value: object) -> bool:
-    """Whether this is a connection of asyncpg's, from a pool or not."""
+    """Whether this is a connection of asyncpg, from a pool or not."""
     return isinstance(value, (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy))

@@ -1,15 +1,17 @@
-"""Deleting a workflow that has ended, with everything that it recorded, received, said and wrote.
+"""Deleting a workflow that has ended, with its steps, messages, events and streams.
 
-Nothing may be left behind that is written at this very moment. Whoever sends to a workflow that has ended holds its row; whoever
-believes that it goes on had begun before it ended, and is waited for.
+Nothing may be left behind that another transaction writes at this very moment. A transaction that sends to a workflow that has
+ended locks its row. A transaction that still sees the workflow as running began before the end, and the deletion waits for it.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import anyio
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._runs.step import read
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
@@ -18,39 +20,13 @@ from dbos_async.keys import check_key
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 DELETE_WITHIN_SECONDS = 30.0
 
-UNDER_WAY = Statement(
-    "UNDER_WAY",
-    """
-    -- How the workflow stands, and who writes at this moment. A statement takes its locks before it takes its snapshot,
-    -- so whoever is not among these sees what was seen here.
-    select c.n, w.status, w.attempt,
-           array(select distinct virtualtransaction from pg_locks
-                 where mode = 'RowExclusiveLock' and granted and pid <> pg_backend_pid()
-                   and database = (select oid from pg_database where datname = current_database())
-                   and relation in ('dbos_async.steps'::regclass, 'dbos_async.messages'::regclass,
-                                    'dbos_async.events'::regclass, 'dbos_async.stream_entries'::regclass)) as writers
-    from unnest($1::int[], $2::text[]) as c(n, id)
-    cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
-    """,
-    parallelism=1,
-)
-
-DELETE = Statement(
-    "DELETE",
-    """
-    with deleted as materialized (
-        select c.n, c.digest from unnest($1::int[], $2::text[], $3::bigint[], $4::bytea[]) as c(n, id, attempt, digest)
-        where dbos_async.delete_workflow(c.id, c.attempt)
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from deleted)
-    select n from deleted, announced
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    UNDER_WAY: Final = sql.statement("UNDER_WAY", parallelism=1)
+    DELETE: Final = sql.statement("DELETE", parallelism=1)
 
 
 async def delete(database: Database, workflow_id: str) -> None:
-    """Remove a workflow that has ended, and everything that it recorded, received, said and wrote."""
+    """Remove a workflow that has ended, with its steps, messages, events and streams."""
     check_key(workflow_id, "workflow_id")
     digest = end_key(workflow_id)
 
@@ -60,10 +36,10 @@ async def delete(database: Database, workflow_id: str) -> None:
         earlier: set[str] = set()
         with database.changes() as changes:
             async for subscription in changes:
-                answer = await database.call(UNDER_WAY, [(workflow_id,)], partition="")
-                if not answer:
+                records = await database.call(UNDER_WAY, [(workflow_id,)], partition="")
+                if not records:
                     raise WorkflowNotFoundError(workflow_id)
-                _, status, attempt, writers = answer[0]
+                _, status, attempt, writers = records[0]
                 if status not in ENDED:
                     raise WorkflowNotEndedError(workflow_id, status)
                 earlier = earlier.intersection(writers) if seen == attempt else set(writers)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.run import RunEnd
@@ -17,59 +17,9 @@ from dbos_async.errors import WorkflowCancelledError, WorkflowNotFoundError
 
 R = TypeVar("R")
 
-RESULT = Statement(
-    "RESULT",
-    """
-    select c.n, w.status, w.output, w.error
-    from unnest($1::int[], $2::text[]) as c(n, id)
-    left join lateral (
-        select status, output, error from dbos_async.workflows where id = c.id limit 1
-    ) as w on true
-    """,
-)
-
-AWAIT_RESULT = Statement(
-    "AWAIT_RESULT",
-    """
-    -- The same inside a workflow: the other's outcome is the outcome of this step.
-    with calls as materialized (
-        select c.*, coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) as holds,
-               s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-               t.output as target_output,
-               case when t.status is null then json_build_object(
-                        'type', 'dbos_async.errors:WorkflowNotFoundError', 'args', json_build_array(c.target_id))
-                    when t.status = 'CANCELLED' then json_build_object(
-                        'type', 'dbos_async.errors:WorkflowCancelledError', 'args', json_build_array(c.target_id))
-                    else t.error end as target_error,
-               t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED') as ripe
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[])
-            as c(n, workflow_id, attempt, branch, number, target_id)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.workflow_id limit 1
-        ) as w on true
-        left join lateral (
-            select verb, key, output, error from dbos_async.steps
-            where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
-        ) as s on true
-        left join lateral (
-            select status, output, error from dbos_async.workflows where id = c.target_id limit 1
-        ) as t on true
-    ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
-        select workflow_id, branch, number, 'get_result', target_id, target_output, target_error, clock_timestamp()
-        from calls where holds and recorded_verb is null and ripe
-        order by workflow_id, branch, number
-    )
-    select n,
-           case when not holds then 'lost' when recorded_verb is not null then 'recorded' when ripe then 'done' else 'wait' end
-               as outcome,
-           case when recorded_verb is not null then recorded_output else target_output end as output,
-           case when recorded_verb is not null then recorded_error else target_error end as error,
-           null::float8 as seconds_left, recorded_verb, recorded_key
-    from calls
-    """,
-)
+with load(__name__) as sql:
+    RESULT: Final = sql.statement("RESULT")
+    AWAIT_RESULT: Final = sql.statement("AWAIT_RESULT")
 
 
 class WorkflowHandle(Generic[R]):

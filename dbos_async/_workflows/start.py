@@ -1,18 +1,18 @@
-"""Workflows: registered functions, and how one is started, by this process or for another.
+"""Starting workflows, in this process or for another one.
 
 A start is one statement that makes the workflow's row, together with the parent's step when a workflow starts it.
-With an owner it begins here and now; without one, whoever knows its name and has room claims it.
+With an owner it begins here and now. Without an owner, an executor that knows its name and has a free slot claims it.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Coroutine
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement, optimistic
+from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor import launched, tracing
 from dbos_async._executor.executor import Executor
@@ -30,132 +30,10 @@ from dbos_async._workflows.registry import RegisteredWorkflow
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_START = """
-    -- A row without an owner is for whoever claims it; one with an owner begins there as its first attempt.
-    with calls as materialized (
-        select c.*, coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
-               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
-               case when t.start_id = c.start_id then t.attempt / 1000000
-                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
-        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
-                    $9::float8[], $10::bytea[])
-            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
-        left join lateral (
-            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
-        ) as t on true
-    ),
-    made as materialized (
-        select distinct on (id) * from calls where taken_name = name and not taken order by id, n
-    ),
-    inserted as (
-        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
-        insert into dbos_async.workflows
-            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
-        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
-               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
-               clock_timestamp() + make_interval(secs => timeout_seconds)
-        from made
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from made where owner is null)
-    select n, 'done' as outcome, null::json as output,
-           case when taken_name <> name then json_build_object(
-               'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name)) end as error,
-           taken_by_this or n in (select n from made) as started, attempts
-    from calls, announced
-    """
-
-START = Statement(
-    "START",
-    _START,
-    sql_if_new="""
-    -- Nobody has had these ids before.
-    with calls as materialized (
-        select c.*, nextval('dbos_async.workflow_seq') * 1000000 as attempts
-        from unnest($1::int[], $2::text[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::uuid[],
-                    $9::float8[], $10::bytea[])
-            as c(n, id, name, input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
-    ),
-    inserted as (
-        insert into dbos_async.workflows
-            (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
-        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
-               application_version, trace_parent, case when owner is not null then clock_timestamp() end,
-               clock_timestamp() + make_interval(secs => timeout_seconds)
-        from calls
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '')) from calls where owner is null)
-    select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
-    from calls, announced
-    """,
-)
-
-START_BY_ID = Statement("START_BY_ID", _START)
-
-START_CHILD = optimistic(
-    "START_CHILD",
-    """
-    -- The same for a workflow that another one starts: its step and the row are made together.
-    with calls as materialized (
-        select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-               case when not case when c.number is null then coalesce(held.attempt = c.attempt and held.status = 'PENDING', false)
-                                  else coalesce(w.attempt = c.attempt and w.status = 'PENDING', false) end then 'lost'
-                    when s.verb is not null then 'recorded' else 'done' end as outcome,
-               coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
-               t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
-               case when t.start_id = c.start_id then t.attempt / 1000000
-                    else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
-        from unnest($1::int[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
-                    $9::json[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::float8[], $15::bytea[])
-            as c(n, parent_id, attempt, branch, number, parent_step, id, name,
-                 input, owner, application_version, trace_parent, start_id, timeout_seconds, digest)
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is not null limit 1
-        ) as w on true
-        -- The inside of a step has no row that could decide, so it holds on to its workflow until the commit.
-        left join lateral (
-            select attempt, status from dbos_async.workflows where id = c.parent_id and c.number is null for share
-        ) as held on true
-        left join lateral (the recorded step) as s on true
-        left join lateral (
-            select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
-        ) as t on true
-    ),
-    judged as materialized (
-        select *, case when taken_name <> name then json_build_object(
-                   'type', 'dbos_async.errors:WorkflowConflictError', 'args', json_build_array(id, taken_name, name))
-               end as conflict
-        from calls
-    ),
-    recorded as (
-        insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
-        select parent_id, branch, number, 'start_workflow', name,
-               case when conflict is null then to_json(id) end, conflict, clock_timestamp()
-        from judged where outcome = 'done' and number is not null
-        order by parent_id, branch, number
-    ),
-    made as materialized (
-        select distinct on (id) * from judged
-        where outcome = 'done' and conflict is null and not taken order by id, n
-    ),
-    inserted as (
-        -- A row that somebody else makes at this moment lets the whole statement be repeated, and then it is seen.
-        insert into dbos_async.workflows
-            (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent,
-             claimed_at, deadline)
-        select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
-               parent_id, parent_step, application_version, trace_parent,
-               case when owner is not null then clock_timestamp() end,
-               clock_timestamp() + make_interval(secs => timeout_seconds)
-        from made
-    ),
-    announced as (select dbos_async.announce(string_agg(distinct digest, '') filter (where owner is null)) from made)
-    select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
-           case when outcome = 'recorded' then recorded_error else conflict end as error,
-           recorded_verb, recorded_key, taken_by_this or n in (select n from made) as started, attempts
-    from judged, announced
-    """,
-    whose="parent_id",
-)
+with load(__name__) as sql:
+    START_BY_ID: Final = sql.statement("START_BY_ID")
+    START: Final = sql.statement("START", otherwise=START_BY_ID)
+    START_CHILD: Final = sql.statement("START_CHILD")
 
 
 class Workflow(RegisteredWorkflow[P, R]):

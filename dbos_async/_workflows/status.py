@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from dbos_async._database.database import Database
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import load
 from dbos_async._runs.step import read
 from dbos_async._serialization.values import display_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
@@ -16,64 +16,10 @@ from dbos_async.keys import check_int, check_key
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
-STATUS = Statement(
-    "STATUS",
-    """
-    select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-           w.created_at, w.claimed_at, w.deadline, w.ended_at
-    from unnest($1::int[], $2::text[]) as c(n, id)
-    cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
-    """,
-)
-
-LIST = Statement(
-    "LIST",
-    """
-    select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-           w.created_at, w.claimed_at, w.deadline, w.ended_at
-    from unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                $7::text[], $8::boolean[], $9::int[], $10::text[])
-        as c(n, status, name, id_prefix, since, until, parent_id, unclaimable, most, after)
-    left join lateral (select created_at, id from dbos_async.workflows where id = c.after limit 1) as a on true
-    cross join lateral (
-        select * from dbos_async.workflows as w
-        where (c.status is null or w.status = c.status)
-          and (c.name is null or w.name = c.name)
-          and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
-          and (c.since is null or w.created_at >= c.since)
-          and (c.until is null or w.created_at < c.until)
-          and (c.parent_id is null or w.parent_id = c.parent_id)
-          and (c.unclaimable is null or c.unclaimable = (
-                w.status = 'PENDING' and w.owner is null and not exists (
-                    select 1 from dbos_async.executors as e
-                    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
-                      and (e.application_version is null or w.application_version is null
-                           or e.application_version = w.application_version))))
-          and (c.after is null or (w.created_at, w.id) > (a.created_at, a.id))
-        order by w.created_at, w.id
-        limit c.most
-    ) as w
-    order by c.n, w.created_at, w.id
-    """,
-    parallelism=1,
-)
-
-LIST_STEPS = Statement(
-    "LIST_STEPS",
-    """
-    select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step,
-           s.verb, s.key, s.output, s.error, s.started_at,
-           case when s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
-    from unnest($1::int[], $2::text[]) as c(n, workflow_id)
-    cross join lateral (
-        select * from dbos_async.steps where workflow_id = c.workflow_id
-    ) as s
-    order by c.n, s.started_at, s.branch, s.number
-    """,
-    parallelism=1,
-)
+with load(__name__) as sql:
+    STATUS: Final = sql.statement("STATUS")
+    LIST: Final = sql.statement("LIST", parallelism=1)
+    LIST_STEPS: Final = sql.statement("LIST_STEPS", parallelism=1)
 
 
 class WorkflowStatus(BaseModel, frozen=True):

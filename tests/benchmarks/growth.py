@@ -20,7 +20,7 @@ from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
 from tests.benchmarks.workloads import PROBLEM, percentile
 from tests.support.databases import with_database
-from tests.support.statements import ACTS, Row, all_statements, step
+from tests.support.statements import ACTS, FETCHED, Row, all_statements, step
 
 MAX_MORE_BUFFERS = 8
 CALLS = 60
@@ -81,11 +81,6 @@ CROWD = (
 )
 
 
-FETCHED = """
-    select sum(pg_stat_get_xact_blocks_fetched(oid))::int from pg_class where relnamespace = 'dbos_async'::regnamespace
-"""
-
-
 @dataclass(frozen=True)
 class Size:
     """How much there is."""
@@ -105,7 +100,7 @@ def rows(size: Size, call: int) -> dict[str, Row]:
     follow = (*step(number), "k of other", "other", "k", size.entries - 3, 60.0)
     return {
         **{name: act.row(step(number), "x") for name, act in ACTS.items()},
-        "TAKE_AGAIN": ("w", 1, "1", call, "recv", "", 60.0),
+        "TAKE_WAITING": ("w", 1, "1", call, "recv", "", 60.0),
         "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
         "START_BY_ID": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
         "FOLLOW": follow,
@@ -178,7 +173,7 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
     transaction = connection.transaction()
     await transaction.start()
     try:
-        sql = statement.sql_if_new or statement.sql
+        sql = (statement.sql_if_new or statement.sql).batch
         prepared = await connection.prepare(sql)
         types = [parameter.name for parameter in prepared.get_parameters()]
         await connection.execute(f"prepare this ({', '.join(types)}) as {sql}")
@@ -207,7 +202,7 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
 async def _medians(name: str, *grounds: tuple[Any, Size]) -> list[float]:
     """The median seconds of a call on each, called in turn."""
     statement = all_statements()[name]
-    prepared = [await connection.prepare(statement.sql_if_new or statement.sql) for connection, _ in grounds]
+    prepared = [await connection.prepare((statement.sql_if_new or statement.sql).batch) for connection, _ in grounds]
     taken: list[list[float]] = [[] for _ in grounds]
     for call in range(1, CALLS + 1):
         for (connection, size), ready, found in zip(grounds, prepared, taken, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -69,15 +70,28 @@ def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path, source: str) 
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
     shipped = {name for name in names if name.endswith(".sql")}
-    assert shipped == {f"dbos_async/schema/{path.name}" for path in (ROOT / "schema").glob("*.sql")}
+    schema = {f"dbos_async/schema/{path.name}" for path in (ROOT / "schema").glob("*.sql")}
+    assert shipped == schema | {str(path.relative_to(ROOT)) for path in (ROOT / "dbos_async").rglob("*.sql")}
+    assert "dbos_async/_messaging/send.sql" in shipped
     assert "dbos_async/py.typed" in names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if not name.startswith(("dbos_async/", "dbos_async-"))]
-    code = "from dbos_async._database import migrations; print(len(migrations.load()), migrations.find_directory())"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "installed", capture_output=True, text=True, check=True
+    installed = tmp_path / "installed"
+    code = (
+        "from dbos_async._database import migrations; from dbos_async._messaging import send; "
+        "print(len(migrations.load()), migrations.find_directory(), send.__file__, send.SEND.name)"
     )
-    assert found.stdout.split() == [str(len(shipped)), str(tmp_path / "installed" / "dbos_async" / "schema")]
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=installed, env=environment, capture_output=True, text=True, check=True
+    )
+    package = installed / "dbos_async"
+    assert found.stdout.split() == [
+        str(len(schema)),
+        str(package / "schema"),
+        str(package / "_messaging" / "send.py"),
+        "SEND",
+    ]
 
 
 def test_the_gate_is_the_command_of_the_readme() -> None:

@@ -14,7 +14,7 @@ import pytest
 from dbos_async import DBOS, DBOSClient, SetWorkflowID
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
-from dbos_async._messaging import taking
+from dbos_async._messaging import recv
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 from tests.support.races import CLAIM_BY_HAND, blocked
@@ -223,26 +223,26 @@ RECEIVED = """
 async def taken(connection: Any) -> Any:
     """The workflow ``w`` takes a message at its first step."""
     await connection.execute(SETTING)
-    (answer,) = await execute(connection, taking.TAKE, (*step(1), "recv", "", 60.0))
+    (answer,) = await execute(connection, recv.TAKE, (*step(1), "recv", "", 60.0))
     assert answer["outcome"] == "done"
     return answer["message_id"]
 
 
 async def test_m5_what_was_put_back_is_taken_again(connection: Any) -> None:
     first = await taken(connection)
-    await execute(connection, taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(connection, recv.PUT_BACK, (*PUT_BACK, first))
     assert tuple(await connection.fetchrow(RECEIVED, first)) == (None, None, False, False)
-    (answer,) = await execute(connection, taking.TAKE, (*step(2), "recv", "", 60.0))
+    (answer,) = await execute(connection, recv.TAKE, (*step(2), "recv", "", 60.0))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)
     # Said once more it does nothing, since the step has not taken that message any more.
-    await execute(connection, taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(connection, recv.PUT_BACK, (*PUT_BACK, first))
     assert await connection.fetchval("select received_at is not null from dbos_async.messages where id = $1", first)
 
 
 async def test_m1_only_the_step_that_took_a_message_puts_it_back(connection: Any) -> None:
     """A receive that has not been asked for yet may be thought to have the message that another one received."""
     first = await taken(connection)
-    await execute(connection, taking.PUT_BACK, (*step(2), "recv", "", first))
+    await execute(connection, recv.PUT_BACK, (*step(2), "recv", "", first))
     assert tuple(await connection.fetchrow(RECEIVED, first)) == (first, "1", True, True)
     assert not await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w' and number = 2")
 
@@ -253,7 +253,7 @@ async def test_w3_m5_putting_back_waits_for_a_claim_and_then_does_nothing(connec
     before = tuple(await one.fetchrow(RECEIVED, first))
     await one.execute("begin")
     await one.execute(CLAIM_BY_HAND)
-    late = asyncio.create_task(execute(two, taking.PUT_BACK, (*PUT_BACK, first)))
+    late = asyncio.create_task(execute(two, recv.PUT_BACK, (*PUT_BACK, first)))
     await blocked(two, late, three)
     await one.execute("commit")
     await late
@@ -264,10 +264,10 @@ async def test_w3_m5_a_claim_waits_for_a_message_that_is_being_put_back(connect:
     one, two, three = [await connect() for _ in range(3)]
     first = await taken(one)
     await one.execute("begin")
-    await execute(one, taking.PUT_BACK, (*PUT_BACK, first))
+    await execute(one, recv.PUT_BACK, (*PUT_BACK, first))
     claim = asyncio.create_task(two.execute(CLAIM_BY_HAND))
     await blocked(two, claim, three)
     await one.execute("commit")
     await claim
-    (answer,) = await execute(two, taking.TAKE, (*step(1, attempt=2), "recv", "", 60.0))
+    (answer,) = await execute(two, recv.TAKE, (*step(1, attempt=2), "recv", "", 60.0))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)

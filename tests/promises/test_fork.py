@@ -216,3 +216,27 @@ async def test_d5_what_does_not_exist_cannot_be_forked(database_url: str) -> Non
     async with DBOSClient(database_url) as client:
         with pytest.raises(WorkflowNotFoundError, match="'nobody'"):
             await client.fork_workflow("nobody", 1)
+
+
+@DBOS.workflow()
+async def reads_and_writes(name: str) -> list[Any]:
+    await DBOS.write_stream("s", f"{name} begins")
+    got = [await DBOS.recv(), await DBOS.recv()]
+    await DBOS.write_stream("s", f"{name} ends")
+    return got
+
+
+async def test_forks_at_the_same_time_have_nothing_of_each_other(dbos: DBOS) -> None:
+    originals = {name: await DBOS.start_workflow(reads_and_writes, name) for name in ("a", "b")}
+    for name, original in originals.items():
+        await DBOS.send(original.workflow_id, f"first of {name}")
+        await DBOS.send(original.workflow_id, f"second of {name}")
+        await original.get_result()
+    wanted = [(name, start) for name in originals for start in (1, 2, 3, 4, 5)]
+    forks = await asyncio.gather(*(DBOS.fork_workflow(originals[name].workflow_id, start) for name, start in wanted))
+    for (name, _), fork in zip(wanted, forks, strict=True):
+        assert await fork.get_result() == [f"first of {name}", f"second of {name}"]
+        assert [step.step for step in await DBOS.list_workflow_steps(fork.workflow_id)] == ["1", "2", "3", "4"]
+        assert len(await DBOS.list_messages(fork.workflow_id, status="received")) == 2
+        said = [value async for value in DBOS.read_stream(fork.workflow_id, "s")]
+        assert said == [f"{name} begins", f"{name} ends"]

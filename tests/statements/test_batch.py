@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import pytest
@@ -13,21 +13,28 @@ from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient,
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.connections import Postgres
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import parse
 from dbos_async._database.urls import without_password
 from dbos_async._database.wakeups import Wakeups, digest
 from tests.support.databases import with_database
 from tests.support.eventually import eventually
 
-ECHO = Statement(
-    "ECHO",
-    "select n, value, count(*) over () as together, pg_backend_pid() as backend "
-    "from unnest($1::int[], $2::text[]) as c(n, value)",
-    parallelism=1,
-)
-DIVIDE = Statement("DIVIDE", "select n, 100 / value from unnest($1::int[], $2::int[]) as c(n, value)", parallelism=1)
-SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
+with parse(
+    "test_batch",
+    """
+-- name: ECHO (value text)
+select n, value, count(*) over () as together, pg_backend_pid() as backend from :rows
 
+-- name: DIVIDE (value int)
+select n, 100 / value from :rows
+
+-- name: SLOW (value float8)
+select n, pg_sleep(value) from :rows
+""",
+) as sql:
+    ECHO: Final = sql.statement("ECHO", parallelism=1)
+    DIVIDE: Final = sql.statement("DIVIDE", parallelism=1)
+    SLOW: Final = sql.statement("SLOW", parallelism=1)
 
 IS_SLEEPING = "select true from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
 

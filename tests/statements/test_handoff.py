@@ -13,8 +13,8 @@ from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import wakeups
 from dbos_async._database.wakeups import UNOWNED_KEY, message_key
 from dbos_async._executor import launched
+from dbos_async._messaging import recv
 from dbos_async._messaging import send as sending
-from dbos_async._messaging import taking
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 from tests.support.races import CLAIM_BY_HAND, blocked, state
@@ -50,11 +50,11 @@ async def it_waits(connection: Any, number: int = 1) -> None:
 
 
 async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
-    (answer,) = await execute(one, taking.TAKE, take())
+    (answer,) = await execute(one, recv.TAKE, take())
     assert answer["outcome"] == "wait"
     assert await send(one, message("a"))
     assert await state(one) == ([(1, '"a"', True)], [('"a"', True)])
-    (answer,) = await execute(one, taking.TAKE, take())
+    (answer,) = await execute(one, recv.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     # The next one goes to the queue, since that receive has what it wanted.
     assert not await send(one, message("b"))
@@ -63,7 +63,7 @@ async def test_m5_a_waiting_receive_is_handed_its_message(one: Any) -> None:
 
 async def test_m5_a_receive_that_has_not_yet_looked_is_handed_its_message(one: Any) -> None:
     assert await send(one, message("a"))
-    (answer,) = await execute(one, taking.TAKE, take())
+    (answer,) = await execute(one, recv.TAKE, take())
     assert (answer["outcome"], answer["output"]) == ("recorded", '"a"')
     assert answer["message_id"] == await one.fetchval("select id from dbos_async.messages where topic = 't'")
 
@@ -86,21 +86,21 @@ async def test_m4_of_one_batch_only_the_first_is_handed_over(one: Any) -> None:
 
 
 async def test_w3_a_run_that_was_taken_over_is_handed_nothing(one: Any) -> None:
-    await execute(one, taking.TAKE, take())
+    await execute(one, recv.TAKE, take())
     await one.execute(CLAIM_BY_HAND)
     assert not await send(one, message("a"))
     assert await state(one) == ([(1, None, False)], [('"a"', False)])
 
 
 async def test_m6_a_receive_that_timed_out_is_handed_nothing(one: Any) -> None:
-    (answer,) = await execute(one, taking.TAKE, take(seconds=0.0))
+    (answer,) = await execute(one, recv.TAKE, take(seconds=0.0))
     assert (answer["outcome"], answer["output"]) == ("done", None)
     assert not await send(one, message("a"))
     assert await state(one) == ([(1, None, True)], [('"a"', False)])
 
 
 async def test_w4_another_step_than_the_receive_is_handed_nothing(one: Any) -> None:
-    await execute(one, taking.TAKE, (*step(1), "recv", "another topic", 60.0))
+    await execute(one, recv.TAKE, (*step(1), "recv", "another topic", 60.0))
     assert not await send(one, message("a"))
     assert (await state(one))[1] == [('"a"', False)]
 
@@ -110,7 +110,7 @@ async def test_m5_a_handover_waits_for_a_receive_that_is_on_its_way(
     first_ends_by: str, one: Any, two: Any, three: Any
 ) -> None:
     await one.execute("begin")
-    await execute(one, taking.TAKE, take())
+    await execute(one, recv.TAKE, take())
     task = asyncio.create_task(send(two, message("a")))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
@@ -124,12 +124,12 @@ async def test_m5_a_receive_waits_for_a_handover_that_is_on_its_way(
 ) -> None:
     await one.execute("begin")
     assert await send(one, message("a"))
-    task = asyncio.create_task(execute(two, taking.TAKE, take()))
+    task = asyncio.create_task(execute(two, recv.TAKE, take()))
     await blocked(two, task, three)
     await one.execute(first_ends_by)
     (answer,) = await task
     assert answer["outcome"] == ("again" if first_ends_by == "commit" else "wait")
-    (answer,) = await execute(two, taking.TAKE, take())
+    (answer,) = await execute(two, recv.TAKE, take())
     assert (answer["outcome"], answer["output"]) == (
         ("recorded", '"a"') if first_ends_by == "commit" else ("wait", None)
     )
@@ -140,10 +140,10 @@ async def test_m5_a_handover_comes_too_late_for_a_receive_that_takes_another_mes
 ) -> None:
     await one.execute("begin")
     await send(one, message("a", (None, None, None)))
-    await execute(one, taking.TAKE, take())  # does not see what is not committed, and waits
+    await execute(one, recv.TAKE, take())  # does not see what is not committed, and waits
     await one.execute("commit")
     await one.execute("begin")
-    (answer,) = await execute(one, taking.TAKE, take())
+    (answer,) = await execute(one, recv.TAKE, take())
     assert answer["output"] == '"a"'
     task = asyncio.create_task(send(two, message("b")))
     done, _ = await asyncio.wait([task], timeout=0.2)

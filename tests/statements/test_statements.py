@@ -12,7 +12,7 @@ import pytest
 from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
 from dbos_async._lifecycle import leases
-from tests.support.statements import ACTS, FORMS, SETTING, Row, all_statements, arguments, forms, step
+from tests.support.statements import ACTS, FETCHED, FORMS, SETTING, Row, all_statements, arguments, forms, step
 
 STATEMENTS = {
     (name, form): sql for name, statement in all_statements().items() for form, sql in forms(statement).items()
@@ -45,6 +45,15 @@ OWN = """
         select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 20000) as n;
 """
 
+RECEIVED = uuid4()
+
+TAKEN = f"""
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
+        values ('{RECEIVED}', nextval('dbos_async.message_seq'), 'w', '', '1', now());
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, message_id, completed_at)
+        values ('w', '', 5, 'recv', '', '{RECEIVED}', now());
+"""
+
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items()},
     "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
@@ -57,11 +66,13 @@ HOT: dict[str, Row] = {
     "STATUS": ("other",),
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
     "CLAIM": ("me", '["f"]', None, 1),
-    "PUT_BACK": (*step(20), "recv", "", uuid4()),
-    "TAKE_AGAIN": (*step(11), "recv", "", 60.0),
+    "PUT_BACK": (*step(5), "recv", "", RECEIVED),
+    "RECORD_REJECTION": (*step(5), None, "{}"),
+    "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 
 MAX_BUFFERS = 40
+"""35 were measured for the statements that touch most: a page of a stream inside a workflow, and a repeated receive."""
 
 
 @pytest.fixture
@@ -125,6 +136,15 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
 
 
+def updated_by(plan: dict[str, Any]) -> set[str]:
+    """The indexes by which updates of messages find their rows."""
+    updates = [
+        node for node in nodes(plan) if node.get("Operation") == "Update" and node["Relation Name"] == "messages"
+    ]
+    scans = [node for update in updates for node in nodes(update) if node.get("Relation Name") == "messages"]
+    return {scan.get("Index Name", scan["Node Type"]) for scan in scans if scan["Node Type"] != "ModifyTable"}
+
+
 @pytest.mark.parametrize("planned_when", ["empty", "full", "full and analyzed"])
 async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> None:
     async def prepare() -> None:
@@ -143,6 +163,7 @@ async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> 
     await plain.execute(SETTING)
     await plain.execute(FOREIGN)
     await plain.execute(OWN)
+    await plain.execute(TAKEN)
     if planned_when == "full and analyzed":
         await plain.execute("analyze")
     if planned_when != "empty":
@@ -158,7 +179,9 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
     transaction = connection.transaction()
     await transaction.start()
     execution = await call(connection, name, form)
-    answer = await connection.fetchval(f"explain (analyze, buffers, format json) {execution}")
+    before = await connection.fetchval(FETCHED)
+    answer = await connection.fetchval(f"explain (analyze, format json) {execution}")
+    buffers = await connection.fetchval(FETCHED) - before
     await transaction.rollback()
     plan = json.loads(answer)[0]["Plan"]
     problems = []
@@ -168,7 +191,7 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
             problems.append(f"{where} reads the whole table")
         if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
             problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
-    buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    problems += [f"{name} ({form}) updates messages by {index}" for index in updated_by(plan) - {"messages_pkey"}]
     if buffers > MAX_BUFFERS:
         problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dbos_async import DBOS
-from dbos_async._database.statement import Statement
+from dbos_async._database.sql import parse
 
-SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::float8[]) as c(n, value)", parallelism=1)
+SLOW = parse("load", "-- name: SLOW (value float8)\nselect n, pg_sleep(value) from :rows").statement(
+    "SLOW", parallelism=1
+)
 OURS = "from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
 TERMINATE_ALL = f"select count(pg_terminate_backend(pid)) {OURS}"
 BLOCKED = f"select count(*) {OURS} and wait_event_type = 'Lock'"

@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import dbos_async
-from dbos_async._database.statement import Statement, for_one_row
-from dbos_async._messaging import events, send, streams, taking
+from dbos_async._database.statement import Statement
+from dbos_async._messaging import events, recv, send, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -30,23 +30,19 @@ def all_statements() -> dict[str, Statement]:
         for value in vars(module).values():
             if isinstance(value, Statement):
                 found[value.name] = value
-                if value.sql_when_waiting is not None:
-                    found[value.sql_when_waiting.name] = value.sql_when_waiting
     return found
 
 
 FORMS = ("new, alone", "new", "alone", "")
-"""How a call is said: as a new one or not, and alone or as the column of a batch."""
+"""The forms of a statement: for new calls or for any, and for one row alone or for a batch."""
 
 
 def forms(statement: Statement) -> dict[str, str]:
     """The SQL of each form that the statement has."""
-    found = {"new": statement.sql_if_new, "": statement.sql}
-    found |= {
-        "new, alone": for_one_row(statement.sql_if_new) if statement.sql_if_new else None,
-        "alone": for_one_row(statement.sql),
-    }
-    return {form: sql for form, sql in found.items() if sql is not None}
+    found = {"": statement.sql.batch, "alone": statement.sql.one_row}
+    if statement.sql_if_new is not None:
+        found |= {"new": statement.sql_if_new.batch, "new, alone": statement.sql_if_new.one_row}
+    return found
 
 
 def arguments(form: str, numbers: list[int], rows: tuple[Row, ...]) -> list[Any]:
@@ -105,7 +101,7 @@ ACTS = {
         send.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
-        taking.TAKE,
+        recv.TAKE,
         _take,
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),
@@ -147,6 +143,15 @@ def step(number: int | None, attempt: int = 1) -> Row:
     """The columns of a step of ``w``; without a number they are those of the inside of a step."""
     return "w", attempt, None if number is None else "", number
 
+
+FETCHED = """
+    select sum(pg_stat_get_xact_blocks_fetched(oid))::int from pg_class where relnamespace = 'dbos_async'::regnamespace
+"""
+"""How many buffers of our tables and indexes this transaction has touched.
+
+The plan of a statement does not tell: its top node has the buffers of what it reads, and a writing CTE that nothing reads runs
+only after that. Each node has the buffers of the nodes that ran inside it, so adding all nodes counts some twice.
+"""
 
 SETTING = """
     insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output, ended_at) values

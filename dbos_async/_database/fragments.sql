@@ -1,0 +1,106 @@
+-- Fragments for the statements of all files. `sql.py` explains the syntax, docs/anatomy-of-a-statement.md the skeleton.
+
+-- fragment: fence(workflow_id)
+-- The fence: the run may write only while the workflow's row has the attempt of the run. The limit keeps this a look-up by index.
+left join lateral (
+    select attempt, status from dbos_async.workflows where id = :workflow_id limit 1
+) as w on true
+
+-- fragment: is_owner
+-- After :fence: whether the run of this call still owns its workflow.
+coalesce(w.attempt = c.attempt and w.status = 'PENDING', false)
+
+-- fragment: fence_or_lock(workflow_id)
+-- A call with a number is a step: the row of the step decides, and looking at the fence is enough. A call without a number is made
+-- inside a step. No row of its own decides, so it locks the row of its workflow until the commit.
+left join lateral (
+    select attempt, status from dbos_async.workflows where id = :workflow_id and c.number is not null limit 1
+) as w on true
+left join lateral (
+    select attempt, status from dbos_async.workflows where id = :workflow_id and c.number is null for share
+) as locked on true
+
+-- fragment: is_owner_by_either
+-- After :fence_or_lock: whether the run of this call still owns its workflow.
+case when c.number is null then coalesce(locked.attempt = c.attempt and locked.status = 'PENDING', false)
+     else :is_owner end
+
+-- fragment: recorded_step(workflow_id)
+-- What is recorded of this step already. A new call has no record, and does not look for one.
+left join lateral (
+    select verb, key, output, error from dbos_async.steps
+    where workflow_id = :workflow_id and branch = c.branch and number = c.number limit 1
+) as s on true
+
+-- fragment if new: recorded_step(workflow_id)
+cross join (select null::text as verb, null::text as key, null::json as output, null::json as error) as s
+
+-- fragment: unless_repeated
+-- A repeated call finds its own rows. For a new call a row that is there already is an error, which makes it a repeated call.
+on conflict do nothing
+
+-- fragment if new: unless_repeated
+
+-- fragment: announced_keys(key)
+-- The argument of announce(): each key once, one after the other. One row has one key.
+string_agg(distinct :key, '')
+
+-- fragment for one row: announced_keys(key)
+string_agg(:key, '')
+
+-- fragment: error(type, arguments)
+-- A recorded error of the package.
+json_build_object('type', :type, 'args', json_build_array(:arguments))
+
+-- fragment: recorded_wait
+-- A wait that an earlier poll has begun, or the end of the step.
+left join lateral (
+    select verb, key, output, error, message_id, deadline, completed_at from dbos_async.steps
+    where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+) as s on true
+
+-- fragment: wait_columns
+-- After :recorded_wait: what is recorded, and until when the step waits. The deadline of a wait that begins now is timeout_seconds
+-- away; without a timeout it is null.
+s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error, s.completed_at,
+case when s.verb is null then clock_timestamp() + make_interval(secs => c.timeout_seconds) else s.deadline end as deadline
+
+-- fragment: is_waiting(step_verb, step_key)
+-- After :wait_columns: the step is new, or it is this very step and waits.
+is_owner and completed_at is null
+and (recorded_verb is null or (recorded_verb = :step_verb and recorded_key = :step_key))
+
+-- fragment: record_wait(step_verb, result)
+-- The end of a statement that waits for something else than a message: its CTE `decided` says whether the result is ready.
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+    select workflow_id, branch, number, :step_verb, step_key, case when ready then :result end, deadline,
+           case when ready then clock_timestamp() end
+    from decided where recorded_verb is null
+    order by workflow_id, branch, number
+),
+completed as (
+    -- Always an update, since the wait has begun. As an insert it finds its row by the primary key, whatever the plan.
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at)
+    select workflow_id, branch, number, :step_verb, step_key, :result, clock_timestamp()
+    from decided where ready and recorded_verb is not null
+    order by workflow_id, branch, number
+    on conflict (workflow_id, branch, number) do update
+        set output = excluded.output, completed_at = excluded.completed_at
+        where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
+    returning workflow_id, branch, number
+)
+select n,
+       case when not ready then 'wait'
+            when recorded_verb is null
+                 or (workflow_id, branch, number) in (select workflow_id, branch, number from completed) then 'done'
+            else 'again' end as outcome,
+       :result as output, null::json as error,
+       extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+       null::text as recorded_verb, null::text as recorded_key
+from decided
+union all
+select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
+       recorded_verb, recorded_key
+from calls
+where not (:is_waiting(:step_verb, step_key))

@@ -1,0 +1,41 @@
+-- Claiming: an executor takes workflows that no executor owns, and finds those that it owns and does not run.
+
+-- name: CLAIM (executor_id text, workflow_names json, application_version text, most int)
+-- The oldest unowned workflows that this executor knows. Rows that another executor claims at this moment are skipped; "more" says
+-- whether there may be others behind them.
+with found as materialized (
+    select w.ctid
+    from json_array_elements_text(:workflow_names) as known(name)
+    cross join lateral (
+        select ctid, created_at from dbos_async.workflows
+        where status = 'PENDING' and owner is null and name = known.name
+          and (:application_version is null or application_version is null or application_version = :application_version)
+        order by created_at limit :most
+    ) as w
+    order by w.created_at limit :most
+),
+locked as materialized (
+    -- Found by ctid alone. The limit keeps the conditions outside, or the planner might read the index of all unowned workflows.
+    select w.ctid
+    from found as f
+    cross join lateral (
+        select ctid, status, owner from dbos_async.workflows where ctid = f.ctid limit 1 for update skip locked
+    ) as w
+    where w.status = 'PENDING' and w.owner is null
+),
+claimed as (
+    update dbos_async.workflows
+    set owner = :executor_id, attempt = attempt + 1, claimed_at = clock_timestamp()
+    where ctid = any (array(select ctid from locked))
+    returning id, name, input, attempt, recoveries, trace_parent,
+              extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+)
+select :n as n, seen.count >= :most as more, claimed.*
+from (select count(*) from found) as seen left join claimed on true
+
+-- name: OWNED (executor_id text, running json)
+select :n as n, id, name, input, attempt, recoveries, trace_parent,
+       extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+from dbos_async.workflows
+where status = 'PENDING' and owner = :executor_id and claimed_at < clock_timestamp() - interval '5 seconds'
+  and (id in (select json_array_elements_text(:running))) is not true

@@ -1,0 +1,24 @@
+-- name: FINISH (id text, attempt bigint, status text, output json, error json, digest bytea)
+with calls as materialized (
+    select * from :rows
+),
+owned as materialized (
+    select c.*, w.name, w.start_id
+    from (select * from calls order by id) as c
+    cross join lateral (
+        select name, start_id, attempt, status from dbos_async.workflows where id = c.id for no key update
+    ) as w
+    where w.attempt = c.attempt and w.status = 'PENDING'
+),
+ended as (
+    -- Always an update, since the row is there and locked. As an insert it finds its row by the primary key, whatever the plan.
+    insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
+    select id, name, '{}', start_id, attempt, status, output, error,
+           case when status in ('SUCCESS', 'ERROR', 'CANCELLED') then clock_timestamp() end
+    from owned
+    on conflict (id) do update
+        set status = excluded.status, output = excluded.output, error = excluded.error,
+            ended_at = excluded.ended_at, owner = null
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
+select n, n in (select n from owned) as ended from calls, announced

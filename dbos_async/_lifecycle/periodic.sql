@@ -1,0 +1,20 @@
+-- What is looked for again and again: workflows that no executor can run, and deadlines that have passed.
+
+-- name: UNCLAIMABLE
+select :n as n, w.name, w.application_version, w.count
+from (
+    select name, application_version, count(*) as count from dbos_async.workflows
+    where status = 'PENDING' and owner is null and created_at < clock_timestamp() - interval '1 minute'
+    group by name, application_version
+) as w
+where not exists (
+    select 1 from dbos_async.executors as e
+    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
+      and (e.application_version is null or w.application_version is null
+           or e.application_version = w.application_version))
+order by w.name, w.application_version
+
+-- name: DUE (most int)
+select :n as n, id from dbos_async.workflows
+where deadline is not null and ended_at is null and deadline <= clock_timestamp()
+order by deadline limit :most

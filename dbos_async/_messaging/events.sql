@@ -1,0 +1,75 @@
+-- Events: every value is a row of its own, and the latest row is the value.
+
+-- name: SET_EVENT (workflow_id text, attempt bigint, branch text, number int, step text, key text, value json,
+--     write_seq int, digest bytea)
+with calls as materialized (
+    select c.*, s.verb as recorded_verb, s.key as recorded_key,
+           case when not :is_owner_by_either then 'lost'
+                when s.verb is not null then 'recorded'
+                when coalesce((latest.attempt, latest.act) >= (c.attempt, c.write_seq), false) then 'superseded'
+                else 'done' end as outcome
+    from :rows
+    :fence_or_lock(c.workflow_id)
+    :recorded_step(c.workflow_id)
+    -- A call inside a step may be a repetition that comes too late, after its first answer was lost: a later value supersedes it.
+    left join lateral (
+        select attempt, act from dbos_async.events
+        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and c.number is null
+        order by seq desc limit 1
+    ) as latest on true
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at)
+    select workflow_id, branch, number, 'set_event', key, clock_timestamp()
+    from calls where outcome = 'done' and number is not null
+    order by workflow_id, branch, number
+),
+put as (
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
+    select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, write_seq
+    from (select * from calls where outcome = 'done' order by n) as in_order
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from calls where outcome = 'done')
+select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output, null::json as error,
+       recorded_verb, recorded_key
+from calls, announced
+
+-- name: READ_EVENT (workflow_id text, key text)
+select c.n, e.value, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
+from :rows
+left join lateral (
+    select value from dbos_async.events
+    where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
+) as e on true
+left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+
+-- name: AWAIT_EVENT (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text,
+--     key text, timeout_seconds float8)
+-- READ_EVENT inside a workflow: the value is the outcome of the reader's step.
+with calls as materialized (
+    select c.*, :is_owner as is_owner,
+           :wait_columns,
+           e.value, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
+    from :rows
+    :fence(c.workflow_id)
+    :recorded_wait
+    left join lateral (
+        select value from dbos_async.events
+        where workflow_id = c.target_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
+    ) as e on true
+    left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
+),
+decided as materialized (
+    select *, value is not null or ended or coalesce(deadline <= clock_timestamp(), false) as ready
+    from calls
+    where :is_waiting('get_event', step_key)
+),
+:record_wait('get_event', value)
+
+-- name: ALL_EVENTS (workflow_id text)
+select c.n, e.key, e.value
+from :rows
+cross join lateral (
+    select distinct on (key_digest) key, value from dbos_async.events
+    where workflow_id = c.workflow_id order by key_digest, seq desc
+) as e

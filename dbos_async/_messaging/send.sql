@@ -1,0 +1,163 @@
+-- Sends: each records the sender's step, stores the messages and announces them, in one statement.
+
+-- fragment: destination
+left join lateral (
+    select w.id, w.owner, w.ended_at is not null as has_ended
+    from dbos_async.workflows as w where w.id = c.destination_id limit 1
+) as d on true
+-- A workflow that has ended may be deleted at this moment. The lock makes the send and the deletion see each other.
+left join lateral (
+    select w.id from dbos_async.workflows as w where w.id = c.destination_id and d.has_ended for key share
+) as kept on true
+
+-- fragment: is_known
+-- After :destination: whether that workflow exists.
+d.id is not null and (not d.has_ended or kept.id is not null)
+
+-- fragment: announcement
+-- After :destination: the key to announce. The sender's process wakes a receiver that runs in it, and no other process waits for
+-- messages of that receiver.
+case when c.local_executor_id = d.owner then null else c.digest end
+
+-- name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+--     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
+--     receiver_attempt bigint, receiver_branch text, receiver_number int)
+-- One message, from a workflow or to a receive that waits in the sender's process. That receive gets the message at once.
+with calls as materialized (
+    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+           :is_known as known,
+           :announcement as announcement,
+           case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
+                when s.verb is not null then 'recorded' else 'done' end as outcome
+    from :rows
+    :destination
+    :fence_or_lock(c.sender_id)
+    :recorded_step(c.sender_id)
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+    select sender_id, branch, number, verb, step_key,
+           case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end,
+           clock_timestamp()
+    from calls where outcome = 'done' and number is not null
+    order by sender_id, branch, number
+),
+numbered as materialized (
+    select *, nextval('dbos_async.message_seq') as seq from calls where outcome = 'done' and known
+),
+-- The receive that waits gets its message, unless an earlier message is in the queue.
+receivers as materialized (
+    select d.*
+    from numbered as d
+    cross join lateral (
+        select attempt, status from dbos_async.workflows where id = d.destination_id limit 1
+    ) as w
+    left join lateral (
+        select id from dbos_async.messages
+        where destination_id = d.destination_id and topic_digest = dbos_async.digest(d.topic) and received_at is null
+        limit 1
+    ) as earlier on true
+    where d.receiver_number is not null and w.attempt = d.receiver_attempt and w.status = 'PENDING' and earlier.id is null
+      and not exists (
+            select from numbered as o where o.destination_id = d.destination_id and o.topic = d.topic and o.seq < d.seq)
+),
+delivered as (
+    insert into dbos_async.steps as s
+        (workflow_id, branch, number, verb, key, output, message_id, completed_at)
+    select destination_id, receiver_branch, receiver_number, 'recv', topic, payload, id, clock_timestamp()
+    from receivers order by destination_id, receiver_branch, receiver_number
+    on conflict (workflow_id, branch, number) do update
+        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at
+        where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
+    returning message_id
+),
+sent as (
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, received_at)
+    select id, seq, destination_id, topic, payload, sender_id, headers,
+           case when id in (select message_id from delivered) then clock_timestamp() end
+    from numbered
+    :unless_repeated
+),
+announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+select n, outcome, null::json as output,
+       case when outcome = 'recorded' then recorded_error
+            when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error,
+       recorded_verb, recorded_key, id in (select message_id from delivered) as delivered
+from calls, announced
+
+-- name: SEND_EXTERNAL (id uuid, destination_id text, topic text, payload json, headers json, digest bytea,
+--     local_executor_id text)
+-- One message from outside of workflows: there is no step to record.
+with messages as materialized (
+    select c.*, :is_known as known,
+           :announcement as announcement
+    from :rows
+    :destination
+),
+sent as (
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, headers)
+    select id, nextval('dbos_async.message_seq'), destination_id, topic, payload, headers from messages where known
+    :unless_repeated
+),
+announced as (select dbos_async.announce(:announced_keys(announcement)) from messages where known)
+select n, 'done' as outcome, null::json as output,
+       case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error
+from messages, announced
+
+-- name: SEND_BULK (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+--     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
+--     idempotency_key text)
+-- Several messages with one sender's step, a row each: all of them are stored, or none. Also for messages with an idempotency key.
+with messages as materialized (
+    select c.*, :is_known as known, duplicate.id is not null as is_duplicate,
+           :announcement as announcement
+    from :rows_with_index
+    :destination
+    left join lateral (
+        select m.id from dbos_async.messages as m
+        where m.destination_id = c.destination_id and c.idempotency_key is not null
+          and m.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
+    ) as duplicate on true
+),
+calls as materialized (
+    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+           case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
+                when s.verb is not null then 'recorded' else 'done' end as outcome
+    from (
+        select n, sender_id, attempt, branch, number, verb, step_key,
+               min(destination_id) filter (where not known) as unknown_id
+        from messages group by n, sender_id, attempt, branch, number, verb, step_key
+    ) as c
+    :fence_or_lock(c.sender_id)
+    :recorded_step(c.sender_id)
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+    select sender_id, branch, number, verb, step_key,
+           case when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end,
+           clock_timestamp()
+    from calls where outcome = 'done' and number is not null
+    order by sender_id, branch, number
+),
+-- Messages are numbered in the order of the calls. Keys are locked in the order of their names, so that no two batches deadlock.
+numbered as materialized (
+    select c.*, nextval('dbos_async.message_seq') as seq
+    from (
+        select * from messages
+        where (n in (select n from calls where outcome = 'done' and unknown_id is null)) is true
+        order by index
+    ) as c
+),
+sent as (
+    insert into dbos_async.messages
+        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
+    select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers
+    from numbered where not is_duplicate order by destination_id, dbos_async.digest(idempotency_key), seq
+    :unless_repeated
+),
+announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+select n, outcome, null::json as output,
+       case when outcome = 'recorded' then recorded_error
+            when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end as error,
+       recorded_verb, recorded_key
+from calls, announced

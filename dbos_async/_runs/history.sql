@@ -1,0 +1,22 @@
+-- name: PAGE (workflow_id text, branch text, after int)
+-- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back.
+select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.more
+from :rows
+cross join lateral (
+    select p.*, p.fetched = 1000 or p.weight > 1048576 as more
+    from (
+        select t.*, count(*) over () as fetched,
+               sum(t.bytes) over (order by t.number) as weight
+        from (
+            select number, verb, key, output, error, message_id,
+                   coalesce(completed_at <= clock_timestamp(), false) as completed,
+                   coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
+            from dbos_async.steps
+            where workflow_id = c.workflow_id and branch = c.branch and number > c.after
+            order by number
+            limit 1000
+        ) as t
+    ) as p
+    where p.weight - p.bytes < 1048576
+) as s
+order by c.n, s.number

@@ -1,0 +1,38 @@
+-- Cancel and resume. Both add one to the attempt, which is the fence: whatever an earlier run still writes is then too late.
+
+-- name: CANCEL (id text, only_if_due boolean, digest bytea)
+with locked as materialized (
+    select c.n, c.digest, w.id, w.ended_at is null and (not c.only_if_due or w.deadline <= clock_timestamp()) as ends
+    from (select * from :rows order by id) as c
+    cross join lateral (
+        select id, deadline, ended_at from dbos_async.workflows where id = c.id for no key update
+    ) as w
+),
+cancelled as (
+    update dbos_async.workflows
+    set status = 'CANCELLED', attempt = attempt + 1, owner = null, ended_at = clock_timestamp()
+    where id = any (array(select id from locked where ends))
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+select n, ends from locked, announced
+
+-- name: RESUME (id text, application_version text, digest bytea)
+with locked as materialized (
+    select c.n, c.digest, c.application_version, w.id, w.status, w.owner
+    from (select * from :rows order by id) as c
+    cross join lateral (
+        select id, status, owner from dbos_async.workflows where id = c.id for no key update
+    ) as w
+),
+resumed as (
+    update dbos_async.workflows as w
+    set status = 'PENDING', attempt = attempt + 1, owner = null, recoveries = 0, ended_at = null, error = null, deadline = null,
+        application_version = coalesce(
+            (select l.application_version from locked as l where l.id = w.id limit 1), w.application_version)
+    where id = any (array(
+        select id from locked
+        where case when status = 'PENDING' then owner is null and application_version is not null
+                   else status not in ('SUCCESS', 'ERROR') end))
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+select n, status from locked, announced

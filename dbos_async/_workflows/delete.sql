@@ -1,0 +1,19 @@
+-- name: UNDER_WAY (id text)
+-- The status of the workflow, and the transactions that write at this moment. A statement takes its locks before its snapshot, so
+-- a transaction that is not in this list sees at least what this statement saw.
+select c.n, w.status, w.attempt,
+       array(select distinct virtualtransaction from pg_locks
+             where mode = 'RowExclusiveLock' and granted and pid <> pg_backend_pid()
+               and database = (select oid from pg_database where datname = current_database())
+               and relation in ('dbos_async.steps'::regclass, 'dbos_async.messages'::regclass,
+                                'dbos_async.events'::regclass, 'dbos_async.stream_entries'::regclass)) as writers
+from :rows
+cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
+
+-- name: DELETE (id text, attempt bigint, digest bytea)
+with deleted as materialized (
+    select c.n, c.digest from :rows
+    where dbos_async.delete_workflow(c.id, c.attempt)
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from deleted)
+select n from deleted, announced

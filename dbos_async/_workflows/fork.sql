@@ -1,0 +1,87 @@
+-- name: FORK (id text, fork_id text, start_path text, version text, digest bytea)
+-- The copy has the steps before the start, their events and stream entries, and every message. A message that a copied step
+-- received stays received, the others wait again in their order. A step that names the workflow itself names the copy in the copy.
+with original as materialized (
+    select w.*, c.n, c.fork_id, p.start, c.version, c.digest
+    from :rows
+    cross join lateral (select string_to_array(c.start_path, '.')::int[] as start) as p
+    cross join lateral (select * from dbos_async.workflows where id = c.id for key share) as w
+),
+taken as materialized (
+    select o.fork_id as id, f.name, f.forked_from
+    from original as o cross join lateral (
+        select name, forked_from from dbos_async.workflows where id = o.fork_id limit 1
+    ) as f
+),
+made as (
+    insert into dbos_async.workflows
+        (id, name, input, attempt, start_id, parent_id, parent_step, forked_from, application_version, trace_parent)
+    select fork_id, name, input, nextval('dbos_async.workflow_seq') * 1000000 + 1, gen_random_uuid(),
+           parent_id, parent_step, id, coalesce(version, application_version), trace_parent
+    from original where fork_id not in (select id from taken)
+    returning id
+),
+kept_steps as materialized (
+    select s.*, o.id, o.fork_id from original as o cross join lateral (
+        select * from dbos_async.steps
+        where workflow_id = o.id and dbos_async.path(branch, number) < o.start
+    ) as s
+),
+messages as materialized (
+    select m.*, o.fork_id,
+           (m.id, o.fork_id) in (select message_id, fork_id from kept_steps where message_id is not null) as stays_received
+    from original as o cross join lateral (
+        select * from dbos_async.messages
+        where id = any (array(
+                select id from dbos_async.messages where destination_id = o.id and received_at is null
+                union all
+                select message_id from dbos_async.steps where workflow_id = o.id and message_id is not null))
+          and destination_id = o.id
+        order by seq
+    ) as m
+),
+messages_copied as (
+    insert into dbos_async.messages
+        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at, rejected)
+    select md5(fork_id || id)::uuid, nextval('dbos_async.message_seq'), fork_id, topic, payload, idempotency_key,
+           sender_id, headers, sent_at, case when stays_received then received_at end, case when stays_received then rejected end
+    from (select * from messages order by seq) as m where fork_id in (select id from made)
+),
+steps_copied as (
+    insert into dbos_async.steps
+        (workflow_id, branch, number, verb, key, output, error, message_id, deadline, started_at, completed_at)
+    select fork_id, branch, number, verb,
+           case when verb = 'get_result' and key = id then fork_id
+                when verb = 'send' and (key = id or starts_with(key, id || ' (')) then
+                    fork_id || substr(key, char_length(id) + 1)
+                when verb in ('get_event', 'read_stream') and right(key, char_length(id) + 4) = ' of ' || id
+                    then left(key, -char_length(id)) || fork_id
+                else key end,
+           output, error, md5(fork_id || message_id)::uuid, deadline, started_at, completed_at
+    from kept_steps where fork_id in (select id from made)
+),
+events_copied as (
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act, set_at)
+    select fork_id, key, nextval('dbos_async.event_seq'), value, step, attempt, act, set_at
+    from (
+        select e.*, o.fork_id from original as o cross join lateral (
+            select * from dbos_async.events
+            where workflow_id = o.id and string_to_array(step, '.')::int[] < o.start order by seq
+        ) as e
+    ) as e where fork_id in (select id from made)
+),
+streams_copied as (
+    insert into dbos_async.stream_entries
+        (workflow_id, key, "offset", value, closes, step, attempt, act, written_at)
+    select fork_id, key, row_number() over (partition by fork_id, key order by "offset") - 1, value, closes, step,
+           attempt, act, written_at
+    from (
+        select e.*, o.fork_id from original as o cross join lateral (
+            select * from dbos_async.stream_entries
+            where workflow_id = o.id and string_to_array(step, '.')::int[] < o.start
+        ) as e
+    ) as e where fork_id in (select id from made)
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from original)
+select o.n, o.id, t.name as taken_name, t.forked_from as taken_from
+from original as o cross join announced left join taken as t on t.id = o.fork_id
