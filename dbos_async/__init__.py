@@ -1,7 +1,8 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
-from dbos_async._runs.context import SetWorkflowID, SetWorkflowTimeout
-from dbos_async._workflows.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
+from dbos_async._runs.start_options import SetWorkflowID, SetWorkflowTimeout
+from dbos_async._workflows.handle import WorkflowHandle
+from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.envelope import Envelope, Message, SendMessage

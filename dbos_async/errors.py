@@ -12,39 +12,60 @@ DBOSError
 │   ├── InvalidMessageError        the same, of a message
 │   └── InvalidStreamValueError    the same, of a value of a stream
 ├── WrongPlaceError                a verb called where it does not work
-├── RegistrationError              a workflow that cannot be registered, or is not
+├── RegistrationError              a workflow or step that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
 ├── MessageNotFoundError           no message has this id
-├── RedeliveryError                a message that cannot be delivered once more
+├── RedeliveryError                a message that cannot be delivered again
 ├── WorkflowConflictError          the id belongs to a workflow of another function
-├── WorkflowCancelledError         the result of a workflow that was cancelled
-├── WorkflowNotEndedError          a workflow that goes on cannot be deleted
-├── WorkflowEndedError             something outlived its workflow, run or step and tried to act
+├── WorkflowCancelledError         the workflow was cancelled and has no result
+├── WorkflowNotEndedError          a workflow that has not ended cannot be deleted
+├── WorkflowEndedError             a task, thread or step outlived its workflow, run or step
 ├── StreamClosedError              a value written to a closed stream
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
 ├── StreamTimeoutError             no value came in time (also a TimeoutError)
 ├── ReplayMismatchError            a replay asked for another step than the recorded one
 └── RecordedError                  a recorded error whose type is not imported in this process
 
-An error keeps what it was made of in ``args`` and builds its sentence from them,
-so that it survives being recorded, replayed, copied and sent to another process.
+An error keeps its fields in ``args`` and builds its sentence from them. Therefore it survives being recorded,
+replayed, copied, pickled and sent to another process. Stored errors name this module: it must keep its path.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
 
 
 class DBOSError(Exception):
-    """The base of every error that dbos_async raises. Its ``args`` are its one sentence."""
+    """The base of every error that dbos_async raises. ``str(error)`` is one sentence."""
+
+    def __post_init__(self) -> None:
+        # OSError, the base of TimeoutError, would read meanings of its own into args that are passed to its __init__.
+        self.args: tuple[Any, ...] = tuple(vars(self).values())
+
+
+_Error = TypeVar("_Error", bound=DBOSError)
+
+
+@dataclass_transform(eq_default=False)
+def _with_fields(error_type: type[_Error]) -> type[_Error]:
+    """Give an error type the ``__init__`` of a dataclass, but not its marks: pydantic stores dataclasses as JSON values."""
+    dataclass(eq=False, repr=False, match_args=False)(error_type)
+    for mark in ("__dataclass_fields__", "__dataclass_params__", "__replace__"):
+        if mark in vars(error_type):
+            delattr(error_type, mark)
+    return error_type
 
 
 class ConfigurationError(DBOSError):
-    """The program is set up in a way that cannot work; the sentence says what to change."""
+    """The program is set up in a way that cannot work; the sentence says what to change.
+
+    Raised when DBOS launches, a `DBOSClient` opens or the schema is migrated: for example when the URL is wrong.
+    """
 
 
 class NoDatabaseError(ConfigurationError):
-    """There is no URL, no ``DBOS_DATABASE_URL`` and no embedded Postgres."""
+    """Raised by a launch without a URL when neither ``DBOS_DATABASE_URL`` nor the embedded Postgres is there."""
 
     def __str__(self) -> str:
         return (
@@ -53,12 +74,11 @@ class NoDatabaseError(ConfigurationError):
         )
 
 
+@_with_fields
 class MigrationNeededError(ConfigurationError):
-    """The schema lacks migrations that this library needs, and ``migrate=False``."""
+    """Raised by a launch with ``migrate=False`` when the schema lacks migrations; ``missing`` names them."""
 
-    def __init__(self, missing: str) -> None:
-        super().__init__(missing)
-        self.missing: str = missing
+    missing: str
 
     def __str__(self) -> str:
         return (
@@ -67,14 +87,13 @@ class MigrationNeededError(ConfigurationError):
         )
 
 
+@_with_fields
 class LibraryTooOldError(ConfigurationError):
-    """The schema was migrated by a newer library that older ones cannot work with."""
+    """Raised by a launch when a newer library migrated the schema in a way that this one cannot work with."""
 
-    def __init__(self, installed: str, required: str, migration: str) -> None:
-        super().__init__(installed, required, migration)
-        self.installed: str = installed
-        self.required: str = required
-        self.migration: str = migration
+    installed: str
+    required: str
+    migration: str
 
     def __str__(self) -> str:
         return (
@@ -84,17 +103,20 @@ class LibraryTooOldError(ConfigurationError):
 
 
 class LaunchError(DBOSError):
-    """DBOS is launched twice, or used before it is launched or after it was shut down."""
+    """Raised when DBOS is launched twice, or used before its launch or after its shutdown."""
 
 
+@_with_fields
 class DatabaseUnavailableError(DBOSError):
-    """The database did not answer in time. ``may_have_committed`` says whether the act may have happened."""
+    """Raised outside of workflows when the database did not answer for ``waited_seconds``.
 
-    def __init__(self, waited_seconds: float, may_have_committed: bool, reason: str) -> None:
-        super().__init__(waited_seconds, may_have_committed, reason)
-        self.waited_seconds: float = waited_seconds
-        self.may_have_committed: bool = may_have_committed
-        self.reason: str = reason
+    ``may_have_committed`` is false when the call certainly changed nothing, true when that is not known.
+    ``reason`` is what the last attempt failed with. Calls inside workflows wait for the database instead.
+    """
+
+    waited_seconds: float
+    may_have_committed: bool
+    reason: str
 
     def __str__(self) -> str:
         fate = "it may or may not have been committed" if self.may_have_committed else "nothing was committed"
@@ -105,14 +127,14 @@ class DatabaseUnavailableError(DBOSError):
 
 
 class InvalidArgumentError(DBOSError, ValueError):
-    """A key, an id or a number that cannot be used; nothing was stored."""
+    """Raised for a key, an id, a number or another argument that cannot be used; nothing was stored."""
 
 
 class InvalidValueError(DBOSError, ValueError):
-    """A value that is not JSON, or does not fit the type that was declared for it.
+    """Raised for a value that is not JSON, or does not fit its declared type.
 
     ``what`` names the value, ``problem`` says what is wrong with it and
-    ``details`` is pydantic's list of errors (empty when pydantic made none).
+    ``details`` is pydantic's list of errors (empty when the problem is not one of validation).
     """
 
     def __init__(self, what: str, problem: str, details: list[Any] | None = None) -> None:
@@ -126,9 +148,9 @@ class InvalidValueError(DBOSError, ValueError):
 
 
 class InvalidMessageError(InvalidValueError):
-    """A message whose payload is not JSON or does not fit the type of its topic.
+    """Raised for a message whose payload or headers are not JSON or do not fit the type of its topic.
 
-    ``message_id`` is the id of a received one, which can be looked at with ``list_messages``; ``None`` at the sender.
+    ``message_id`` is the id of a received message, which `DBOS.list_messages` still shows; it is ``None`` at the sender.
     """
 
     def __init__(
@@ -140,7 +162,10 @@ class InvalidMessageError(InvalidValueError):
 
 
 class InvalidStreamValueError(InvalidValueError):
-    """A value of a stream that does not fit the reader's type; ``offset`` is its place: read on from ``offset + 1``."""
+    """Raised by a reader for a value of a stream that does not fit its type.
+
+    ``offset`` is the position of that value: read on from ``offset + 1``.
+    """
 
     def __init__(self, what: str, problem: str, details: list[Any] | None = None, offset: int = 0) -> None:
         super().__init__(what, problem, details)
@@ -149,56 +174,52 @@ class InvalidStreamValueError(InvalidValueError):
 
 
 class WrongPlaceError(DBOSError):
-    """A verb was called where it does not work: outside a workflow, inside a step, from another event loop."""
+    """Raised by a verb that does not work where it is called: outside a workflow, in a step, in another event loop."""
 
 
 class RegistrationError(DBOSError):
-    """A workflow or step that cannot be registered, or one that nobody registered under this name."""
+    """Raised for a workflow or step that cannot be registered, and for a name under which none is registered."""
 
 
+@_with_fields
 class WorkflowNotFoundError(DBOSError, LookupError):
-    """No workflow has this id."""
+    """Raised by a verb that needs an existing workflow when no workflow has this id."""
 
-    def __init__(self, workflow_id: str) -> None:
-        super().__init__(workflow_id)
-        self.workflow_id: str = workflow_id
+    workflow_id: str
 
     def __str__(self) -> str:
         return f"There is no workflow with the id {self.workflow_id!r}: start it first, or check the id."
 
 
+@_with_fields
 class MessageNotFoundError(DBOSError, LookupError):
-    """No message has this id."""
+    """Raised by `DBOS.redeliver` when no message has this id."""
 
-    def __init__(self, message_id: str) -> None:
-        super().__init__(message_id)
-        self.message_id: str = message_id
+    message_id: str
 
     def __str__(self) -> str:
         return f"There is no message with the id {self.message_id!r}: list_messages(workflow_id) shows those of a workflow."
 
 
+@_with_fields
 class RedeliveryError(DBOSError):
-    """A message that cannot be delivered once more: it was not rejected, or its workflow has ended."""
+    """Raised by `DBOS.redeliver` for a message that was not rejected, or whose workflow has ended."""
 
-    def __init__(self, message_id: str, problem: str, advice: str) -> None:
-        super().__init__(message_id, problem, advice)
-        self.message_id: str = message_id
-        self.problem: str = problem
-        self.advice: str = advice
+    message_id: str
+    problem: str
+    advice: str
 
     def __str__(self) -> str:
         return f"The message {self.message_id!r} {self.problem}: {self.advice}."
 
 
+@_with_fields
 class WorkflowConflictError(DBOSError):
-    """The id belongs to a workflow of another function."""
+    """Raised by a start under the id of an existing workflow of another function."""
 
-    def __init__(self, workflow_id: str, started_as: str, wanted: str) -> None:
-        super().__init__(workflow_id, started_as, wanted)
-        self.workflow_id: str = workflow_id
-        self.started_as: str = started_as
-        self.wanted: str = wanted
+    workflow_id: str
+    started_as: str
+    wanted: str
 
     def __str__(self) -> str:
         return (
@@ -207,36 +228,33 @@ class WorkflowConflictError(DBOSError):
         )
 
 
+@_with_fields
 class WorkflowCancelledError(DBOSError):
-    """The workflow whose result was asked for was cancelled."""
+    """Raised by ``get_result`` when the workflow was cancelled."""
 
-    def __init__(self, workflow_id: str) -> None:
-        super().__init__(workflow_id)
-        self.workflow_id: str = workflow_id
+    workflow_id: str
 
     def __str__(self) -> str:
         return f"The workflow {self.workflow_id!r} was cancelled and has no result: resume it to go on."
 
 
+@_with_fields
 class WorkflowNotEndedError(DBOSError):
-    """A workflow that has not ended cannot be deleted; ``status`` is how it stands."""
+    """Raised by `DBOS.delete_workflow` for a workflow that has not ended; ``status`` is its status."""
 
-    def __init__(self, workflow_id: str, status: str) -> None:
-        super().__init__(workflow_id, status)
-        self.workflow_id: str = workflow_id
-        self.status: str = status
+    workflow_id: str
+    status: str
 
     def __str__(self) -> str:
         return f"The workflow {self.workflow_id!r} is {self.status} and cannot be deleted: cancel it first, or wait for its end."
 
 
+@_with_fields
 class WorkflowEndedError(DBOSError):
-    """A task, thread or step outlived its workflow, run or step and tried to act in its name."""
+    """Raised by a verb in a task, thread or step that outlived the workflow, run or step it belongs to."""
 
-    def __init__(self, workflow_id: str, verb: str) -> None:
-        super().__init__(workflow_id, verb)
-        self.workflow_id: str = workflow_id
-        self.verb: str = verb
+    workflow_id: str
+    verb: str
 
     def __str__(self) -> str:
         return (
@@ -245,29 +263,23 @@ class WorkflowEndedError(DBOSError):
         )
 
 
+@_with_fields
 class StreamClosedError(DBOSError):
-    """A value was written to a stream that is closed."""
+    """Raised by a write to a stream that is closed."""
 
-    def __init__(self, workflow_id: str, key: str) -> None:
-        super().__init__(workflow_id, key)
-        self.workflow_id: str = workflow_id
-        self.key: str = key
+    workflow_id: str
+    key: str
 
     def __str__(self) -> str:
         return f"The stream {self.key!r} of workflow {self.workflow_id!r} is closed: write before close_stream, or to another key."
 
 
+@_with_fields
 class StepTimeoutError(DBOSError, TimeoutError):
-    """A step took longer than its ``timeout_seconds``."""
+    """Raised by a step that took longer than its ``timeout_seconds``."""
 
-    def __init__(self, step: str, timeout_seconds: float) -> None:
-        super().__init__(step, timeout_seconds)
-        self.args: tuple[Any, ...] = (
-            step,
-            timeout_seconds,
-        )  # an OSError, which a TimeoutError is, would keep what it takes them for
-        self.step: str = step
-        self.timeout_seconds: float = timeout_seconds
+    step: str
+    timeout_seconds: float
 
     def __str__(self) -> str:
         return (
@@ -276,16 +288,14 @@ class StepTimeoutError(DBOSError, TimeoutError):
         )
 
 
+@_with_fields
 class StreamTimeoutError(DBOSError, TimeoutError):
-    """No value came to a stream within ``timeout_seconds``; ``offset`` is where to read on."""
+    """Raised by a reader when no value came to the stream within ``timeout_seconds``; read on from ``offset``."""
 
-    def __init__(self, workflow_id: str, key: str, offset: int, timeout_seconds: float) -> None:
-        super().__init__(workflow_id, key, offset, timeout_seconds)
-        self.args: tuple[Any, ...] = workflow_id, key, offset, timeout_seconds
-        self.workflow_id: str = workflow_id
-        self.key: str = key
-        self.offset: int = offset
-        self.timeout_seconds: float = timeout_seconds
+    workflow_id: str
+    key: str
+    offset: int
+    timeout_seconds: float
 
     def __str__(self) -> str:
         return (
@@ -294,15 +304,17 @@ class StreamTimeoutError(DBOSError, TimeoutError):
         )
 
 
+@_with_fields
 class ReplayMismatchError(DBOSError):
-    """A replay asked for another step than the recorded one; the workflow is parked until the code is repaired."""
+    """Raised by a replay that asks for another step than the recorded one.
 
-    def __init__(self, workflow_id: str, step: str, recorded: str, asked: str) -> None:
-        super().__init__(workflow_id, step, recorded, asked)
-        self.workflow_id: str = workflow_id
-        self.step: str = step
-        self.recorded: str = recorded
-        self.asked: str = asked
+    The workflow is parked: repair the code, then resume it.
+    """
+
+    workflow_id: str
+    step: str
+    recorded: str
+    asked: str
 
     def __str__(self) -> str:
         return (
@@ -312,13 +324,15 @@ class ReplayMismatchError(DBOSError):
         )
 
 
+@_with_fields
 class RecordedError(DBOSError):
-    """A recorded error whose type this process has not imported (nothing received ever triggers an import)."""
+    """Stands for a recorded error whose type this process has not imported (a stored value never triggers an import).
 
-    def __init__(self, type_name: str, message: str) -> None:
-        super().__init__(type_name, message)
-        self.type_name: str = type_name
-        self.message: str = message
+    ``type_name`` is that type as ``module:name``, ``message`` is the text of the error.
+    """
+
+    type_name: str
+    message: str
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.message} (this error was recorded elsewhere: import its type to catch it as such)."

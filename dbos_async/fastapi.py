@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
@@ -28,9 +28,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from dbos_async._database.database import Database
+from dbos_async._executor import launched
+from dbos_async._lifecycle import settings
 from dbos_async._messaging import live
-from dbos_async._serialization import values
-from dbos_async._workflows import start as start_workflows
+from dbos_async._serialization.values import encode_value
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
@@ -68,30 +69,27 @@ STATUS_CODES: dict[type[DBOSError], int] = {
 }
 
 
-class Options(TypedDict, total=False):
-    """What `DBOS` takes besides its URL."""
-
-    executor_id: str | None
-    application_version: str | None
-    max_running: int
-    max_payload_bytes: int
-    migrate: bool
-    connect_timeout_seconds: float
-    drain_seconds: float
+Options = settings.Options
 
 
+@settings.takes_options
 def lifespan(
     url: str | None = None, *, inside: Lifespan[App] | None = None, **options: Unpack[Options]
 ) -> Lifespan[App]:
-    """A lifespan that launches `DBOS` with the application and drains it at its end; URL and options are those of `DBOS`.
+    """A lifespan that launches `DBOS` with the application and drains it at the end; URL and options are those of `DBOS`.
 
-    ``inside`` is a lifespan of your own: it begins when DBOS is launched, ends before DBOS is drained, and its state counts.
-    Signals are the server's affair. Requests that are under way when the server stops are the server's to end, too; it does
-    that before the lifespan ends.
+    ``inside`` is a lifespan of your own. It begins after DBOS is launched and ends before DBOS is drained, and the application
+    gets its state. The server handles signals, and it ends the requests that are under way before the lifespan ends. Raises what
+    `DBOS` raises, when the application starts.
+
+    Example:
+        ```python
+        app = FastAPI(lifespan=lifespan("postgresql://localhost/shop", max_running=100))
+        ```
     """
 
     @asynccontextmanager
-    async def launched(app: App) -> AsyncGenerator[Any, None]:
+    async def launch_around(app: App) -> AsyncGenerator[Any, None]:
         await DBOS.launch(url, **options)
         try:
             if inside is None:
@@ -102,7 +100,7 @@ def lifespan(
         finally:
             await DBOS.shutdown()
 
-    return launched
+    return launch_around
 
 
 def add_error_handlers(app: Starlette) -> None:
@@ -164,7 +162,7 @@ async def stream_response(
     name, _ = key_and_type(key, "The key of a stream")
     check_seconds(heartbeat_seconds, "heartbeat_seconds")
     check_seconds(retry_seconds, "retry_seconds")
-    database = start_workflows.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
+    database = launched.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
     seen, start = _where(request)
     # One look before the answer begins, while it can still have a status of its own. It begins with what was seen last,
     # since only the end of a stream has the offset behind its last value.
@@ -223,7 +221,7 @@ def _end(status: str, offset: int) -> bytes:
     event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
     # What was cancelled may be resumed and write again, so its end takes no offset.
     number = None if status == "CANCELLED" else str(offset)
-    return _event(values.encode({"status": status}), event=event, id=number)
+    return _event(encode_value({"status": status}), event=event, id=number)
 
 
 def _event(data: str, *, id: str | None, event: str | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Names with a type: what is sent under a `Topic`, set under an `Event` or written to a `Stream` is checked on both sides."""
+"""Typed names: a `Topic` for messages, an `Event` and a `Stream`. Sender and receiver check values against their types."""
 
 from __future__ import annotations
 
@@ -24,39 +24,74 @@ class _TypedKey(Generic[T]):
     @overload
     def __init__(self, name: str, type: Any) -> None: ...
     def __init__(self, name: str, type: Any) -> None:
-        object.__setattr__(self, "name", check_key(name, f"The name of {_article(self)}"))
+        object.__setattr__(self, "name", check_key(name, f"The name of {_with_article(self)}"))
         object.__setattr__(self, "type", type)
 
 
 @dataclass(frozen=True, init=False)
 class Topic(_TypedKey[T]):
-    """A topic whose messages have a type: ``PAID = Topic("payment_status", PaymentStatus)``.
+    """A topic whose messages have a type. Pass it wherever a verb takes a topic.
 
-    Use it wherever a topic is asked for; for a union or another form that is no class say the type twice:
-    ``Topic[A | B]("answer", A | B)``. The sender's value is checked before it is stored,
-    the receiver gets it back as the declared type.
+    The sender checks the message before it is stored, and the receiver gets it back as the declared type::
+
+        class Paid(BaseModel):
+            cents: int
+
+        PAID = Topic("paid", Paid)
+
+        await DBOS.send("order-17", Paid(cents=1000), PAID)
+        paid = await DBOS.recv(PAID)  # Paid | None, also for type checkers
+
+    For a union, or another type that is not a class, name the type twice: ``Topic[int | str]("answer", int | str)``.
+    A name that cannot be a key (see the guarantee D3) raises `InvalidArgumentError`.
     """
 
 
 @dataclass(frozen=True, init=False)
 class Event(_TypedKey[T]):
-    """An event whose values have a type: ``PAYMENT_ID = Event("payment_id", str)``."""
+    """An event whose values have a type. Pass it wherever a verb takes the key of an event::
+
+        PAYMENT_ID = Event("payment_id", str)
+
+        await DBOS.set_event(PAYMENT_ID, "p-42")
+        payment_id = await DBOS.get_event("order-17", PAYMENT_ID)  # str | None
+
+    A value that does not fit the type raises `InvalidValueError`, and the event keeps the value that it had.
+    """
 
 
 @dataclass(frozen=True, init=False)
 class Stream(_TypedKey[T]):
-    """A stream whose values have a type: ``PROGRESS = Stream("progress", Progress)``."""
+    """A stream whose values have a type. Pass it wherever a verb takes the key of a stream::
+
+        PROGRESS = Stream("progress", int)
+
+        await DBOS.write_stream(PROGRESS, 50)
+        await DBOS.close_stream(PROGRESS)
+        async for percent in DBOS.read_stream("order-17", PROGRESS):  # int
+            print(percent)
+
+    A value that does not fit the type raises `InvalidValueError`, and nothing is written.
+    """
 
 
 def key_and_type(key: str | _TypedKey[Any], what: str) -> tuple[str, Any]:
-    """The name and the declared type of a key; a plain ``str`` declares none."""
+    """Return the name and the declared type of a key. The type is ``Any`` for a plain ``str``, which is checked first."""
     if isinstance(key, _TypedKey):
         return key.name, key.type
     return check_key(key, what), Any
 
 
+def topic_and_type(topic: str | Topic[Any] | None) -> tuple[str, Any]:
+    """Return the name and the declared type of a topic. For ``None`` the name is empty: the message has no topic."""
+    return ("", Any) if topic is None else key_and_type(topic, "A topic")
+
+
 def check_key(key: object, what: str) -> str:
-    """The key, if it is one: a text of 1 to 512 characters without NUL that UTF-8 can carry."""
+    """Return the key if it is a ``str`` of 1 to 512 characters without NUL and lone surrogates, else raise `InvalidArgumentError`.
+
+    ``what`` names the argument in the sentence of that error.
+    """
     if not isinstance(key, str):
         raise InvalidArgumentError(f"{what} must be a str and is a {type(key).__name__}: {key!r:.100}.")
     if not key:
@@ -75,7 +110,10 @@ def check_key(key: object, what: str) -> str:
 
 
 def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | None:
-    """A time to wait, if it is one: a number of at least 0; ``None`` (or infinity) for as long as it takes."""
+    """Return a time to wait if it is a number of at least 0, else raise `InvalidArgumentError`.
+
+    ``None``, and any time beyond a hundred years, means no limit and is returned as ``None``.
+    """
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
@@ -85,13 +123,13 @@ def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | Non
     return None if seconds > MAX_WAIT_SECONDS else float(seconds)
 
 
-def check_int(number: object, least: int, what: str) -> int:
-    """The number, if it is a whole one from ``least`` to the largest that a column holds."""
-    if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**31:
-        raise InvalidArgumentError(f"{what} must be a whole number of at least {least} and is {number!r:.100}.")
+def check_int(number: object, minimum: int, what: str) -> int:
+    """Return the number if it is an ``int`` from ``minimum`` to 2³¹ - 1, else raise `InvalidArgumentError`."""
+    if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number < 2**31:
+        raise InvalidArgumentError(f"{what} must be a whole number of at least {minimum} and is {number!r:.100}.")
     return number
 
 
-def _article(key: _TypedKey[Any]) -> str:
+def _with_article(key: _TypedKey[Any]) -> str:
     kind = builtins.type(key).__name__.lower()
     return f"an {kind}" if kind == "event" else f"a {kind}"

@@ -1,8 +1,8 @@
-"""Concurrent calls of one statement ride in one batch, and one batch is one statement is one transaction.
+"""Concurrent calls of one statement share a batch, and one batch is one execution of the statement in one transaction.
 
-While a batch is at the server, later calls gather and go together next; a lone call goes at once.
-Of one lane at most one batch is in flight, so calls of one lane keep their order.
-A call that fails by itself harms no other: deadlocks repeat the batch, bad data splits it until the guilty call stands alone.
+While a batch is at the server, later calls gather for the next one; a lone call leaves at once. A partition has at most one
+batch in flight, so its calls keep their order. A call that fails by itself harms no other call: a deadlock repeats the batch,
+and an error that concerns data splits it until the call at fault stands alone.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import functools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 
-from dbos_async._database.connections import REPEATABLE, Postgres, is_lost, is_refused
+from dbos_async._database.calls import Call, Observer, Result, Row
+from dbos_async._database.connections import Postgres
+from dbos_async._database.outages import RETRYABLE, backoff_seconds, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
 from dbos_async._database.statement import Statement, for_one_row
 from dbos_async._database.urls import reason_of
-from dbos_async._database.wakeups import LocalUpdate, Wakeups
+from dbos_async._database.wakeups import Wakeups
 from dbos_async.errors import DatabaseUnavailableError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -34,127 +36,53 @@ MAX_STATEMENT_CANCELS = 2
 SWEEP_EVERY_SECONDS = 0.25
 WARN_EVERY_SECONDS = 60.0
 
-TOO_MUCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
-"""A batch may be too much at a time where its calls are not: for a statement_timeout, or for the memory."""
-
-Answer = list[asyncpg.Record]
-
-
-class Handoff(Protocol):
-    """What rides along with a call; ``rows_alone`` are those of the call without it, for when its answer was lost."""
-
-    rows_alone: Sequence[tuple[Any, ...]]
-
-    def answered(self, answer: Answer) -> bool:
-        """Hear how it went; true when nobody else needs to hear of the call."""
-        ...
-
-
-class Follower(Protocol):
-    """Goes on where a call has ended, without a task that waits for it."""
-
-    def answered(self, answer: Answer) -> None:
-        """Hear the answer, also that to a call which was cancelled when it had been sent."""
-
-    def failed(self, error: BaseException | None) -> None:
-        """Hear why there is no answer; ``None`` when the call was cancelled."""
-
-
-class _Call(asyncio.Future[Answer]):
-    """The rows of one call, and the future of its answer."""
-
-    __slots__ = ("answered", "follower", "give_up_at", "handoff", "news", "rows", "size", "wakes", "was_sent")
-
-    def __init__(
-        self,
-        rows: Sequence[tuple[Any, ...]],
-        size: int,
-        wakes: Sequence[bytes],
-        give_up_at: float,
-        answered: Callable[[Answer], None] | None,
-        news: Callable[[Answer], LocalUpdate | None] | None,
-        handoff: Handoff | None,
-        follower: Follower | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(loop=loop)
-        self.rows, self.size, self.wakes = rows, size, wakes
-        self.give_up_at, self.answered = give_up_at, answered
-        self.news, self.handoff = news, handoff
-        self.follower = follower
-        self.was_sent = False
-
-    def fail(self, error: BaseException) -> None:
-        if not self.done():
-            self.set_exception(error)
-            if self.follower is not None:
-                self.exception()  # heard of
-                self.follower.failed(error)
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self.follower is not None:
-            self.follower.failed(None)
-        return cancelled
-
-    def settle(self, answer: Answer) -> bool:
-        """Give the caller the answer; true when others may wait for what was done."""
-        # What follows from a commit happens here and not in the caller, who may have been cancelled meanwhile.
-        if self.answered is not None:
-            self.answered(answer)
-        if self.follower is not None:
-            self.follower.answered(answer)
-        # The caller goes on before those who are woken, and may wait already when they answer.
-        if not self.done():
-            self.set_result(answer)
-        # A message that was handed over is nothing to look for any more.
-        if self.handoff is not None and self.handoff.answered(answer):
-            return False
-        return bool(self.wakes)
-
-    @property
-    def concerns_others(self) -> bool:
-        """Whether the answer matters to more than the caller."""
-        return bool(self.answered or self.follower or self.wakes)
-
-    def tell(self, answer: Answer, wakeups: Wakeups) -> None:
-        """Wake who waits for what was done, with the news of it."""
-        news = None if self.news is None else self.news(answer)
-        for key in self.wakes:
-            wakeups.wake(key, news)
+TOO_LARGE_A_BATCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
+"""A batch may be too much for a statement_timeout or for the memory where its calls one by one are not."""
 
 
 @dataclass(slots=True, eq=False)
 class _Partition:
-    statement: Statement
-    waiting: deque[_Call] = field(default_factory=deque)
-    worker: asyncio.Task[None] | None = None
-    in_flight: list[asyncio.Future[None]] = field(default_factory=list)
-    """Whom to tell when the batch in flight has landed."""
-    batch: Sequence[_Call] = ()
-    """The calls in flight."""
-    cleanups_done: list[tuple[_Call, Answer]] = field(default_factory=list)
-    """Calls that were answered, and of which others are to be told."""
-    is_at_server: bool = False
-    """Their statement was sent, and may be committed at any moment."""
-    is_silent: bool = False
-    """It has not been answered for long, and the database cannot be asked about it."""
+    """The calls of one statement that follow each other."""
 
-    def flush(self) -> None:
-        """Nothing is in flight."""
+    statement: Statement
+    waiting: deque[Call] = field(default_factory=deque)
+    worker: asyncio.Task[None] | None = None
+    batch: Sequence[Call] = ()
+    """The calls in flight."""
+    flushes: list[asyncio.Future[None]] = field(default_factory=list)
+    """Resolved when nothing is in flight any more."""
+    untold: list[tuple[Call, Result]] = field(default_factory=list)
+    """Resolved calls that the waiters of this process are not woken for yet."""
+    is_at_server: bool = False
+    """The statement was sent, and may be committed at any moment."""
+    is_silent: bool = False
+    """The statement takes long, and the database cannot be asked about it."""
+
+    def land(self) -> None:
+        """Nothing is in flight any more."""
         self.batch = ()
-        for landed in self.in_flight:
-            if not landed.done():
-                landed.set_result(None)
-        self.in_flight.clear()
+        for flush in self.flushes:
+            if not flush.done():
+                flush.set_result(None)
+        self.flushes.clear()
 
     @property
     def is_stuck(self) -> bool:
         return self.worker is not None and (self.is_silent or not self.is_at_server)
 
 
+@dataclass(slots=True)
+class _Attempts:
+    """How often a batch was tried, and what is executed next."""
+
+    sql: str
+    failures: int = 0
+    losses: int = 0
+    warn_at: float = 0.0
+
+
 class Batches:
-    """All the lanes of one process."""
+    """The partitions of one process."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, *, give_up_after_seconds: float = 30.0) -> None:
         self._postgres = postgres
@@ -164,73 +92,68 @@ class Batches:
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.losses: int = 0
-        """How often a connection was lost while a batch was under way, so that it may have been committed."""
+        """How often a connection was lost while a batch was at the server, so that it may have been committed."""
         self._loop = asyncio.get_running_loop()
 
     def call(
         self,
         statement: Statement,
-        rows: Sequence[tuple[Any, ...]],
+        rows: Sequence[Row],
         *,
         partition: str | int,
         size: int = 0,
         wakes: Sequence[bytes] = (),
         retry_forever: bool = False,
-        answered: Callable[[Answer], None] | None = None,
-        news: Callable[[Answer], LocalUpdate | None] | None = None,
-        handoff: Handoff | None = None,
-        follower: Follower | None = None,
-    ) -> asyncio.Future[Answer]:
-        """Make one call of the statement. ``lane`` is the workflow that it is about, or the
-        lane of the run that makes it; ``size`` is its weight in bytes.
+        observer: Observer | None = None,
+    ) -> Call:
+        """Execute a statement with these rows; see `Call`."""
+        return self.execute(
+            Call(
+                statement,
+                rows,
+                partition=partition,
+                size=size,
+                wakes=wakes,
+                retry_forever=retry_forever,
+                observer=observer,
+            )
+        )
 
-        A ``patient`` call outlasts any outage of the database. ``answered`` is called with the answer even if the
-        caller was cancelled meanwhile; ``news`` says what to tell those who are woken. A ``follower`` hears of every end
-        that the call may have. A call that is cancelled before its batch left is not made.
-        """
+    def execute(self, call: Call) -> Call:
+        """Put a call into the next batch of its partition. A call that is cancelled before its batch leaves is not executed."""
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
-        give_up_at = float("inf") if retry_forever else self._loop.time() + self._give_up_after_seconds
-        call = _Call(rows, size, wakes, give_up_at, answered, news, handoff, follower, self._loop)
-        key = statement, hash(partition) % statement.parallelism
-        found = self._partitions.get(key)
-        if found is None:
-            found = self._partitions[key] = _Partition(statement)
-        found.waiting.append(call)
-        if found.worker is None:
-            # The worker starts in the next turn of the loop, so calls made in this turn go together.
-            found.worker = self._loop.create_task(self._work(found), name=f"dbos_async batches of {statement.name}")
+        if not call.retry_forever:
+            call.give_up_at = self._loop.time() + self._give_up_after_seconds
+        statement = call.statement
+        key = statement, hash(call.partition) % statement.parallelism
+        partition = self._partitions.get(key)
+        if partition is None:
+            partition = self._partitions[key] = _Partition(statement)
+        partition.waiting.append(call)
+        if partition.worker is None:
+            # The worker starts in the next turn of the loop, so calls made in this turn share its first batch.
+            name = f"dbos_async batches of {statement.name}"
+            partition.worker = self._loop.create_task(self._work(partition), name=name)
         return call
 
     async def flush(self, partition: str | int) -> None:
-        """Wait until no batch that is in flight now can have a call of this lane in it any more."""
-        in_flight: list[asyncio.Future[None]] = []
-        for (statement, number), found in self._partitions.items():
-            if number == hash(partition) % statement.parallelism and found.worker is not None:
-                landed = self._loop.create_future()
-                found.in_flight.append(landed)
-                in_flight.append(landed)
-        if in_flight:
-            await asyncio.wait(in_flight)
-
-    async def flush_handoff(self, handoff: Handoff) -> None:
-        """Wait until the call that this rides with is neither waiting nor on its way."""
-        while True:
-            for partition in self._partitions.values():
-                if any(call.handoff is handoff for calls in (partition.batch, partition.waiting) for call in calls):
-                    break
-            else:
-                return
-            landed = self._loop.create_future()
-            partition.in_flight.append(landed)
-            await landed
+        """Wait until no batch that is in flight now can have a call of this partition in it any more."""
+        flushes: list[asyncio.Future[None]] = []
+        for (statement, number), each in self._partitions.items():
+            if number == hash(partition) % statement.parallelism and each.worker is not None:
+                flush = self._loop.create_future()
+                each.flushes.append(flush)
+                flushes.append(flush)
+        if flushes:
+            await asyncio.wait(flushes)
 
     async def close(self, *, within_seconds: float = 0.0) -> None:
-        """Take no more calls, and end those that have not been answered in that time."""
+        """Accept no more calls, and fail those that have no result after this time."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        workers = [partition.worker for partition in self._partitions.values() if partition.worker is not None]
+        workers = [each.worker for each in self._partitions.values() if each.worker is not None]
         if workers:
             _, workers_left = await asyncio.wait(workers, timeout=within_seconds)
             for worker in workers_left:
@@ -245,77 +168,75 @@ class Batches:
                 try:
                     await self._run(partition, batch)
                 finally:
-                    partition.flush()
+                    partition.land()
                     for call in batch:
-                        if not call.done():
-                            call.fail(LaunchError("DBOS was shut down while this call was under way."))
-                # Who was answered may call again in this turn of the loop, and then goes along with the next batch. That one
-                # leaves before others are told, so the server has something to do while they do something.
+                        call.fail(LaunchError("DBOS was shut down while this call was under way."))
+                # Callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that
+                # batch has been sent, so the server works while they run.
                 await asyncio.sleep(0)
-                if partition.cleanups_done:
-                    self._loop.call_soon(self._tell, partition.cleanups_done)
-                    partition.cleanups_done = []
+                if partition.untold:
+                    self._loop.call_soon(self._wake_local_waiters, partition.untold)
+                    partition.untold = []
         finally:
             partition.worker = None
-            partition.flush()
-            self._tell(partition.cleanups_done)
+            partition.land()
+            self._wake_local_waiters(partition.untold)
             if self._closed:
                 for call in partition.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
 
-    async def _run(self, partition: _Partition, batch: list[_Call]) -> None:
-        """Bring one batch to its end: every call is answered, fails by its own fault, or has waited long enough."""
-        repeats = losses = 0
-        warn_at = 0.0
-        sql = partition.statement.sql_if_new or partition.statement.sql
-        # A statement that was cut off for its silence gets more time, in case it is only slow.
+    async def _run(self, partition: _Partition, batch: list[Call]) -> None:
+        """Bring one batch to its end: each call has a result, fails by its own fault, or has waited long enough."""
+        statement = partition.statement
+        attempts = _Attempts(statement.sql_if_new or statement.sql)
         while batch:
-            probe_after_seconds = AFTER_SECONDS * 2 ** min(losses, 5)
             try:
-                async with self._postgres.connection(
-                    probe_after_seconds=probe_after_seconds, on_probe=functools.partial(self._on_probe, partition)
-                ) as connection:
-                    # Who has given up or left meanwhile was told that nothing was done, or does not mind. A call whose
-                    # answer matters to more than its caller is brought to its end even if the caller left.
-                    batch = [c for c in batch if not c.done() or (c.cancelled() and c.was_sent and c.concerns_others)]
-                    if not batch:
-                        return
-                    partition.is_at_server = True
-                    is_alone = len(batch) == 1 and len(batch[0].rows) == 1
-                    if is_alone and (sql_of_one := for_one_row(sql)) is not None:
-                        records = await connection.fetch(sql_of_one, 0, *batch[0].rows[0])
-                    else:
-                        records = await connection.fetch(sql, *_columns(batch))
-            except REPEATABLE as error:
-                sql = partition.statement.sql
-                repeats += 1
-                if repeats > MAX_RETRIES:
-                    return await self._split(partition, batch, error)
-                await asyncio.sleep(random.uniform(0, 0.002 * repeats))
+                records = await self._execute(partition, batch, attempts)
             except Exception as error:
-                repeats += 1
-                too_much = isinstance(error, TOO_MUCH) and repeats > MAX_STATEMENT_CANCELS and len(batch) > 1
-                if too_much or not is_lost(error):
+                attempts.failures += 1
+                if _concerns_one_call(error, attempts, batch):
                     return await self._split(partition, batch, error)
-                if warn_at <= self._loop.time():
-                    warn_at = self._loop.time() + WARN_EVERY_SECONDS
-                    kind = type(error).__name__
-                    log.warning("The database is away (%s: %s): calls wait and are repeated.", kind, reason_of(error))
-                if partition.is_at_server and not is_refused(error):
-                    sql = partition.statement.sql
-                    losses += 1
-                    self.losses += 1
-                    for call in batch:
-                        call.was_sent = True
-                        if call.handoff is not None:
-                            call.rows = call.handoff.rows_alone
+                if isinstance(error, RETRYABLE):
+                    attempts.sql = statement.sql
+                    pause = random.uniform(0, 0.002 * attempts.failures)
+                else:
+                    self._note_outage(partition, batch, attempts, error)
+                    pause = backoff_seconds(attempts.failures)
                 partition.is_at_server = False
-                self._give_up(reason_of(error))
-                await asyncio.sleep(min(0.02 * 2 ** min(repeats, 6), 1.0) * random.uniform(0.5, 1.0))
+                await asyncio.sleep(pause)
             else:
-                return self._answer(partition, batch, records)
+                return self._resolve(partition, batch, records)
             finally:
                 partition.is_at_server = partition.is_silent = False
+
+    async def _execute(self, partition: _Partition, batch: list[Call], attempts: _Attempts) -> list[asyncpg.Record]:
+        # A statement that was cut off because it was silent gets more time, in case it is only slow.
+        probe_after_seconds = AFTER_SECONDS * 2 ** min(attempts.losses, 5)
+        on_probe = functools.partial(self._on_probe, partition)
+        async with self._postgres.acquire(probe_after_seconds=probe_after_seconds, on_probe=on_probe) as connection:
+            # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
+            batch[:] = [call for call in batch if not call.done() or call.must_finish]
+            if not batch:
+                return []
+            partition.is_at_server = True
+            is_one_row = len(batch) == 1 and len(batch[0].rows) == 1
+            if is_one_row and (sql := for_one_row(attempts.sql)) is not None:
+                return await connection.fetch(sql, 0, *batch[0].rows[0])
+            return await connection.fetch(attempts.sql, *_columns(batch))
+
+    def _note_outage(self, partition: _Partition, batch: list[Call], attempts: _Attempts, error: Exception) -> None:
+        if attempts.warn_at <= self._loop.time():
+            attempts.warn_at = self._loop.time() + WARN_EVERY_SECONDS
+            kind, reason = type(error).__name__, reason_of(error)
+            log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
+        if partition.is_at_server and not is_refused(error):
+            attempts.sql = partition.statement.sql
+            attempts.losses += 1
+            self.losses += 1
+            for call in batch:
+                call.lose_result()
+        partition.is_at_server = False
+        self._give_up(reason_of(error))
 
     def _on_probe(self, partition: _Partition, silence: BaseException | None) -> None:
         partition.is_silent = silence is not None
@@ -323,7 +244,7 @@ class Batches:
             self._give_up(reason_of(silence))
 
     def _give_up(self, reason: str) -> None:
-        """Fail the calls that have waited long enough, now and for as long as any lane is stuck."""
+        """Fail the calls that have waited long enough, now and for as long as any partition is stuck."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         now = self._loop.time()
@@ -337,38 +258,47 @@ class Batches:
             partition.waiting = deque(call for call in partition.waiting if not call.done())
         self._sweeper = self._loop.call_later(SWEEP_EVERY_SECONDS, self._give_up, reason) if stuck else None
 
-    async def _split(self, partition: _Partition, batch: list[_Call], error: Exception) -> None:
+    async def _split(self, partition: _Partition, batch: list[Call], error: Exception) -> None:
         if len(batch) == 1:
             return batch[0].fail(error)
         middle = len(batch) // 2
         await self._run(partition, batch[:middle])
         await self._run(partition, batch[middle:])
 
-    def _answer(self, partition: _Partition, batch: list[_Call], records: list[asyncpg.Record]) -> None:
-        answers: list[Answer] = [[] for _ in batch]
+    def _resolve(self, partition: _Partition, batch: list[Call], records: list[asyncpg.Record]) -> None:
+        results: list[Result] = [[] for _ in batch]
         for record in records:
-            answers[record[0]].append(record)
-        for call, answer in zip(batch, answers, strict=True):
+            results[record[0]].append(record)
+        for call, result in zip(batch, results, strict=True):
             try:
-                if call.settle(answer) and self._wakeups.has_waiters(call.wakes):
-                    partition.cleanups_done.append((call, answer))
-            except Exception as error:
-                log.exception("An answer could not be handled.")
-                call.fail(error)
-        if len(batch) == 1:
-            self._tell(partition.cleanups_done)
-
-    def _tell(self, cleanups_done: list[tuple[_Call, Answer]]) -> None:
-        for call, answer in cleanups_done:
-            try:
-                call.tell(answer, self._wakeups)
+                call.resolve(result)
+                if call.wakes and self._wakeups.has_waiters(call.wakes):
+                    partition.untold.append((call, result))
             except Exception:
-                log.exception("An answer could not be told.")
-        cleanups_done.clear()
+                log.exception("The result of %s could not be handled.", call.statement.name)
+        if len(batch) == 1:
+            self._wake_local_waiters(partition.untold)
+
+    def _wake_local_waiters(self, untold: list[tuple[Call, Result]]) -> None:
+        for call, result in untold:
+            try:
+                call.wake_local_waiters(result, self._wakeups)
+            except Exception:
+                log.exception("The waiters for %s could not be woken.", call.statement.name)
+        untold.clear()
 
 
-def _next_batch(waiting: deque[_Call]) -> list[_Call]:
-    batch: list[_Call] = []
+def _concerns_one_call(error: Exception, attempts: _Attempts, batch: list[Call]) -> bool:
+    """Whether the batch is split: to find the call at fault, or since it is too large as one."""
+    if isinstance(error, RETRYABLE):
+        return attempts.failures > MAX_RETRIES
+    if isinstance(error, TOO_LARGE_A_BATCH) and attempts.failures > MAX_STATEMENT_CANCELS and len(batch) > 1:
+        return True
+    return not is_lost(error)
+
+
+def _next_batch(waiting: deque[Call]) -> list[Call]:
+    batch: list[Call] = []
     size = rows = 0
     while waiting and len(batch) < MAX_CALLS:
         call = waiting[0]
@@ -383,13 +313,13 @@ def _next_batch(waiting: deque[_Call]) -> list[_Call]:
     return batch
 
 
-def _columns(batch: list[_Call]) -> list[Sequence[Any]]:
+def _columns(batch: list[Call]) -> list[Sequence[Any]]:
     numbers: list[int] = []
-    rows: list[tuple[Any, ...]] = []
+    rows: list[Row] = []
     for number, call in enumerate(batch):
         rows.extend(call.rows)
         numbers.extend([number] * len(call.rows))
-    # Short of elements is null as well, and nothing to write: an element costs the client a quarter of a microsecond.
+    # unnest pads a short array with nulls, and asyncpg takes a quarter of a microsecond to encode each null.
     return [numbers, *[() if _is_null(column) else column for column in zip(*rows, strict=True)]]
 
 

@@ -10,8 +10,9 @@ import asyncpg
 
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
-from dbos_async._database.connections import Postgres, is_lost
+from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener, OnConnect
+from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
@@ -32,8 +33,8 @@ class Database:
     ) -> None:
         self._url = url
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.here: str | None = None
-        """The executor of this process, if it runs one: whose runs are woken without an announcement."""
+        self.local_executor_id: str | None = None
+        """The id of the executor of this process, if it runs one."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """How many bytes the JSON of a value may have that is stored from here. What is stored already is read, however large."""
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -43,6 +44,7 @@ class Database:
         self.wakeups: Wakeups = Wakeups()
         self.batches: Batches = Batches(self.postgres, self.wakeups, give_up_after_seconds=connect_timeout_seconds)
         self.call: Final = self.batches.call
+        self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
         self._listening: asyncio.Task[None] | None = None
 
@@ -63,7 +65,7 @@ class Database:
         if self._listening.done():
             self._listening.result()
         if not done:
-            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.why_away)
+            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.last_error)
 
     async def close(self) -> None:
         """End what is under way and close every connection."""

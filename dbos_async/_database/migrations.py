@@ -1,7 +1,7 @@
-"""The schema, brought up to date: the numbered files of ``schema/``, in order, each in a transaction of its own.
+"""Migrations of the schema: the numbered files of ``schema/``, applied in order, each in its own transaction.
 
-A file may say ``-- requires-library: 0.3.0`` in a comment at its top: libraries older than that cannot work with what it makes,
-and refuse. A file that says nothing only adds, and releases before and after it run side by side.
+A file that older libraries cannot work with has the comment ``-- requires-library: 0.3.0`` at its top: libraries older than
+that refuse to launch. A file without this comment only adds to the schema, so old and new releases run side by side.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOTE = "insert into dbos_async.migrations (number, name, requires_library) value
 
 
 class Migration(NamedTuple):
-    """One file of the schema."""
+    """One file of ``schema/``."""
 
     number: int
     name: str
@@ -51,29 +51,29 @@ class Migration(NamedTuple):
 async def migrate(
     connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
 ) -> list[str]:
-    """Apply what is missing, and return its names. Any number of processes may do so at once.
+    """Apply the missing migrations and return their names. Any number of processes may do this at once.
 
-    A database that lacks nothing is asked one question, and nothing is locked. `ConfigurationError` names the file that
-    failed, of which nothing is left; the files before it stay applied. A lost connection raises what asyncpg raises.
+    An up-to-date database costs one query and no lock. If a file fails, it is rolled back and `ConfigurationError` names it;
+    the files before it stay applied. A lost connection raises asyncpg's own error.
     """
     library = library or version("dbos_async")
-    ours = load(directory)
-    if not await _missing(connection, ours, library):
+    migrations = load(directory)
+    if not await _missing(connection, migrations, library):
         return []
-    return [migration.name for migration in ours if await _apply(connection, migration, ours, library)]
+    return [migration.name for migration in migrations if await _apply(connection, migration, migrations, library)]
 
 
 async def check(
     connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
 ) -> None:
-    """Raise `MigrationNeededError` when something is missing, `LibraryTooOldError` when this library is too old."""
+    """Raise `MigrationNeededError` if a migration is missing, `LibraryTooOldError` if the schema needs a newer library."""
     missing = await _missing(connection, load(directory), library or version("dbos_async"))
     if missing:
         raise MigrationNeededError(", ".join(migration.name for migration in missing))
 
 
 def load(directory: Path | None = None) -> list[Migration]:
-    """The files of the schema, in the order of their numbers."""
+    """Return the migrations in the order of their numbers."""
     directory = directory or find_directory()
     migrations = sorted(_read(path) for path in directory.glob("*.sql"))
     if not migrations or [m.number for m in migrations] != list(range(1, len(migrations) + 1)):
@@ -85,7 +85,7 @@ def load(directory: Path | None = None) -> list[Migration]:
 
 
 def find_directory() -> Path:
-    """Where the SQL is: inside the installed package, or beside it in a checkout."""
+    """Return the folder ``schema/``: it is inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     for directory in (package / "schema", package.parent / "schema"):
         if directory.is_dir():
@@ -94,20 +94,20 @@ def find_directory() -> Path:
 
 
 async def _apply(
-    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, ours: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, migrations: list[Migration], library: str
 ) -> bool:
     try:
-        # A transaction that sees only what was there when it began would not see the work of whom it waited for.
+        # At any stricter isolation the transaction would not see what another process committed while it waited for the lock.
         async with connection.transaction(isolation="read_committed"):
-            # Whoever comes second waits here, and then finds the work done.
+            # A second process waits here, and then finds the migration applied.
             await connection.execute(LOCK)
             await _make_table(connection)
-            if migration not in await _missing(connection, ours, library):
+            if migration not in await _missing(connection, migrations, library):
                 return False
             await connection.execute(migration.sql)
             await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
     except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError):
-        raise  # Nothing is wrong with the migration.
+        raise  # The migration is not at fault.
     except asyncpg.PostgresError as error:
         hint = ""
         if isinstance(error, asyncpg.InsufficientPrivilegeError):
@@ -119,7 +119,7 @@ async def _apply(
 
 
 async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    # "if not exists" would ask for the right to create also where there is nothing to create.
+    # "create … if not exists" would need the privilege to create even where everything exists.
     if not await connection.fetchval(FIND_SCHEMA):
         await connection.execute(MAKE_SCHEMA)
     if not await connection.fetchval(FIND_TABLE):
@@ -127,23 +127,23 @@ async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def _missing(
-    connection: asyncpg.Connection[asyncpg.Record], ours: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record], migrations: list[Migration], library: str
 ) -> list[Migration]:
     try:
         applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
     except asyncpg.UndefinedTableError:
-        return ours
+        return migrations
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
             f"This role may not read dbos_async.migrations ({error.args[0]}): "
             "grant it usage on the schema dbos_async and the rights on its tables, or connect as another role."
         ) from error
-    known = {migration.number for migration in ours}
+    known = {migration.number for migration in migrations}
     for number, row in applied.items():
         required = row["requires_library"]
         if number not in known and required is not None and _release(required) > _release(library):
             raise LibraryTooOldError(library, required, row["name"])
-    return [migration for migration in ours if migration.number not in applied]
+    return [migration for migration in migrations if migration.number not in applied]
 
 
 def _read(path: Path) -> Migration:
@@ -152,10 +152,10 @@ def _read(path: Path) -> Migration:
         raise ConfigurationError(f"The migration {path.name} must begin with its number: 0001_….sql.")
     sql = path.read_text(encoding="utf-8")
     header = re.search(r"\A(?:--[^\n]*\n)*?-- requires-library: (\d+(?:\.\d+)*)[ \r]*(?:\n|\Z)", sql)
-    # Taken for a comment, a header with a slip in it would let older libraries in.
+    # A header with a typing mistake must not pass as an ordinary comment, because it would admit older libraries.
     if header is None and re.search(r"--[^\n]*requires[ _-]?library", sql, re.IGNORECASE):
         raise ConfigurationError(
-            f"The migration {path.name} names requires-library in a way that is not understood: "
+            f"The migration {path.name} names requires-library in a form that cannot be read: "
             "write '-- requires-library: 0.3.0' as a line of the comment at its top."
         )
     return Migration(int(number[1]), path.stem, header[1] if header else None, sql)

@@ -1,7 +1,7 @@
-"""Looking after statements that take long: a peer that vanished without a word never answers.
+"""Detects dead connections: while a statement takes long, the server is asked whether it still executes it.
 
-A firewall that forgot a connection, a proxy that froze and a host that lost its power have in common that nothing comes
-any more, not even an error. So after some seconds the server is asked over a new connection whether it still works on it.
+When a firewall forgets a connection, a proxy freezes or a host loses its power, no answer comes, not even an error. So after
+some seconds a probe asks the server over a new connection whether it is at work on the statement.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 
 import asyncpg
 
+from dbos_async._database.outages import CONNECT_ERRORS
+
 log = logging.getLogger("dbos_async")
 
 AFTER_SECONDS = 5.0
@@ -22,7 +24,8 @@ CLOSE_WITHIN_SECONDS = 1.0
 LATE_SECONDS = 0.1
 
 AT_WORK = """
-    -- One that has been reading for a while waits for us, as we wait for it: its question or our answer got lost on the way.
+    -- A server process that has been in ClientRead for a second waits for its client, while the client waits for the server:
+    -- the statement or the answer was lost on the way.
     select pid from pg_stat_activity
     where pid = any ($1)
       and (coalesce(state, '') <> 'idle' and coalesce(wait_event, '') <> 'ClientRead'
@@ -30,19 +33,19 @@ AT_WORK = """
 """
 
 OnProbe = Callable[[BaseException | None], None]
-"""Told after every probe: ``None`` when the server is at work, else why it could not be asked."""
+"""Called after every probe, with ``None`` if the server is at work, else with the error of a probe that failed."""
 
 
 class Probe:
-    """Asks about all statements that take long, as long as there are any. All share one timer."""
+    """Watches statements, and probes those that take long. All of them share one timer."""
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
-        vanished: Callable[[], None],
+        on_dead_connection: Callable[[], None],
     ) -> None:
         self._connect = connect
-        self._vanished = vanished
+        self._on_dead_connection = on_dead_connection
         self._watched: dict[asyncpg.Connection[asyncpg.Record], tuple[float, int, OnProbe | None]] = {}
         self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, OnProbe | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -54,9 +57,9 @@ class Probe:
     def watching(
         self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
     ) -> Generator[None]:
-        """Look after what is done on this connection here; it is terminated when nobody works on that.
+        """Watch this connection inside the block. Terminate it when the server does not work on its statement.
 
-        Without ``heard`` it is also terminated when the server cannot be asked.
+        The first probe comes after ``after_seconds``. Without ``on_probe`` a failed probe terminates the connection, too.
         """
         self.watch(connection, after_seconds, on_probe)
         try:
@@ -67,20 +70,20 @@ class Probe:
     def watch(
         self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
     ) -> None:
-        """The same by hand, for whoever watches often."""
-        due = self._loop.time() + after_seconds
-        # A connection that is terminated forgets its server process.
-        self._watched[connection] = due, connection.get_server_pid(), on_probe
-        if self._timer is None or self._timer.when() > due:
-            self._wait_until(due)
+        """Start what `watching` does, without the cost of a context manager."""
+        probe_at = self._loop.time() + after_seconds
+        # The id of the server process is noted now: a terminated connection does not know it any more.
+        self._watched[connection] = probe_at, connection.get_server_pid(), on_probe
+        if self._timer is None or self._timer.when() > probe_at:
+            self._set_timer(probe_at)
 
     def unwatch(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        """Look after it no longer."""
+        """Stop watching this connection."""
         self._watched.pop(connection, None)
         self._suspects.pop(connection, None)
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop all probes."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -88,66 +91,66 @@ class Probe:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _wait_until(self, due: float) -> None:
+    def _set_timer(self, probe_at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if self._closed else self._loop.call_at(due, self._look)
+        self._timer = None if self._closed else self._loop.call_at(probe_at, self._on_timer)
 
-    def _look(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for connection, (due, backend, on_probe) in list(self._watched.items()):
-            if due <= now:
+        for connection, (probe_at, backend, on_probe) in list(self._watched.items()):
+            if probe_at <= now:
                 del self._watched[connection]
                 self._suspects[connection] = backend, on_probe
         if self._watched:
-            self._wait_until(min(due for due, *_ in self._watched.values()))
+            self._set_timer(min(probe_at for probe_at, *_ in self._watched.values()))
         if self._suspects and self._task is None and not self._closed:
-            self._task = self._loop.create_task(self._ask_on(), name="dbos_async probe")
+            self._task = self._loop.create_task(self._probe_suspects(), name="dbos_async probe")
 
-    async def _ask_on(self) -> None:
+    async def _probe_suspects(self) -> None:
         try:
             while self._suspects:
-                await self._ask()
+                await self._probe_once()
                 await asyncio.sleep(EVERY_SECONDS)
         finally:
             self._task = None
 
-    async def _ask(self) -> None:
-        asked = dict(self._suspects)
+    async def _probe_once(self) -> None:
+        suspects = dict(self._suspects)
         try:
             connection = await self._connect()
             try:
                 with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                    rows = await connection.fetch(AT_WORK, [backend for backend, _ in asked.values()])
+                    rows = await connection.fetch(AT_WORK, [backend for backend, _ in suspects.values()])
             finally:
                 await close(connection)
         except asyncpg.TooManyConnectionsError:
-            return  # It lives; it is asked again later.
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            for suspect in asked.keys() & self._suspects.keys():
-                _, on_probe = asked[suspect]
+            return  # The server lives. The next probe asks again.
+        except CONNECT_ERRORS as error:
+            for suspect in suspects.keys() & self._suspects.keys():
+                _, on_probe = suspects[suspect]
                 if on_probe is not None:
                     on_probe(error)
                 else:
                     suspect.terminate()
             return
         at_work = {row["pid"] for row in rows}
-        for suspect in asked.keys() & self._suspects.keys():
-            backend, on_probe = asked[suspect]
+        for suspect in suspects.keys() & self._suspects.keys():
+            backend, on_probe = suspects[suspect]
             if backend not in at_work:
-                log.warning("A connection to the database went dead without a word: its statement is repeated.")
+                log.warning("A connection to the database is dead, although no error came: its statement is repeated.")
                 self._suspects.pop(suspect)
                 suspect.terminate()
-                self._vanished()
+                self._on_dead_connection()
             elif on_probe is not None:
                 on_probe(None)
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Close a connection in good order if that is quick, and quietly if it is not."""
+    """Close a connection in good order if that takes no more than a second, else terminate it. Never raises for a lost one."""
     with (
-        suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError),
+        suppress(*CONNECT_ERRORS),
         terminated_after(connection, CLOSE_WITHIN_SECONDS),
     ):
         await connection.close()
@@ -155,15 +158,15 @@ async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 @contextmanager
 def terminated_after(connection: asyncpg.Connection[asyncpg.Record], seconds: float) -> Generator[None]:
-    """Terminate the connection if what is done here takes longer, so that it fails as on a lost one.
+    """Terminate the connection if the block takes longer, so that the block fails as it does on a lost connection.
 
-    A cancellation or a timeout of asyncpg's own would ask the server to stop, on a connection more, without end.
+    A cancellation, or asyncpg's own timeout, would open a further connection to ask the server to stop, with no time limit.
     """
     loop = asyncio.get_running_loop()
     timers: list[asyncio.TimerHandle] = []
 
     def late() -> None:
-        # An event loop that stood still has not yet looked at what has come in meanwhile.
+        # After a block of the event loop, the answer may be here but not read yet: allow a moment to read it.
         timers.append(loop.call_later(LATE_SECONDS, connection.terminate))
 
     timers.append(loop.call_later(seconds, late))

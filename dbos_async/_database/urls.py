@@ -1,4 +1,4 @@
-"""The URL of a database: which hosts it names, and how it may be shown."""
+"""The URL of a database: the hosts that it names, and what of it may be shown."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 
 class Host(NamedTuple):
-    """One place where the database may be: a name, an address, or the folder of a Unix socket."""
+    """One server of the database. Its name is a host name, an IP address, or the folder of a Unix socket."""
 
     name: str
     port: int
 
 
 def hosts_of(url: str) -> list[Host]:
-    """The hosts of a URL that names several; of any other URL none, since asyncpg knows best how to read it."""
+    """Return the hosts of a URL that names several, and an empty list for any other URL, which asyncpg reads itself."""
     named, rest = _named_hosts(url)
     try:
         query = parse_qs(urlsplit(rest).query)
@@ -28,19 +28,19 @@ def hosts_of(url: str) -> list[Host]:
             ports *= len(names)
         return [_host(name, port) for name, port in zip(names, ports, strict=True)]
     except ValueError:
-        return []  # asyncpg says what is wrong with it.
+        return []  # asyncpg raises an error that names the mistake.
 
 
 def without_hosts(url: str) -> str:
-    """The URL without the hosts in its middle, for a connection whose host is said beside it.
+    """Return the URL without its hosts, for a connection whose host is passed as an argument.
 
-    Where one of several is an IPv6 address, some releases of Python refuse to split the whole.
+    Some releases of Python cannot split a URL that has an IPv6 address among several hosts.
     """
     return _named_hosts(url)[1]
 
 
-def asks_for_session(url: str) -> bool:
-    """Whether the URL says itself what kind of server it wants (``target_session_attrs``)."""
+def names_session(url: str) -> bool:
+    """Return whether the URL itself asks for a kind of server (``target_session_attrs``)."""
     try:
         return "target_session_attrs" in parse_qs(urlsplit(url).query)
     except ValueError:
@@ -48,7 +48,7 @@ def asks_for_session(url: str) -> bool:
 
 
 def why_unusable(url: str, error: Exception) -> str:
-    """One sentence on why a database cannot be used, with its URL as far as that can be shown."""
+    """Return one sentence that says why a database cannot be used, with its URL if that is safe to show."""
     if not _is_plain(url):
         return (
             f"The database of this URL cannot be used ({type(error).__name__}): write it as "
@@ -58,22 +58,22 @@ def why_unusable(url: str, error: Exception) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     (reason, *_) = str(error).splitlines() or [""]
     return reason or type(error).__name__
 
 
 def without_password(url: str) -> str:
-    """A plain URL as it may be logged and shown."""
+    """Return a plain URL without its password and query, as it may be logged and shown."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, "", ""))
 
 
 def _named_hosts(url: str) -> tuple[str, str]:
-    # What stands between the user and the path, and the URL without it.
+    # The hosts, which are between the user and the path, and the URL without them.
     scheme, slashes, rest = url.partition("://")
-    end = min((place for place in map(rest.find, "/?#") if place >= 0), default=len(rest))
+    end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
     user, at, hosts = rest[:end].rpartition("@")
     return hosts, f"{scheme}{slashes}{user}{at}{rest[end:]}"
 
@@ -92,8 +92,8 @@ def _host(name: str, port: str) -> Host:
 
 
 def _is_plain(url: str) -> bool:
-    # Whether a password can only stand between ":" and "@". A stray "/" or "@" in it makes a part of it look like
-    # the host, the port or the database, which are shown, and which errors quote.
+    # Whether a password can only be between ":" and "@". An unescaped "/" or "@" in a password makes a part of it look
+    # like the host, the port or the database, which errors quote.
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,22 +1,27 @@
-"""Wake-ups: somebody changed something, so look again. A wake-up is a hint, and nobody relies on it.
+"""Wake-ups: something changed, so poll again. A wake-up is a hint, and no promise depends on one.
 
-What this process has committed itself may come along with it as news, which saves the look.
+A waiting loop stands around one statement:
 
-Whoever waits writes ``async for look in wakeups.looks(key): …`` around one statement.
-The loop says "look now", then "look again" after every change behind one of the keys, at the time
-that the last look asked for, and at a slow interval in case a notification was lost.
+    with database.changes(*keys) as changes:
+        async for subscription in changes:
+            ...
+
+A turn comes at once, after every change behind one of the keys, at the time that the last poll asked for, after the listener
+has reconnected, and at a slow interval in case a notification was lost.
+
+What this process itself has committed may come along as a local update, which saves the poll.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 RECHECK_SECONDS = 30.0
-"""After so long whoever waits looks again, in case a notification was lost."""
+"""Every waiter polls again after at most this time, in case a notification was lost."""
 RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
 MAX_REMEMBERED = 2048
 MAX_UPDATES = 100
@@ -66,213 +71,209 @@ def now() -> float:
 
 
 class LocalUpdate(NamedTuple):
-    """What was committed, for those who wait for it, and how many bytes it keeps in memory."""
+    """A value that this process has committed, for the waiters of this process, and its size in bytes."""
 
-    what: Any
+    value: Any
     size: int
 
 
 class Subscription:
-    """One turn of a waiting loop; the body says when it wants the next one at the latest."""
+    """One waiter: ``with`` it to have a place in the register, ``async for`` it to be given a turn whenever a poll is worth it.
 
+    A turn begins before its poll, so a change during the poll is not lost. While the body runs nothing is held but the place.
+    """
+
+    # An async generator would say the same and cost each waiter half a KiB (docs/decisions).
     __slots__ = (
-        "_seconds",
+        "_keys",
+        "_polls_in_seconds",
         "_takes_updates",
-        "_ticks_seen",
+        "_ticks",
         "_update_bytes",
         "_updates",
         "_waiter",
+        "_wakeups",
         "changed",
-        "receive",
+        "offer",
         "wakes",
         "woken",
     )
 
-    def __init__(self, *, takes_updates: bool) -> None:
+    def __init__(self, wakeups: Wakeups, keys: Sequence[bytes], *, takes_updates: bool) -> None:
         self.changed: bool = True
-        """Whether there may be more to see than the news tell."""
-        self.receive: Any = None
-        """The receive that waits here, while a send may hand it its message."""
-        self.wakes: int = 0
-        """How often anything but news has come."""
-        self.woken: bool = False
-        """Whether anything but news has come in this turn."""
+        """Whether there may be more to see than the local updates tell."""
+        self.offer: Any = None
+        """What a writer of this process may make use of before it commits."""
+        self.wakes: int = 1
+        """How often something changed that no local update tells."""
+        self.woken: bool = True
+        """Whether that has happened in this turn."""
+        self._wakeups, self._keys = wakeups, keys
         self._takes_updates = takes_updates
         self._updates: list[Any] | None = None
         self._update_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._seconds = RECHECK_SECONDS
-        self._ticks_seen = 0
+        self._polls_in_seconds = RECHECK_SECONDS
+        self._ticks = 0
+
+    def __enter__(self) -> Self:
+        self._wakeups.register(self, self._keys)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wakeups.unregister(self, self._keys)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        """Return when it is time for a poll."""
+        if not self.woken and not self._updates:
+            loop = self._wakeups.loop
+            self._waiter = loop.create_future()
+            self._ticks = 0
+            # The slow interval needs no timer of its own: one timer serves all waiters in the register.
+            seconds = self._polls_in_seconds
+            timer = loop.call_later(seconds, self.wake) if seconds < RECHECK_SECONDS or not self._keys else None
+            try:
+                await self._waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                self._waiter = None
+        self.changed, self.woken = self.woken, False
+        self._polls_in_seconds = RECHECK_SECONDS
+        return self
 
     def poll_within(self, seconds: float | None) -> None:
-        """Look again after so many seconds even if nothing changes (``None``: only for the slow re-check)."""
-        self._seconds = RECHECK_SECONDS if seconds is None else min(max(seconds, 0.0), RECHECK_SECONDS)
+        """Take the next turn after this time even if nothing changes; ``None``: at the slow interval only.
 
-    def wake(self, news: LocalUpdate | None = None) -> None:
+        Without keys no notification can be lost, and the next turn is then and not earlier.
+        """
+        if seconds is None:
+            self._polls_in_seconds = RECHECK_SECONDS
+        else:
+            self._polls_in_seconds = max(seconds, 0.0) if not self._keys else min(max(seconds, 0.0), RECHECK_SECONDS)
+
+    def wake(self, update: LocalUpdate | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if news is None or not self._takes_updates:
+        if update is None or not self._takes_updates:
             self.woken = True
             self.wakes += 1
-        elif self._update_bytes + news.size <= MAX_UPDATE_BYTES and len(self._updates or ()) < MAX_UPDATES:
+        elif self._update_bytes + update.size <= MAX_UPDATE_BYTES and len(self._updates or ()) < MAX_UPDATES:
             if self._updates is None:
                 self._updates = []
-            self._updates.append(news.what)
-            self._update_bytes += news.size
+            self._updates.append(update.value)
+            self._update_bytes += update.size
         else:
-            # Somebody who is slow reads it from the database when it suits.
+            # This waiter is slow: it reads the rest from the database when it comes to it.
             self.woken = True
             self._updates, self._update_bytes = None, 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def take_updates(self) -> list[Any]:
-        """What was told since the last time."""
-        news = self._updates or []
-        if news:
+        """The local updates since the last time."""
+        updates = self._updates or []
+        if updates:
             self._updates, self._update_bytes = None, 0
-        return news
+        return updates
 
-    def reset(self) -> None:
-        """Make ready for a new turn."""
-        self.changed, self.woken = self.woken, False
-        self._seconds = RECHECK_SECONDS
-
-    async def wait(self) -> None:
-        """Return when woken, or when it is time."""
-        if self.woken or self._updates:
-            return
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        self._ticks_seen = 0
-        # For the slow re-check all who wait have one timer together.
-        timer = loop.call_later(self._seconds, self.wake) if self._seconds < RECHECK_SECONDS else None
-        try:
-            await self._waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._waiter = None
-
-    def recheck(self) -> None:
-        """Another while has passed."""
-        self._ticks_seen += 1
-        if self._ticks_seen >= 2:
+    def tick(self) -> None:
+        """Half of the slow interval has passed."""
+        self._ticks += 1
+        if self._ticks >= 2:
             self.wake()
 
 
 class ChangeListener(Protocol):
-    """Something that is told of every change of a key all its life."""
+    """Hears of every change behind a key, without waiting for it."""
 
     def changed(self) -> None: ...
 
 
 class Wakeups:
-    """All the waiting loops of one process, found by the digests of what they wait for."""
+    """All subscriptions and listeners of one process, by the digests of their keys."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, list[Subscription]] = {}
+        self._subscriptions: dict[bytes, list[Subscription]] = {}
         self._listeners: dict[bytes, ChangeListener] = {}
-        self._known_empty: set[bytes] = set()
-        self._loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """How many keys somebody waits for."""
-        return len(self._waiting)
+        """How many keys have subscriptions."""
+        return len(self._subscriptions)
 
-    def wake(self, key: bytes, news: LocalUpdate | None = None) -> None:
-        """Everybody who waits for this key looks again, or takes the news if it takes any."""
-        self._known_empty.discard(key)
-        for subscription in self._waiting.get(key, ()):
-            subscription.wake(news)
+    def wake(self, key: bytes, update: LocalUpdate | None = None) -> None:
+        """Wake every waiter for this key. A waiter that takes local updates is given the update instead."""
+        for subscription in self._subscriptions.get(key, ()):
+            subscription.wake(update)
         listener = self._listeners.get(key)
         if listener is not None:
             listener.changed()
 
-    def has_waiters(self, keys: Sequence[bytes]) -> bool:
-        """Whether anybody here is to hear of a change of these keys. Who comes later looks first, and sees it."""
-        waiting, listener, known_empty = self._waiting, self._listeners, self._known_empty
-        return any([key in waiting or key in listener or key in known_empty for key in keys])  # noqa: C419 - a generator costs more
-
-    def receiver(self, key: bytes) -> Subscription | None:
-        """Where a receive waits that a message behind this key may be handed to."""
-        for subscription in self._waiting.get(key, ()):
-            if subscription.receive is not None:
-                return subscription
-        return None
-
-    def mark_drained(self, key: bytes) -> None:
-        """Remember that there was nothing behind this key, until somebody is woken for it."""
-        self._known_empty.add(key)
-
-    def take_known_empty(self, key: bytes) -> bool:
-        """Whether there has been nothing behind this key since; this is forgotten then."""
-        try:
-            self._known_empty.remove(key)
-        except KeyError:
-            return False
-        return True
-
-    def add_listener(self, key: bytes, whom: ChangeListener | None) -> None:
-        """Tell somebody of every change of the key from now on; ``None`` ends that."""
-        if whom is None:
-            self._listeners.pop(key, None)
-        else:
-            self._listeners[key] = whom
-
     def wake_all(self) -> None:
-        """Everybody looks again: what happened in between is not known."""
-        self._known_empty.clear()
-        for changes in self._waiting.values():
-            for subscription in changes:
+        """Wake every waiter: which changes were missed is not known."""
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
                 subscription.wake()
         for listener in list(self._listeners.values()):
             listener.changed()
 
-    async def changes(self, *keys: bytes, takes_updates: bool = False) -> AsyncGenerator[Subscription, None]:
-        """Yield whenever it is worth looking: at once, after every change of a key, and when the body asked for it.
+    def has_waiters(self, keys: Sequence[bytes]) -> bool:
+        """Whether a change of these keys concerns this process. A waiter that comes later polls first, and sees it."""
+        subscriptions, listeners = self._subscriptions, self._listeners
+        return any([key in subscriptions or key in listeners for key in keys])  # noqa: C419 - a generator costs more
 
-        Who ``takes_news`` is also given the turn when there are news, and asks the look whether anything else has changed.
-        A turn is armed before its look, so that a change made during the look is not lost.
-        Nothing is held while the caller has the turn but its place in the register; close the generator to leave it.
+    def subscriptions(self, key: bytes) -> Sequence[Subscription]:
+        """The waiters for this key."""
+        return self._subscriptions.get(key, ())
+
+    def add_listener(self, key: bytes, listener: ChangeListener) -> None:
+        """Tell the listener of every change of the key from now on, in the place of an earlier one."""
+        self._listeners[key] = listener
+
+    def remove_listener(self, key: bytes, listener: ChangeListener) -> bool:
+        """End that, if this listener still has the key: then True."""
+        if self._listeners.get(key) is not listener:
+            return False
+        del self._listeners[key]
+        return True
+
+    def changes(self, *keys: bytes, takes_updates: bool = False) -> Subscription:
+        """A subscription to the changes behind these keys.
+
+        A waiter that takes local updates is given a turn for them, too, and asks ``subscription.changed`` whether anything else
+        has changed.
         """
-        subscription = self.enter(keys, takes_updates=takes_updates)
-        try:
-            while True:
-                subscription.reset()
-                yield subscription
-                await subscription.wait()
-        finally:
-            self.leave(subscription, keys)
+        return Subscription(self, keys, takes_updates=takes_updates)
 
-    def enter(self, keys: Sequence[bytes], *, takes_updates: bool = False) -> Subscription:
-        """Wait for these keys from now on. Whoever loops over `looks` need not know; the hottest loop saves the generator."""
-        subscription = Subscription(takes_updates=takes_updates)
-        subscription.wake()
+    def register(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
+        """Wake the subscription from now on."""
         if self._ticker is None:
-            self._ticker = self._loop.call_later(RECHECK_TICK_SECONDS, self._recheck)
+            self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick)
         for key in keys:
-            others = self._waiting.get(key)
+            others = self._subscriptions.get(key)
             if others is None:
-                self._waiting[key] = [subscription]
+                self._subscriptions[key] = [subscription]
             else:
                 others.append(subscription)
-        return subscription
 
-    def leave(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
-        """Wait no longer."""
+    def unregister(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
+        """Wake it no longer."""
         for key in keys:
-            others = self._waiting.get(key)
+            others = self._subscriptions.get(key)
             if others is not None:
                 others.remove(subscription)
                 if not others:
-                    del self._waiting[key]
-        if not self._waiting and self._ticker is not None:
+                    del self._subscriptions[key]
+        if not self._subscriptions and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
 
-    def _recheck(self) -> None:
-        for changes in self._waiting.values():
-            for subscription in changes:
-                subscription.recheck()
-        self._ticker = self._loop.call_later(RECHECK_TICK_SECONDS, self._recheck)
+    def _tick(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.tick()
+        self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick)

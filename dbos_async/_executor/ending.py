@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import asyncpg
 
-from dbos_async._database.batches import Answer, Follower
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.statement import Statement
-from dbos_async._runs.context import Outcome, Run
-from dbos_async._serialization import exceptions
+from dbos_async._runs.run import Outcome, Run
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -47,19 +46,23 @@ FINISH = Statement(
 )
 
 
-def finish(
-    run: Run, status: str, output: str | None, error: str | None, follower: Follower | None = None
-) -> asyncio.Future[Answer]:
-    """Store how the workflow of a run ended, or that it waits to be repaired."""
-    row = run.workflow_id, run.attempt, status, output, error, run.key
+def store_end(run: Run, status: str, output: str | None, error: str | None, observer: Observer | None = None) -> Call:
+    """Store how the workflow of a run ended, or that it is parked."""
+    row = run.workflow_id, run.attempt, status, output, error, run.end_key
     size = len(output or "") + len(error or "")
     return run.database.call(
-        FINISH, (row,), partition=run.partition, size=size, wakes=(run.key,), retry_forever=True, follower=follower
+        FINISH,
+        (row,),
+        partition=run.partition,
+        size=size,
+        wakes=(run.end_key,),
+        retry_forever=True,
+        observer=observer,
     )
 
 
-class RunCompletion:
-    """How a run ends: it has no task any more, and leaves its executor when the database has answered."""
+class RunCompletion(Observer):
+    """Stores the outcome of a run. No task waits for that: the run leaves its executor when the result has come."""
 
     __slots__ = ("_error", "_output", "_run", "_status", "_was_refused")
 
@@ -71,24 +74,22 @@ class RunCompletion:
         """Store this outcome, unless the database was closed."""
         self._status, self._output, self._error = status, output, error
         try:
-            self._run.ending = finish(self._run, status, output, error, self)
+            self._run.end.completion = store_end(self._run, status, output, error, self)
         except LaunchError:
             self._run.host.leave(self._run)
 
-    def answered(self, answer: Answer) -> None:
-        """Tell who waits in this process."""
-        if answer[0]["ended"] and self._status in ("SUCCESS", "ERROR"):
-            self._run.end(Outcome(self._status, self._output, self._error))
+    def on_result(self, call: Call, result: Result) -> None:
+        if result[0]["ended"] and self._status in ("SUCCESS", "ERROR"):
+            self._run.end.set(Outcome(self._status, self._output, self._error))
         self._run.host.leave(self._run)
 
-    def failed(self, error: BaseException | None) -> None:
-        """Store in its place that the outcome was refused. Whatever else has failed, the next run of the workflow finds out."""
+    def on_failure(self, error: BaseException | None) -> None:
+        # A refused outcome is replaced by the error that says so. After any other failure the workflow's next run ends it.
         if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)) and not self._was_refused:
             self._was_refused = True
-            refused = InvalidValueError(
-                f"The outcome of workflow {self._run.workflow_id!r}", f"the database refused it: {error}"
-            )
-            return self.store("ERROR", None, exceptions.encode_error(refused))
+            problem = f"the database refused it: {error}"
+            refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", problem)
+            return self.store("ERROR", None, encode_error(refused))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)
         self._run.host.leave(self._run)

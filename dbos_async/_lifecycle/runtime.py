@@ -1,4 +1,4 @@
-"""One launched DBOS: it opens everything, keeps it going, and closes it in the opposite order."""
+"""One launched DBOS: it opens everything, keeps it running, and closes it in the opposite order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import socket
 from pathlib import Path
 
 from dbos_async import embedded
-from dbos_async._database.connections import is_lost
 from dbos_async._database.database import Database
+from dbos_async._database.outages import is_lost
+from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
-from dbos_async._lifecycle.leases import Recovery
-from dbos_async._workflows.start import registered, set_launched
+from dbos_async._executor.launched import set_launched
+from dbos_async._lifecycle import periodic
+from dbos_async._lifecycle.leases import Leases
+from dbos_async._lifecycle.settings import Settings
+from dbos_async._workflows.registry import registered
 
 log = logging.getLogger("dbos_async")
 
@@ -21,52 +25,36 @@ log = logging.getLogger("dbos_async")
 class Runtime:
     """Everything that lives from launch to shutdown."""
 
-    def __init__(
-        self,
-        url: str | None,
-        *,
-        executor_id: str | None,
-        application_version: str | None,
-        max_running: int,
-        migrate: bool,
-        max_payload_bytes: int,
-        connect_timeout_seconds: float,
-        drain_seconds: float,
-    ) -> None:
-        self._url = url
-        self._executor_id = executor_id or f"{socket.gethostname()}:{os.getpid()}"
-        self._application_version = application_version
-        self._max_running = max_running
-        self._migrate = migrate
-        self._max_payload_bytes = max_payload_bytes
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._drain_seconds = drain_seconds
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._server: embedded.EmbeddedPostgres | None = None
         self._services: list[asyncio.Task[None]] = []
-        self.executor: Executor
-        self.recovery: Recovery
         self.database: Database
+        self.executor: Executor
+        self.claiming: Claiming
+        self.leases: Leases
 
     async def open(self) -> None:
-        """Connect, migrate, listen, and take over what is left. What was opened is closed if this fails."""
+        """Connect, migrate, listen, and take over abandoned workflows. Whatever was opened is closed if this fails."""
+        settings = self._settings
         try:
-            url = await self._find_url()
             self.database = Database(
-                url,
-                connect_timeout_seconds=self._connect_timeout_seconds,
-                max_payload_bytes=self._max_payload_bytes,
+                await self._find_url(),
+                connect_timeout_seconds=settings.connect_timeout_seconds,
+                max_payload_bytes=settings.max_payload_bytes,
             )
             self.executor = Executor(
                 self.database,
-                self._executor_id,
-                application_version=self._application_version,
-                max_running=self._max_running,
-                known=registered,
+                settings.executor_id or f"{socket.gethostname()}:{os.getpid()}",
+                application_version=settings.application_version,
+                max_running=settings.max_running,
+                workflows=registered,
             )
-            self.recovery = Recovery(self.database, self.executor)
+            self.claiming = Claiming(self.executor)
+            self.leases = Leases(self.executor, self.claiming)
             try:
-                await self.database.open(migrate=self._migrate, on_connect=self.recovery.lock_liveness)
-                await self.recovery.register()
+                await self.database.open(migrate=settings.migrate, on_connect=self.leases.lock_liveness)
+                await self.leases.register()
                 set_launched(self.executor)
                 self._serve()
             except BaseException:
@@ -78,24 +66,28 @@ class Runtime:
             raise
 
     async def close(self) -> None:
-        """Stop claiming, stop every run without an outcome, give all back, and close every connection."""
+        """Stop claiming, stop every run without an outcome, free the workflows, and close every connection."""
         if not self._services:
             return  # It is closed already.
         try:
             lease, *others = self._services
             await _end(others)
-            # The lease is kept until the last step has finished, so that nobody takes over what still runs.
-            await self.executor.drain(self._drain_seconds)
+            self.claiming.close()
+            # Keep the lease until the last step has finished, so that no executor takes over a workflow that still runs.
+            await self.executor.drain(self._settings.drain_seconds)
             await _end([lease])
             set_launched(None)
-            # A start that is still under way would leave a workflow to an owner that is gone.
-            await self.database.batches.close(within_seconds=self._drain_seconds)
+            # Wait for starts under way: they would leave workflows to an owner that is gone.
+            await self.database.batches.close(within_seconds=self._settings.drain_seconds)
             try:
-                await self.recovery.give_back()
+                await self.leases.give_back()
             except Exception as error:
                 if not is_lost(error):
                     raise
-                log.warning("The workflows that ran here could not be given back and wait for the lease: %s", error)
+                log.warning(
+                    "The workflows that ran here could not be freed; other executors take them over when the lease expires: %s",
+                    error,
+                )
         finally:
             set_launched(None)
             for service in self._services:
@@ -105,12 +97,11 @@ class Runtime:
             await self._stop_server()
 
     def _serve(self) -> None:
-        recovery = self.recovery
         for name, service in (
-            ("lease", recovery.keep_lease()),
-            ("claims", recovery.keep_claiming()),
-            ("deadlines", recovery.keep_deadlines()),
-            ("unclaimable", recovery.keep_telling()),
+            ("lease", self.leases.keep_lease()),
+            ("claims", self.claiming.keep_claiming()),
+            ("deadlines", periodic.keep_deadlines(self.database)),
+            ("unclaimable", periodic.keep_reporting_unclaimable(self.database)),
         ):
             task = asyncio.create_task(service, name=f"dbos_async {name}")
             task.add_done_callback(_report)
@@ -118,7 +109,7 @@ class Runtime:
         self.executor.lease = self._services[0]
 
     async def _find_url(self) -> str:
-        url = self._url or os.environ.get("DBOS_DATABASE_URL")
+        url = self._settings.url or os.environ.get("DBOS_DATABASE_URL")
         if url:
             return url
         self._server = await embedded.start(Path.cwd() / ".dbos_async")

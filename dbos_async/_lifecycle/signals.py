@@ -1,7 +1,7 @@
-"""SIGTERM for programs that have no handler of their own: it ends them like Ctrl-C, in good order.
+"""SIGTERM for programs that have no handler of their own: it ends them as Ctrl-C does, after a clean shutdown.
 
-The task that launched DBOS is cancelled, as asyncio does for SIGINT, so the program leaves its blocks. A second signal
-ends the process at once.
+The first signal cancels the task that launched DBOS, as asyncio does for SIGINT, so the program leaves its ``with`` blocks. A
+second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SigtermHandler:
         self._task: asyncio.Task[object] | None = None
 
     def install(self) -> None:
-        """Begin to listen."""
+        """Handle the signal from now on, unless the program does."""
         if (
             threading.current_thread() is not threading.main_thread()
             or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -36,7 +36,7 @@ class SigtermHandler:
         self._loop, self._task = loop, asyncio.current_task()
 
     def leave(self, error: BaseException | None) -> None:
-        """Stop listening. If the signal came and nothing worse did, the program ends as it says."""
+        """Stop handling the signal. If it came, and ``error`` is nothing but its cancellation, end the program."""
         self._remove()
         if self.received and (error is None or isinstance(error, asyncio.CancelledError)):
             raise SystemExit(EXIT_CODE)

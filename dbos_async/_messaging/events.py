@@ -6,15 +6,16 @@ so the rows stand in the order in which the workflow said them.
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
 from dbos_async._database.wakeups import end_key, event_key, now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
-from dbos_async._runs.step import Step, act, caller_columns, read
-from dbos_async._serialization import values
+from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.step import Step, read
+from dbos_async._runs.waiting import wait
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.keys import Event, check_key, check_seconds, key_and_type
 
 SET_EVENT = optimistic(
@@ -161,13 +162,15 @@ ALL_EVENTS = Statement(
 async def set_event(database: Database, key: str | Event[Any], value: Any) -> None:
     """Let the workflow say ``value`` under ``key``."""
     name, declared = key_and_type(key, "The key of an event")
-    here = in_workflow_or_step(calling_context(database), "set_event")
-    text = values.encode(value, declared, what=f"The value of event {name!r}")
-    invalid = values.too_large(text, database.max_payload_bytes, f"The value of event {name!r}")
-    caller = Step(here, "set_event", name) if isinstance(here, WorkflowContext) else here
-    digest = event_key(caller.run.workflow_id, name)
-    row = (*caller_columns(caller), caller.path, name, text, caller.run.next_write_seq(), digest)
-    await act(database, caller, SET_EVENT, [row], verb="set_event", size=len(text), wakes=[digest], invalid=invalid)
+    context = in_workflow_or_step(calling_context(database), "set_event")
+    text = encode_value(value, declared, what=f"The value of event {name!r}")
+    invalid = size_error(text, database.max_payload_bytes, f"The value of event {name!r}")
+    run = context.run
+    caller = caller_in(context, "set_event", name)
+    digest = event_key(run.workflow_id, name)
+    row = (*caller_columns(caller), caller.path, name, text, run.next_write_seq(), digest)
+    call = call_by(caller, SET_EVENT, [row], about=run.workflow_id, size=len(text), wakes=[digest])
+    (await issue(database, caller, call, verb="set_event", invalid=invalid)).value()
 
 
 async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:
@@ -175,17 +178,17 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
     check_key(workflow_id, "workflow_id")
     name, declared = key_and_type(key, "The key of an event")
     seconds = check_seconds(timeout_seconds)
-    here = calling_context(database)
+    context = calling_context(database)
     what = _what(name, workflow_id)
-    if isinstance(here, WorkflowContext):
+    if isinstance(context, WorkflowContext):
         step_key = f"{name} of {workflow_id}"
-        step = Step(here, "get_event", step_key)
+        step = Step(context, "get_event", step_key)
         row = (*step.columns, step_key, workflow_id, name, seconds)
-        keys = [event_key(workflow_id, name), end_key(workflow_id)]
-        done = await step.perform(AWAIT_EVENT, [row], watch=keys)
-        return await step.decode_or_reject(done, lambda text: values.decode(text, declared, what=what))
-    text = await _read(database, workflow_id, name, seconds, retry_forever=here is not None)
-    return values.decode(text, declared, what=what)
+        keys = event_key(workflow_id, name), end_key(workflow_id)
+        result = await wait(step, AWAIT_EVENT, row, keys)
+        return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=what))
+    text = await _read(database, workflow_id, name, seconds, retry_forever=context is not None)
+    return decode_value(text, declared, what=what)
 
 
 async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]:
@@ -194,7 +197,7 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 
     async def find() -> dict[str, Any]:
         rows = await database.call(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)
-        return {key: values.decode(value, what=_what(key, workflow_id)) for _, key, value in rows}
+        return {key: decode_value(value, what=_what(key, workflow_id)) for _, key, value in rows}
 
     events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
     return events
@@ -204,7 +207,7 @@ async def _read(
     database: Database, workflow_id: str, key: str, seconds: float | None, *, retry_forever: bool
 ) -> str | None:
     deadline = float("inf") if seconds is None else now() + seconds
-    async with aclosing(database.changes(event_key(workflow_id, key), end_key(workflow_id))) as changes:
+    with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
         async for subscription in changes:
             answer = await database.call(
                 READ_EVENT, [(workflow_id, key)], partition=workflow_id, retry_forever=retry_forever

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import NamedTuple
 
 from dbos_async._database.database import Database
@@ -59,7 +58,7 @@ async def live_pages(
     """
     waited_since = now()
     keys = stream_key(workflow_id, key), end_key(workflow_id)
-    async with aclosing(database.changes(*keys, takes_updates=True)) as changes:
+    with database.changes(*keys, takes_updates=True) as changes:
         async for subscription in changes:
             news = subscription.take_updates()
             page = None if subscription.changed else _told(news, offset)

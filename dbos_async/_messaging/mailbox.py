@@ -10,8 +10,9 @@ from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import message_key
 from dbos_async._runs.step import read
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import decode_error
 from dbos_async._serialization.ids import ordered_id
+from dbos_async._serialization.values import decode_value, display_value
 from dbos_async.envelope import Message
 from dbos_async.errors import (
     InvalidArgumentError,
@@ -172,11 +173,11 @@ def _id(message_id: UUID | str) -> UUID:
 def _message(record: Any) -> Message:
     fields = dict(record)
     del fields["n"], fields["known"]
-    fields["payload"] = values.show(fields["payload"])
+    fields["payload"] = display_value(fields["payload"])
     try:
-        fields["headers"] = values.decode(fields["headers"], dict[str, str]) or {}
+        fields["headers"] = decode_value(fields["headers"], dict[str, str]) or {}
     except InvalidValueError:  # somebody else wrote them
         fields["headers"] = {"": fields["headers"]}
     if fields["rejected"] is not None:
-        fields["rejected"] = str(exceptions.decode_error(fields["rejected"]))
+        fields["rejected"] = str(decode_error(fields["rejected"]))
     return Message(**fields)

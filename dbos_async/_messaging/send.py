@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from dbos_async._database.calls import Call, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import optimistic
 from dbos_async._database.wakeups import message_key
-from dbos_async._messaging.recv import NO_RECEIVER, Handoff, topic_and_type
-from dbos_async._runs.context import StepContext, WorkflowContext, assigned, calling_context
-from dbos_async._runs.step import Step, StepResult, act, caller_columns
-from dbos_async._runs.transaction import call_inside, check_answer, check_connection
-from dbos_async._serialization import values
+from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, take_up_offer
+from dbos_async._runs.context import calling_context
+from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
+from dbos_async._runs.start_options import assigned
+from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization.ids import ordered_id
+from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, topic_and_type
 
 SEND = optimistic(
     "SEND",
@@ -228,80 +230,72 @@ SEND_BULK = optimistic(
 )
 
 
-async def send(database: Database, outgoing: SendMessage, connection: Any = None) -> None:
+async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
     """Store one message."""
-    message = _outgoing(outgoing, "send", None if connection is not None else database.here)
-    topic = f" ({message.topic})" if message.topic else ""
-    await _send(database, "send", f"{message.destination_id}{topic}", [message], connection)
+    local_executor_id = executor_without_announcement(database, connection)
+    outgoing = _outgoing(message, "send", local_executor_id)
+    topic = f" ({outgoing.topic})" if outgoing.topic else ""
+    await _send(database, "send", f"{outgoing.destination_id}{topic}", [outgoing], connection)
 
 
-async def send_bulk(database: Database, outgoing: Sequence[SendMessage], connection: Any = None) -> None:
+async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
-    # In the user's transaction nobody is woken before the commit, which only its announcement tells.
-    here = None if connection is not None else database.here
-    messages = [_outgoing(each, f"Message {index} of send_bulk", here) for index, each in enumerate(outgoing)]
-    if messages:
-        await _send(database, "send_bulk", f"{len(messages)} messages", messages, connection)
+    local_executor_id = executor_without_announcement(database, connection)
+    outgoing = [
+        _outgoing(message, f"Message {index} of send_bulk", local_executor_id) for index, message in enumerate(messages)
+    ]
+    if outgoing:
+        await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
 
 
 async def _send(
     database: Database, verb: str, step_key: str, messages: Sequence[_OutgoingMessage], connection: Any
 ) -> None:
-    here = calling_context(database)
+    context = calling_context(database)
     if connection is not None:
-        check_connection(connection, here, verb)
+        check_connection(connection, context, verb)
     ticket = assigned.get()
-    if here is None and ticket is not None:
+    if context is None and ticket is not None:
         messages = [
-            message if message.idempotency_key else message._replace(idempotency_key=ticket.key_of_send(place))
-            for place, message in enumerate(messages)
+            message if message.idempotency_key else message._replace(idempotency_key=ticket.key_of_send(index))
+            for index, message in enumerate(messages)
         ]
-    size = sum(len(message.payload) for message in messages)
-    wakes = [message.digest for message in messages]
     invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
-    caller = Step(here, verb, step_key) if isinstance(here, WorkflowContext) else here
-    if invalid is not None and not isinstance(caller, Step):
-        raise invalid
-    handoff = None if connection is not None else _handover(database, caller, verb, step_key, messages)
-    statement = SEND
-    rows: Sequence[tuple[Any, ...]]
-    if handoff is not None:
-        rows = handoff.rows
-    elif len(messages) > 1 or messages[0].idempotency_key is not None:
-        statement, rows = SEND_BULK, [(*caller_columns(caller), verb, step_key, *message) for message in messages]
+    caller = caller_in(context, verb, step_key)
+    may_hand_off = connection is None and invalid is None
+    call = _call(database, caller, (*caller_columns(caller), verb, step_key), messages, may_hand_off=may_hand_off)
+    (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+
+
+def _call(
+    database: Database, caller: Caller, columns: Row, messages: Sequence[_OutgoingMessage], *, may_hand_off: bool
+) -> Call:
+    """The statement that fits: most sends are one message without an idempotency key."""
+    first = messages[0]
+    handoff: Handoff | None = None
+    rows: Sequence[Row]
+    if len(messages) > 1 or first.idempotency_key is not None:
+        statement, rows = SEND_BULK, [(*columns, *message) for message in messages]
+    elif may_hand_off and (
+        handoff := take_up_offer(database, first.digest, (*columns, *first.without_key), first.id, first.payload)
+    ):
+        statement, rows = SEND, handoff.rows
     elif caller is None:
-        statement, rows = SEND_EXTERNAL, [messages[0].alone]
+        statement, rows = SEND_EXTERNAL, [first.without_key]
     else:
-        rows = [(*caller_columns(caller), verb, step_key, *messages[0].alone, *NO_RECEIVER)]
-    if connection is not None:
-        answer = await call_inside(connection, statement, rows)
-        await check_answer(answer, here if isinstance(here, StepContext) else None)
-    elif caller is not None:
-        await act(
-            database, caller, statement, rows, verb=verb, size=size, wakes=wakes, handoff=handoff, invalid=invalid
-        )
-        return
-    else:
-        partition = messages[0].destination_id
-        answer = await database.call(statement, rows, partition=partition, size=size, wakes=wakes, handoff=handoff)
-    StepResult(None, answer[0]["error"]).value()
-
-
-def _handover(
-    database: Database,
-    caller: Step | StepContext | None,
-    verb: str,
-    step_key: str,
-    messages: Sequence[_OutgoingMessage],
-) -> Handoff | None:
-    if len(messages) > 1 or messages[0].idempotency_key is not None:
-        return None
-    (message,) = messages
-    subscription = database.wakeups.receiver(message.digest)
-    if subscription is None:
-        return None
-    columns = (*caller_columns(caller), verb, step_key, *message.alone)
-    return Handoff(subscription, columns, message.id, message.payload)
+        statement, rows = SEND, [(*columns, *first.without_key, *NO_RECEIVER)]
+    call = call_by(
+        caller,
+        statement,
+        rows,
+        about=first.destination_id,
+        size=sum(len(message.payload) for message in messages),
+        wakes=[message.digest for message in messages],
+        observer=handoff,
+    )
+    if handoff is not None:
+        handoff.call = call
+    return call
 
 
 class _OutgoingMessage(NamedTuple):
@@ -311,22 +305,21 @@ class _OutgoingMessage(NamedTuple):
     payload: str
     headers: str | None
     digest: bytes
-    here: str | None
-    """The executor of the sender's process."""
+    local_executor_id: str | None
     idempotency_key: str | None
 
     @property
-    def alone(self) -> tuple[Any, ...]:
-        """All but the key, where it has none."""
+    def without_key(self) -> Row:
+        """All columns but the idempotency key, for a message that has none."""
         return self[:-1]
 
 
-def _outgoing(message: SendMessage, what: str, here: str | None) -> _OutgoingMessage:
+def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) -> _OutgoingMessage:
     if not isinstance(message, SendMessage):
         raise InvalidArgumentError(f"{what} must be a SendMessage and is a {type(message).__name__}.")
     destination_id = check_key(message.destination_id, f"{what}: its destination_id")
     topic, declared = topic_and_type(message.topic)
-    payload = values.encode(
+    payload = encode_value(
         message.message, declared, what=f"The message to {destination_id!r}", error=InvalidMessageError
     )
     key = message.idempotency_key
@@ -334,12 +327,12 @@ def _outgoing(message: SendMessage, what: str, here: str | None) -> _OutgoingMes
         check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
     digest = message_key(destination_id, topic)
-    return _OutgoingMessage(ordered_id(), destination_id, topic, payload, headers, digest, here, key)
+    return _OutgoingMessage(ordered_id(), destination_id, topic, payload, headers, digest, local_executor_id, key)
 
 
 def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None:
     what = f"The message to {message.destination_id!r}"
-    return values.too_large(message.payload, most, what, InvalidMessageError) or values.too_large(
+    return size_error(message.payload, most, what, InvalidMessageError) or size_error(
         message.headers or "", most, f"{what}: its headers", InvalidMessageError
     )
 
@@ -347,4 +340,4 @@ def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None
 def _headers(headers: Mapping[str, str] | None, what: str) -> str | None:
     if not headers:
         return None
-    return values.encode(dict(headers), dict[str, str], what=f"{what}: its headers", error=InvalidMessageError)
+    return encode_value(dict(headers), dict[str, str], what=f"{what}: its headers", error=InvalidMessageError)

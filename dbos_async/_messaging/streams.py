@@ -15,14 +15,18 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from dbos_async._database.batches import Answer
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
 from dbos_async._database.wakeups import LocalUpdate, end_key, stream_key
 from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
-from dbos_async._runs.context import Run, WorkflowContext, calling_context, in_workflow_or_step
-from dbos_async._runs.step import Step, act, caller_columns
-from dbos_async._serialization import exceptions, values
+from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
+from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.run import Run
+from dbos_async._runs.step import Step
+from dbos_async._runs.waiting import wait
+from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
 from dbos_async.keys import Stream, check_int, check_key, check_seconds, key_and_type
 
@@ -184,16 +188,14 @@ class _Boundary(TypedDict):
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
-    here = in_workflow_or_step(calling_context(database), "write_stream")
-    text = values.encode(value, declared, what=f"The value for stream {name!r}")
-    await _write(database, here, "write_stream", name, text)
+    in_workflow_or_step(calling_context(database), "write_stream")
+    await _write(database, "write_stream", name, encode_value(value, declared, what=f"The value for stream {name!r}"))
 
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
     """Let nothing more be written."""
     name, _ = key_and_type(key, "The key of a stream")
-    here = in_workflow_or_step(calling_context(database), "close_stream")
-    await _write(database, here, "close_stream", name, None)
+    await _write(database, "close_stream", name, None)
 
 
 async def read_stream(
@@ -204,11 +206,11 @@ async def read_stream(
     name, declared = key_and_type(key, "The key of a stream")
     check_int(offset, 0, "offset")
     seconds = check_seconds(timeout_seconds)
-    here = calling_context(database)
+    context = calling_context(database)
     pages = (
-        _recorded_pages(database, here, workflow_id, name, declared, offset, seconds)
-        if isinstance(here, WorkflowContext)
-        else _live_pages(database, workflow_id, name, declared, offset, seconds, retry_forever=here is not None)
+        _recorded_pages(database, workflow_id, name, declared, offset, seconds)
+        if isinstance(context, WorkflowContext)
+        else _live_pages(database, workflow_id, name, declared, offset, seconds, retry_forever=context is not None)
     )
     async with aclosing(pages):
         async for page in pages:
@@ -235,26 +237,20 @@ async def _live_pages(
 
 
 async def _recorded_pages(
-    database: Database,
-    here: WorkflowContext,
-    workflow_id: str,
-    key: str,
-    declared: Any,
-    offset: int,
-    seconds: float | None,
+    database: Database, workflow_id: str, key: str, declared: Any, offset: int, seconds: float | None
 ) -> AsyncGenerator[list[Any], None]:
     step_key = f"{key} of {workflow_id}"
-    keys = [stream_key(workflow_id, key), end_key(workflow_id)]
+    keys = stream_key(workflow_id, key), end_key(workflow_id)
     while True:
         context = calling_context(database)
         assert isinstance(context, WorkflowContext)
         step = Step(context, "read_stream", step_key)
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
-        text = (await step.perform(FOLLOW, [row], watch=keys)).value()
+        text = (await wait(step, FOLLOW, row, keys)).value()
         try:
-            boundary = values.decode(text or "null", _Boundary)
+            boundary = decode_value(text or "null", _Boundary)
         except InvalidValueError as unreadable:
-            await step.park_unreadable(unreadable)
+            await step.park_undecodable(unreadable)
         end, stop = boundary["end"], boundary["offset"] + boundary["count"]
         offset = boundary["offset"]
         while offset < stop:
@@ -267,9 +263,9 @@ async def _recorded_pages(
             page_values, invalid = _read(entries, key, declared)
             if invalid is not None:
                 count = invalid.offset - boundary["offset"]
-                reason = json.loads(exceptions.encode_error(invalid))
+                reason = json.loads(encode_error(invalid))
                 shorter = boundary | {"count": count, "end": "invalid", "error": reason}
-                await step.record_rejection(values.encode(shorter), invalid)
+                await step.record_rejection(encode_value(shorter), invalid)
             yield page_values
             if invalid is not None:
                 raise invalid
@@ -277,7 +273,7 @@ async def _recorded_pages(
         if end == "closed":
             return
         if end == "invalid":
-            raise exceptions.decode_error(values.encode(boundary["error"]))
+            raise decode_error(encode_value(boundary["error"]))
         if end == "unknown":
             raise WorkflowNotFoundError(workflow_id)
         if end == "timeout":
@@ -290,35 +286,46 @@ def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list
     for offset, text in entries:
         error = functools.partial(InvalidStreamValueError, offset=offset)
         try:
-            found.append(values.decode(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
+            found.append(decode_value(text, declared, what=f"Value {offset} of stream {key!r}", error=error))
         except InvalidStreamValueError as invalid:
             return found, invalid
     return found, None
 
 
-async def _write(database: Database, here: WorkflowContext | Any, verb: str, key: str, value: str | None) -> None:
-    caller = Step(here, verb, key) if isinstance(here, WorkflowContext) else here
-    run = caller.run
+async def _write(database: Database, verb: str, key: str, value: str | None) -> None:
+    context = in_workflow_or_step(calling_context(database), verb)
+    run = context.run
+    caller = caller_in(context, verb, key)
     digest = stream_key(run.workflow_id, key)
-    written = -1 if run.written is None else run.written.get(key, -1)
-    row = (*caller_columns(caller), caller.path, verb, key, value, run.next_write_seq(), written, digest)
+    stream_end = -1 if run.writes is None else run.writes.stream_ends.get(key, -1)
+    row = (*caller_columns(caller), caller.path, verb, key, value, run.next_write_seq(), stream_end, digest)
     size = len(value or "")
-    invalid = values.too_large(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
-    news = _Written(run, key, value, size)
-    await act(database, caller, WRITE, [row], verb=verb, size=size, wakes=[digest], news=news, invalid=invalid)
+    invalid = size_error(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
+    call = call_by(
+        caller,
+        WRITE,
+        [row],
+        about=run.workflow_id,
+        size=size,
+        wakes=[digest],
+        observer=_Written(run, key, value, size),
+    )
+    (await issue(database, caller, call, verb=verb, invalid=invalid)).value()
 
 
-class _Written:
-    """Says to readers where a value stands now, and remembers it for the next one."""
+class _Written(Observer):
+    """Remembers where a value stands, for the next write, and tells the readers of this process."""
 
     __slots__ = ("_key", "_run", "_size", "_value")
 
     def __init__(self, run: Run, key: str, value: str | None, size: int) -> None:
         self._run, self._key, self._value, self._size = run, key, value, size
 
-    def __call__(self, answer: Answer) -> LocalUpdate | None:
-        offset = answer[0]["offset"]
-        if offset is None:
-            return None
-        self._run.wrote(self._key, offset)
-        return LocalUpdate((offset, self._value), self._size)
+    def local_update(self, result: Result) -> LocalUpdate | None:
+        offset = result[0]["offset"]
+        return None if offset is None else LocalUpdate((offset, self._value), self._size)
+
+    def on_result(self, call: Call, result: Result) -> None:
+        offset = result[0]["offset"]
+        if offset is not None and self._run.writes is not None:
+            self._run.writes.reached(self._key, offset)

@@ -1,13 +1,15 @@
-"""The verbs of `DBOS` for talking to workflows: messages, events and streams."""
+"""The messaging verbs of `DBOS` and `DBOSClient`: send messages, read events and streams, look into a mailbox."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+from uuid import UUID
 
-from dbos_async._messaging import events, recv, send, streams
-from dbos_async._workflows.start import database
-from dbos_async.envelope import Envelope, SendMessage
+from dbos_async._database.database import Database
+from dbos_async._messaging import events, mailbox, send, streams
+from dbos_async.envelope import Message, SendMessage
 from dbos_async.keys import Event, Stream, Topic
 
 if TYPE_CHECKING:
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Conversation:
-    """Messages, events and streams."""
+class MessagingVerbs(ABC):
+    """Messages, events and streams, for callers anywhere."""
 
-    # Messages
+    @property
+    @abstractmethod
+    def _database(self) -> Database:
+        """The database that the verbs use; raises when it may not be used from here."""
 
     @overload
-    @staticmethod
     async def send(
+        self,
         destination_id: str,
         message: R,
         topic: Topic[R],
@@ -33,8 +38,8 @@ class Conversation:
         connection: Connection | None = None,
     ) -> None: ...
     @overload
-    @staticmethod
     async def send(
+        self,
         destination_id: str,
         message: Any,
         topic: str | None = None,
@@ -43,8 +48,8 @@ class Conversation:
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
     ) -> None: ...
-    @staticmethod
     async def send(
+        self,
         destination_id: str,
         message: Any,
         topic: str | Topic[Any] | None = None,
@@ -53,130 +58,182 @@ class Conversation:
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
     ) -> None:
-        """Send a message to a workflow; once this returns it is committed and a live destination will receive it.
+        """Send a message to a workflow. When this returns, the message is committed: a live destination will receive it.
 
-        From a workflow it is sent exactly once. Elsewhere an ``idempotency_key`` (or `SetWorkflowID`) makes a repeated send to
-        that destination a no-op. Raises `WorkflowNotFoundError` when there is no such workflow, `InvalidMessageError` when
-        the message is not JSON or does not fit the type of its topic; then nothing is stored.
+        ``topic=None`` sends a message without a topic, which only a `DBOS.recv` without a topic receives. A workflow sends
+        exactly once, however often it is replayed; a step sends at least once. Elsewhere an ``idempotency_key`` (or
+        `SetWorkflowID`) makes a repeated send to that destination a no-op. ``headers`` arrive in the `Envelope`.
 
-        With ``connection``, an asyncpg connection, it is a part of the transaction that is open there: nobody sees it before that
-        commits, and an error leaves the transaction as it was.
-        """
-        message = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await send.send(database(), message, connection)
+        With ``connection``, an asyncpg connection, the send is a part of the transaction that is open there: the message is seen
+        once that commits, and an error leaves the transaction as it was.
 
-    @staticmethod
-    async def send_bulk(messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
-        """Send all these messages, or none; they keep their order. One commit, however many; ``connection`` as for `send`."""
-        await send.send_bulk(database(), messages, connection)
-
-    @overload
-    @staticmethod
-    async def recv(topic: Topic[R], timeout_seconds: float | None = 60) -> R | None: ...
-    @overload
-    @staticmethod
-    async def recv(topic: str | None = None, timeout_seconds: float | None = 60) -> Any: ...
-    @staticmethod
-    async def recv(topic: str | Topic[Any] | None = None, timeout_seconds: float | None = 60) -> Any:
-        """Take the oldest unreceived message of this workflow and topic (workflows only), ``None`` when none came in time.
-
-        Without a topic only messages that were sent without one are received. The time counts from the first wait, by the
-        database's clock, also across restarts; ``timeout_seconds=None`` waits for ever.
+        Raises `WorkflowNotFoundError` when the destination does not exist, `InvalidMessageError` when the message is not JSON,
+        is too large or does not fit the type of its topic; then nothing is stored. Outside workflows it raises
+        `DatabaseUnavailableError` when the database cannot be reached for ``connect_timeout_seconds``.
 
         Example:
             ```python
-            payment_status = await DBOS.recv("payment_status", timeout_seconds=300)
+            @DBOS.workflow()
+            async def checkout(order_id: str) -> str:
+                status = await DBOS.recv("payment_status")
+                return f"{order_id} is {status}"
+
+            handle = await DBOS.start_workflow(checkout, "order-17")
+            await DBOS.send(handle.workflow_id, "paid", "payment_status")
+            assert await handle.get_result() == "order-17 is paid"
             ```
         """
-        return await recv.recv(database(), topic, timeout_seconds)
+        outgoing = SendMessage(destination_id, message, topic, idempotency_key, headers)
+        await send.send(self._database, outgoing, connection)
 
-    @overload
-    @staticmethod
-    async def recv_envelope(topic: Topic[R], timeout_seconds: float | None = 60) -> Envelope[R] | None: ...
-    @overload
-    @staticmethod
-    async def recv_envelope(topic: str | None = None, timeout_seconds: float | None = 60) -> Envelope[Any] | None: ...
-    @staticmethod
-    async def recv_envelope(
-        topic: str | Topic[Any] | None = None, timeout_seconds: float | None = 60
-    ) -> Envelope[Any] | None:
-        """As `DBOS.recv`, with everything that is known of the message; ``None`` is a time-out and nothing else."""
-        return await recv.recv_envelope(database(), topic, timeout_seconds)
+    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
+        """Send all these messages in one commit, or none. Messages to one destination keep their order.
 
-    # Events
+        The guarantees, ``connection`` and the errors are those of `send`; an error about one message means that none is sent.
 
-    @overload
-    @staticmethod
-    async def set_event(key: Event[R], value: R) -> None: ...
-    @overload
-    @staticmethod
-    async def set_event(key: str, value: Any) -> None: ...
-    @staticmethod
-    async def set_event(key: str | Event[Any], value: Any) -> None:
-        """Let the workflow say ``value`` under ``key`` (workflows and steps); the latest value can always be read."""
-        await events.set_event(database(), key, value)
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def total() -> int:
+                return sum([await DBOS.recv("cents") for _ in range(3)])
 
-    @overload
-    @staticmethod
-    async def get_event(workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
-    @overload
-    @staticmethod
-    async def get_event(workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
-    @staticmethod
-    async def get_event(workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
-        """The latest value that the workflow said under ``key``; waits for a first one, also of a workflow that is yet to start.
-
-        ``None`` when none came in time, and at once when the workflow has ended without it. In a workflow what was read is
-        recorded. ``timeout_seconds=None`` waits for ever.
+            handle = await DBOS.start_workflow(total)
+            await DBOS.send_bulk([SendMessage(handle.workflow_id, cents, "cents") for cents in (5, 10, 20)])
+            assert await handle.get_result() == 35
+            ```
         """
-        return await events.get_event(database(), workflow_id, key, timeout_seconds)
-
-    @staticmethod
-    async def get_all_events(workflow_id: str) -> dict[str, Any]:
-        """The latest value of every event that the workflow has set so far, by key, as plain JSON."""
-        return await events.get_all_events(database(), workflow_id)
-
-    # Streams
+        await send.send_bulk(self._database, messages, connection)
 
     @overload
-    @staticmethod
-    async def write_stream(key: Stream[R], value: R) -> None: ...
+    async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
     @overload
-    @staticmethod
-    async def write_stream(key: str, value: Any) -> None: ...
-    @staticmethod
-    async def write_stream(key: str | Stream[Any], value: Any) -> None:
-        """Append any JSON value to a stream of the workflow (workflows and steps). Raises `StreamClosedError` when it is closed."""
-        await streams.write_stream(database(), key, value)
+    async def get_event(self, workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
+    async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
+        """The latest value of an event of a workflow. Waits for the first value, also of a workflow that has not started yet.
 
-    @staticmethod
-    async def close_stream(key: str | Stream[Any]) -> None:
-        """Close a stream of the workflow for writing (workflows and steps); closing it twice is a no-op."""
-        await streams.close_stream(database(), key)
+        Returns ``None`` when no value came within ``timeout_seconds``, and at once when the workflow has ended without one.
+        ``timeout_seconds=None`` waits forever. In a workflow the value is recorded, so a replay reads the same one; the time
+        counts from the first wait, by the clock of the database.
+
+        Raises `InvalidValueError` when the value does not fit the type of the event.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def checkout() -> None:
+                await DBOS.set_event("payment_id", "p-4711")
+
+            handle = await DBOS.start_workflow(checkout)
+            assert await DBOS.get_event(handle.workflow_id, "payment_id", timeout_seconds=10) == "p-4711"
+            ```
+        """
+        return await events.get_event(self._database, workflow_id, key, timeout_seconds)
+
+    async def get_all_events(self, workflow_id: str) -> dict[str, Any]:
+        """The latest value of every event that the workflow has set so far, by key, as plain JSON values.
+
+        Does not wait, and is empty for a workflow that has set none or does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def checkout() -> None:
+                await DBOS.set_event("payment_id", "p-4711")
+                await DBOS.set_event("cents", 1250)
+
+            handle = await DBOS.start_workflow(checkout)
+            await handle.get_result()
+            assert await DBOS.get_all_events(handle.workflow_id) == {"payment_id": "p-4711", "cents": 1250}
+            ```
+        """
+        return await events.get_all_events(self._database, workflow_id)
 
     @overload
-    @staticmethod
     def read_stream(
-        workflow_id: str, key: Stream[R], *, offset: int = 0, timeout_seconds: float | None = None
+        self, workflow_id: str, key: Stream[R], *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[R, None]: ...
     @overload
-    @staticmethod
     def read_stream(
-        workflow_id: str, key: str, *, offset: int = 0, timeout_seconds: float | None = None
+        self, workflow_id: str, key: str, *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Any, None]: ...
-    @staticmethod
     def read_stream(
-        workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
+        self, workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
     ) -> AsyncGenerator[Any, None]:
-        """Yield each value of a stream in order, from ``offset`` on, as they are written, until it is closed or its workflow ended.
+        """Yield the values of a stream in order, from ``offset`` on, as they are written.
 
-        Raises `WorkflowNotFoundError` when there is no such workflow, and `StreamTimeoutError` (a ``TimeoutError``) after
-        ``timeout_seconds`` without a value (``None`` waits for ever).
+        Ends when the stream is closed, or its workflow has ended, and every value has been yielded. In a workflow a replay reads
+        the same values.
+
+        Raises `WorkflowNotFoundError` when there is no such workflow, `StreamTimeoutError` (a ``TimeoutError``) after
+        ``timeout_seconds`` without a value (``None`` waits forever), and `InvalidStreamValueError` at a value that does not fit
+        the type of the stream.
 
         Example:
             ```python
-            async for value in DBOS.read_stream(workflow_id, "progress"):
-                print(value)
+            @DBOS.workflow()
+            async def bake() -> None:
+                for percent in (0, 50, 100):
+                    await DBOS.write_stream("progress", percent)
+
+            handle = await DBOS.start_workflow(bake)
+            async for percent in DBOS.read_stream(handle.workflow_id, "progress"):
+                print(f"{percent} %")
             ```
         """
-        return streams.read_stream(database(), workflow_id, key, offset, timeout_seconds)
+        return streams.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
+
+    async def list_messages(
+        self,
+        workflow_id: str,
+        *,
+        topic: str | Topic[Any] | None = None,
+        status: str | None = None,
+        limit: int = 100,
+        after: UUID | str | None = None,
+    ) -> list[Message]:
+        """The messages that were sent to a workflow, the oldest first, at most ``limit``.
+
+        ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"`` or ``"rejected"`` (the
+        receiver could not read the message, and `Message.rejected` says why). ``after`` is the last id of the page before.
+
+        Raises `WorkflowNotFoundError` when there is no such workflow.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def ends_at_once() -> None: ...
+
+            handle = await DBOS.start_workflow(ends_at_once)
+            await DBOS.send(handle.workflow_id, "too late", "news")
+            (message,) = await DBOS.list_messages(handle.workflow_id, topic="news", status="waiting")
+            assert (message.payload, message.received_at) == ("too late", None)
+            ```
+        """
+        return await mailbox.list_messages(
+            self._database, workflow_id, topic=topic, status=status, limit=limit, after=after
+        )
+
+    async def redeliver(self, message_id: UUID | str) -> None:
+        """Append a copy of a rejected message to the queue of its workflow, so that the repaired code receives it.
+
+        Raises `RedeliveryError` when the message was not rejected, or when its workflow has ended; the error then names the
+        `fork_workflow` that receives the message again. Raises `MessageNotFoundError` when no message has this id.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def read_number() -> int | str:
+                try:
+                    return await DBOS.recv(Topic("number", int))
+                except InvalidMessageError:
+                    return await DBOS.recv("number")
+
+            handle = await DBOS.start_workflow(read_number)
+            await DBOS.send(handle.workflow_id, "seven", "number")
+            while not (rejected := await DBOS.list_messages(handle.workflow_id, status="rejected")):
+                await asyncio.sleep(0.1)
+            await DBOS.redeliver(rejected[0].id)
+            assert await handle.get_result() == "seven"
+            ```
+        """
+        await mailbox.redeliver(self._database, message_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext
 from dbos_async._runs.step import Step
+from dbos_async._runs.waiting import wait
 
 SLEEP = Statement(
     "SLEEP",
@@ -44,4 +45,5 @@ SLEEP = Statement(
 async def sleep(context: WorkflowContext, seconds: float) -> None:
     """Sleep until ``seconds`` after the first time that the run came here, by the database's clock."""
     step = Step(context, "sleep", "")
-    await step.perform(SLEEP, [(*step.columns, seconds)], watch=())
+    # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
+    await wait(step, SLEEP, (*step.columns, seconds), (step.run.end_key,))

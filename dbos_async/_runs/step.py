@@ -1,42 +1,35 @@
-"""A numbered step of a run: replayed when it is recorded, else performed and recorded in one statement.
+"""A numbered step of a run: replayed if it is recorded, else executed and recorded in one statement.
 
-Whatever a step does, its row decides whether it happened. The statements of the primitives answer with the same first words:
+The step's row decides whether its effect has happened. The statements of the verbs answer with the same five outcomes:
 
-done      the step was recorded by this very call, together with its effect
-recorded  it had been recorded before: this is what was recorded
-wait      a wait has begun and goes on: look again when woken, or after seconds_left
-again     another call was at the same step meanwhile: look again now
+done      this call has recorded the step, together with its effect
+recorded  the step was recorded before; this is the record
+wait      the step waits: poll again when woken, or after seconds_left
+again     another call was at the same step meanwhile: poll again now
 lost      the run does not own its workflow any more, or the workflow has ended
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
 
-from dbos_async._database.batches import Answer, Handoff
+from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement, optimistic
-from dbos_async._database.wakeups import LocalUpdate
-from dbos_async._runs.acting import Acting
-from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, next_number
-from dbos_async._serialization import exceptions, values
+from dbos_async._runs.context import WorkflowContext, calling_context, next_number
+from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
     DatabaseUnavailableError,
     DBOSError,
     InvalidValueError,
     ReplayMismatchError,
-    WorkflowEndedError,
 )
-
-if TYPE_CHECKING:
-    from dbos_async._messaging.recv import Receive
-
 
 RECORD = optimistic(
     "RECORD",
@@ -95,29 +88,27 @@ RECORD_REJECTION = Statement(
     """,
 )
 
-HANDOFF_SECONDS = 0.1
-GRACE_SECONDS = 0.003
-
 T = TypeVar("T")
 
 
 class StepResult(NamedTuple):
-    """How a step ended: its output, or its error; of a receive, which message it took; and of what this is the end."""
+    """The output or the error of a step; of a receive also the message that it took."""
 
     output: str | None
     error: str | None
     message_id: UUID | None = None
     of: str = ""
+    """What this is the result of, for the case that its error cannot be read."""
 
     def value(self) -> str | None:
         """The output; a recorded error is raised."""
         if self.error is not None:
-            raise exceptions.decode_error(self.error, self.of)
+            raise decode_error(self.error, self.of)
         return self.output
 
 
 class Step:
-    """One numbered step of a run, about to be replayed or performed."""
+    """One numbered step of a run, about to be replayed or executed."""
 
     __slots__ = ("branch", "is_begun", "key", "number", "run", "verb", "waited")
 
@@ -126,160 +117,130 @@ class Step:
         self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
         self.is_begun = False
         self.waited = False
-        """An earlier run has begun to wait here."""
+        """Whether an earlier run has begun to wait here."""
 
     @property
     def path(self) -> str:
-        """The number as a person writes it: ``4``, or ``4.1.2`` in a branch."""
+        """The number as people write it: ``4``, or ``4.1.2`` in a branch."""
         return f"{self.branch}.{self.number}" if self.branch else str(self.number)
 
     @property
     def columns(self) -> tuple[str, int, str, int]:
-        """What the statements know a step by: whose it is, under which fence, and its number."""
+        """What names a step in the statements: its workflow, the fence of its run, and its number."""
         return self.run.workflow_id, self.run.attempt, self.branch, self.number
 
-    async def replayed(self) -> StepResult | None:
-        """The recorded outcome, ``None`` when the step has to be performed (or its wait goes on)."""
-        run = self.run
-        if run.stopped is not None:
-            await run.halt(run.stopped)
-        if run.over:
-            raise WorkflowEndedError(run.workflow_id, self.verb)
-        if run.draining and not self.is_begun:
-            with Acting(run, self.verb):
-                await asyncio.get_running_loop().create_future()  # until the run is stopped
-        if run.history is None:
-            return None
-        past = await run.history.find(self.branch, self.number)
-        if past is None:
-            return None
-        await self.compare(past.verb, past.key)
-        self.waited = not past.completed
-        return self._done(past.output, past.error, past.message_id) if past.completed else None
-
-    async def perform(
+    def call(
         self,
         statement: Statement,
-        rows: Sequence[tuple[Any, ...]],
+        rows: Sequence[Row],
         *,
         size: int = 0,
         wakes: Sequence[bytes] = (),
-        watch: Sequence[bytes] | None = None,
-        answered: Callable[[Answer], None] | None = None,
-        news: Callable[[Answer], LocalUpdate | None] | None = None,
-        receive: Receive | None = None,
-        handoff: Handoff | None = None,
-        invalid: InvalidValueError | None = None,
-    ) -> StepResult:
-        """Bring the step to its recorded end; with ``watch`` it may have to wait for a change behind one of these keys.
+        observer: Observer | None = None,
+    ) -> Call:
+        """A call of a statement in the name of this step, not executed yet."""
+        return Call(
+            statement,
+            rows,
+            partition=self.run.partition,
+            size=size,
+            wakes=wakes,
+            retry_forever=True,
+            observer=observer,
+        )
 
-        A ``misfit`` is recorded as its end, unless it has one: what may be stored can be another matter in a replay.
+    async def perform(self, call: Call, invalid: InvalidValueError | None = None) -> StepResult:
+        """Replay the step, or execute the call that records it together with its effect.
+
+        An ``invalid`` value becomes the recorded error of the step. It does not when the step is replayed: the limits may be
+        other ones now.
         """
-        with Acting(self.run, self.verb):
-            done = await self.replayed()
-            if done is not None:
-                return done
+        with self.run.inside(self.verb):
+            result = await self.replay()
+            if result is not None:
+                return result
             if invalid is not None:
-                return await self._record(None, exceptions.encode_error(invalid), 0.0)
-            if watch is None:
-                while True:
-                    done, _ = await self._try(statement, rows, size, wakes, answered, news, handoff)
-                    if done is not None:
-                        return done
-            if self.waited:
-                statement = statement.sql_when_waiting or statement
-            wakeups = self.run.database.wakeups
-            subscription = wakeups.enter(watch, takes_updates=receive is not None)
-            waits = hopes = False
-            wakes_before = 0
-            try:
-                while True:
-                    subscription.reset()
-                    subscription.receive = None
-                    for delivered in subscription.take_updates():
-                        if not subscription.changed:
-                            self.run.mark_drained(watch[0])
-                        return self._done(*delivered)
-                    if receive is not None and receive.handoff is not None and not hopes:
-                        # Somebody is about to say with what the step was completed.
-                        hopes = True
-                        subscription.poll_within(HANDOFF_SECONDS)
-                    elif receive is not None and receive.has_grace:
-                        receive.has_grace = False
-                        subscription.receive = receive
-                        subscription.poll_within(GRACE_SECONDS)
-                    else:
-                        hopes = False
-                        if not waits:
-                            wakes_before = subscription.wakes
-                        done, seconds_left = await self._try(statement, rows, size, wakes, answered)
-                        if done is not None:
-                            if waits and receive is not None and subscription.wakes <= wakes_before + 1:
-                                self.run.mark_drained(watch[0])  # Nothing was there before, and nothing came after it.
-                            return done
-                        statement = statement.sql_when_waiting or statement
-                        subscription.poll_within(seconds_left)
-                        subscription.receive = receive
-                        if not waits:  # From now on it does not take a running one's place.
-                            waits = True
-                            self.run.begin_waiting()
-                    await subscription.wait()
-            finally:
-                if waits:
-                    self.run.end_waiting()
-                wakeups.leave(subscription, watch)
+                return await self._record(None, encode_error(invalid), 0.0)
+            result, _ = await self.attempt(call)
+            assert result is not None, f"{call.statement.name} does not wait."
+            return result
 
     async def run_once(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> StepResult:
-        """Replay the step, or find out its output or error and record that."""
-        done = await self.replayed()
-        if done is not None:
-            return done
+        """Replay the step, or find its output or error and record that."""
+        result = await self.replay()
+        if result is not None:
+            return result
         self.is_begun = True
-        self.run.steps_running += 1
+        self.run.begin_step()
         try:
             began = time.monotonic()
             output, error = await find()
             return await self._record(output, error, time.monotonic() - began)
         finally:
-            self.run.steps_running -= 1
-            if self.run.draining:
-                asyncio.get_running_loop().call_soon(self.run.stop_if_drained)
+            self.run.end_step()
 
-    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> StepResult:
-        row = (*self.columns, self.verb, self.key)
-        try:
-            size = len(output or "") + len(error or "")
-            return await self.perform(RECORD, [(*row, output, error, took_seconds)], size=size)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
-            refused = InvalidValueError(
-                f"The outcome of {_named(self.verb, self.key)}", f"the database refused it: {refusal}"
-            )
-            return await self.perform(RECORD, [(*row, None, exceptions.encode_error(refused), took_seconds)])
+    async def replay(self) -> StepResult | None:
+        """The recorded result; ``None`` when the step has to be executed, or its wait goes on."""
+        run = self.run
+        if run.stopped is not None or run.over or run.host.closing:
+            await run.check_may_act(self.verb, is_begun=self.is_begun)
+        if run.history is None:
+            return None
+        recorded = await run.history.find(self.branch, self.number)
+        if recorded is None:
+            return None
+        await self.compare(recorded.verb, recorded.key)
+        self.waited = not recorded.completed
+        return self.result(recorded.output, recorded.error, recorded.message_id) if recorded.completed else None
 
-    async def decode_or_reject(self, done: StepResult, read: Callable[[str | None], T]) -> T:
-        """The value of an output. That it cannot be read is recorded in its place before anybody hears of it."""
-        text = done.value()
+    async def attempt(self, call: Call) -> tuple[StepResult | None, float | None]:
+        """Execute a call of this step. Without a result, poll again after so many seconds; ``None``: when woken."""
+        run = self.run
+        first = (await run.database.execute(call))[0]
+        outcome = first["outcome"]
+        if outcome == "lost":
+            await run.stop_as_lost()
+        if run.stopped is not None:
+            await run.halt(run.stopped)
+        if first["recorded_verb"] is not None:
+            await self.compare(first["recorded_verb"], first["recorded_key"])
+        if outcome in ("done", "recorded"):
+            return self.result(first["output"], first["error"], first.get("message_id")), None
+        return None, first["seconds_left"] if outcome == "wait" else 0.0
+
+    def result(self, output: str | None, error: str | None, message_id: UUID | None) -> StepResult:
+        """A result of this step."""
+        of = "" if error is None else f"step {self.path} of workflow {self.run.workflow_id!r}"
+        return StepResult(output, error, message_id, of)
+
+    async def decode_or_reject(self, result: StepResult, decode: Callable[[str | None], T]) -> T:
+        """The decoded output. If it cannot be decoded, that error is recorded in its place before the caller sees it."""
+        text = result.value()
         try:
-            return read(text)
+            return decode(text)
         except InvalidValueError as invalid:
             await self.record_rejection(None, invalid)
             raise
 
     async def record_rejection(self, output: str | None, invalid: InvalidValueError) -> None:
-        """Record that the output cannot be read. If more is recorded behind it, it could be read once, and the code has changed."""
+        """Record that the output cannot be decoded, or only the part of it that is given here.
+
+        If later steps are recorded, an earlier run could decode it and the code has changed: then the workflow is parked.
+        """
         run = self.run
         if run.history is not None and not await run.history.is_last(self.branch, self.number):
-            await self.park_unreadable(invalid)
-        error = None if output is not None else exceptions.encode_error(invalid)
-        await self._try(RECORD_REJECTION, [(*self.columns, output, error)], len(output or error or ""), (), None)
+            await self.park_undecodable(invalid)
+        error = None if output is not None else encode_error(invalid)
+        row = (*self.columns, output, error)
+        await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
 
-    async def park_unreadable(self, invalid: InvalidValueError) -> NoReturn:
-        """Park the workflow, since a value that could be read when it was recorded cannot be read by the code as it is now."""
+    async def park_undecodable(self, invalid: InvalidValueError) -> NoReturn:
+        """Park the workflow: an earlier run could decode a value that the code as it is now cannot."""
         named = _named(self.verb, self.key)
         await self._park(f"{named} with a value that fit", f"a type that it does not fit ({invalid.problem})")
 
     async def compare(self, verb: str, key: str) -> None:
-        """Park the workflow when the recorded step is another one than the code asks for now."""
+        """Park the workflow if the recorded step is another one than the code asks for now."""
         if verb == self.verb and key == self.key:
             return
         await self._park(_named(verb, key), _named(self.verb, self.key))
@@ -291,111 +252,38 @@ class Step:
             await run.host.park(run, mismatch)
         await run.halt(str(mismatch))
 
-    def _done(self, output: str | None, error: str | None, message_id: UUID | None) -> StepResult:
-        of = "" if error is None else f"step {self.path} of workflow {self.run.workflow_id!r}"
-        return StepResult(output, error, message_id, of)
-
-    async def _try(
-        self,
-        statement: Statement,
-        rows: Sequence[tuple[Any, ...]],
-        size: int,
-        wakes: Sequence[bytes],
-        answered: Callable[[Answer], None] | None,
-        news: Callable[[Answer], LocalUpdate | None] | None = None,
-        handoff: Handoff | None = None,
-    ) -> tuple[StepResult | None, float | None]:
-        run = self.run
-        answer = await run.database.call(
-            statement, rows, partition=run.partition, size=size, wakes=wakes, retry_forever=True, answered=answered, news=news,
-            handoff=handoff,
-        )  # fmt: skip
-        first = answer[0]
-        outcome = first["outcome"]
-        if outcome == "lost":
-            await run.stop_as_lost()
-        if run.stopped is not None:
-            await run.halt(run.stopped)
-        if first["recorded_verb"] is not None:
-            await self.compare(first["recorded_verb"], first["recorded_key"])
-        if outcome in ("done", "recorded"):
-            return self._done(first["output"], first["error"], first.get("message_id")), None
-        return None, first["seconds_left"] if outcome == "wait" else 0.0
-
-
-async def act(
-    database: Database,
-    caller: Step | StepContext,
-    statement: Statement,
-    rows: Sequence[tuple[Any, ...]],
-    *,
-    verb: str,
-    size: int = 0,
-    wakes: Sequence[bytes] = (),
-    news: Callable[[Answer], LocalUpdate | None] | None = None,
-    handoff: Handoff | None = None,
-    invalid: InvalidValueError | None = None,
-) -> None:
-    """Write in the name of a workflow: as a step of its own, or as a part of the step that is under way."""
-    if isinstance(caller, Step):
-        done = await caller.perform(
-            statement, rows, size=size, wakes=wakes, news=news, handoff=handoff, invalid=invalid
-        )
-        done.value()
-        return
-    check_live(caller, verb)
-    if invalid is not None:
-        raise invalid
-    run = caller.run
-    with Acting(run, verb):
-        if run.stopped is not None:
-            await run.halt(run.stopped)
-        answer = await database.call(
-            statement,
-            rows,
-            partition=run.partition,
-            size=size,
-            wakes=wakes,
-            retry_forever=True,
-            news=news,
-            handoff=handoff,
-        )
-        if answer[0]["outcome"] == "lost":
-            await run.stop_as_lost()
-        if answer[0]["error"] is not None:
-            raise exceptions.decode_error(answer[0]["error"])
-
-
-def caller_columns(caller: Step | StepContext | None) -> tuple[str | None, int | None, str | None, int | None]:
-    """Who writes: a step of its own, a part of one (then without a number), or nobody's workflow."""
-    if isinstance(caller, Step):
-        return caller.columns
-    if caller is None:
-        return None, None, None, None
-    return caller.run.workflow_id, caller.run.attempt, None, None
+    async def _record(self, output: str | None, error: str | None, took_seconds: float) -> StepResult:
+        row = (*self.columns, self.verb, self.key)
+        try:
+            size = len(output or "") + len(error or "")
+            return await self.perform(self.call(RECORD, [(*row, output, error, took_seconds)], size=size))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
+            problem = f"the database refused it: {refusal}"
+            refused = InvalidValueError(f"The outcome of {_named(self.verb, self.key)}", problem)
+            return await self.perform(self.call(RECORD, [(*row, None, encode_error(refused), took_seconds)]))
 
 
 async def read(database: Database, verb: str, key: str, find: Callable[[], Awaitable[Any]], declared: Any = Any) -> Any:
-    """Read something that may change. In a workflow what was read is recorded, and so is an error of ours."""
-    here = calling_context(database)
-    if not isinstance(here, WorkflowContext):
+    """Read something that may change. A workflow records what was read, or the error that dbos_async raised."""
+    context = calling_context(database)
+    if not isinstance(context, WorkflowContext):
         return await find()
 
     async def found() -> tuple[str | None, str | None]:
         while True:
             try:
-                return values.encode(await find(), declared), None
+                return encode_value(await find(), declared), None
             except DatabaseUnavailableError:
-                continue  # a workflow outlasts that
+                continue  # a workflow outlasts an outage
             except DBOSError as error:
-                return None, exceptions.encode_error(error)
+                return None, encode_error(error)
 
-    step = Step(here, verb, key)
+    step = Step(context, verb, key)
     text = (await step.run_once(found)).value()
     try:
-        return values.decode(text, declared)
+        return decode_value(text, declared)
     except InvalidValueError as invalid:
-        await step.park_unreadable(invalid)
+        await step.park_undecodable(invalid)
 
 
 def _named(verb: str, key: str) -> str:

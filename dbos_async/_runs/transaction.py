@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from dbos_async._database.batches import Answer
-from dbos_async._database.connections import REPEATABLE
+from dbos_async._database.calls import Result, Row
+from dbos_async._database.outages import RETRYABLE
 from dbos_async._database.statement import Statement
-from dbos_async._runs.context import StepContext, WorkflowContext, check_live
+from dbos_async._runs.context import Context, WorkflowContext, check_live
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 MAX_RETRIES = 5
 
 
-async def call_inside(connection: Any, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> Answer:
-    """The answer of a statement that commits or vanishes with the transaction that is open on this connection."""
+async def execute_inside(connection: Any, statement: Statement, rows: Sequence[Row]) -> Result:
+    """Execute a statement that commits or vanishes with the transaction that is open on this connection."""
     repeats = 0
     while True:
         try:
             async with connection.transaction():
-                answer: Answer = await connection.fetch(
+                result: Result = await connection.fetch(
                     statement.sql, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
                 )
-                return answer
-        except REPEATABLE:
+                return result
+        except RETRYABLE:
             repeats += 1
             if repeats > MAX_RETRIES:
                 raise
@@ -44,7 +44,7 @@ async def call_inside(connection: Any, statement: Statement, rows: Sequence[tupl
             ) from None
 
 
-def check_connection(connection: Any, caller: WorkflowContext | StepContext | None, verb: str) -> None:
+def check_connection(connection: Any, context: Context | None, verb: str) -> None:
     """Raise unless this is a connection, and the verb is called where a transaction of the user's can be the whole story."""
     if not is_connection(connection):
         raise InvalidArgumentError(
@@ -56,21 +56,15 @@ def check_connection(connection: Any, caller: WorkflowContext | StepContext | No
             "No transaction is open on the connection: write 'async with connection.transaction():' around the call (a SQLAlchemy "
             "session opens one with its first statement), or leave connection= out."
         )
-    if isinstance(caller, WorkflowContext):
+    if isinstance(context, WorkflowContext):
         raise WrongPlaceError(
             f"{verb} with connection= works outside of workflows and in steps, since a step of a workflow that is rolled back "
             "would be lost: call it from a step."
         )
-    if caller is not None:
-        check_live(caller, verb)
+    if context is not None:
+        check_live(context, verb)
 
 
 def is_connection(value: object) -> bool:
     """Whether this is a connection of asyncpg's, from a pool or not."""
     return isinstance(value, (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy))
-
-
-async def check_answer(answer: Answer, caller: StepContext | None) -> None:
-    """Stop the run whose step called, if it has lost its workflow."""
-    if caller is not None and answer[0]["outcome"] == "lost":
-        await caller.run.stop_as_lost()

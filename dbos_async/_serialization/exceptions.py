@@ -1,6 +1,6 @@
-"""Exceptions as JSON and back. Nothing received can run code or trigger an import.
+"""Exceptions as JSON and back. A received exception cannot run code or trigger an import.
 
-An exception comes back as the same type if that type is imported here, else as a `RecordedError` that names it.
+An exception comes back as the same type if this process has imported that type, else as a `RecordedError` that names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from dbos_async._serialization.values import EXCERPT, clean, encode, equal, shown
+from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode_value, safe_str, utf8_safe
 from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
 MAX_ERROR_DEPTH = 8
@@ -22,7 +22,7 @@ MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 1 << 20
 MAX_PART_LENGTH = 1000
 
-# What built-in exceptions keep outside of their arguments and attributes.
+# Built-in exceptions keep these fields outside of their arguments and their __dict__.
 _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
     (OSError, ("errno", "strerror", "filename", "filename2")),
     (ImportError, ("msg", "name", "path")),
@@ -32,11 +32,14 @@ _UNICODE_ERRORS = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError
 
 
 def encode_error(error: BaseException) -> str:
-    """An exception as JSON: its type by name, its message, arguments and attributes as far as they are JSON. Never raises."""
+    """Return an exception as JSON. Never raises.
+
+    The JSON has the name of its type, its message, and its arguments and attributes as far as they are JSON.
+    """
     try:
         record = _describe(error, MAX_ERROR_DEPTH, iter(range(MAX_ERRORS)))
-    except Exception:  # A class may do anything with its arguments, attributes and causes: its name is left.
-        record = _Record(type=_name(error), message=shown(error))
+    except Exception:  # The arguments, attributes and causes of a user's class may raise anything when they are read.
+        record = _Record(type=_name(error), message=safe_str(error))
     text = record.model_dump_json(exclude_defaults=True)
     if len(text) > MAX_ERROR_LENGTH:
         record.notes = [f"Most of this error is not recorded: it had {len(text):,} characters."]
@@ -48,18 +51,18 @@ def encode_error(error: BaseException) -> str:
 
 
 def decode_error(text: str, of: str = "") -> Exception:
-    """The exception again, if its type is imported here; else a `RecordedError` that names it. Never raises.
+    """Return the exception, as its own type if this process has imported it, else as a `RecordedError`. Never raises.
 
-    ``of`` says whose error it is, for the case that the record is none.
+    ``of`` names the record's origin in the message for a record that cannot be read.
     """
     try:
         return _rebuild(_Record.model_validate_json(text, strict=True))
     except (ValueError, RecursionError):
-        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT])
+        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT_LENGTH])
 
 
 class _Record(BaseModel):
-    """A stored exception. Only its type, ``module:qualname``, must be there."""
+    """A stored exception. Only ``type`` (as ``module:qualname``) is required."""
 
     type: str
     message: str = ""
@@ -70,23 +73,23 @@ class _Record(BaseModel):
     exceptions: list[_Record] = []
 
 
-def _describe(error: BaseException, depth: int, room: Iterator[int]) -> _Record:
-    record = _Record(type=_name(error), message=shown(error))
-    if not _is_ours(type(error)):
+def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Record:
+    record = _Record(type=_name(error), message=safe_str(error))
+    if not _is_dbos_error(type(error)):
         record.attributes = _attributes(error)
     notes = getattr(error, "__notes__", None)
-    record.notes = [shown(note) for note in notes] if isinstance(notes, list) else []
-    # One exception may stand in many places: what is recorded of all causes and members together is bounded.
-    if depth and error.__cause__ is not None and next(room, None) is not None:
-        record.cause = _describe(error.__cause__, depth - 1, room)
+    record.notes = [safe_str(note) for note in notes] if isinstance(notes, list) else []
+    # The same exception may occur many times, so a budget limits the causes and members of all levels together.
+    if depth and error.__cause__ is not None and next(budget, None) is not None:
+        record.cause = _describe(error.__cause__, depth - 1, budget)
     if isinstance(error, BaseExceptionGroup):
-        record.args = [shown(error.message)]
-        places = zip(error.exceptions, room, strict=False) if depth else ()
-        record.exceptions = [_describe(member, depth - 1, room) for member, _ in places]
+        record.args = [safe_str(error.message)]
+        members = zip(error.exceptions, budget, strict=False) if depth else ()
+        record.exceptions = [_describe(member, depth - 1, budget) for member, _ in members]
         if missing := len(error.exceptions) - len(record.exceptions):
             record.notes.append(f"{missing} more errors of this group are not recorded.")
     else:
-        record.args = [_told(argument) for argument in error.args]
+        record.args = [_argument(argument) for argument in error.args]
     return record
 
 
@@ -98,28 +101,28 @@ def _attributes(error: BaseException) -> dict[str, Any]:
     if isinstance(error, _UNICODE_ERRORS):
         broken = error.object
         found["object"] = broken if isinstance(broken, bytes) else broken.encode("utf-8", "surrogatepass")
-    plain = {name: _plain(value) for name, value in found.items()}
-    return {clean(name): value for name, value in plain.items() if value is not None or found[name] is None}
+    plain = {name: _as_plain_json(value) for name, value in found.items()}
+    return {utf8_safe(name): value for name, value in plain.items() if value is not None or found[name] is None}
 
 
 def _shortened(value: Any) -> Any:
-    # What its message may be made of keeps its type as far as it can.
-    whole = value if isinstance(value, str) else encode(value)
-    return value if len(whole) <= MAX_PART_LENGTH else whole[:MAX_PART_LENGTH]
+    # A short value keeps its type, because the message of the exception may be made of it.
+    text = value if isinstance(value, str) else encode_value(value)
+    return value if len(text) <= MAX_PART_LENGTH else text[:MAX_PART_LENGTH]
 
 
-def _told(value: object) -> Any:
-    # An argument that would arrive as something else is told as str() does, so that the message stays the same.
-    plain = _plain(value)
-    return plain if equal(plain, value) else shown(value)
+def _argument(value: object) -> Any:
+    # An argument that would arrive changed is stored as its str(), so that the message of the exception stays the same.
+    plain = _as_plain_json(value)
+    return plain if are_equal(plain, value) else safe_str(value)
 
 
-def _plain(value: object) -> Any:
-    """The value as it arrives when nothing is declared, ``None`` if it is not JSON."""
+def _as_plain_json(value: object) -> Any:
+    """Return the value as it arrives without a declared type, ``None`` if it is not JSON."""
     if isinstance(value, Iterator):
-        return None  # To look at it would use it up.
+        return None  # Reading an iterator would use it up.
     try:
-        return from_json(encode(value))
+        return from_json(encode_value(value))
     except InvalidValueError:
         return None
 
@@ -128,7 +131,7 @@ def _rebuild(record: _Record) -> Exception:
     kind = _imported(record.type)
     try:
         error = _make(kind, record) if kind else None
-    except Exception:  # What was stored does not make one of these.
+    except Exception:  # The stored arguments do not fit this type.
         error = None
     if error is None:
         error = RecordedError(record.type, record.message or ", ".join(map(str, record.args)))
@@ -140,11 +143,11 @@ def _rebuild(record: _Record) -> Exception:
 
 
 def _make(kind: type[Exception], record: _Record) -> Exception:
-    if _is_ours(kind):
-        ours = kind(*record.args)
-        str(ours)  # raises if its arguments are not what it was made of
-        return ours
-    # Without its own __new__ and __init__: nothing that was received decides what runs here.
+    if _is_dbos_error(kind):
+        dbos_error = kind(*record.args)
+        str(dbos_error)  # raises if the stored arguments are not those of such an error
+        return dbos_error
+    # The type's own __new__ and __init__ are not called: a received exception must not run code.
     built_in: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if issubclass(kind, ExceptionGroup):
         members = [_rebuild(member) for member in record.exceptions]
@@ -161,7 +164,7 @@ def _make(kind: type[Exception], record: _Record) -> Exception:
                 vars(base)[name].__set__(error, attributes.pop(name))
     vars(error).update((name, value) for name, value in attributes.items() if _may_be_set(name))
     if kind.__module__ == "builtins":
-        str(error)  # As above.
+        str(error)  # Raises, as above.
     return error
 
 
@@ -169,9 +172,9 @@ def _fill_unicode_error(error: Exception, arguments: list[Any], data: bytes) -> 
     *encoding, _, start, end, reason = arguments
     broken = data if isinstance(error, UnicodeDecodeError) else data.decode("utf-8", "surrogatepass")
     if not 0 <= start <= end <= len(broken):
-        raise ValueError("The message of this error would be read from beyond its object.")
+        raise ValueError("The positions of this Unicode error are outside of its object.")
     base = next(base for base in _UNICODE_ERRORS if isinstance(error, base))
-    # A built-in __init__, which checks what it gets: nothing else can fill such an error.
+    # Only the built-in __init__ can set these fields. It checks its arguments.
     vars(base)["__init__"](error, *encoding, broken, start, end, reason)
 
 
@@ -179,12 +182,12 @@ def _imported(name: str) -> type[Exception] | None:
     module_name, _, qualified_name = name.partition(":")
     found: Any = sys.modules.get(module_name)
     for part in qualified_name.split("."):
-        # Through the dictionaries of modules and classes only: reading an attribute may run code.
+        # Look only into the dictionaries of modules and classes: reading an attribute may run code.
         found = vars(found).get(part) if isinstance(found, (type, ModuleType)) else None
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
-def _is_ours(kind: type[BaseException]) -> bool:
+def _is_dbos_error(kind: type[BaseException]) -> bool:
     return issubclass(kind, DBOSError) and kind.__module__ == DBOSError.__module__
 
 
@@ -193,4 +196,4 @@ def _may_be_set(name: str) -> bool:
 
 
 def _name(error: BaseException) -> str:
-    return clean(f"{type(error).__module__}:{type(error).__qualname__}")
+    return utf8_safe(f"{type(error).__module__}:{type(error).__qualname__}")

@@ -1,42 +1,21 @@
-"""Ids that nobody has had before."""
+"""Unique ids for workflows and messages."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections import deque
+from os import urandom
+from time import time_ns
 from uuid import UUID
 
 from asyncpg.pgproto import pgproto
 
-RANDOM_BYTES = 10
-AT_ONCE = 256
-
-_THEIR_BITS = 0xF << 76 | 0x3 << 62
+# A version 7 id has 48 bits of time, 4 of version, 12 random ones, 2 of variant and 62 random ones.
 _VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
-
-_tails: deque[int] = deque()
-"""What comes after the time, drawn for many ids at once."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tails.clear)
+_RANDOM_BITS = 0xFFF << 64 | (1 << 62) - 1
 
 
 def ordered_id() -> UUID:
-    """A version 7 id: those that grow with time keep the index of a large table in one place."""
-    while True:
-        try:
-            tail = _tails.popleft()
-            break
-        except IndexError:
-            _draw()
-    milliseconds = time.time_ns() // 1_000_000 & 0xFFFFFFFFFFFF
-    # asyncpg's own kind of UUID equals the usual one, and is made and written in a tenth of the time.
-    return pgproto.UUID((milliseconds << 80 | tail).to_bytes(16, "big"))
-
-
-def _draw() -> None:
-    drawn = os.urandom(AT_ONCE * RANDOM_BYTES)
-    for start in range(0, len(drawn), RANDOM_BYTES):
-        random = int.from_bytes(drawn[start : start + RANDOM_BYTES], "big")
-        _tails.append(random & ~_THEIR_BITS | _VERSION_AND_VARIANT)
+    """Return a new version 7 id. Such ids grow with time, so that new rows of a table share the same pages of its index."""
+    milliseconds = time_ns() // 1_000_000
+    random_part = int.from_bytes(urandom(10), "big") & _RANDOM_BITS
+    # asyncpg's UUID equals the one of the standard library; it takes a tenth of the time to make and to send.
+    return pgproto.UUID((milliseconds << 80 | _VERSION_AND_VARIANT | random_part).to_bytes(16, "big"))

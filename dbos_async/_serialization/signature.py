@@ -1,4 +1,4 @@
-"""How the arguments and the result of a function travel: by its annotations, as JSON."""
+"""The arguments and the result of a workflow or step as JSON and back, by the annotations of its function."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
-from dbos_async._serialization import values
+from dbos_async._serialization.values import decode_value, encode_value, type_adapter
 from dbos_async.errors import InvalidValueError, RegistrationError
 
-_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-_PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_BY_INDEX = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _PARAM_SPEC = (typing.ParamSpecArgs, typing.ParamSpecKwargs)
 _EMPTY_CALL = '{"args":[],"kwargs":{}}'
-_UNTOUCHED = frozenset((str, bool, int))
-# Kinds of type that pydantic checks and no JSON fits; an Iterable would arrive as something that can be read once.
+_SAME_IN_JSON = frozenset((str, bool, int))
+# Kinds of type that pydantic can check but that have no JSON form. (An Iterable would arrive as a generator.)
 _WITHOUT_JSON = frozenset(("callable", "generator", "is-instance", "is-subclass"))
 
 
 class Signature:
     """The signature of a workflow or step.
 
-    Annotations that pydantic has no JSON for raise `RegistrationError` when the function is decorated;
-    those that name what is defined further down are resolved when they are first needed.
-    Of a function whose arguments are not stored only the annotation of the result counts.
+    An annotation without a JSON form raises `RegistrationError` when the function is decorated.
+    An annotation that names something defined further down in the module is resolved when it is first needed.
+    Without ``takes_stored_arguments`` only the annotation of the result counts.
     """
 
     def __init__(self, function: Callable[..., Any], *, takes_stored_arguments: bool = True) -> None:
@@ -39,14 +39,14 @@ class Signature:
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._signature = _signature_of(function)
         parameters = list(self._signature.parameters.values())
-        self._placed = [parameter.name for parameter in parameters if parameter.kind in _PLACED]
-        self._named = {parameter.name for parameter in parameters if parameter.kind in _NAMED}
+        self._indexed = [parameter.name for parameter in parameters if parameter.kind in _BY_INDEX]
+        self._named = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
         kinds = {parameter.kind: parameter.name for parameter in parameters}
-        self._rest, self._others = kinds.get(Parameter.VAR_POSITIONAL, ""), kinds.get(Parameter.VAR_KEYWORD, "")
-        # So many arguments without a keyword bind as they stand; a required keyword needs a real look.
+        self._var_args, self._var_kwargs = kinds.get(Parameter.VAR_POSITIONAL, ""), kinds.get(Parameter.VAR_KEYWORD, "")
+        # A call with this many positional arguments and no keyword certainly binds; any other call is bound to find out.
         required = [parameter.kind for parameter in parameters if parameter.default is Parameter.empty]
-        self._least = math.inf if Parameter.KEYWORD_ONLY in required else sum(kind in _PLACED for kind in required)
-        self._most = math.inf if self._rest else len(self._placed)
+        self._min_args = math.inf if Parameter.KEYWORD_ONLY in required else sum(kind in _BY_INDEX for kind in required)
+        self._max_args = math.inf if self._var_args else len(self._indexed)
         annotations = {parameter.name: parameter.annotation for parameter in parameters if takes_stored_arguments}
         annotations["return"] = self._signature.return_annotation
         self._annotations = {name: found for name, found in annotations.items() if found is not Parameter.empty}
@@ -55,86 +55,88 @@ class Signature:
 
     @property
     def result_type(self) -> Any:
-        """The annotated result, ``Any`` when there is none."""
-        return self._declared().get("return", Any)
+        """The annotation of the result, ``Any`` if there is none."""
+        return self._declared_types().get("return", Any)
 
     def takes(self, name: str) -> bool:
-        """Whether an argument may be given by this name."""
-        return name in self._named or bool(self._others)
+        """Return whether an argument may be given by this name."""
+        return name in self._named or bool(self._var_kwargs)
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The call as JSON. Arguments that do not bind raise Python's own ``TypeError``."""
-        if kwargs or not self._least <= len(args) <= self._most:
+        """Return the call as JSON. Arguments that do not bind raise Python's own ``TypeError``."""
+        if kwargs or not self._min_args <= len(args) <= self._max_args:
             bound = self._signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
         if not args and not kwargs:
             return _EMPTY_CALL
-        stored_args = [self._store(self._at(place), value) for place, value in enumerate(args)]
-        stored_kwargs = [f"{values.encode(key)}:{self._store(self._of(key), value)}" for key, value in kwargs.items()]
+        stored_args = [self._encode(self._parameter_at(index), value) for index, value in enumerate(args)]
+        stored_kwargs = [
+            f"{encode_value(key)}:{self._encode(self._parameter_named(key), value)}" for key, value in kwargs.items()
+        ]
         return f'{{"args":[{",".join(stored_args)}],"kwargs":{{{",".join(stored_kwargs)}}}}}'
 
     def decode_call(self, text: str, of: str = "") -> tuple[list[Any], dict[str, Any]]:
-        """The arguments again, each as its annotation says; whether they bind is for the call to find out.
+        """Return the arguments, each of its annotated type. Whether they bind is not checked: the call itself does that.
 
-        ``of`` says in the errors whose call it is.
+        ``of`` names the workflow or step in the errors.
         """
         if text == _EMPTY_CALL:
             return [], {}
-        whose = of or self._name
-        call = values.decode(text, what=f"The stored call of {whose}")
+        of = of or self._name
+        call = decode_value(text, what=f"The stored call of {of}")
         if not (isinstance(call, dict) and isinstance(call.get("args"), list) and isinstance(call.get("kwargs"), dict)):
             raise InvalidValueError(
-                f"The stored call of {whose}", 'it is not of the form {"args": [...], "kwargs": {...}}'
+                f"The stored call of {of}", 'it is not of the form {"args": [...], "kwargs": {...}}'
             )
-        args = [self._restore(self._at(place), value, whose) for place, value in enumerate(call["args"])]
-        return args, {key: self._restore(self._of(key), value, whose) for key, value in call["kwargs"].items()}
+        args = [self._decode(self._parameter_at(index), value, of) for index, value in enumerate(call["args"])]
+        return args, {key: self._decode(self._parameter_named(key), value, of) for key, value in call["kwargs"].items()}
 
-    def _at(self, place: int) -> str:
-        """The parameter that takes the argument at this place, ``""`` if none does."""
-        return self._placed[place] if place < len(self._placed) else self._rest
+    def _parameter_at(self, index: int) -> str:
+        """Return the parameter that takes the positional argument at this index, ``""`` if none does."""
+        return self._indexed[index] if index < len(self._indexed) else self._var_args
 
-    def _of(self, key: str) -> str:
-        """The parameter that takes the argument with this keyword, ``""`` if none does."""
-        return key if key in self._named else self._others
+    def _parameter_named(self, key: str) -> str:
+        """Return the parameter that takes the argument with this keyword, ``""`` if none does."""
+        return key if key in self._named else self._var_kwargs
 
-    def _store(self, parameter: str, value: Any) -> str:
-        declared = self._declared().get(parameter, Any)
-        return values.encode(value, declared, what=f"The argument {parameter!r} of {self._name}")
+    def _encode(self, parameter: str, value: Any) -> str:
+        declared = self._declared_types().get(parameter, Any)
+        return encode_value(value, declared, what=f"The argument {parameter!r} of {self._name}")
 
-    def _restore(self, parameter: str, value: Any, whose: str) -> Any:
-        declared = self._declared().get(parameter, Any)
-        if declared is Any or (type(value) is declared and declared in _UNTOUCHED):
+    def _decode(self, parameter: str, value: Any, of: str) -> Any:
+        declared = self._declared_types().get(parameter, Any)
+        if declared is Any or (type(value) is declared and declared in _SAME_IN_JSON):
             return value
-        what = f"The stored argument {parameter!r} of {whose}"
-        return values.decode(to_json(value).decode(), declared, what=what)
+        what = f"The stored argument {parameter!r} of {of}"
+        return decode_value(to_json(value).decode(), declared, what=what)
 
-    def _declared(self) -> dict[str, Any]:
+    def _declared_types(self) -> dict[str, Any]:
         return self._types if self._types is not None else self._resolve(final=True)
 
     def _resolve(self, *, final: bool) -> dict[str, Any]:
         types: dict[str, Any] = {}
         complete = True
         for name, annotation in self._annotations.items():
-            which, reason = "result" if name == "return" else f"parameter {name!r}", ""
+            what, reason = "result" if name == "return" else f"parameter {name!r}", ""
             try:
                 types[name] = declared = self._evaluate(annotation)
-                fits = declared is Any or _has_json(values.adapter(declared).core_schema)
+                has_json = declared is Any or _has_json(type_adapter(declared).core_schema)
             except (NameError, AttributeError) as problem:
                 if final:
                     raise RegistrationError(
-                        f"The annotation of the {which} of {self._name} cannot be resolved ({problem}): "
+                        f"The annotation of the {what} of {self._name} cannot be resolved ({problem}): "
                         "define or import that name in the module of the function."
                     ) from None
                 complete = False
                 continue
             except PydanticSchemaGenerationError:
-                fits = False
+                has_json = False
             except (PydanticUserError, TypeError, SyntaxError) as problem:
-                fits, reason = False, f" ({' '.join(str(problem).split()):.200})"
-            if not fits:
+                has_json, reason = False, f" ({' '.join(str(problem).split()):.200})"
+            if not has_json:
                 raise RegistrationError(
-                    f"The {which} of {self._name} is annotated as {annotation!r:.100}, which has no JSON{reason}: "
-                    "annotate it with a type that pydantic knows, or not at all."
+                    f"The {what} of {self._name} is annotated as {annotation!r:.100}, which has no JSON{reason}: "
+                    "annotate it with a type that pydantic can serialize, or not at all."
                 )
         if complete:
             self._types = types
@@ -142,19 +144,19 @@ class Signature:
 
     def _evaluate(self, annotation: Any) -> Any:
         holder = SimpleNamespace(
-            __annotations__={"it": annotation}, __type_params__=getattr(self._function, "__type_params__", ())
+            __annotations__={"annotation": annotation}, __type_params__=getattr(self._function, "__type_params__", ())
         )
         names = getattr(inspect.unwrap(self._function), "__globals__", {})
-        declared = typing.get_type_hints(holder, globalns=names, include_extras=True)["it"]
-        # A function that never returns has no result, and what a ParamSpec stands for is not known.
+        declared = typing.get_type_hints(holder, globalns=names, include_extras=True)["annotation"]
+        # A function that never returns has no result, and the types behind a ParamSpec are not known.
         if declared in (typing.Never, typing.NoReturn) or isinstance(declared, _PARAM_SPEC):
             return Any
         return declared
 
 
 def encode_plain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """A call of a function that is known by its name only: its arguments as plain JSON."""
-    return values.encode({"args": list(args), "kwargs": kwargs}, what="The arguments of the workflow")
+    """Return the JSON of a call of a function of which only the name is known: the arguments as plain JSON."""
+    return encode_value({"args": list(args), "kwargs": kwargs}, what="The arguments of the workflow")
 
 
 def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -167,7 +169,7 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _has_json(schema: Any) -> bool:
-    # A type that waits for a forward reference has no schema yet.
+    # The schema of a type with an unresolved forward reference is not a dict yet.
     while isinstance(schema, dict) and schema["type"] in ("default", "nullable"):
         schema = schema["schema"]
     return not isinstance(schema, dict) or schema["type"] not in _WITHOUT_JSON

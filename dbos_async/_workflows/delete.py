@@ -6,8 +6,6 @@ believes that it goes on had begun before it ended, and is waited for.
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
 import anyio
 
 from dbos_async._database.database import Database
@@ -60,7 +58,7 @@ async def delete(database: Database, workflow_id: str) -> None:
         give_up_at = anyio.current_time() + DELETE_WITHIN_SECONDS
         seen: int | None = None
         earlier: set[str] = set()
-        async with aclosing(database.changes()) as changes:
+        with database.changes() as changes:
             async for subscription in changes:
                 answer = await database.call(UNDER_WAY, [(workflow_id,)], partition="")
                 if not answer:

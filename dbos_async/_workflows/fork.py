@@ -8,7 +8,7 @@ from typing import Any
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._runs.context import assigned
+from dbos_async._runs.start_options import assigned
 from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._workflows.handle import WorkflowHandle

@@ -1,25 +1,21 @@
-"""A workflow seen from outside: its handle, its status, its steps, its result."""
+"""The handle of a workflow: ask for its status, or wait for its result."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
-
-from pydantic import BaseModel
 
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import end_key
-from dbos_async._runs.context import Run, WorkflowContext, calling_context
-from dbos_async._runs.step import Step, StepResult, read
-from dbos_async._serialization import values
-from dbos_async.errors import InvalidArgumentError, WorkflowCancelledError, WorkflowNotFoundError
-from dbos_async.keys import check_int, check_key
+from dbos_async._runs.context import WorkflowContext, calling_context
+from dbos_async._runs.run import RunEnd
+from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.waiting import wait
+from dbos_async._serialization.values import decode_value
+from dbos_async._workflows.status import WorkflowStatus, get_status
+from dbos_async.errors import WorkflowCancelledError, WorkflowNotFoundError
 
 R = TypeVar("R")
-
-STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 RESULT = Statement(
     "RESULT",
@@ -75,114 +71,16 @@ AWAIT_RESULT = Statement(
     """,
 )
 
-STATUS = Statement(
-    "STATUS",
-    """
-    select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-           w.created_at, w.claimed_at, w.deadline, w.ended_at
-    from unnest($1::int[], $2::text[]) as c(n, id)
-    cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
-    """,
-)
-
-LIST = Statement(
-    "LIST",
-    """
-    select c.n, w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
-           mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-           w.created_at, w.claimed_at, w.deadline, w.ended_at
-    from unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                $7::text[], $8::boolean[], $9::int[], $10::text[])
-        as c(n, status, name, id_prefix, since, until, parent_id, unclaimable, most, after)
-    left join lateral (select created_at, id from dbos_async.workflows where id = c.after limit 1) as a on true
-    cross join lateral (
-        select * from dbos_async.workflows as w
-        where (c.status is null or w.status = c.status)
-          and (c.name is null or w.name = c.name)
-          and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
-          and (c.since is null or w.created_at >= c.since)
-          and (c.until is null or w.created_at < c.until)
-          and (c.parent_id is null or w.parent_id = c.parent_id)
-          and (c.unclaimable is null or c.unclaimable = (
-                w.status = 'PENDING' and w.owner is null and not exists (
-                    select 1 from dbos_async.executors as e
-                    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
-                      and (e.application_version is null or w.application_version is null
-                           or e.application_version = w.application_version))))
-          and (c.after is null or (w.created_at, w.id) > (a.created_at, a.id))
-        order by w.created_at, w.id
-        limit c.most
-    ) as w
-    order by c.n, w.created_at, w.id
-    """,
-    parallelism=1,
-)
-
-LIST_STEPS = Statement(
-    "LIST_STEPS",
-    """
-    select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step,
-           s.verb, s.key, s.output, s.error, s.started_at,
-           case when s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
-    from unnest($1::int[], $2::text[]) as c(n, workflow_id)
-    cross join lateral (
-        select * from dbos_async.steps where workflow_id = c.workflow_id
-    ) as s
-    order by c.n, s.started_at, s.branch, s.number
-    """,
-    parallelism=1,
-)
-
-
-class WorkflowStatus(BaseModel, frozen=True):
-    """How a workflow stood when somebody looked.
-
-    ``status`` is PENDING (running, waiting, or not yet claimed), an end (SUCCESS, ERROR, CANCELLED), or parked until
-    somebody repairs and resumes it (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED). ``input``, ``output`` and ``error``
-    are the plain JSON that is stored, or its text if that cannot be read. ``executor_id`` is the executor that runs it now,
-    ``None`` when none does; ``attempt`` counts its runs. At its ``deadline`` (`SetWorkflowTimeout`) it is cancelled.
-    """
-
-    workflow_id: str
-    name: str
-    status: str
-    input: Any
-    output: Any
-    error: Any
-    executor_id: str | None
-    attempt: int
-    recoveries: int
-    parent_id: str | None
-    forked_from: str | None
-    application_version: str | None
-    created_at: datetime
-    claimed_at: datetime | None
-    deadline: datetime | None
-    ended_at: datetime | None
-
-
-class WorkflowStep(BaseModel, frozen=True):
-    """One recorded step: its path, what it was, and how it ended; ``completed_at`` is ``None`` while it waits."""
-
-    step: str
-    verb: str
-    key: str
-    output: Any
-    error: Any
-    started_at: datetime
-    completed_at: datetime | None
-
 
 class WorkflowHandle(Generic[R]):
-    """One workflow, by its id: ask for its status, or wait for its result."""
+    """One workflow, by its ``workflow_id``: ask for its status, or wait for its result. Starting a workflow returns a handle."""
 
-    __slots__ = ("_database", "_result_type", "_run", "workflow_id")
+    __slots__ = ("_database", "_end", "_result_type", "workflow_id")
 
-    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any, run: Run | None = None) -> None:
+    def __init__(self, database: Database, workflow_id: str, result_type: Any = Any, end: RunEnd | None = None) -> None:
         self._database = database
         self._result_type = result_type
-        self._run = run
+        self._end = end
         self.workflow_id: str = workflow_id
 
     def __repr__(self) -> str:
@@ -191,36 +89,56 @@ class WorkflowHandle(Generic[R]):
     async def get_result(self) -> R:
         """Wait until the workflow has ended; return what it returned, raise what it raised.
 
-        A cancelled workflow raises `WorkflowCancelledError`, an unknown one `WorkflowNotFoundError`.
-        A parked workflow has not ended: this waits until it was resumed and has come to its end.
-        """
-        run = self._run
-        if run is not None and not isinstance(calling_context(self._database), WorkflowContext):
-            # Of a run in this process the end is heard as soon as it is committed, and need not be asked for.
-            listener = run.listen()
+        A parked workflow has not ended: this waits until it has been resumed and has ended. Raises `WorkflowCancelledError` when
+        the workflow was cancelled, and `WorkflowNotFoundError` when it does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def fails() -> None:
+                raise ValueError("no such item")
+
+            handle = await DBOS.start_workflow(fails)
             try:
-                await listener
-            finally:
-                run.listen_no_more(listener)
-            if (outcome := run.outcome) is not None:
+                await handle.get_result()
+            except ValueError as error:
+                assert str(error) == "no such item"
+            ```
+        """
+        end = self._end
+        if end is not None and not isinstance(calling_context(self._database), WorkflowContext):
+            # A run in this process reports its end as soon as that is committed, so the database need not be asked.
+            outcome = await end.wait()
+            if outcome is not None:
                 return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
         return cast("R", await _result(self._database, self.workflow_id, self._result_type))
 
     async def get_status(self) -> WorkflowStatus:
-        """How the workflow stands now. Raises `WorkflowNotFoundError` when there is none of this id."""
+        """How the workflow stands now. Raises `WorkflowNotFoundError` when it does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def waits() -> None:
+                await DBOS.recv(timeout_seconds=None)
+
+            handle = await DBOS.start_workflow(waits)
+            assert (await handle.get_status()).status == "PENDING"
+            ```
+        """
         return await get_status(self._database, self.workflow_id)
 
 
 async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
-    here = calling_context(database)
-    if isinstance(here, WorkflowContext):
-        step = Step(here, "get_result", workflow_id)
-        done = await step.perform(AWAIT_RESULT, [(*step.columns, workflow_id)], watch=[end_key(workflow_id)])
-        return await step.decode_or_reject(done, lambda text: values.decode(text, declared, what=_what(workflow_id)))
-    async with aclosing(database.changes(end_key(workflow_id))) as changes:
+    context = calling_context(database)
+    if isinstance(context, WorkflowContext):
+        step = Step(context, "get_result", workflow_id)
+        result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
+        return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=_what(workflow_id)))
+    with database.changes(end_key(workflow_id)) as changes:
         async for _ in changes:
             answer = await database.call(
-                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=here is not None
+                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=context is not None
             )
             _, status, output, error = answer[0]
             if status is None:
@@ -236,77 +154,8 @@ def _value(workflow_id: str, output: str | None, error: str | None, declared: An
     """What a workflow returned; what it raised is raised."""
     if error is not None:
         StepResult(output, error, of=f"workflow {workflow_id!r}").value()
-    return values.decode(output, declared, what=_what(workflow_id))
+    return decode_value(output, declared, what=_what(workflow_id))
 
 
 def _what(workflow_id: str) -> str:
     return f"The result of workflow {workflow_id!r}"
-
-
-async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
-    """How the workflow of this id stands now."""
-    check_key(workflow_id, "workflow_id")
-
-    async def find() -> WorkflowStatus:
-        answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
-        if not answer:
-            raise WorkflowNotFoundError(workflow_id)
-        return _status(answer[0])
-
-    status: WorkflowStatus = await read(database, "get_status", workflow_id, find, WorkflowStatus)
-    return status
-
-
-async def list_workflows(
-    database: Database,
-    *,
-    status: str | None,
-    name: str | None,
-    id_prefix: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    parent_id: str | None,
-    unclaimable: bool | None,
-    limit: int,
-    after: str | None,
-) -> list[WorkflowStatus]:
-    """The workflows that fit every filter, the oldest first."""
-    if status is not None and status not in STATUSES:
-        raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_int(limit, 1, "limit")
-    for moment in (since, until):
-        if moment is not None and moment.tzinfo is None:
-            raise InvalidArgumentError(f"since and until must have a time zone, and {moment!r} has none.")
-    row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
-
-    async def find() -> list[WorkflowStatus]:
-        return [_status(record) for record in await database.call(LIST, [row], partition="")]
-
-    found: list[WorkflowStatus] = await read(database, "list_workflows", "", find, list[WorkflowStatus])
-    return found
-
-
-async def list_workflow_steps(database: Database, workflow_id: str) -> list[WorkflowStep]:
-    """The recorded steps of a workflow, in the order in which they began."""
-    check_key(workflow_id, "workflow_id")
-
-    async def find() -> list[WorkflowStep]:
-        return [
-            WorkflowStep(
-                step=step, verb=verb, key=key, output=values.show(output), error=values.show(error),
-                started_at=started_at, completed_at=completed_at,
-            )
-            for _, step, verb, key, output, error, started_at, completed_at
-            in await database.call(LIST_STEPS, [(workflow_id,)], partition=workflow_id)
-        ]  # fmt: skip
-
-    steps: list[WorkflowStep] = await read(database, "list_workflow_steps", workflow_id, find, list[WorkflowStep])
-    return steps
-
-
-def _status(record: Any) -> WorkflowStatus:
-    fields = dict(record)
-    del fields["n"]
-    for name in ("input", "output", "error"):
-        fields[name] = values.show(fields[name])
-    return WorkflowStatus(**fields)

@@ -1,4 +1,4 @@
-"""``@DBOS.step()``: an ordinary function whose outcome a workflow records, so that it is not run again."""
+"""``@DBOS.step()``: an ordinary function. A workflow records its outcome and does not run it again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from anyio.lowlevel import RunVar
 
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
-from dbos_async._serialization import exceptions, values
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
 
 log = logging.getLogger("dbos_async")
@@ -56,14 +57,14 @@ class StepFunction(Generic[P, R]):
         self._timeout_seconds = timeout_seconds
 
     def __get__(self, instance: object, owner: type) -> Any:
-        """A step that stands in a class is a method like any other."""
+        """A step that is defined in a class is a method like any other."""
         return self if instance is None else functools.partial(cast("Any", self), instance)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        here = current.get()
-        if not isinstance(here, WorkflowContext):
+        context = current.get()
+        if not isinstance(context, WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
-        step = Step(here, "step", self.name)
+        step = Step(context, "step", self.name)
 
         async def attempt() -> Any:
             body = StepContext(step.run, step.path)
@@ -71,25 +72,25 @@ class StepFunction(Generic[P, R]):
             try:
                 return await self._call(*args, **kwargs)
             finally:
-                body.over = True  # a thread that was abandoned may still act, and must not
+                body.over = True  # stops an abandoned thread from acting in the name of the step
                 current.reset(token)
 
         async def find() -> tuple[str | None, str | None]:
             try:
                 value = await self._attempts(attempt)
                 what = f"The result of step {self.name!r}"
-                text = values.encode(value, self._signature.result_type, what=what)
-                invalid = values.too_large(text, step.run.database.max_payload_bytes, what)
-                return (text, None) if invalid is None else (None, exceptions.encode_error(invalid))
+                text = encode_value(value, self._signature.result_type, what=what)
+                invalid = size_error(text, step.run.database.max_payload_bytes, what)
+                return (text, None) if invalid is None else (None, encode_error(invalid))
             except Exception as error:
-                return None, exceptions.encode_error(error)
+                return None, encode_error(error)
 
         done = await step.run_once(find)
         text, what = done.value(), f"The recorded result of step {self.name!r}"
         try:
-            return cast("R", values.decode(text, self._signature.result_type, what=what))
+            return cast("R", decode_value(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
-            await step.park_unreadable(invalid)
+            await step.park_undecodable(invalid)
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
         pause = self._interval_seconds
@@ -118,13 +119,13 @@ class StepFunction(Generic[P, R]):
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
-        # The thread is abandoned by a cancellation: nobody can stop it, but what it returns is dropped.
+        # A cancellation abandons the thread: it cannot be stopped, but its result is dropped.
         call = functools.partial(self._function, *args, **kwargs)
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
 
 
 class StepDecorator:
-    """What ``@DBOS.step(…)`` makes of its options: it turns a function into a step."""
+    """What ``@DBOS.step(…)`` returns: it turns a function into a step."""
 
     def __init__(
         self,

@@ -1,57 +1,51 @@
-"""The verbs of `DBOS` for workflows as a whole: start, find, list, cancel, resume, fork and delete them."""
+"""The verbs of `DBOS` and `DBOSClient` for workflows as a whole: find, list, cancel, resume, fork and delete them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
-from uuid import UUID
+from typing import Any
 
-from dbos_async._messaging import mailbox
-from dbos_async._workflows import control, delete, fork, handle, start
-from dbos_async._workflows.handle import WorkflowHandle, WorkflowStatus, WorkflowStep
-from dbos_async._workflows.start import Workflow, database
-from dbos_async.envelope import Message
-from dbos_async.keys import Topic
-
-if TYPE_CHECKING:
-    from dbos_async._runs.transaction import Connection
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from dbos_async._database.database import Database
+from dbos_async._workflows import control, delete, fork
+from dbos_async._workflows import status as statuses
+from dbos_async._workflows.handle import WorkflowHandle
+from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
 
 
-class Management:
-    """Workflows as a whole."""
+class WorkflowVerbs(ABC):
+    """Workflows as a whole, for callers anywhere."""
 
-    @overload
-    @staticmethod
-    async def start_workflow(
-        function: Workflow[..., R], /, *args: Any, connection: Connection, **kwargs: Any
-    ) -> WorkflowHandle[R]: ...
-    @overload
-    @staticmethod
-    async def start_workflow(function: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkflowHandle[R]: ...
-    @staticmethod
-    async def start_workflow(function: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
-        """Start a workflow and return its handle once the start is committed; it runs here, in the background.
+    @property
+    @abstractmethod
+    def _database(self) -> Database:
+        """The database that the verbs use; raises when it may not be used from here."""
 
-        With an id (`SetWorkflowID`) that exists nothing is started: the handle is of the first one, and its arguments count.
-        Raises `WorkflowConflictError` when that id belongs to another function.
+    def _result_type(self, name: str) -> Any:
+        """The type of the results of workflows of this name; ``Any`` leaves them plain JSON values."""
+        return Any
 
-        With ``connection=``, an asyncpg connection, the start is a part of the transaction that is open there: a live executor
-        that knows the workflow begins it once that commits. Arguments are then not checked by a type checker.
+    async def retrieve_workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
+        """The handle of an existing workflow.
+
+        Raises `WorkflowNotFoundError` when there is no such workflow.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def greet(name: str) -> str:
+                return f"Hello, {name}!"
+
+            workflow_id = (await DBOS.start_workflow(greet, "Ada")).workflow_id
+            handle = await DBOS.retrieve_workflow(workflow_id)
+            assert await handle.get_result() == "Hello, Ada!"
+            ```
         """
-        return await start.start_here(start.find(function), args, kwargs)
+        found = await statuses.get_status(self._database, workflow_id)
+        return WorkflowHandle(self._database, workflow_id, self._result_type(found.name))
 
-    @staticmethod
-    async def retrieve_workflow(workflow_id: str) -> WorkflowHandle[Any]:
-        """The handle of an existing workflow. Raises `WorkflowNotFoundError` when there is none of this id."""
-        status = await handle.get_status(database(), workflow_id)
-        known = start.registered.get(status.name)
-        return WorkflowHandle(database(), workflow_id, known.signature.result_type if known else Any)
-
-    @staticmethod
     async def list_workflows(
+        self,
         *,
         status: str | None = None,
         name: str | None = None,
@@ -63,82 +57,131 @@ class Management:
         limit: int = 100,
         after: str | None = None,
     ) -> list[WorkflowStatus]:
-        """The workflows that fit every filter, the oldest first, at most ``limit``; ``after`` is the last id of the page before.
+        """The workflows that fit every filter, the oldest first, at most ``limit``. ``None`` as a filter fits all.
 
-        ``unclaimable=True`` are those that wait for an executor and that no live one can run, since none knows their name or
-        has their ``application_version``.
+        ``since`` and ``until`` bound when a workflow was created and must have a time zone. ``parent_id`` is the workflow that
+        started it. ``unclaimable=True`` lists those that wait for an executor although no live one can run them, because none
+        knows their name or has their ``application_version``. ``after`` is the last id of the page before.
+
+        Raises `InvalidArgumentError` when a filter cannot be used.
+
+        Example:
+            ```python
+            @DBOS.workflow(name="greet")
+            async def greet(name: str) -> str:
+                return f"Hello, {name}!"
+
+            await greet("Ada")
+            found = await DBOS.list_workflows(name="greet", status="SUCCESS", limit=10)
+            assert found[-1].output == "Hello, Ada!"
+            ```
         """
-        return await handle.list_workflows(
-            database(), status=status, name=name, id_prefix=id_prefix, since=since, until=until,
+        return await statuses.list_workflows(
+            self._database, status=status, name=name, id_prefix=id_prefix, since=since, until=until,
             parent_id=parent_id, unclaimable=unclaimable, limit=limit, after=after,
         )  # fmt: skip
 
-    @staticmethod
-    async def list_workflow_steps(workflow_id: str) -> list[WorkflowStep]:
-        """The recorded steps of a workflow, in the order in which they began."""
-        return await handle.list_workflow_steps(database(), workflow_id)
+    async def list_workflow_steps(self, workflow_id: str) -> list[WorkflowStep]:
+        """The recorded steps of a workflow, in the order in which they began; empty when there is none, or no such workflow.
 
-    @staticmethod
-    async def cancel_workflow(workflow_id: str) -> None:
-        """Cancel a workflow, in whatever process it runs or waits; who waits for its result gets `WorkflowCancelledError`.
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def nap() -> None:
+                await DBOS.sleep(0.1)
 
-        One that has ended stays as it is. Its children go on. Raises `WorkflowNotFoundError` when there is none of this id.
+            handle = await DBOS.start_workflow(nap)
+            await handle.get_result()
+            assert [(step.step, step.verb) for step in await DBOS.list_workflow_steps(handle.workflow_id)] == [("1", "sleep")]
+            ```
         """
-        await control.cancel(database(), workflow_id)
+        return await statuses.list_workflow_steps(self._database, workflow_id)
 
-    @staticmethod
-    async def resume_workflow(workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
-        """Let a cancelled or parked workflow go on after its last recorded step, in any executor that knows it.
+    async def cancel_workflow(self, workflow_id: str) -> None:
+        """Cancel a workflow, in whatever process it runs or waits. It ends within a second as CANCELLED.
 
-        ``application_version`` (default: as it was) is the version that it is for from now on, also of one that waits for an
-        executor. One that runs or has ended otherwise stays as it is. Raises `WorkflowNotFoundError` when there is none of this id.
+        A workflow that has ended stays as it is, and children go on. Callers that wait for the result get
+        `WorkflowCancelledError`. Raises `WorkflowNotFoundError` when there is no such workflow.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def waits() -> None:
+                await DBOS.recv(timeout_seconds=None)
+
+            handle = await DBOS.start_workflow(waits)
+            await DBOS.cancel_workflow(handle.workflow_id)
+            assert (await handle.get_status()).status == "CANCELLED"
+            ```
         """
-        await control.resume(database(), workflow_id, application_version)
-        return await Management.retrieve_workflow(workflow_id)
+        await control.cancel(self._database, workflow_id)
 
-    @staticmethod
+    async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
+        """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.
+
+        ``application_version`` (``None``: as before) is the version that may run the workflow from now on; it is also changed for
+        a workflow that waits for an executor. A workflow that runs, or that has ended otherwise, stays as it is. Raises
+        `WorkflowNotFoundError` when there is no such workflow.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def waits() -> str:
+                return await DBOS.recv("word", timeout_seconds=None)
+
+            handle = await DBOS.start_workflow(waits)
+            await DBOS.cancel_workflow(handle.workflow_id)
+            handle = await DBOS.resume_workflow(handle.workflow_id)
+            await DBOS.send(handle.workflow_id, "back", "word")
+            assert await handle.get_result() == "back"
+            ```
+        """
+        await control.resume(self._database, workflow_id, application_version)
+        return await self.retrieve_workflow(workflow_id)
+
     async def fork_workflow(
-        workflow_id: str, start_step: int | str, *, application_version: str | None = None
+        self, workflow_id: str, start_step: int | str, *, application_version: str | None = None
     ) -> WorkflowHandle[Any]:
-        """Start a copy of a workflow that goes on from step ``start_step``; the original stays as it is.
+        """Start a copy of a workflow that continues from step ``start_step``; the original stays as it is.
 
-        The copy has the recorded steps below ``start_step`` (a number of `list_workflow_steps`), what they said and wrote, and
-        every message that the original took later or has not taken. `SetWorkflowID` gives it an id; ``application_version``
-        (default: the original's) says which executors may run it. Raises `WorkflowNotFoundError` when there is no original.
+        The copy has the recorded steps below ``start_step`` (a number of `list_workflow_steps`), the events and stream values of
+        those steps, and every message that the original has not received by then. `SetWorkflowID` gives the copy an id.
+        ``application_version`` (``None``: that of the original) says which executors may run it.
+
+        Raises `WorkflowNotFoundError` when there is no original, `InvalidArgumentError` when ``start_step`` is not a step number,
+        and `WorkflowConflictError` when the id belongs to another workflow.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def order() -> str:
+                drink = await DBOS.recv("drink")
+                return f"{drink} and {await DBOS.recv('food')}"
+
+            handle = await DBOS.start_workflow(order)
+            await DBOS.send(handle.workflow_id, "tea", "drink")
+            await DBOS.send(handle.workflow_id, "soup", "food")
+            assert await handle.get_result() == "tea and soup"
+            copy = await DBOS.fork_workflow(handle.workflow_id, 2)
+            assert await copy.get_result() == "tea and soup"
+            ```
         """
-        return await fork.fork(database(), workflow_id, start_step, application_version)
+        return await fork.fork(self._database, workflow_id, start_step, application_version)
 
-    @staticmethod
-    async def delete_workflow(workflow_id: str) -> None:
+    async def delete_workflow(self, workflow_id: str) -> None:
         """Remove a workflow that has ended, with its steps, messages, events and streams; its children stay.
 
-        Raises `WorkflowNotEndedError` when it goes on or is parked, `WorkflowNotFoundError` when there is none of this id.
+        Raises `WorkflowNotEndedError` when the workflow goes on or is parked, `WorkflowNotFoundError` when it does not exist.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def greet() -> str:
+                return "hello"
+
+            handle = await DBOS.start_workflow(greet)
+            await handle.get_result()
+            await DBOS.delete_workflow(handle.workflow_id)
+            ```
         """
-        await delete.delete(database(), workflow_id)
-
-    @staticmethod
-    async def list_messages(
-        workflow_id: str,
-        *,
-        topic: str | Topic[Any] | None = None,
-        status: str | None = None,
-        limit: int = 100,
-        after: UUID | str | None = None,
-    ) -> list[Message]:
-        """The messages that were sent to a workflow, the oldest first, at most ``limit``; ``after`` is the last id of a page.
-
-        ``status`` is ``"waiting"``, ``"received"`` or ``"rejected"`` (its receiver could not read it, and `Message.rejected` says
-        why). Raises `WorkflowNotFoundError` when there is no such workflow.
-        """
-        return await mailbox.list_messages(
-            database(), workflow_id, topic=topic, status=status, limit=limit, after=after
-        )
-
-    @staticmethod
-    async def redeliver(message_id: UUID | str) -> None:
-        """Append a copy of a rejected message to the queue of its workflow, for the repaired code to receive.
-
-        Raises `RedeliveryError` when it was not rejected, or when the workflow has ended; the error then says which
-        `fork_workflow` receives it again. Raises `MessageNotFoundError` when there is none of this id.
-        """
-        await mailbox.redeliver(database(), message_id)
+        await delete.delete(self._database, workflow_id)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, WorkflowHandle
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 
 AMOUNTS = {"full": 10_000, "quick": 2000, "tiny": 20}
 
@@ -33,14 +33,14 @@ def resident_bytes() -> int:
 
 async def park_and_wake(count: int) -> dict[str, float]:
     """So many come to wait, are each sent a message, and finish."""
-    here = start.executor()
+    here = launched.executor()
     before = resident_bytes(), threading.active_count(), len(here.database.postgres.backends)
     began = time.perf_counter()
     handles: list[WorkflowHandle[Any]] = []
     while len(handles) < count:
         starts = (DBOS.start_workflow(wait) for _ in range(min(1000, count - len(handles))))
         handles += await asyncio.gather(*starts)
-    while sum(1 for run in here.runs.values() if run.waiting) < count:
+    while sum(1 for run in here.runs.values() if run.tasks.waiting) < count:
         assert time.perf_counter() - began < 60, "they do not all come to wait"
         await asyncio.sleep(0.02)
     waiting = time.perf_counter() - began

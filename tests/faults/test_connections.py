@@ -59,7 +59,7 @@ async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(databas
 
     async def use(number: int) -> None:
         for _ in range(5):
-            async with postgres.connection() as only:
+            async with postgres.acquire() as only:
                 await only.execute("select pg_sleep(0.01)")
                 turns.append(number)
 
@@ -89,13 +89,13 @@ async def test_d4_a_connection_on_its_way_to_who_waited_for_it_counts_as_one_tha
             raise
 
     async def use() -> int:
-        async with postgres.connection() as only:
+        async with postgres.acquire() as only:
             backend: int = await only.fetchval("select pg_backend_pid()")
             return backend
 
     monkeypatch.setattr(asyncpg, "connect", connecting)
     async with asyncio.timeout(20):
-        async with postgres.connection() as only:
+        async with postgres.acquire() as only:
             backend = only.get_server_pid()
             first, second = asyncio.create_task(use()), asyncio.create_task(use())
             await eventually(lambda: len(refused) == 2)
@@ -126,10 +126,10 @@ async def test_d4_a_connection_is_used_again_if_its_error_leaves_it_usable(
     postgres = Postgres(database_url)
     backend = 0
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-        async with postgres.connection() as used:
+        async with postgres.acquire() as used:
             backend = used.get_server_pid()
             await used.execute(statement)
-    async with postgres.connection() as next_one:
+    async with postgres.acquire() as next_one:
         assert (next_one.get_server_pid() == backend) == stays
     await postgres.close()
 

@@ -136,7 +136,7 @@ async def test_w3_an_executor_that_was_frozen_changes_nothing_and_serves_again(
 
         frozen.process.send_signal(signal.SIGCONT)
         await eventually(lambda: _has_stopped(frozen, frozen_ids), "it says why it stops each run")
-        await eventually(lambda: "silent for so long that it counted as dead" in frozen.errors)
+        await eventually(lambda: "silent for so long that its lease expired" in frozen.errors)
         handle = await client.start_workflow("work of frozen", 6)
         assert await handle.get_result() == 7
         assert (await handle.get_status()).status == "SUCCESS"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, SendMessage
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 from tests.support.eventually import eventually
 from tests.support.processes import holder
 from tests.support.programs.hold import held
@@ -55,7 +55,7 @@ async def test_w2_d4_what_was_claimed_by_an_answer_that_got_lost_is_run_all_the_
             me,
         )
         await DBOS.send("w", "the end", "end")
-        batches = start.executor().database.batches
+        batches = launched.executor().database.batches
         while batches.losses == 0:
             await connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from dbos_async import DBOS, SetWorkflowID
-from dbos_async._workflows import start as start_workflows
+from dbos_async._executor import launched
 from tests.support.eventually import eventually
 from tests.support.processes import Program, running
 from tests.support.programs.ending import PLACES
@@ -204,7 +204,7 @@ async def test_the_ends_that_are_being_stored_at_shutdown_are_waited_for(databas
 
     async def end_one_after_the_other() -> None:
         # All of them end while the shutdown goes on, and the late ones are to be stored behind the early ones.
-        executor = start_workflows.executor()
+        executor = launched.executor()
         await eventually(lambda: executor.closing)
         early_may_end.set()
         waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"

@@ -48,7 +48,7 @@ async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(dat
         batches = Batches(postgres, Wakeups())
 
         async def use() -> None:
-            async with postgres.connection() as connection:
+            async with postgres.acquire() as connection:
                 await connection.execute("select pg_sleep(0.2)")
 
         await asyncio.gather(*(use() for _ in range(8)))

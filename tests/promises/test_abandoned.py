@@ -13,8 +13,8 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID
 from dbos_async._database.database import Database
+from dbos_async._executor import launched
 from dbos_async._messaging import taking
-from dbos_async._workflows import start
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 from tests.support.races import CLAIM_BY_HAND, blocked
@@ -102,7 +102,7 @@ async def speaker(dbos: DBOS) -> str:
     """A workflow that has written to a stream and goes on."""
     with SetWorkflowID("speaker"):
         await DBOS.start_workflow(speaks)
-    await eventually(lambda: any(run.waiting for run in start.executor().runs.values()))
+    await eventually(lambda: any(run.tasks.waiting for run in launched.executor().runs.values()))
     return "speaker"
 
 
@@ -135,7 +135,7 @@ class Watch:
 async def test_m1_m4_abandoned_receives_lose_no_message(dbos: DBOS, connection: Any, way: str) -> None:
     """What a receive has taken when its caller has already left is received by the next one, in order."""
     pause = moments(1)
-    watch = Watch(connection, start.executor().database)
+    watch = Watch(connection, launched.executor().database)
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(receives, way, 300, 2)
     for n in range(300):
@@ -156,7 +156,7 @@ async def test_m1_m4_abandoned_receives_lose_no_message(dbos: DBOS, connection: 
 async def test_s5_e3_abandoned_reads_in_a_workflow_leave_nothing(
     dbos: DBOS, connection: Any, speaker: str, way: str
 ) -> None:
-    watch = Watch(connection, start.executor().database)
+    watch = Watch(connection, launched.executor().database)
     handle = await DBOS.start_workflow(reads, way, 340, 3)
     assert await handle.get_result() == 340
     await watch.nothing_is_left()
@@ -166,7 +166,7 @@ async def test_s5_e3_abandoned_reads_outside_of_workflows_leave_nothing(
     dbos: DBOS, database_url: str, connection: Any, speaker: str
 ) -> None:
     async with DBOSClient(database_url) as client:
-        watch = Watch(connection, start.executor().database, client._database)
+        watch = Watch(connection, launched.executor().database, client._database)
         moment, chance = moments(4), random.Random(5)
 
         async def abandon(n: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID, WorkflowCancelledError, WorkflowHandle, WorkflowNotFoundError
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 from tests.support.eventually import eventually
 from tests.support.processes import holder
 from tests.support.programs.hold import held
@@ -91,7 +91,7 @@ async def test_w6_cancelling_ends_a_workflow_at_whatever_await_it_stands(dbos: D
     await DBOS.cancel_workflow("w")
     with pytest.raises(WorkflowCancelledError, match="'w' was cancelled"):
         await waiting
-    await eventually(lambda: "w" not in start.executor().runs)
+    await eventually(lambda: "w" not in launched.executor().runs)
     assert time.monotonic() - began < 1
     if verb == "step":
         assert CLEANED == ["step"]
@@ -180,7 +180,7 @@ async def test_w6_a_run_that_its_own_verb_tells_of_its_cancellation_stops_withou
     await connection.execute("update dbos_async.workflows set status = 'CANCELLED', owner = null")
     with caplog.at_level(logging.INFO, "dbos_async"):
         GATES[-1].set()
-        await eventually(lambda: not start.executor().runs)
+        await eventually(lambda: not launched.executor().runs)
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "A run of workflow 'w' stops: it was cancelled.")
     ]

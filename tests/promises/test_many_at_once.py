@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 
@@ -85,7 +85,7 @@ async def test_a_listener_that_is_terminated_is_replaced_and_everybody_looks_aga
 ) -> None:
     connection = await connect()
     handle = await DBOS.start_workflow(take_many, 1)
-    await eventually(lambda: start.executor().free_slots == 1000, "the receiver waits")
+    await eventually(lambda: launched.executor().free_slots == 1000, "the receiver waits")
     async with DBOSClient(database_url) as client:
         terminated = await connection.fetch(
             "select pg_terminate_backend(l.pid) from pg_locks as l "

@@ -184,9 +184,9 @@ async def test_m6_the_deadline_is_judged_by_the_clock_of_the_database(connection
     await DBOS.send(handle.workflow_id, "a wake-up on another topic", "other")
     # Whoever looks again finds that its time is over, although its own process believes in an hour.
     async with asyncio.timeout(45):
-        from dbos_async._workflows import start
+        from dbos_async._executor import launched
 
-        start.executor().database.wakeups.wake_all()
+        launched.executor().database.wakeups.wake_all()
         assert await handle.get_result() is None
 
 

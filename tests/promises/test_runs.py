@@ -21,7 +21,7 @@ from dbos_async import (
     WorkflowStep,
     WrongPlaceError,
 )
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 from tests.support.eventually import eventually
 from tests.support.workflows import echo, wait_for_ever
 
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("dbos")
 
 
 async def test_w7_waiting_workflows_hold_no_thread_and_no_connection() -> None:
-    threads, backends = threading.active_count(), len(start.executor().database.postgres.backends)
+    threads, backends = threading.active_count(), len(launched.executor().database.postgres.backends)
     handles = await asyncio.gather(*(DBOS.start_workflow(wait_for_ever) for _ in range(300)))
-    await eventually(lambda: start.executor().free_slots == 1000, "all runs wait and none counts as running")
+    await eventually(lambda: launched.executor().free_slots == 1000, "all runs wait and none counts as running")
     assert threading.active_count() == threads
-    assert len(start.executor().database.postgres.backends) <= max(backends, 9)
+    assert len(launched.executor().database.postgres.backends) <= max(backends, 9)
     await asyncio.gather(*(DBOS.send(handle.workflow_id, None, "the end") for handle in handles))
     await asyncio.gather(*(handle.get_result() for handle in handles))
 

@@ -20,7 +20,7 @@ from dbos_async import (
     WrongPlaceError,
 )
 from dbos_async._database.wakeups import MAX_UPDATE_BYTES
-from dbos_async._workflows import start
+from dbos_async._executor import launched
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.usefixtures("dbos")
@@ -147,17 +147,17 @@ async def test_s5_a_reader_starts_at_any_offset_also_long_after_the_end(database
 async def test_s5_an_abandoned_reader_leaves_nothing_behind() -> None:
     handle = await DBOS.start_workflow(write, "k", [1, 2, 3], False, True)
     await eventually(lambda: _at_step(handle.workflow_id, "recv"))
-    watched = len(start.executor().database.wakeups)
+    watched = len(launched.executor().database.wakeups)
     for _ in range(20):
         async for value in DBOS.read_stream(handle.workflow_id, "k"):
             assert value == 1
             break
     waiting = [asyncio.create_task(collect(handle.workflow_id, offset=3)) for _ in range(20)]
-    await eventually(lambda: len(start.executor().database.wakeups) > watched)
+    await eventually(lambda: len(launched.executor().database.wakeups) > watched)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    await eventually(lambda: len(start.executor().database.wakeups) == watched, "nobody watches any more")
+    await eventually(lambda: len(launched.executor().database.wakeups) == watched, "nobody watches any more")
 
 
 async def test_s6_in_a_workflow_what_was_read_is_recorded_as_boundaries() -> None:
@@ -272,7 +272,7 @@ async def test_s5_a_slow_reader_keeps_little_and_misses_nothing() -> None:
     async with aclosing(DBOS.read_stream("many", "k")) as reader:
         found = [await anext(reader)]
         await many.get_result()  # all the others are written meanwhile
-        looks = [look for looks in start.database().wakeups._waiting.values() for look in looks]
+        looks = [look for looks in launched.database().wakeups._subscriptions.values() for look in looks]
         assert max(look._update_bytes for look in looks) <= MAX_UPDATE_BYTES
         found += [value async for value in reader]
     assert found == values

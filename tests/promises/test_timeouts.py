@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetWorkflowID, SetWorkflowTimeout, WorkflowCancelledError
-from dbos_async._lifecycle import leases
+from dbos_async._database import wakeups
+from dbos_async._lifecycle import periodic
 from tests.support.eventually import eventually
 
 
@@ -80,7 +81,7 @@ async def test_w6_a_workflow_that_ended_in_time_stays_as_it_is(dbos: DBOS, conne
     await DBOS.send(handle.workflow_id, "in time", "go")
     assert await handle.get_result() == "in time"
     await connection.execute("update dbos_async.workflows set deadline = now() - interval '1 minute'")
-    due = await connection.fetch(leases.DUE.sql, [0], [100])
+    due = await connection.fetch(periodic.DUE.sql, [0], [100])
     assert due == []
 
 
@@ -93,7 +94,7 @@ def test_d5_a_timeout_that_is_none_is_refused(seconds: Any) -> None:
 async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
     database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, connection: Any
 ) -> None:
-    monkeypatch.setattr(leases, "TELL_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(periodic, "REPORT_EVERY_SECONDS", 0.05)
     async with DBOS(database_url, application_version="old"):
         with SetWorkflowID("old"):
             handle = await DBOS.start_workflow(waits)
@@ -117,3 +118,17 @@ async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
         assert await (await DBOS.retrieve_workflow("old")).get_result() == "moved"
         assert [s.workflow_id for s in await DBOS.list_workflows(unclaimable=True)] == ["unknown"]
     assert handle.workflow_id == "old"
+
+
+async def test_m6_a_sleep_outlasts_the_slow_interval(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sleep longer than the interval at which every waiter polls again was never woken."""
+    monkeypatch.setattr(wakeups, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(wakeups, "RECHECK_TICK_SECONDS", 0.025)
+
+    @DBOS.workflow()
+    async def sleeper() -> str:
+        await DBOS.sleep(0.3)
+        return "awake"
+
+    async with asyncio.timeout(10), DBOS(database_url):
+        assert await sleeper() == "awake"

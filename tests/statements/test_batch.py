@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 import asyncpg
@@ -12,6 +11,7 @@ import pytest
 
 from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, LaunchError
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.connections import Postgres
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import without_password
@@ -30,6 +30,16 @@ SLOW = Statement("SLOW", "select n, pg_sleep(value) from unnest($1::int[], $2::f
 
 
 IS_SLEEPING = "select true from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+
+
+class Made(Observer):
+    """Notes which calls were committed."""
+
+    def __init__(self, made: list[Any]) -> None:
+        self._made = made
+
+    def on_result(self, call: Call, result: Result) -> None:
+        self._made.append(result)
 
 
 @pytest.fixture
@@ -95,7 +105,7 @@ async def test_a_call_that_is_cancelled_before_it_left_is_not_made(batches: Batc
     made: list[Any] = []
     slow = batches.call(SLOW, [(0.5,)], partition="")
     await eventually(lambda: connection.fetchval(IS_SLEEPING), "the first call has been sent")
-    late = batches.call(SLOW, [(0.0,)], partition="", answered=made.append)
+    late = batches.call(SLOW, [(0.0,)], partition="", observer=Made(made))
     late.cancel()
     await slow
     await batches.call(SLOW, [(0.0,)], partition="")
@@ -106,9 +116,9 @@ async def test_what_follows_from_a_commit_happens_also_when_the_caller_has_left(
     batches: Batches, wakeups: Wakeups, connection: Any
 ) -> None:
     made: list[Any] = []
-    async with aclosing(wakeups.changes(b"key")) as looks:
+    with wakeups.changes(b"key") as looks:
         await anext(looks)
-        call = batches.call(SLOW, [(0.5,)], partition="", wakes=[b"key"], answered=made.append)
+        call = batches.call(SLOW, [(0.5,)], partition="", wakes=[b"key"], observer=Made(made))
         await eventually(lambda: connection.fetchval(IS_SLEEPING), "the call has been sent")
         call.cancel()
         async with asyncio.timeout(5):
@@ -143,7 +153,7 @@ async def test_d4_outside_of_workflows_a_call_gives_up_in_time(wakeups: Wakeups)
 
 async def test_a_change_during_a_look_is_not_lost(wakeups: Wakeups) -> None:
     looked = 0
-    async with aclosing(wakeups.changes(b"a", b"b")) as looks, asyncio.timeout(5):
+    with wakeups.changes(b"a", b"b") as looks:
         async for look in looks:
             looked += 1
             if looked < 5:

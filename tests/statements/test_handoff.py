@@ -12,9 +12,9 @@ import pytest
 from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import wakeups
 from dbos_async._database.wakeups import UNOWNED_KEY, message_key
+from dbos_async._executor import launched
 from dbos_async._messaging import send as sending
 from dbos_async._messaging import taking
-from dbos_async._workflows import start
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 from tests.support.races import CLAIM_BY_HAND, blocked, state
@@ -44,7 +44,7 @@ async def it_waits(connection: Any, number: int = 1) -> None:
 
     async def waits() -> bool:
         is_begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
-        return is_begun >= number and start.executor().runs["w"].waiting > 0
+        return is_begun >= number and launched.executor().runs["w"].tasks.waiting > 0
 
     await eventually(waits, "it waits")
 

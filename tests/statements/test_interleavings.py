@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async._executor import ending, executor
+from dbos_async._executor import claiming, ending
 from dbos_async._lifecycle import leases
 from dbos_async._messaging import events, send, streams
 from dbos_async._workflows import start
@@ -299,21 +299,21 @@ async def test_w3_two_claims_share_no_workflow(one: Any, two: Any) -> None:
     await one.execute("update dbos_async.workflows set owner = null where id = 'w'")
     await one.execute("begin")
     row = ("me", '["f"]', None, 10)
-    assert [r["attempt"] for r in await execute(one, executor.CLAIM, row)] == [2]
-    assert [r["id"] for r in await execute(two, executor.CLAIM, row)] == [None]
+    assert [r["attempt"] for r in await execute(one, claiming.CLAIM, row)] == [2]
+    assert [r["id"] for r in await execute(two, claiming.CLAIM, row)] == [None]
     await one.execute("commit")
-    assert [r["id"] for r in await execute(two, executor.CLAIM, row)] == [None]
+    assert [r["id"] for r in await execute(two, claiming.CLAIM, row)] == [None]
     await one.execute(
         "insert into dbos_async.workflows (id, name, input, start_id, attempt) "
         "select 'v' || n, 'f', '{}', gen_random_uuid(), 0 from generate_series(1, 3) as n"
     )
     await one.execute("begin")
     row = ("me", '["f"]', None, 2)
-    assert {(r["id"], r["more"]) for r in await execute(one, executor.CLAIM, row)} == {("v1", True), ("v2", True)}
+    assert {(r["id"], r["more"]) for r in await execute(one, claiming.CLAIM, row)} == {("v1", True), ("v2", True)}
     # The other one finds the same two first, and hears that it should look for more behind them.
-    assert [(r["id"], r["more"]) for r in await execute(two, executor.CLAIM, row)] == [(None, True)]
+    assert [(r["id"], r["more"]) for r in await execute(two, claiming.CLAIM, row)] == [(None, True)]
     await one.execute("commit")
-    assert [(r["id"], r["more"]) for r in await execute(two, executor.CLAIM, row)] == [("v3", False)]
+    assert [(r["id"], r["more"]) for r in await execute(two, claiming.CLAIM, row)] == [("v3", False)]
 
 
 async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, two: Any, three: Any) -> None:

@@ -24,7 +24,7 @@ from dbos_async import (
     WorkflowNotFoundError,
 )
 from dbos_async._database import migrations
-from dbos_async._database.connections import is_lost
+from dbos_async._database.outages import is_lost
 from dbos_async.cli import app
 from tests.support.databases import with_database
 from tests.support.eventually import eventually

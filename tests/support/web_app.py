@@ -17,7 +17,7 @@ from dbos_async import (
     Stream,
     Topic,
 )
-from dbos_async._workflows import start as start_workflows
+from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, lifespan, stream_response
 from tests.support.web import Event
 
@@ -69,7 +69,7 @@ async def start(workflow_id: str, *arguments: Any, workflow: Any = write) -> Any
 
 def watched() -> int:
     """For how many keys this process waits."""
-    return len(start_workflows.executor().database.wakeups)
+    return len(launched.executor().database.wakeups)
 
 
 def application(url: str, **options: Any) -> FastAPI:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from dbos_async import InvalidValueError
-from dbos_async._serialization.values import MAX_DEPTH, adapter, decode, encode
+from dbos_async._serialization.values import MAX_DEPTH, decode_value, encode_value, type_adapter
 from tests.support.models import (
     ANYTHING,
     DEEP,
@@ -57,7 +57,7 @@ CHANGED: list[tuple[Any, Any, str]] = [
     (Decimal, Decimal("NaN"), "finite number"),
     (SecretStr, SecretStr("x"), "a secret, of which JSON shows only stars"),
     (Any, [SecretStr("x")], "a secret, of which JSON shows only stars"),
-    (Texts, Texts(data=b"\xff"), "bytes that are no UTF-8"),
+    (Texts, Texts(data=b"\xff"), "bytes that are not UTF-8"),
     (int, 10**5000, "an integer of more than 4300 digits"),
     (Any, 10**5000, "an integer of more than 4300 digits"),
     (Any, [10**5000], "an integer of more than 4300 digits"),
@@ -81,7 +81,7 @@ CHANGED: list[tuple[Any, Any, str]] = [
 @pytest.mark.parametrize(("declared", "value", "why"), CHANGED, ids=names(CHANGED))
 def test_d2_what_would_arrive_changed_raises_at_the_sender(declared: Any, value: Any, why: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^The value cannot be used: .*({why})") as raised:
-        encode(value, declared)
+        encode_value(value, declared)
     assert "\n" not in str(raised.value)
     again = there_and_back(raised.value)
     assert type(again) is InvalidValueError
@@ -95,12 +95,12 @@ NUMBERS = ["1e400", "-1E+400", "1" + "0" * 320 + ".5", "1" + "0" * 250 + "e99", 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_d2_a_stored_number_beyond_the_floats_does_not_become_an_infinity(number: str, declared: Any) -> None:
     with pytest.raises(InvalidValueError):
-        decode(number, declared)
+        decode_value(number, declared)
 
 
 def test_d2_digits_that_are_no_float_are_left_alone() -> None:
     for value in ("1e400", "9" * 1000, {"id": "5e4000"}, [10**320, "1E+999"], 10**320):
-        assert decode(encode(value)) == value
+        assert decode_value(encode_value(value)) == value
 
 
 NO_JSON = ["NaN", "-Infinity", "", "{", '"\\ud800"', "[" * 300 + "]" * 300, "1" * 5000, "[1,]", "nul"]
@@ -110,7 +110,7 @@ NO_JSON = ["NaN", "-Infinity", "", "{", '"\\ud800"', "[" * 300 + "]" * 300, "1" 
 def test_d2_stored_text_that_cannot_be_read_raises_one_sentence(text: str) -> None:
     for declared in (Any, list[Any]):
         with pytest.raises(InvalidValueError, match=r"^The value cannot be used: [^\n]+\.$"):
-            decode(text, declared)
+            decode_value(text, declared)
 
 
 def test_d1_the_deepest_value_can_be_read_inside_of_what_is_put_around_it() -> None:
@@ -118,11 +118,11 @@ def test_d1_the_deepest_value_can_be_read_inside_of_what_is_put_around_it() -> N
     for _ in range(MAX_DEPTH):
         deepest = [deepest]
     for declared in (Any, list[Any]):
-        text = encode(deepest, declared)
-        assert decode(text, declared) == deepest
-        assert decode('{"call":{"args":[' * 6 + text + "]}}" * 6)
+        text = encode_value(deepest, declared)
+        assert decode_value(text, declared) == deepest
+        assert decode_value('{"call":{"args":[' * 6 + text + "]}}" * 6)
         with pytest.raises(InvalidValueError, match=f"nested deeper than {MAX_DEPTH} levels"):
-            encode([deepest], declared)
+            encode_value([deepest], declared)
     error = ValueError(deepest)
     for _ in range(20):
         outer = ExceptionGroup("outer", [error])
@@ -135,31 +135,31 @@ def test_d2_the_details_are_those_of_pydantic_and_stay_small() -> None:
     with pytest.raises(
         InvalidValueError, match=r"0\.n: Input should be a valid integer.* \(and 99 more\)\.$"
     ) as raised:
-        decode(text, list[Model])
+        decode_value(text, list[Model])
     assert (raised.value.details[0]["type"], raised.value.details[0]["loc"]) == ("int_parsing", [0, "n"])
-    assert len(encode(raised.value.args)) < 20_000
+    assert len(encode_value(raised.value.args)) < 20_000
     with pytest.raises(InvalidValueError) as sent:
-        encode("7", int)
+        encode_value("7", int)
     assert [detail["type"] for detail in sent.value.details] == ["int_type"]
 
 
 def test_d2_a_bug_in_a_validator_is_named_and_kept_as_the_cause() -> None:
     with pytest.raises(InvalidValueError, match="KeyError") as raised:
-        decode('{"n": 7}', Moody)
+        decode_value('{"n": 7}', Moody)
     assert isinstance(raised.value.__cause__, KeyError)
 
 
 def test_sql_null_is_none_and_none_is_null() -> None:
-    assert encode(None) == encode(None, int | None) == "null"
+    assert encode_value(None) == encode_value(None, int | None) == "null"
     for text, declared in ((None, Any), (None, int), ("null", Any), ("null", int | None)):
-        assert decode(text, declared) is None
+        assert decode_value(text, declared) is None
 
 
 def test_types_that_are_equal_and_are_not_checked_alike_have_checkers_of_their_own() -> None:
-    assert adapter(int | str) is adapter(int | str)
-    assert adapter(int | str) is not adapter(str | int)
+    assert type_adapter(int | str) is type_adapter(int | str)
+    assert type_adapter(int | str) is not type_adapter(str | int)
     unhashable = Annotated[int, ["unhashable"]]
-    assert adapter(unhashable) is adapter(unhashable)
+    assert type_adapter(unhashable) is type_adapter(unhashable)
 
 
 def some_typed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, Any]]:
@@ -183,11 +183,11 @@ def some_typed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, An
 def test_d2_a_value_arrives_equal_or_raises_at_the_sender(case: tuple[Any, Any]) -> None:
     declared, value = case
     try:
-        text = encode(value, declared)
+        text = encode_value(value, declared)
     except InvalidValueError as error:
         str(error).encode()
         return
-    again = decode(text, declared)
+    again = decode_value(text, declared)
     assert again == value
     assert type(again) is type(value)
 
@@ -195,7 +195,7 @@ def test_d2_a_value_arrives_equal_or_raises_at_the_sender(case: tuple[Any, Any])
 @given(ANYTHING)
 def test_d1_what_is_encoded_is_json_for_everybody(value: Any) -> None:
     try:
-        text = encode(value)
+        text = encode_value(value)
     except InvalidValueError as error:
         str(error).encode()
         return
@@ -203,7 +203,7 @@ def test_d1_what_is_encoded_is_json_for_everybody(value: Any) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    assert json.loads(text, parse_constant=refuse) == decode(text)
+    assert json.loads(text, parse_constant=refuse) == decode_value(text)
 
 
 async def test_d1_what_is_encoded_is_json_for_postgres_and_comes_back_as_it_was(connection: Any) -> None:
@@ -213,9 +213,9 @@ async def test_d1_what_is_encoded_is_json_for_postgres_and_comes_back_as_it_was(
     texts = ["\0", {"\0": "\0 😀 \x7f \u2028"}, "\\u0000", ""]
     values = [None, *texts, 10**4000, -0.0, 5e-324, 1.7976931348623157e308, deepest, [], {}]
     await connection.execute("create temporary table kept (place int, value json not null)")
-    await connection.executemany("insert into kept values ($1, $2)", list(enumerate(map(encode, values))))
+    await connection.executemany("insert into kept values ($1, $2)", list(enumerate(map(encode_value, values))))
     rows = await connection.fetch("select value::text from kept order by place")
-    assert [repr(decode(row["value"])) for row in rows] == [repr(value) for value in values]
+    assert [repr(decode_value(row["value"])) for row in rows] == [repr(value) for value in values]
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,14 @@ async def test_d1_what_is_encoded_is_json_for_postgres_and_comes_back_as_it_was(
 )
 def test_d1_what_json_cannot_say_raises_one_sentence(value: Any) -> None:
     with pytest.raises(InvalidValueError) as raised:
-        encode(value)
+        encode_value(value)
     assert "\n" not in str(raised.value)
     str(raised.value).encode()
 
 
 def test_words_that_look_like_numbers_which_json_cannot_say_are_words() -> None:
-    assert decode(encode(["NaN", "Infinity", {"NaN": "-Infinity"}])) == ["NaN", "Infinity", {"NaN": "-Infinity"}]
+    assert decode_value(encode_value(["NaN", "Infinity", {"NaN": "-Infinity"}])) == [
+        "NaN",
+        "Infinity",
+        {"NaN": "-Infinity"},
+    ]

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from dbos_async import InvalidMessageError, InvalidValueError
-from dbos_async._serialization.values import decode, encode
+from dbos_async._serialization.values import decode_value, encode_value
 from tests.support.models import (
     JSON,
     NOW,
@@ -45,7 +45,7 @@ from tests.support.models import (
 
 @given(JSON)
 def test_d1_any_json_value_comes_back_unchanged(value: Any) -> None:
-    again = decode(encode(value))
+    again = decode_value(encode_value(value))
     assert again == value
     assert repr(again) == repr(value)
 
@@ -62,7 +62,7 @@ TYPED = [
 
 @pytest.mark.parametrize(("declared", "value"), TYPED, ids=[str(declared) for declared, _ in TYPED])
 def test_d1_a_declared_type_is_restored(declared: Any, value: Any) -> None:
-    again = decode(encode(value, declared), declared)
+    again = decode_value(encode_value(value, declared), declared)
     assert again == value
     assert type(again) is type(value)
 
@@ -77,13 +77,13 @@ DO_NOT_FIT = [
 @pytest.mark.parametrize(("declared", "value"), DO_NOT_FIT, ids=[f"{d} {v}" for d, v in DO_NOT_FIT])
 def test_d2_what_does_not_fit_raises_at_the_sender(declared: Any, value: Any) -> None:
     with pytest.raises(InvalidMessageError, match="^The message cannot be used: ") as raised:
-        encode(value, declared, what="The message", error=InvalidMessageError)
+        encode_value(value, declared, what="The message", error=InvalidMessageError)
     assert "\n" not in str(raised.value)
 
 
 def test_d2_what_does_not_fit_raises_at_the_receiver_with_the_details_of_pydantic() -> None:
     with pytest.raises(InvalidValueError, match="n: Input should be a valid integer") as raised:
-        decode('{"n": "x", "when": 3}', Model)
+        decode_value('{"n": "x", "when": 3}', Model)
     assert [tuple(detail["loc"]) for detail in raised.value.details] == [("n",)]
 
 
@@ -103,7 +103,7 @@ MORE_TYPED: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("declared", "value"), MORE_TYPED, ids=names(MORE_TYPED))
 def test_d1_a_declared_type_is_restored_wherever_it_stands(declared: Any, value: Any) -> None:
     for kind, sent in ((declared, value), (list[declared], [value])):
-        again = decode(encode(sent, kind), kind)
+        again = decode_value(encode_value(sent, kind), kind)
         assert again == sent
         assert type(again) is type(sent)
 
@@ -121,7 +121,7 @@ ARRIVES_AS: list[tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("declared", "value", "again"), ARRIVES_AS, ids=names(ARRIVES_AS))
 def test_d1_what_is_undeclared_arrives_as_plain_json(declared: Any, value: Any, again: Any) -> None:
-    arrived = decode(encode(value, declared), declared)
+    arrived = decode_value(encode_value(value, declared), declared)
     assert arrived == again
     assert type(arrived) is type(again)
 
@@ -135,9 +135,9 @@ TYPED_HERE_ONLY: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("declared", "value"), TYPED_HERE_ONLY, ids=names(TYPED_HERE_ONLY))
 def test_d1_what_is_sent_undeclared_can_be_received_as_its_type(declared: Any, value: Any) -> None:
-    assert decode(encode(value), declared) == value
+    assert decode_value(encode_value(value), declared) == value
 
 
 def test_d1_objects_without_a_comparison_are_taken_as_they_are() -> None:
-    again = decode(encode([Incomparable(1)], list[Incomparable]), list[Incomparable])
+    again = decode_value(encode_value([Incomparable(1)], list[Incomparable]), list[Incomparable])
     assert [(type(one), one.n) for one in again] == [(Incomparable, 1)]

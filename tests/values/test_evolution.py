@@ -8,7 +8,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from dbos_async import DBOS, DBOSClient, InvalidMessageError, InvalidValueError, SetWorkflowID, Topic
-from dbos_async._workflows import start
+from dbos_async._workflows import registry
 from tests.support.eventually import eventually
 
 
@@ -99,7 +99,7 @@ def deploy(**types: Any) -> Any:
         return order
 
     evolves.__annotations__.update({"order": types.get("argument", Any), "return": types.get("argument", Any)})
-    start.registered.pop("evolves", None)
+    registry.registered.pop("evolves", None)
     return DBOS.workflow(name="evolves")(evolves)
 
 
@@ -180,13 +180,13 @@ async def test_d2_messages_that_waited_over_a_deploy_are_read_or_rejected_and_re
 
     async with DBOS(database_url) as dbos, DBOSClient(database_url) as client:
         # The workflow is there and no executor of the new version runs it yet.
-        start.registered.pop("receives what waited")
+        registry.registered.pop("receives what waited")
         with SetWorkflowID("w"):
             await client.start_workflow("receives what waited")
         for _ in range(2):
             await client.send("w", change.value, Topic[Any]("t", change.old))
         assert dbos is not None
-    start.registered["receives what waited"] = receives
+    registry.registered["receives what waited"] = receives
     async with DBOS(database_url):
         if change.again is not None:
             await DBOS.send("w", change.again, Topic[Any]("t", change.new))

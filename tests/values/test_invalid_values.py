@@ -76,9 +76,9 @@ async def reads(how: str) -> list[Any]:
 
 
 def _database() -> Any:
-    from dbos_async._workflows import start
+    from dbos_async._executor import launched
 
-    return start.executor().database
+    return launched.executor().database
 
 
 @DBOS.workflow(name="says")
@@ -161,9 +161,9 @@ async def _status(handle: WorkflowHandle[Any], status: str) -> bool:
 
 async def test_d2_a_step_result_that_cannot_be_read_any_more_parks_the_workflow(database_url: str) -> None:
     def registered() -> Any:
-        from dbos_async._workflows import start
+        from dbos_async._workflows import registry
 
-        start.registered.pop("typed step", None)
+        registry.registered.pop("typed step", None)
 
         async def charge() -> Any:
             SEEN.append("ran")

@@ -1,4 +1,4 @@
-"""How calls travel by the annotations of a function: promises D1 and D2, without a database."""
+"""Calls as JSON and back by the annotations of a function: promises D1 and D2, without a database."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
 from dbos_async import DBOS, DBOSClient, Envelope, Event, SetWorkflowID, Stream, Topic
-from dbos_async._workflows import start
+from dbos_async._workflows import registry
 from tests.support.eventually import eventually
 
 T = TypeVar("T")
@@ -234,7 +234,7 @@ def register(cases: list[Typed]) -> Any:
         return values
 
     passes.__annotations__.update({"values": declared, "return": declared})
-    start.registered.pop("passes", None)
+    registry.registered.pop("passes", None)
     return DBOS.workflow(name="passes")(passes)
 
 

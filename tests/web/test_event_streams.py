@@ -21,7 +21,7 @@ from dbos_async import (
 )
 from dbos_async import fastapi as web
 from dbos_async._database.wakeups import stream_key
-from dbos_async._workflows import start as start_workflows
+from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, stream_response
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
@@ -174,7 +174,7 @@ async def _waits_in_recv() -> bool:
 
 async def test_many_readers_hold_no_connection_while_they_wait(site: str, connection: Any) -> None:
     await start("w", [1], "wait")
-    waiting = start_workflows.executor().database.wakeups._waiting
+    waiting = launched.executor().database.wakeups._subscriptions
     readers = [asyncio.create_task(events(f"{site}/w/stream")) for _ in range(100)]
     await eventually(lambda: len(waiting.get(stream_key("w", "k"), ())) == 100, "all wait")
     query = "select count(*) from pg_stat_activity where application_name <> '' and datname = current_database()"

@@ -1,4 +1,4 @@
-"""The web examples as their clients may misuse them: no request breaks them, shows a stranger anything, or has its effect twice."""
+"""The web examples as their clients may misuse them: no request breaks one, shows a stranger anything, or takes effect twice."""
 
 from __future__ import annotations
 

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dbos_async import DBOS, SendMessage, SetWorkflowID
+from dbos_async._messaging import events, recv, streams
+from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.waiting import wait
+from dbos_async._workflows import handle
 
 URL, WORKFLOW, FILE = sys.argv[1:4]
 
@@ -105,22 +109,28 @@ async def side_by_side() -> dict[str, Any]:
 
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
-    perform, count = Step.perform, 0
+    count = 0
 
-    async def perform_or_die(self: Step, *args: Any, **kwargs: Any) -> StepResult:
-        nonlocal count
-        count += 1
-        mine = count == at
-        if mine and mode == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if mine and mode == "during":
-            asyncio.get_running_loop().call_later(random.uniform(0, 0.002), os.kill, os.getpid(), signal.SIGKILL)
-        done = await perform(self, *args, **kwargs)
-        if mine and mode == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
+    def dies(perform: Any) -> Any:
+        async def perform_or_die(*args: Any, **kwargs: Any) -> StepResult:
+            nonlocal count
+            count += 1
+            mine = count == at
+            if mine and mode == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if mine and mode == "during":
+                asyncio.get_running_loop().call_later(random.uniform(0, 0.002), os.kill, os.getpid(), signal.SIGKILL)
+            result: StepResult = await perform(*args, **kwargs)
+            if mine and mode == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
-    Step.perform = perform_or_die  # type: ignore[method-assign]  # the crash must come at exactly this place
+        return perform_or_die
+
+    # A step is executed at once, or it waits.
+    Step.perform = dies(Step.perform)  # type: ignore[method-assign]  # the crash must come at exactly this place
+    for module in (events, handle, recv, sleep, streams):
+        module.wait = dies(wait)  # type: ignore[attr-defined]  # as above
 
 
 async def main() -> None:

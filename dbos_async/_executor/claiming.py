@@ -1,0 +1,158 @@
+"""Claiming: an executor takes PENDING workflows that no executor owns, as long as it has free slots."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+
+import anyio
+
+from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.statement import Statement
+from dbos_async._database.wakeups import UNOWNED_KEY
+from dbos_async._executor.executor import RUNS_OF_ONE, Executor
+from dbos_async._serialization.values import encode_value
+
+MAX_CLAIMED = 100
+"""How many workflows one statement claims at most."""
+
+CLAIM_PAUSE_SECONDS = 0.01
+"""The pause before the next claim while there is more to claim."""
+
+WAKE_ALL_AFTER_SECONDS = 2.0
+"""After taking a workflow over from another executor, all waiting calls of this process query the database once more."""
+
+RECLAIM_AFTER_SECONDS = 6.0
+"""From a lost connection until the first reclaim."""
+
+RECLAIM_EVERY_SECONDS = 30.0
+
+CLAIM = Statement(
+    "CLAIM",
+    """
+    -- The oldest of the names that are known here. What somebody else claims at this moment is passed over, and "more"
+    -- says that there may be others behind it.
+    with found as materialized (
+        select w.place
+        from json_array_elements_text(($3::json[])[1]) as known(name)
+        cross join lateral (
+            select ctid as place, created_at from dbos_async.workflows
+            where status = 'PENDING' and owner is null and name = known.name
+              and (($4::text[])[1] is null or application_version is null or application_version = ($4::text[])[1])
+            order by created_at limit ($5::int[])[1]
+        ) as w
+        order by w.created_at limit ($5::int[])[1]
+    ),
+    held as materialized (
+        -- Found by their places alone: the limit keeps the conditions out, with which an index of all that wait would do, too.
+        select w.place
+        from found as f
+        cross join lateral (
+            select ctid as place, status, owner from dbos_async.workflows where ctid = f.place limit 1 for update skip locked
+        ) as w
+        where w.status = 'PENDING' and w.owner is null
+    ),
+    claimed as (
+        update dbos_async.workflows
+        set owner = ($2::text[])[1], attempt = attempt + 1, claimed_at = clock_timestamp()
+        where ctid = any (array(select place from held))
+        returning id, name, input, attempt, recoveries, trace_parent,
+                  extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+    )
+    select ($1::int[])[1] as n, seen.count >= ($5::int[])[1] as more, claimed.*
+    from (select count(*) from found) as seen left join claimed on true
+    """,
+    parallelism=1,
+)
+
+OWNED = Statement(
+    "OWNED",
+    """
+    select ($1::int[])[1] as n, id, name, input, attempt, recoveries, trace_parent,
+           extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+    from dbos_async.workflows
+    where status = 'PENDING' and owner = ($2::text[])[1] and claimed_at < clock_timestamp() - interval '5 seconds'
+      and (id in (select json_array_elements_text(($3::json[])[1]))) is not true
+    """,
+    parallelism=1,
+)
+
+
+class Claiming(Observer):
+    """Claims workflows for one executor and begins their runs."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._database = executor.database
+        self._has_more = False
+        """Set when workflows may be left that were not claimed for want of a slot."""
+        self._wake_all_timer: asyncio.TimerHandle | None = None
+        self._lost_answers = 0
+        """How many answers had been lost when the next reclaim was scheduled."""
+        self._reclaim_at = inf
+        executor.slots.on_slot_freed = self._on_slot_freed
+
+    async def keep_claiming(self) -> None:
+        """Claim whenever there is something to claim and a slot is free, until cancelled."""
+        with self._database.changes(UNOWNED_KEY) as changes:
+            async for subscription in changes:
+                if await self._claim():
+                    subscription.poll_within(CLAIM_PAUSE_SECONDS)
+
+    async def reclaim_if_due(self) -> None:
+        """Run what this executor owns and does not run, if a connection was lost with the answer to a start or claim."""
+        if self._lost_answers != self._database.batches.losses:
+            self._lost_answers = self._database.batches.losses
+            self._reclaim_at = anyio.current_time() + RECLAIM_AFTER_SECONDS
+        if anyio.current_time() >= self._reclaim_at:
+            # A commit may be delayed for longer than its connection lives, so one query is not enough.
+            self._reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
+            await self._reclaim()
+
+    def close(self) -> None:
+        """Cancel the timer, when the executor shuts down."""
+        if self._wake_all_timer is not None:
+            self._wake_all_timer.cancel()
+
+    async def _claim(self) -> bool:
+        """Take workflows that no executor owns, as many as slots are free. True when there may be more."""
+        executor = self._executor
+        most = min(executor.free_slots, MAX_CLAIMED)
+        names = list(executor.workflows)
+        self._has_more = most <= 0
+        if executor.closing or most <= 0 or not names:
+            return False
+        row = executor.id, encode_value(names), executor.application_version, most
+        executor.reserved_slots += most
+        try:
+            answer = await self._database.call(CLAIM, [row], partition="", retry_forever=True, observer=self)
+        finally:
+            executor.reserved_slots -= most
+        self._has_more = answer[0]["more"]
+        return self._has_more
+
+    def on_result(self, call: Call, result: Result) -> None:
+        """Begin the claimed runs."""
+        executor = self._executor
+        for _, _, workflow_id, name, text, attempt, *rest in result:
+            if workflow_id is not None:
+                executor.begin(workflow_id, name, text, attempt, *rest)
+                if attempt % RUNS_OF_ONE > 1 and self._wake_all_timer is None:
+                    self._wake_all_timer = executor.loop.call_later(WAKE_ALL_AFTER_SECONDS, self._wake_all)
+
+    def _wake_all(self) -> None:
+        # A message sent in the process of the former owner at the moment of the claim may not have been announced.
+        self._wake_all_timer = None
+        self._database.wakeups.wake_all()
+
+    async def _reclaim(self) -> None:
+        executor = self._executor
+        running = list(executor.runs)  # listed before the query, so that a run that ends meanwhile does not begin again
+        row = executor.id, encode_value(running)
+        for _, workflow_id, *rest in await self._database.call(OWNED, [row], partition="", retry_forever=True):
+            if workflow_id not in executor.runs:
+                executor.begin(workflow_id, *rest)
+
+    def _on_slot_freed(self) -> None:
+        if self._has_more and self._executor.free_slots > 0:
+            self._database.wakeups.wake(UNOWNED_KEY)

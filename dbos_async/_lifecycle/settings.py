@@ -1,0 +1,54 @@
+"""The settings of one launch of DBOS: their names, types, defaults and limits stand here and nowhere else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypedDict, TypeVar
+
+from dbos_async.keys import check_int, check_key
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Options(TypedDict, total=False):
+    """What `DBOS` takes besides its URL; `Settings` has the defaults."""
+
+    executor_id: str | None
+    application_version: str | None
+    max_running: int
+    max_payload_bytes: int
+    migrate: bool
+    connect_timeout_seconds: float
+    drain_seconds: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The URL and the `Options` of one launch, checked."""
+
+    url: str | None = None
+    _: KW_ONLY
+    executor_id: str | None = None
+    application_version: str | None = None
+    max_running: int = 1000
+    max_payload_bytes: int = 8 * 2**20
+    migrate: bool = True
+    connect_timeout_seconds: float = 30.0
+    drain_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.executor_id is not None:
+            check_key(self.executor_id, "executor_id")
+        check_int(self.max_running, 1, "max_running")
+        check_int(self.max_payload_bytes, 1, "max_payload_bytes")
+
+
+def takes_options(function: F) -> F:
+    """Decorates a function of ``**options: Unpack[Options]``: ``help()`` then shows each option with its default."""
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    options = [each for each in inspect.signature(Settings).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    function.__dict__["__signature__"] = signature.replace(parameters=[*own, *options])
+    return function

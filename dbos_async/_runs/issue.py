@@ -1,0 +1,92 @@
+"""Writing in the name of a caller: as a step of its own, inside the step that is under way, or outside of workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from dbos_async._database.calls import Call, Observer, Row
+from dbos_async._database.database import Database
+from dbos_async._database.statement import Statement
+from dbos_async._runs.context import Context, StepContext, WorkflowContext, check_live
+from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.transaction import execute_inside
+from dbos_async.errors import InvalidValueError
+
+Caller = Step | StepContext | None
+"""What a write is a part of: a step of its own, the step that is under way, or no workflow at all."""
+
+
+@overload
+def caller_in(context: Context, verb: str, key: str) -> Step | StepContext: ...
+@overload
+def caller_in(context: Context | None, verb: str, key: str) -> Caller: ...
+def caller_in(context: Context | None, verb: str, key: str) -> Caller:
+    """The caller of a verb. In the body of a workflow the verb is a step of its own, and takes the next number."""
+    return Step(context, verb, key) if isinstance(context, WorkflowContext) else context
+
+
+def caller_columns(caller: Caller) -> tuple[str | None, int | None, str | None, int | None]:
+    """The columns that name the caller: a step has a number, the inside of a step has none, and nobody has no workflow."""
+    if isinstance(caller, Step):
+        return caller.columns
+    if caller is None:
+        return None, None, None, None
+    return caller.run.workflow_id, caller.run.attempt, None, None
+
+
+def call_by(
+    caller: Caller,
+    statement: Statement,
+    rows: Sequence[Row],
+    *,
+    about: str,
+    size: int = 0,
+    wakes: Sequence[bytes] = (),
+    observer: Observer | None = None,
+) -> Call:
+    """A call in the name of the caller, not executed yet; ``about`` is the workflow that an outside call is about."""
+    partition = about if caller is None else caller.run.partition
+    return Call(
+        statement,
+        rows,
+        partition=partition,
+        size=size,
+        wakes=wakes,
+        retry_forever=caller is not None,
+        observer=observer,
+    )
+
+
+async def issue(
+    database: Database,
+    caller: Caller,
+    call: Call,
+    *,
+    verb: str,
+    connection: Any = None,
+    invalid: InvalidValueError | None = None,
+) -> StepResult:
+    """Execute the call for its caller; with ``connection`` as a part of the transaction that is open there.
+
+    An ``invalid`` value becomes the recorded error of a step, and is raised at any other caller.
+    """
+    if isinstance(caller, Step):
+        return await caller.perform(call, invalid)
+    if caller is not None:
+        check_live(caller, verb)
+    if invalid is not None:
+        raise invalid
+    if connection is not None:
+        records = await execute_inside(connection, call.statement, call.rows)
+    elif caller is None:
+        records = await database.execute(call)
+    else:
+        with caller.run.inside(verb):
+            if caller.run.stopped is not None:
+                await caller.run.halt(caller.run.stopped)
+            records = await database.execute(call)
+    first = records[0]
+    if caller is not None and first["outcome"] == "lost":
+        await caller.run.stop_as_lost()
+    return StepResult(first["output"], first["error"])

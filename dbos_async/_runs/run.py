@@ -1,0 +1,298 @@
+"""A run: one attempt of one executor to bring one workflow to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from dbos_async._database.database import Database
+from dbos_async._database.wakeups import ChangeListener
+from dbos_async._runs.history import History
+from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
+
+log = logging.getLogger("dbos_async")
+
+SHUTTING_DOWN = "this executor shuts down"
+
+
+class Outcome(NamedTuple):
+    """How a workflow ended, as it is stored."""
+
+    status: str
+    output: str | None
+    error: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Slots:
+    """How many runs of one executor only wait. A waiting run takes no slot of ``max_running``."""
+
+    on_slot_freed: Callable[[], None]
+    waiting: int = 0
+
+
+class RunHost(Protocol):
+    """What a run asks of the executor that it belongs to."""
+
+    closing: bool
+    """The executor shuts down, and its runs begin no further step."""
+    slots: Slots
+
+    def check_ownership_soon(self, run: Run) -> None:
+        """Soon stop the run if its workflow is not its own any more."""
+
+    async def stop_if_not_owner(self, run: Run) -> None:
+        """Stop the run if its workflow is not its own any more, and log why."""
+
+    async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
+        """Park the workflow until somebody has repaired the code."""
+
+    def leave(self, run: Run) -> None:
+        """Forget the run, which is over."""
+
+
+class RunEnd:
+    """The end of a run, for those who wait for its outcome in this process: they need not ask the database."""
+
+    __slots__ = ("_waiters", "completion", "deadline_timer", "is_known", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        """``None`` while the run goes on, and when another run will end the workflow."""
+        self.is_known: bool = False
+        self.deadline_timer: asyncio.TimerHandle | None = None
+        self.completion: asyncio.Future[Any] | None = None
+        """The call that stores the outcome, as long as it is under way."""
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def set(self, outcome: Outcome | None) -> None:
+        """Wake all who wait. The first outcome counts; ``None`` means that this run will not bring one."""
+        if self.outcome is None:
+            self.outcome = outcome
+        self.is_known = True
+        for waiter in self._waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> Outcome | None:
+        """The outcome, once it is known that there is one or none."""
+        if self.is_known:
+            return self.outcome
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+        return self.outcome
+
+
+class RunTasks:
+    """The tasks of a run, and what they are doing."""
+
+    __slots__ = ("_halted", "cleanups", "inside_verbs", "main", "steps_running", "waiting")
+
+    def __init__(self) -> None:
+        self.main: asyncio.Task[Any] | None = None
+        self.inside_verbs: set[asyncio.Task[object]] | None = None
+        self.waiting = 0
+        """How many of them wait for something to happen."""
+        self.steps_running = 0
+        """How many of them execute a step of which only the whole is recorded."""
+        self.cleanups: set[asyncio.Task[None]] | None = None
+        """What abandoned verbs have left to do. The next verb of their kind waits for it."""
+        self._halted: weakref.WeakSet[asyncio.Task[object]] | None = None
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the main task and those that are inside a verb."""
+        for task in self.inside_verbs or ():
+            task.cancel(reason)
+        if self.main is not None:
+            self.main.cancel(reason)
+
+    def cancel_current_once(self, reason: str) -> None:
+        """Cancel the current task, unless this was done before."""
+        task = asyncio.current_task()
+        if self._halted is None:
+            self._halted = weakref.WeakSet()
+        if task is not None and task not in self._halted:
+            self._halted.add(task)
+            task.cancel(reason)
+
+    def add_cleanup(self, task: asyncio.Task[None]) -> None:
+        """Remember the task until it has ended."""
+        if self.cleanups is None:
+            self.cleanups = set()
+        self.cleanups.add(task)
+        task.add_done_callback(self.cleanups.discard)
+
+    async def cleanups_done(self) -> None:
+        """Return when no clean-up is under way any more."""
+        while self.cleanups:
+            await asyncio.wait(set(self.cleanups))
+
+
+class RunWrites:
+    """What a run has written so far."""
+
+    __slots__ = ("seq", "stream_ends")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.stream_ends: dict[str, int] = {}
+        """The highest known offset of each stream: a write looks for the end of its stream from there on."""
+
+    def reached(self, key: str, offset: int) -> None:
+        """Remember that a stream has this offset."""
+        self.stream_ends[key] = max(offset, self.stream_ends.get(key, -1))
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One attempt of one executor to bring one workflow to its end. ``attempt`` is its fence."""
+
+    database: Database
+    workflow_id: str
+    attempt: int
+    end_key: bytes
+    """Changes when the workflow ends."""
+    host: RunHost
+    partition: int = field(default_factory=itertools.cycle(range(60)).__next__)
+    """What keeps its calls in order: the runs of a process take the partitions in turn."""
+    history: History | None = None
+    """What earlier runs of the workflow have recorded; ``None`` in the first run."""
+    stopped: str | None = None
+    """Why this run must not go on: it was taken over, cancelled, parked or given back."""
+    ended_elsewhere: bool = False
+    """Whether the end of the workflow was announced."""
+    over: bool = False
+    """Whether the function has returned or raised."""
+    end: RunEnd = field(default_factory=RunEnd)
+    tasks: RunTasks = field(default_factory=RunTasks)
+    writes: RunWrites | None = None
+    listeners: dict[bytes, ChangeListener] | None = None
+    """Listeners that leave with the run."""
+
+    def inside(self, verb: str) -> _Inside:
+        """``with run.inside(verb):`` marks the current task as inside a verb."""
+        return _Inside(self, verb)
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more happen in the name of this run, and cancel its tasks."""
+        if self.stopped is None:
+            self.stopped = reason
+        self.end.set(None)
+        self.tasks.cancel(reason)
+
+    def changed(self) -> None:
+        """The end of the workflow is announced: check whether it is still this run's."""
+        self.ended_elsewhere = True
+        self.host.check_ownership_soon(self)
+
+    async def stop_as_lost(self) -> NoReturn:
+        """Stop the run from inside one of its tasks, after the fence has refused a write."""
+        if self.stopped is None:
+            await self.host.stop_if_not_owner(self)
+        await self.halt("another run has taken it over, or it has ended")
+
+    async def halt(self, reason: str) -> NoReturn:
+        """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
+        if self.stopped is None:
+            log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
+            self.stop(reason)
+        self.tasks.cancel_current_once(reason)
+        await self.database.loop.create_future()
+        raise AssertionError("A halted task was resumed.")
+
+    async def check_may_act(self, verb: str, *, is_begun: bool) -> None:
+        """Return if a task of the run may act now; a run that is stopped, over or draining does not."""
+        if self.stopped is not None:
+            await self.halt(self.stopped)
+        if self.over:
+            raise WorkflowEndedError(self.workflow_id, verb)
+        if self.host.closing and not is_begun:
+            with self.inside(verb):
+                await self.database.loop.create_future()  # until the run is stopped
+
+    def stop_if_drained(self) -> None:
+        """Stop a draining run once no step is under way. A run whose function has just returned may end."""
+        if self.host.closing and not self.tasks.steps_running and not self.over:
+            self.stop(SHUTTING_DOWN)
+
+    def begin_step(self) -> None:
+        """A task begins a step of which only the whole is recorded: a shutdown waits for it."""
+        self.tasks.steps_running += 1
+
+    def end_step(self) -> None:
+        """That step has ended. The task may still use its result before a draining run is stopped."""
+        self.tasks.steps_running -= 1
+        if self.host.closing:
+            self.database.loop.call_soon(self.stop_if_drained)
+
+    def begin_waiting(self) -> None:
+        """One more task of this run only waits."""
+        self.tasks.waiting += 1
+        if self.tasks.waiting == 1:
+            self.host.slots.waiting += 1
+            self.host.slots.on_slot_freed()
+
+    def end_waiting(self) -> None:
+        """A task of this run goes on."""
+        self.tasks.waiting -= 1
+        if self.tasks.waiting == 0:
+            self.host.slots.waiting -= 1
+
+    def next_write_seq(self) -> int:
+        """The number of an event or stream value among all that this run writes."""
+        if self.writes is None:
+            self.writes = RunWrites()
+        self.writes.seq += 1
+        return self.writes.seq
+
+    def add_listener(self, key: bytes, listener: ChangeListener) -> None:
+        """Let the listener hear of every change of the key until this run is over."""
+        if self.listeners is None:
+            self.listeners = {}
+        self.listeners[key] = listener
+        self.database.wakeups.add_listener(key, listener)
+
+    def remove_listener(self, key: bytes) -> bool:
+        """End that. True if the run had a listener there and the register had it still."""
+        listener = None if self.listeners is None else self.listeners.pop(key, None)
+        return listener is not None and self.database.wakeups.remove_listener(key, listener)
+
+    def remove_listeners(self) -> None:
+        """End all of them."""
+        for key in list(self.listeners or ()):
+            self.remove_listener(key)
+
+
+class _Inside:
+    """The current task inside a verb. A cancellation by the run's end becomes the error that says so."""
+
+    __slots__ = ("_run", "_task", "_verb")
+
+    def __init__(self, run: Run, verb: str) -> None:
+        self._run, self._verb = run, verb
+        self._task = asyncio.current_task(run.database.loop)
+
+    def __enter__(self) -> None:
+        if self._task is not None:
+            tasks = self._run.tasks
+            if tasks.inside_verbs is None:
+                tasks.inside_verbs = set()
+            tasks.inside_verbs.add(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        inside = self._run.tasks.inside_verbs
+        if self._task is not None and inside is not None:
+            inside.discard(self._task)
+        if kind is asyncio.CancelledError and self._run.over and self._run.stopped is None:
+            raise WorkflowEndedError(self._run.workflow_id, self._verb) from None

@@ -1,0 +1,94 @@
+"""What a start takes from the ``with`` blocks around it: the id of the workflow, and its deadline."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import Self
+
+from dbos_async.errors import WrongPlaceError
+from dbos_async.keys import check_key, check_seconds
+
+
+class SetWorkflowID:
+    """``with SetWorkflowID("order-17"):`` the workflow that is started in the block gets this id.
+
+    The id is a one-use ticket: a second start in the block raises `WrongPlaceError`, because it would silently return the first
+    workflow. A send in the block, outside of workflows, uses the id as its idempotency key. Raises `InvalidArgumentError` unless
+    the id is a text of 1 to 512 characters.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def checkout(item: str) -> str:
+            return f"{item} is sold"
+
+        for _ in range(2):  # The second start finds the first workflow.
+            with SetWorkflowID("order-18"):
+                handle = await DBOS.start_workflow(checkout, "widget")
+        assert await handle.get_result() == "widget is sold"
+        ```
+    """
+
+    def __init__(self, workflow_id: str) -> None:
+        self.workflow_id: str = check_key(workflow_id, "The id of SetWorkflowID")
+        self._used = False
+        self._before: list[Token[SetWorkflowID | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(assigned.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assigned.reset(self._before.pop())
+
+    def use(self) -> str:
+        """Give the id away, which happens once."""
+        if self._used:
+            raise WrongPlaceError(
+                f"SetWorkflowID({self.workflow_id!r}) has already given its id to a workflow: use a block for each start."
+            )
+        self._used = True
+        return self.workflow_id
+
+    def key_of_send(self, index: int) -> str:
+        """The idempotency key of a message sent in this block; those of a bulk but the first add their index to the id."""
+        return f"{self.workflow_id} {index}" if index else self.workflow_id
+
+
+class SetWorkflowTimeout:
+    """``with SetWorkflowTimeout(60):`` a workflow that is started in the block is cancelled unless it ends within ``seconds``.
+
+    The deadline is stored with the workflow and follows the clock of the database, whatever restarts meanwhile. ``None`` means no
+    deadline. Workflows that the started one starts do not inherit the deadline. Resuming a cancelled workflow removes it.
+    Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number of at least 0.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def waits() -> None:
+            await DBOS.recv(timeout_seconds=None)
+
+        with SetWorkflowTimeout(0.2):
+            handle = await DBOS.start_workflow(waits)
+        try:
+            await handle.get_result()
+        except WorkflowCancelledError:
+            print("It took too long.")
+        ```
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds: float | None = check_seconds(seconds, "seconds")
+        self._before: list[Token[float | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(allowed_seconds.set(self.seconds))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        allowed_seconds.reset(self._before.pop())
+
+
+allowed_seconds: ContextVar[float | None] = ContextVar("dbos_async_allowed_seconds", default=None)
+
+assigned: ContextVar[SetWorkflowID | None] = ContextVar("dbos_async_assigned", default=None)

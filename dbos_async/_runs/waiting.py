@@ -1,0 +1,76 @@
+"""The one place where a workflow waits: a step polls its statement after every change, until it has a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dbos_async._database.calls import Observer, Row
+from dbos_async._database.statement import Statement
+from dbos_async._database.wakeups import Subscription
+from dbos_async._runs.step import Step, StepResult
+
+
+class Shortcut(Protocol):
+    """A way to a result that saves polls. Without one a wait has the same result, only later."""
+
+    def delivered(self, subscription: Subscription) -> StepResult | None:
+        """The result that came with a local update, if there is one."""
+
+    def postpone(self, subscription: Subscription) -> bool:
+        """Whether this turn need not poll, since the result may be just coming; the shortcut has set when the next turn is."""
+        ...
+
+    def waits(self, subscription: Subscription) -> None:
+        """A poll has found nothing, and the wait begins or goes on."""
+
+    def found(self, subscription: Subscription) -> None:
+        """A poll has found the result."""
+
+
+async def wait(
+    step: Step,
+    statement: Statement,
+    row: Row,
+    keys: Sequence[bytes],
+    *,
+    observer: Observer | None = None,
+    shortcut: Shortcut | None = None,
+) -> StepResult:
+    """Replay the step, or poll the statement after every change behind the keys until the step has a result.
+
+    The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
+    was lost assumes neither.
+    """
+    run = step.run
+    with run.inside(step.verb):
+        result = await step.replay()
+        if result is not None:
+            return result
+        if step.waited:
+            statement = statement.sql_when_waiting or statement
+        is_waiting = False
+        try:
+            with run.database.changes(*keys, takes_updates=shortcut is not None) as changes:
+                async for subscription in changes:
+                    if shortcut is not None:
+                        if (result := shortcut.delivered(subscription)) is not None:
+                            return result
+                        if shortcut.postpone(subscription):
+                            continue
+                    result, seconds_left = await step.attempt(step.call(statement, (row,), observer=observer))
+                    if result is not None:
+                        if shortcut is not None:
+                            shortcut.found(subscription)
+                        return result
+                    statement = statement.sql_when_waiting or statement
+                    subscription.poll_within(seconds_left)
+                    if shortcut is not None:
+                        shortcut.waits(subscription)
+                    if not is_waiting:  # from now on the run takes no slot
+                        is_waiting = True
+                        run.begin_waiting()
+        finally:
+            if is_waiting:
+                run.end_waiting()
+    raise AssertionError("The changes of a subscription do not end.")
