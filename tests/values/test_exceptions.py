@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 import json
 import math
+import pickle
 import subprocess
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +22,9 @@ from pydantic import (
     ValidationError,
 )
 
-from dbos_async import RecordedError, WorkflowNotFoundError, errors
+from dbos_async import InvalidValueError, RecordedError, WorkflowNotFoundError, errors
 from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._serialization.values import encode_value
 from tests.support.models import (
     ANYTHING,
     DEEP,
@@ -68,6 +72,34 @@ def test_an_exception_keeps_type_arguments_and_attributes(error: Exception) -> N
         assert again.args == error.args
     assert vars(again) == vars(error)
     str(again)
+
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_d5_an_error_made_by_keywords_equals_one_made_by_position_and_survives_pickling(kind: type[Exception]) -> None:
+    numbers = {"float": 1.5, "bool": True, "int": 2}
+    fields = {
+        name: numbers.get(parameter.annotation, "x")
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty and name != "self"
+    }
+    error, by_position = kind(**fields), kind(*fields.values())
+    for again in (by_position, pickle.loads(pickle.dumps(error)), copy.copy(error), there_and_back(error)):
+        assert type(again) is kind
+        assert (again.args, vars(again), str(again)) == (error.args, vars(error), str(error))
+    if fields:
+        with pytest.raises(TypeError, match="missing"):
+            kind()
+
+
+def test_d2_an_error_is_not_a_value() -> None:
+    for declared in (Any, list[Any], list[WorkflowNotFoundError]):
+        with pytest.raises(InvalidValueError, match="WorkflowNotFoundError('>)?, which has no JSON"):
+            encode_value([WorkflowNotFoundError("w")], declared)
+    again = there_and_back(PlainError(WorkflowNotFoundError("w")))
+    assert again.args == (str(WorkflowNotFoundError("w")),)
 
 
 def test_causes_notes_and_groups_are_kept() -> None:
