@@ -27,7 +27,7 @@ def caller_in(context: Context | None, verb: str, key: str) -> Caller:
 
 
 def caller_columns(caller: Caller) -> tuple[str | None, int | None, str | None, int | None]:
-    """The columns that name the caller: a step has a number, the inside of a step has none, and an outside caller has no workflow."""
+    """The columns that name the caller: a step has a number, the inside of a step has none, an outside caller has no workflow."""
     if isinstance(caller, Step):
         return caller.columns
     if caller is None:
