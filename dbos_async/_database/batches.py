@@ -171,7 +171,7 @@ class Batches:
                     partition.land()
                     for call in batch:
                         call.fail(LaunchError("DBOS was shut down while this call was under way."))
-                # Callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that
+                # Decision 4: callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that
                 # batch has been sent, so the server works while they run.
                 await asyncio.sleep(0)
                 if partition.untold:
@@ -318,7 +318,7 @@ def _columns(batch: list[Call]) -> list[Sequence[Any]]:
     for number, call in enumerate(batch):
         rows.extend(call.rows)
         numbers.extend([number] * len(call.rows))
-    # unnest pads a short array with nulls, and asyncpg takes a quarter of a microsecond to encode each null.
+    # unnest pads a short array with nulls, and asyncpg takes a quarter of a microsecond to encode each null (docs/performance.md).
     return [numbers, *[() if _is_null(column) else column for column in zip(*rows, strict=True)]]
 
 

@@ -83,7 +83,7 @@ class Subscription:
     A turn begins before its poll, so a change during the poll is not lost. While the body runs nothing is held but the place.
     """
 
-    # An async generator would say the same and cost each waiter half a KiB (docs/decisions).
+    # An async generator would do the same and cost each waiter half a KiB more (decision 42).
     __slots__ = (
         "_keys",
         "_polls_in_seconds",

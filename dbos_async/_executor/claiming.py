@@ -96,7 +96,7 @@ class Claiming(Observer):
                     self._wake_all_timer = executor.loop.call_later(WAKE_ALL_AFTER_SECONDS, self._wake_all)
 
     def _wake_all(self) -> None:
-        # A message sent in the process of the former owner at the moment of the claim may not have been announced.
+        # A message sent in the process of the former owner at the moment of the claim may not have been announced (decision 31).
         self._wake_all_timer = None
         self._database.wakeups.wake_all()
 

@@ -35,7 +35,7 @@ def store_end(run: Run, status: str, output: str | None, error: str | None, obse
 
 
 class RunCompletion(Observer):
-    """Stores the outcome of a run. No task waits for that: the run leaves its executor when the result has come."""
+    """Stores the outcome of a run. No task waits for that: the run leaves its executor when the result has come (decision 15)."""
 
     __slots__ = ("_error", "_output", "_run", "_status", "_was_refused")
 

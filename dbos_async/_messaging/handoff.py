@@ -5,10 +5,11 @@ one meanwhile: the step's row decides. So a round trip between two workflows of 
 
 Three parts belong together:
 
-hand-off           a receiver that waits makes an offer, and a sender takes it up
+hand-off           a receiver that waits makes an offer, and a sender takes it up (decision 30)
 grace period       after a hand-off the queue is known to be empty, and the next receive waits a moment before its first poll: the
-                   answer to what was sent then may be just coming
-no announcement    a message to a workflow that runs in the sender's process is not announced to others: nobody else waits for it
+                   answer to what was sent then may be just coming (decision 32)
+no announcement    a message to a workflow that runs in the sender's process is not announced: no other process waits for it
+                   (decision 31)
 """
 
 from __future__ import annotations

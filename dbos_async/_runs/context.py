@@ -2,7 +2,7 @@
 
 Steps are numbered by path. Each task of a run numbers its own steps. A task that was started inside the run gets a branch at
 its first step, named after the step that its parent had reached when it started the task. So numbers do not depend on which
-task finishes first, and ``gather`` and task groups replay exactly.
+task finishes first, and ``gather`` and task groups replay exactly (decision 10).
 """
 
 from __future__ import annotations
