@@ -171,8 +171,8 @@ class Batches:
                     partition.land()
                     for call in batch:
                         call.fail(LaunchError("DBOS was shut down while this call was under way."))
-                # Callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that has been
-                # sent, so the server works while they run (decision 4).
+                # Callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that has
+                # been sent, so the server works while they run (decision 4).
                 await asyncio.sleep(0)
                 if partition.untold:
                     self._loop.call_soon(self._wake_local_waiters, partition.untold)
