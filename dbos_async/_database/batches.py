@@ -8,7 +8,9 @@ and an error that concerns data splits it until the call at fault stands alone.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
+import itertools
 import logging
 import random
 from collections import deque
@@ -35,6 +37,8 @@ MAX_RETRIES = 20
 MAX_STATEMENT_CANCELS = 2
 SWEEP_EVERY_SECONDS = 0.25
 WARN_EVERY_SECONDS = 60.0
+
+_NO_ORDER = None, None
 
 TOO_LARGE_A_BATCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
 """A batch may be too much for a statement_timeout or for the memory where its calls one by one are not."""
@@ -91,6 +95,7 @@ class Batches:
         self._partitions: dict[tuple[Statement, int], _Partition] = {}
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self._departures = itertools.count(1)
         self.losses: int = 0
         """How often a connection was lost while a batch was at the server, so that it may have been committed."""
         self._loop = asyncio.get_running_loop()
@@ -134,7 +139,8 @@ class Batches:
         if partition.worker is None:
             # The worker starts in the next turn of the loop, so calls made in this turn share its first batch.
             name = f"dbos_async batches of {statement.name}"
-            partition.worker = self._loop.create_task(self._work(partition), name=name)
+            context = contextvars.Context()  # the worker belongs to no run, and serves many
+            partition.worker = self._loop.create_task(self._work(partition), name=name, context=context)
         return call
 
     async def flush(self, partition: str | int) -> None:
@@ -219,9 +225,26 @@ class Batches:
             if not batch:
                 return []
             partition.is_at_server = True
+            is_ordered = partition.statement.is_ordered
+            if is_ordered:
+                self._depart(batch)
             if len(batch) == 1 and len(batch[0].rows) == 1:
-                return await connection.fetch(attempts.sql.one_row, 0, *batch[0].rows[0])
-            return await connection.fetch(attempts.sql.batch, *_columns(batch))
+                only = batch[0]
+                order = () if not is_ordered else _NO_ORDER if only.ticket is None else only.ticket.columns
+                return await connection.fetch(attempts.sql.one_row, 0, *only.rows[0], *order)
+            columns = _columns(batch)
+            if is_ordered:
+                columns.extend(_order_columns(batch))
+            return await connection.fetch(attempts.sql.batch, *columns)
+
+    def _depart(self, batch: list[Call]) -> None:
+        """Tell the calls that they leave together: those of one run share a place in its order."""
+        departure = next(self._departures)
+        for call in batch:
+            if call.ticket is not None:
+                call.ticket.depart(departure)
+            if call.observer is not None:
+                call.observer.on_departure(call, departure)
 
     def _note_outage(self, partition: _Partition, batch: list[Call], attempts: _Attempts, error: Exception) -> None:
         if attempts.warn_at <= self._loop.time():
@@ -320,6 +343,12 @@ def _columns(batch: list[Call]) -> list[Sequence[Any]]:
         numbers.extend([number] * len(call.rows))
     # unnest pads a short array with nulls, and asyncpg takes a quarter of a microsecond to encode each null (docs/performance.md).
     return [numbers, *[() if _is_null(column) else column for column in zip(*rows, strict=True)]]
+
+
+def _order_columns(batch: list[Call]) -> list[Sequence[Any]]:
+    """The columns of the order, empty when they are null."""
+    pairs = [_NO_ORDER if call.ticket is None else call.ticket.columns for call in batch for _ in call.rows]
+    return [() if _is_null(column) else column for column in zip(*pairs, strict=True)]
 
 
 def _is_null(column: tuple[Any, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -17,6 +17,25 @@ Result = list[asyncpg.Record]
 """The records that answer one call."""
 
 
+class CallTicket(Protocol):
+    """When the caller of a call may have its result: the place of the call in the order of its run (`_runs/order.py`)."""
+
+    @property
+    def columns(self) -> tuple[int | None, int | None]:
+        """The columns ``place`` and ``asked_after`` of an ordered statement."""
+        ...
+
+    def depart(self, departure: int) -> None:
+        """The batch of the call leaves now, and this is its number."""
+
+    def hold(self, call: Call, result: Result) -> bool:
+        """Whether the ticket keeps the result, and will resolve the call itself."""
+        ...
+
+    def void(self) -> None:
+        """The caller will have no result of this call."""
+
+
 class Observer:
     """What follows from a call, whether or not its caller still waits. Every method does nothing by default.
 
@@ -25,6 +44,9 @@ class Observer:
     """
 
     __slots__ = ()
+
+    def on_departure(self, call: Call, departure: int) -> None:
+        """The batch of the call leaves now, and this is its number."""
 
     def on_result(self, call: Call, result: Result) -> None:
         """The call is committed. A caller that still waits has its result and goes on before anything that is woken here."""
@@ -50,12 +72,14 @@ class Call(asyncio.Future[Result]):
 
     __slots__ = (
         "give_up_at",
+        "has_result",
         "observer",
         "partition",
         "retry_forever",
         "rows",
         "size",
         "statement",
+        "ticket",
         "wakes",
         "was_sent",
     )
@@ -79,28 +103,37 @@ class Call(asyncio.Future[Result]):
         self.wakes: Sequence[bytes] = wakes
         self.observer: Observer | None = observer
         self.retry_forever: bool = retry_forever
+        self.ticket: CallTicket | None = None
         self.give_up_at: float = float("inf")
+        self.has_result: bool = False
+        """Whether the result has come; its ticket may keep it from the caller for a while."""
         self.was_sent: bool = False
         """Whether the server may have committed it already, since a connection broke while the server had it."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Give the call up. A call that the server has may be committed all the same, and its observer hears of that."""
         cancelled = super().cancel(msg)
-        if cancelled and self.observer is not None:
-            self.observer.on_failure(None)
+        if cancelled:
+            if self.ticket is not None:
+                self.ticket.void()
+            if self.observer is not None and not self.has_result:
+                self.observer.on_failure(None)
         return cancelled
 
     def resolve(self, result: Result) -> None:
-        """Give the caller the result, then the observer."""
-        if not self.done():
+        """Give the caller the result, at once or when its turn comes, then the observer."""
+        self.has_result = True
+        if not self.done() and (self.ticket is None or not self.ticket.hold(self, result)):
             self.set_result(result)
         if self.observer is not None:
             self.observer.on_result(self, result)
 
     def fail(self, error: BaseException) -> None:
         """Give the caller and the observer the error, unless the call has ended."""
-        if not self.done():
+        if not self.done() and not self.has_result:
             self.set_exception(error)
+            if self.ticket is not None:
+                self.ticket.void()
             if self.observer is not None:
                 self.exception()  # marks it as retrieved: the observer may be the only one that it concerns
                 self.observer.on_failure(error)

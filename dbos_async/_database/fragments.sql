@@ -73,20 +73,20 @@ and (recorded_verb is null or (recorded_verb = :step_verb and recorded_key = :st
 -- fragment: record_wait(step_verb, result)
 -- The end of a statement that waits for something else than a message: its CTE `decided` says whether the result is ready.
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, deadline, completed_at, place, asked_after)
     select workflow_id, branch, number, :step_verb, step_key, case when ready then :result end, deadline,
-           case when ready then clock_timestamp() end
+           case when ready then clock_timestamp() end, case when ready then place end, asked_after
     from decided where recorded_verb is null
     order by workflow_id, branch, number
 ),
 completed as (
     -- Always an update, since the wait has begun. As an insert it finds its row by the primary key, whatever the plan.
-    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at)
-    select workflow_id, branch, number, :step_verb, step_key, :result, clock_timestamp()
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, completed_at, place)
+    select workflow_id, branch, number, :step_verb, step_key, :result, clock_timestamp(), place
     from decided where ready and recorded_verb is not null
     order by workflow_id, branch, number
     on conflict (workflow_id, branch, number) do update
-        set output = excluded.output, completed_at = excluded.completed_at
+        set output = excluded.output, completed_at = excluded.completed_at, place = excluded.place
         where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
     returning workflow_id, branch, number
 )

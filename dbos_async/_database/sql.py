@@ -1,7 +1,8 @@
 """The SQL files of the package: one beside each module that has statements, bound to the constants of that module at import.
 
 A file is a list of blocks, each headed by a comment. ``-- name: SEND (sender_id text, attempt bigint)`` begins a statement and
-declares the columns of its rows. ``-- fragment: fence(workflow_id)`` begins a piece of SQL that several statements use; the
+declares the columns of its rows. ``-- ordered name: …`` adds the columns ``place`` and ``asked_after``, which the batches fill in
+(see `CallTicket`). ``-- fragment: fence(workflow_id)`` begins a piece of SQL that several statements use; the
 fragments of ``fragments.sql`` are there for every file. A name after a colon is a variable:
 
 ``:rows``             the rows of the calls, as ``c`` with ``n``, the number of the call, and the declared columns
@@ -29,15 +30,18 @@ from typing import Final, NamedTuple, Self
 from dbos_async._database.statement import Sql, Statement
 
 _HEADER: Final = re.compile(
-    r"^-- (?P<kind>name|fragment(?: if new| for one row)?): (?P<name>\w+) ?(?:\((?P<columns>[^)]*)\))?$", re.MULTILINE
+    r"^-- (?P<kind>(?:ordered )?name|fragment(?: if new| for one row)?): (?P<name>\w+) ?(?:\((?P<columns>[^)]*)\))?$",
+    re.MULTILINE,
 )
-_ALMOST_A_HEADER: Final = re.compile(r"^[ \t]*--[ \t]*(?:name|fragment)\b[^:]*:.*", re.MULTILINE)
+_ALMOST_A_HEADER: Final = re.compile(r"^[ \t]*--[ \t]*(?:ordered )?(?:name|fragment)\b[^:]*:.*", re.MULTILINE)
 _COLUMN: Final = re.compile(r"([a-z]\w*) ([a-z]\w*)")
 _COMMENT: Final = re.compile(r"[ \t]*--.*")
 _BLANK_LINES: Final = re.compile(r"\n(?:[ \t]*\n)+")
 _NAME: Final = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _VARIABLE: Final = re.compile(_NAME.pattern + r"(?:\(([^()]*)\))?")
 
+_NAME_KINDS: Final = "name", "ordered name"
+_ORDER_COLUMNS: Final = "place int", "asked_after int"
 _FRAGMENT: Final = "fragment"
 _IF_NEW: Final = "fragment if new"
 _ONE_ROW: Final = "fragment for one row"
@@ -86,13 +90,13 @@ class SqlFile:
         self._bound.add(name)
         block = self._statements[name]
         if otherwise is None:
-            return Statement(name, block.sql(), parallelism, block.sql_if_new(), when_waiting)
+            return Statement(name, block.sql(), parallelism, block.sql_if_new(), when_waiting, block.is_ordered)
         other = self._statements.get(otherwise.name)
         if other is None or other.columns != block.columns:
             raise SqlFileError(
                 f"{self._name}: {name} and {otherwise.name} must be in the same file and have the same columns."
             )
-        return Statement(name, otherwise.sql, parallelism, block.sql(), when_waiting)
+        return Statement(name, otherwise.sql, parallelism, block.sql(), when_waiting, block.is_ordered)
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +125,15 @@ def parse(file: str, text: str, shared: Fragments | None = None) -> SqlFile:
     found: dict[str, tuple[dict[str, str], str]] = {}
     for header, body in _blocks(file, text):
         name = header["name"]
-        if header["kind"] != "name":
-            fragments[header["kind"], name] = Fragment(_declared(header), body)
+        declared = _declared(header)
+        if header["kind"] not in _NAME_KINDS:
+            fragments[header["kind"], name] = Fragment(declared, body)
         elif name in found:
             raise SqlFileError(f"{file} has two statements {name}.")
         else:
-            found[name] = _columns(f"{file}, {name}", _declared(header)), body
+            if header["kind"] == "ordered name":
+                declared = *declared, *_ORDER_COLUMNS
+            found[name] = _columns(f"{file}, {name}", declared), body
     statements = {name: _Block(f"{file}, {name}", *block, fragments) for name, block in found.items()}
     return SqlFile(file, statements)
 
@@ -181,13 +188,18 @@ class _Block:
         self.columns = columns
         self._where, self._text, self._fragments = where, text, fragments
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the rows have the columns of the order."""
+        return "asked_after" in self.columns
+
     def sql(self) -> Sql:
         """The statement for any call."""
         variables, batch = self._expand()
         if not variables & {"rows", "rows_with_index", "numbers", "n"}:
             raise SqlFileError(f"{self._where}: {_NO_CALL}.")
         used = variables | set(re.findall(r"\w+", re.sub(r" as c\([^()]*\)", "", batch)))
-        for column in self.columns.keys() - {"n"} - used:
+        for column in self.columns.keys() - {"n", "place"} - used:  # a sleep has no place before it is over
             raise SqlFileError(f"{self._where}: nothing uses the column {column}.")
         return Sql(batch, self._expand(_ONE_ROW)[1])
 

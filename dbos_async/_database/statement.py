@@ -27,7 +27,8 @@ class Statement:
 
     ``sql_if_new`` is executed instead while the calls of a batch are new: it does not look whether they were made before. If one
     was, a unique key rejects the batch, and the batch is retried with ``sql``. ``sql_when_waiting`` is the statement that polls
-    again in a wait that has begun. ``parallelism`` is how many batches may be under way at a time.
+    again in a wait that has begun. ``parallelism`` is how many batches may be under way at a time. An ordered statement records the
+    place of its result, in two more columns at the end of each row.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Statement:
     parallelism: int = 2
     sql_if_new: Sql | None = None
     sql_when_waiting: Statement | None = None
+    is_ordered: bool = False

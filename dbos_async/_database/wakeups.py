@@ -15,6 +15,7 @@ What this process itself has committed may come along as a local update, which s
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -252,7 +253,7 @@ class Wakeups:
     def register(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
         """Wake the subscription from now on."""
         if self._ticker is None:
-            self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick)
+            self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick, context=contextvars.Context())
         for key in keys:
             others = self._subscriptions.get(key)
             if others is None:

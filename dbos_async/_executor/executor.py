@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from typing import Any, Final, Protocol
 from uuid import uuid4
@@ -19,9 +20,11 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
-from dbos_async._runs.context import begin
+from dbos_async._runs.context import begin, run_of_body
 from dbos_async._runs.history import History
+from dbos_async._runs.order import Gate
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
+from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import encode_value, size_error
@@ -80,6 +83,7 @@ class Executor:
         self.lease: asyncio.Task[None] | None = None
         """The task that renews the lease, as long as this executor lives."""
         self.slots = Slots(_do_nothing)
+        self.gate = Gate(self.loop, run_of_body)
         self.reserved_slots = 0
         """Free slots that are promised to starts and claims under way."""
         self._max_running = max_running
@@ -122,7 +126,7 @@ class Executor:
             earlier.stop("this executor has claimed its workflow anew")
         run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self)
         if attempt % RUNS_OF_ONE > 1:
-            run.history = History(self.database, workflow_id)
+            run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
         task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
@@ -135,9 +139,13 @@ class Executor:
     def check_ownership_soon(self, run: Run) -> None:
         """Check in the background whether the run still owns its workflow, and stop it if not."""
         if not run.over and run.stopped is None:
-            task = self.loop.create_task(self.stop_if_not_owner(run), context=contextvars.Context())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.spawn(self.stop_if_not_owner(run))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this in the background, in no run's context."""
+        task = self.loop.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop_if_not_owner(self, run: Run) -> None:
         """Stop the run if its workflow is not its own any more. That is a warning only if nobody asked for it."""
@@ -227,7 +235,7 @@ class Executor:
     def leave(self, run: Run) -> None:
         """Forget a run that is over: either its outcome is stored, or it has none."""
         run.end.set(None)
-        run.end.completion = None  # breaks a reference cycle
+        run.end.completion = run.order = run.history = run.tasks.step = None  # breaks reference cycles
         if self.runs.get(run.workflow_id) is run:
             del self.runs[run.workflow_id]
         self.database.wakeups.remove_listener(run.end_key, run)

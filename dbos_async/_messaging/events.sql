@@ -1,6 +1,6 @@
 -- Events: every value is a row of its own, and the latest row is the value.
 
--- name: SET_EVENT (workflow_id text, attempt bigint, branch text, number int, step text, key text, value json,
+-- ordered name: SET_EVENT (workflow_id text, attempt bigint, branch text, number int, step text, key text, value json,
 --     write_seq int, digest bytea)
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key,
@@ -19,8 +19,8 @@ with calls as materialized (
     ) as latest on true
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at)
-    select workflow_id, branch, number, 'set_event', key, clock_timestamp()
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at, place, asked_after)
+    select workflow_id, branch, number, 'set_event', key, clock_timestamp(), place, asked_after
     from calls where outcome = 'done' and number is not null
     order by workflow_id, branch, number
 ),
@@ -43,7 +43,7 @@ left join lateral (
 ) as e on true
 left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
 
--- name: AWAIT_EVENT (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text,
+-- ordered name: AWAIT_EVENT (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text,
 --     key text, timeout_seconds float8)
 -- READ_EVENT inside a workflow: the value is the outcome of the reader's step.
 with calls as materialized (

@@ -21,6 +21,7 @@ from uuid import UUID
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import LocalUpdate, Subscription
+from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
 
@@ -29,7 +30,7 @@ GRACE_SECONDS = 0.003
 MIN_TIMEOUT_SECONDS = 1.0
 """A receive with a shorter time limit has no grace period."""
 
-NO_RECEIVER = None, None, None
+NO_RECEIVER = None, None, None, None
 
 
 class Receive(Observer):
@@ -63,14 +64,23 @@ class Offer:
     @property
     def columns(self) -> tuple[int, str, int]:
         """The receiver's step: its fence and its number."""
-        return self._step.run.attempt, self._step.branch, self._step.number
+        return self._step.run.attempt, *self._step.id
+
+    def make_ticket(self) -> Ticket:
+        """The ticket of a hand-off to this receive."""
+        step = self._step
+        ticket = step.handed = Ticket(step.run, step.id, step.asked_after)
+        if step.ticket is not None:
+            step.ticket.rival = ticket
+        return ticket
 
     def delivered(self, subscription: Subscription) -> StepResult | None:
         """The message that a sender has delivered."""
         subscription.offer = None
-        for payload, message_id in subscription.take_updates():
+        for payload, message_id, ticket in subscription.take_updates():
             if not subscription.changed:
                 self._mark_empty()
+            self._step.ticket = ticket
             return self._step.result(payload, None, message_id)
         return None
 
@@ -126,7 +136,7 @@ class _EmptyQueue:
 class Handoff(Observer):
     """A send that takes up an offer. A send that is repeated because its result was lost delivers nothing."""
 
-    __slots__ = ("_message_id", "_offer", "_subscription", "_update", "call", "rows", "rows_alone")
+    __slots__ = ("_message_id", "_offer", "_subscription", "_ticket", "_update", "call", "rows", "rows_alone")
 
     def __init__(self, subscription: Subscription, columns: Row, message_id: UUID, payload: str) -> None:
         offer: Offer = subscription.offer
@@ -134,10 +144,17 @@ class Handoff(Observer):
         offer.handoff = self
         self.call: Call | None = None
         """The call that this observes, until it has ended."""
-        self.rows: Sequence[Row] = [(*columns, *offer.columns)]
+        self.rows: Sequence[Row] = [(*columns, *offer.columns, None)]
         self.rows_alone: Sequence[Row] = [(*columns, *NO_RECEIVER)]
         self._subscription, self._offer, self._message_id = subscription, offer, message_id
-        self._update = LocalUpdate((payload, message_id), len(payload))
+        self._ticket = offer.make_ticket()
+        self._update = LocalUpdate((payload, message_id, self._ticket), len(payload))
+
+    def on_departure(self, call: Call, departure: int) -> None:
+        if call.rows is self.rows:
+            self._ticket.depart(departure)
+            (row,) = self.rows
+            self.rows = call.rows = [(*row[:-1], self._ticket.number)]
 
     def on_result(self, call: Call, result: Result) -> None:
         self._end()
@@ -146,12 +163,21 @@ class Handoff(Observer):
             receive.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             self._subscription.wake(self._update)
-        elif receive.message_id is None:
+            return
+        if call.was_sent:
+            self._ticket.is_lost = True
+        else:
+            self._ticket.void()
+        if receive.message_id is None:
             receive.message_id = self._message_id  # an earlier execution, whose result was lost, may have delivered it
 
     def on_failure(self, error: BaseException | None) -> None:
         if error is not None:
             self._end()
+            self._ticket.is_lost = True
+            self._subscription.wake()
+        elif not self._ticket.departure:
+            self._ticket.void()
 
     def on_lost_result(self, call: Call) -> None:
         # The receiver's step may have the message by now, or another one.

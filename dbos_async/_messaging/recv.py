@@ -55,16 +55,22 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     key = message_key(run.workflow_id, topic)
     receive = Receive()
     offer = Offer(step, key, receive, seconds) if verb == "recv" else None
-    try:
-        if run.tasks.cleanups:
+
+    def on_cancel() -> None:
+        if run.stopped is None and not run.over:
+            receive.message_id = receive.message_id or step.message_id
+            run.tasks.add_cleanup(database.loop.create_task(_put_back(step, topic, key, receive, offer)))
+
+    if run.tasks.cleanups:
+        try:
             with run.inside(verb):
                 await run.tasks.cleanups_done()
-        row = (*step.columns, verb, topic, seconds)
-        return step, await wait(step, TAKE, row, (key,), observer=receive, shortcut=offer)
-    except asyncio.CancelledError:
-        if run.stopped is None and not run.over:
-            run.tasks.add_cleanup(database.loop.create_task(_put_back(step, topic, key, receive, offer)))
-        raise
+        except asyncio.CancelledError:
+            await step.wait_for_cancellation()
+            raise
+    row = (*step.columns, verb, topic, seconds)
+    result = await wait(step, TAKE, row, (key,), observer=receive, shortcut=offer, on_cancel=on_cancel)
+    return step, result
 
 
 async def _put_back(step: Step, topic: str, key: bytes, receive: Receive, offer: Offer | None) -> None:

@@ -17,7 +17,7 @@ left join lateral (
     for update
 ) as m on true
 
--- name: TAKE_WAITING (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
+-- ordered name: TAKE_WAITING (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
 --     timeout_seconds float8)
 -- For any receive: its step may be recorded already, or have begun to wait.
 with calls as materialized (
@@ -41,14 +41,16 @@ decided as materialized (
 ),
 recorded as (
     insert into dbos_async.steps as s
-        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at)
+        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
     select workflow_id, branch, number, verb, topic, output, message_id, deadline,
-           case when message_id is not null or expired then clock_timestamp() end
+           case when message_id is not null or expired then clock_timestamp() end,
+           case when message_id is not null or expired then place end, asked_after
     from decided
     where message_id is not null or expired or recorded_verb is null
     order by workflow_id, branch, number
     on conflict (workflow_id, branch, number) do update
-        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at
+        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at,
+            place = excluded.place
         where s.completed_at is null and excluded.completed_at is not null
           and s.verb = excluded.verb and s.key = excluded.key
     returning workflow_id, branch, number
@@ -77,7 +79,7 @@ select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, r
 from calls
 where not (:is_waiting(verb, topic))
 
--- name: TAKE (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
+-- ordered name: TAKE (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
 --     timeout_seconds float8)
 -- For a new receive: nothing is recorded of its step yet.
 with calls as materialized (
@@ -97,8 +99,9 @@ decided as materialized (
 ),
 recorded as (
     insert into dbos_async.steps
-        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at)
-    select workflow_id, branch, number, verb, topic, output, message_id, deadline, case when ready then clock_timestamp() end
+        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
+    select workflow_id, branch, number, verb, topic, output, message_id, deadline,
+           case when ready then clock_timestamp() end, case when ready then place end, asked_after
     from decided
     order by workflow_id, branch, number
 ),
@@ -141,7 +144,7 @@ undone as (
     where is_owner and taken_id = message_id
     order by workflow_id, branch, number
     on conflict (workflow_id, branch, number) do update
-        set output = null, message_id = null, completed_at = null
+        set output = null, message_id = null, completed_at = null, place = null
         where s.message_id = excluded.message_id
     returning workflow_id, branch, number
 ),

@@ -19,9 +19,10 @@ d.id is not null and (not d.has_ended or kept.id is not null)
 -- messages of that receiver.
 case when c.local_executor_id = d.owner then null else c.digest end
 
--- name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+-- ordered name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
---     receiver_attempt bigint, receiver_branch text, receiver_number int)
+--     receiver_attempt bigint, receiver_branch text, receiver_number int,
+--     receiver_place int)
 -- One message, from a workflow or to a receive that waits in the sender's process. That receive gets the message at once.
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
@@ -35,10 +36,10 @@ with calls as materialized (
     :recorded_step(c.sender_id)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at, place, asked_after)
     select sender_id, branch, number, verb, step_key,
            case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end,
-           clock_timestamp()
+           clock_timestamp(), place, asked_after
     from calls where outcome = 'done' and number is not null
     order by sender_id, branch, number
 ),
@@ -63,11 +64,12 @@ receivers as materialized (
 ),
 delivered as (
     insert into dbos_async.steps as s
-        (workflow_id, branch, number, verb, key, output, message_id, completed_at)
-    select destination_id, receiver_branch, receiver_number, 'recv', topic, payload, id, clock_timestamp()
+        (workflow_id, branch, number, verb, key, output, message_id, completed_at, place)
+    select destination_id, receiver_branch, receiver_number, 'recv', topic, payload, id, clock_timestamp(), receiver_place
     from receivers order by destination_id, receiver_branch, receiver_number
     on conflict (workflow_id, branch, number) do update
-        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at
+        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at,
+            place = excluded.place
         where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
     returning message_id
 ),
@@ -104,7 +106,7 @@ select n, 'done' as outcome, null::json as output,
        case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error
 from messages, announced
 
--- name: SEND_BULK (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+-- ordered name: SEND_BULK (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
 --     idempotency_key text)
 -- Several messages with one sender's step, a row each: all of them are stored, or none. Also for messages with an idempotency key.
@@ -124,18 +126,18 @@ calls as materialized (
            case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome
     from (
-        select n, sender_id, attempt, branch, number, verb, step_key,
+        select n, sender_id, attempt, branch, number, verb, step_key, place, asked_after,
                min(destination_id) filter (where not known) as unknown_id
-        from messages group by n, sender_id, attempt, branch, number, verb, step_key
+        from messages group by n, sender_id, attempt, branch, number, verb, step_key, place, asked_after
     ) as c
     :fence_or_lock(c.sender_id)
     :recorded_step(c.sender_id)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at, place, asked_after)
     select sender_id, branch, number, verb, step_key,
            case when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end,
-           clock_timestamp()
+           clock_timestamp(), place, asked_after
     from calls where outcome = 'done' and number is not null
     order by sender_id, branch, number
 ),

@@ -6,6 +6,7 @@ each other. Where two runs of a workflow meet, both want the same row, and the o
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import AsyncGenerator
@@ -23,7 +24,7 @@ from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import Run
-from dbos_async._runs.step import Step
+from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value, size_error
@@ -104,39 +105,59 @@ async def _recorded_pages(
         context = calling_context(database)
         assert isinstance(context, WorkflowContext)
         step = Step(context, "read_stream", step_key)
+        step.is_deferred = True
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
-        text = (await wait(step, FOLLOW, row, keys)).value()
+        result = await wait(step, FOLLOW, row, keys)
         try:
-            boundary = decode_value(text or "null", _Boundary)
-        except InvalidValueError as unreadable:
-            await step.park_undecodable(unreadable)
-        end, stop = boundary["end"], boundary["offset"] + boundary["count"]
-        offset = boundary["offset"]
-        while offset < stop:
-            page = await database.call(
-                READ, [(workflow_id, key, offset, stop - offset)], partition=workflow_id, retry_forever=True
-            )
-            if page[-1]["offset"] is None:
-                raise WorkflowNotFoundError(workflow_id)
-            entries = [(record["offset"], record["value"]) for record in page]
-            page_values, invalid = _read(entries, key, declared)
-            if invalid is not None:
-                count = invalid.offset - boundary["offset"]
-                reason = json.loads(encode_error(invalid))
-                shorter = boundary | {"count": count, "end": "invalid", "error": reason}
-                await step.record_rejection(encode_value(shorter), invalid)
+            boundary, pages, invalid = await _read_recorded(database, step, result, (workflow_id, key), declared)
+            await step.release()
+        except asyncio.CancelledError:
+            await step.wait_for_cancellation()
+            raise
+        except BaseException:
+            step.void()
+            raise
+        for page_values in pages:
             yield page_values
-            if invalid is not None:
-                raise invalid
-            offset = page[-1]["offset"] + 1
+        if invalid is not None:
+            raise invalid
+        end, offset = boundary["end"], boundary["offset"] + boundary["count"]
         if end == "closed":
             return
         if end == "invalid":
-            raise decode_error(encode_value(boundary["error"]))
+            raise decode_error(encode_value(boundary.get("error")))
         if end == "unknown":
             raise WorkflowNotFoundError(workflow_id)
         if end == "timeout":
             raise StreamTimeoutError(workflow_id, key, offset, seconds or 0.0)
+
+
+async def _read_recorded(
+    database: Database, step: Step, result: StepResult, stream: tuple[str, str], declared: Any
+) -> tuple[_Boundary, list[list[Any]], InvalidStreamValueError | None]:
+    """The values that a step has recorded to be read, up to the first that cannot be decoded, and the error of that one."""
+    try:
+        boundary = decode_value(result.value() or "null", _Boundary)
+    except InvalidValueError as unreadable:
+        await step.park_undecodable(unreadable)
+    offset, stop = boundary["offset"], boundary["offset"] + boundary["count"]
+    pages: list[list[Any]] = []
+    while offset < stop:
+        row = *stream, offset, stop - offset
+        page = await database.call(READ, [row], partition=stream[0], retry_forever=True)
+        if page[-1]["offset"] is None:
+            raise WorkflowNotFoundError(stream[0])
+        entries = [(record["offset"], record["value"]) for record in page]
+        page_values, invalid = _read(entries, stream[1], declared)
+        pages.append(page_values)
+        if invalid is not None:
+            count = invalid.offset - boundary["offset"]
+            reason = json.loads(encode_error(invalid))
+            shorter = boundary | {"count": count, "end": "invalid", "error": reason}
+            await step.record_rejection(encode_value(shorter), invalid)
+            return boundary, pages, invalid
+        offset = page[-1]["offset"] + 1
+    return boundary, pages, None
 
 
 def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list[Any], InvalidStreamValueError | None]:

@@ -1,6 +1,6 @@
 -- Streams: rows with the offsets 0, 1, 2 … that never change. A row without a value closes the stream.
 
--- name: WRITE (workflow_id text, attempt bigint, branch text, number int, step text, verb text, key text,
+-- ordered name: WRITE (workflow_id text, attempt bigint, branch text, number int, step text, verb text, key text,
 --     value json, write_seq int, written int, digest bytea)
 -- Writes one value. A call without a value closes the stream.
 with calls as materialized (
@@ -28,10 +28,10 @@ positioned as materialized (
     window earlier as (partition by workflow_id, key order by n rows unbounded preceding)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at, place, asked_after)
     select workflow_id, branch, number, verb, key,
            case when closed and value is not null then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end,
-           clock_timestamp()
+           clock_timestamp(), place, asked_after
     from positioned where outcome = 'done' and number is not null
 ),
 written as (
@@ -49,7 +49,7 @@ select n, case when outcome = 'superseded' then 'done' else outcome end as outco
        recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
 from positioned, announced
 
--- name: FOLLOW (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text, key text,
+-- ordered name: FOLLOW (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text, key text,
 --     start int, timeout_seconds float8)
 -- READ inside a workflow: the reader's step records from where to where it read, and how that ended.
 with calls as materialized (

@@ -8,6 +8,7 @@ task finishes first, and ``gather`` and task groups replay exactly (decision 10)
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -61,6 +62,12 @@ def calling_context(database: Database) -> Context | None:
     return context if context is not None and context.run.database is database else None
 
 
+def run_of_body(context: contextvars.Context) -> Run | None:
+    """The run whose body has this context; ``None`` inside a step and outside of workflows."""
+    here = context.get(current)
+    return here.run if type(here) is WorkflowContext else None
+
+
 def begin(run: Run) -> None:
     """Make the current task the main task of a run."""
     task = asyncio.current_task(run.database.loop)
@@ -82,6 +89,8 @@ def next_number(context: WorkflowContext, verb: str) -> tuple[Branch, int]:
         rank = branch.started_at.get(number, 0) + 1
         branch.started_at[number] = rank
         branch, number = Branch(f"{branch.path(number)}.{rank}", weakref.ref(task)), 0
+        if context.run.order is None or not context.run.order.is_concurrent:
+            context.run.begin_concurrency()
     number += 1
     current.set(WorkflowContext(context.run, branch, number))
     return branch, number

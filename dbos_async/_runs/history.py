@@ -5,12 +5,16 @@ A branch reads its next page only when its replay has used up the last one, so m
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
+from dbos_async._runs.recorded_order import RecordedOrder
 
 with load(__name__) as sql:
     PAGE: Final = sql.statement("PAGE")
@@ -26,6 +30,8 @@ class Recorded(NamedTuple):
     error: str | None
     message_id: UUID | None
     completed: bool
+    place: int | None
+    asked_after: int | None
 
 
 class _Branch:
@@ -40,16 +46,23 @@ class _Branch:
 class History:
     """The recorded steps of one workflow. Each branch asks for its steps in the order of their numbers."""
 
-    def __init__(self, database: Database, workflow_id: str) -> None:
+    def __init__(self, database: Database, workflow_id: str, on_order: Callable[[RecordedOrder], None]) -> None:
+        self.reading: int = 0
+        """How many tasks wait for a page."""
+        self.is_used_up: bool = False
+        """Whether the run has begun a step of its own, so that what is recorded now may be that."""
         self._database = database
         self._workflow_id = workflow_id
         self._branches: dict[str, _Branch] = {}
+        self._on_order = on_order
+        self._opening: asyncio.Task[None] | None = None
 
-    async def find(self, branch: str, number: int) -> Recorded | None:
-        """The recorded step of this number, ``None`` if it is not recorded."""
+    async def find(self, branch: str, number: int, *, again: bool = False) -> Recorded | None:
+        """The recorded step of this number, ``None`` if it is not recorded; ``again``: it was recorded after the last page."""
         steps = self._branches.get(branch)
         if steps is None:
             steps = self._branches[branch] = _Branch()
+        steps.more = steps.more or again
         while True:
             while steps.page:
                 recorded = steps.page[0]
@@ -69,11 +82,40 @@ class History:
             await self._read_on(branch, steps, max(steps.read_to, number))
         return steps is None or not steps.page
 
+    async def name(self, branch: str, number: int) -> str:
+        """How people name the recorded step."""
+        row = self._workflow_id, branch, number - 1
+        records = await self._database.call(PAGE, [row], partition=self._workflow_id, retry_forever=True)
+        path = f"{branch}.{number}" if branch else str(number)
+        return f"{named(records[0]['verb'] or 'a step', records[0]['key'])} ({path})"
+
     async def _read_on(self, branch: str, steps: _Branch, after: int) -> None:
-        records = await self._database.call(
-            PAGE, [(self._workflow_id, branch, after)], partition=self._workflow_id, retry_forever=True
-        )
-        steps.more = bool(records) and records[-1]["more"]
-        for _, *recorded, _ in records:
-            steps.page.append(Recorded(*recorded))
-            steps.read_to = recorded[0]
+        self.reading += 1
+        try:
+            row = self._workflow_id, branch, after
+            records = await self._database.call(PAGE, [row], partition=self._workflow_id, retry_forever=True)
+            if records[0]["has_places"] and not self.is_used_up:
+                await self._open_order()
+        finally:
+            self.reading -= 1
+        steps.more = bool(records[-1]["more"])
+        for _, number, *recorded, _, _ in records:
+            if number is not None:
+                steps.page.append(Recorded(number, *recorded))
+                steps.read_to = number
+
+    async def _open_order(self) -> None:
+        if self._opening is None:
+            context = contextvars.Context()  # this goes on if the task that asks first is cancelled
+            self._opening = asyncio.get_running_loop().create_task(self._read_order(), context=context)
+        await asyncio.shield(self._opening)
+
+    async def _read_order(self) -> None:
+        order = RecordedOrder(self._database, self._workflow_id)
+        await order.read_on()
+        self._on_order(order)
+
+
+def named(verb: str, key: str) -> str:
+    """How people name a verb and what it was called for."""
+    return f"{verb} {key!r}" if key else verb

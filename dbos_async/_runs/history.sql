@@ -1,14 +1,23 @@
 -- name: PAGE (workflow_id text, branch text, after int)
--- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back.
-select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.more
+-- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back, "has_places" whether the order of results
+-- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. An empty
+-- page has one row without a number.
+select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.place, s.asked_after,
+       coalesce(s.more, false) as more, o.has_places
 from :rows
 cross join lateral (
+    select exists (select from dbos_async.steps where workflow_id = c.workflow_id and branch > '')
+           or coalesce((
+               select place is not null or asked_after is not null from dbos_async.steps
+               where workflow_id = c.workflow_id and branch = '' order by number desc limit 1), false) as has_places
+) as o
+left join lateral (
     select p.*, p.fetched = 1000 or p.weight > 1048576 as more
     from (
         select t.*, count(*) over () as fetched,
                sum(t.bytes) over (order by t.number) as weight
         from (
-            select number, verb, key, output, error, message_id,
+            select number, verb, key, output, error, message_id, place, asked_after,
                    coalesce(completed_at <= clock_timestamp(), false) as completed,
                    coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
             from dbos_async.steps
@@ -18,5 +27,5 @@ cross join lateral (
         ) as t
     ) as p
     where p.weight - p.bytes < 1048576
-) as s
+) as s on true
 order by c.n, s.number

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener
 from dbos_async._runs.history import History
+from dbos_async._runs.order import GAP, Gate, Order, Ticket
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -42,6 +43,10 @@ class RunHost(Protocol):
     closing: bool
     """The executor shuts down, and its runs begin no further step."""
     slots: Slots
+    gate: Gate
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this in the background, in no run's context."""
 
     def check_ownership_soon(self, run: Run) -> None:
         """Soon stop the run if its workflow is not its own any more."""
@@ -94,10 +99,17 @@ class RunEnd:
         return self.outcome
 
 
+class CurrentStep(Protocol):
+    """What a run remembers of the step that its only task has begun last."""
+
+    ticket: Ticket | None
+    handed: Ticket | None
+
+
 class RunTasks:
     """The tasks of a run, and what they are doing."""
 
-    __slots__ = ("_halted", "cleanups", "inside_verbs", "main", "steps_running", "waiting")
+    __slots__ = ("_halted", "bodies", "cleanups", "inside_verbs", "main", "step", "steps_running", "waiting")
 
     def __init__(self) -> None:
         self.main: asyncio.Task[Any] | None = None
@@ -106,6 +118,10 @@ class RunTasks:
         """How many of them wait for something to happen."""
         self.steps_running = 0
         """How many of them execute a step of which only the whole is recorded."""
+        self.bodies: dict[asyncio.Task[object], int] | None = None
+        """The tasks that are in the body of a step, and how often each was cancelled before."""
+        self.step: CurrentStep | None = None
+        """The last step, as long as one task alone calls verbs."""
         self.cleanups: set[asyncio.Task[None]] | None = None
         """What abandoned verbs have left to do. The next verb of their kind waits for it."""
         self._halted: weakref.WeakSet[asyncio.Task[object]] | None = None
@@ -168,6 +184,8 @@ class Run:
     """What keeps its calls in order: the runs of a process take the partitions in turn."""
     history: History | None = None
     """What earlier runs of the workflow have recorded; ``None`` in the first run."""
+    order: Order | None = None
+    """In which order its tasks receive results; ``None`` while one task alone calls verbs."""
     stopped: str | None = None
     """Why this run must not go on: it was taken over, cancelled, parked or given back."""
     ended_elsewhere: bool = False
@@ -179,6 +197,38 @@ class Run:
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
+
+    @property
+    def gate(self) -> Gate:
+        """What gives its order turns."""
+        return self.host.gate
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether a step was cancelled and its body has not come to its end."""
+        bodies = self.tasks.bodies
+        return bodies is not None and any(task.cancelling() > before for task, before in bodies.items())
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it waits for a page of its history."""
+        return self.history is not None and self.history.reading > 0
+
+    def make_order(self) -> Order:
+        """The order of this run, which is made when it is needed first."""
+        if self.order is None:
+            # What an earlier run has sent may be committed late, with places before those of this run.
+            self.order = Order(self, 0 if self.history is None else GAP)
+        return self.order
+
+    def begin_concurrency(self) -> None:
+        """A second task calls a verb: from now on results have places."""
+        step = self.tasks.step
+        in_flight = () if step is None else (step.ticket, step.handed)
+        has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
+        is_waiting = bool(self.tasks.inside_verbs) and not has_arrived
+        self.make_order().begin_concurrency(is_waiting=is_waiting, in_flight=in_flight)
+        self.tasks.step = None
 
     def inside(self, verb: str) -> _Inside:
         """``with run.inside(verb):`` marks the current task as inside a verb."""
@@ -235,6 +285,24 @@ class Run:
         self.tasks.steps_running -= 1
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
+
+    def begin_body(self) -> asyncio.Task[object]:
+        """The current task begins the body of a step."""
+        task = asyncio.current_task(self.database.loop)
+        assert task is not None
+        if self.tasks.bodies is None:
+            self.tasks.bodies = {}
+        self.tasks.bodies[task] = task.cancelling()
+        return task
+
+    def end_body(self, task: asyncio.Task[object]) -> bool:
+        """That body has ended. True if it swallowed a cancellation of which other tasks of the run know."""
+        bodies, order = self.tasks.bodies, self.order
+        before = 0 if bodies is None else bodies.pop(task)
+        if order is None or not order.is_concurrent:
+            return False
+        order.moved()
+        return task.cancelling() > before
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""

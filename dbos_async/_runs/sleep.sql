@@ -1,5 +1,6 @@
--- name: SLEEP (workflow_id text, attempt bigint, branch text, number int, seconds float8)
+-- ordered name: SLEEP (workflow_id text, attempt bigint, branch text, number int, seconds float8)
 -- The step is recorded when the sleep begins, with the time at which it is complete, by the database's clock.
+-- It has no place before it is over.
 with calls as materialized (
     select c.*, :is_owner as is_owner,
            s.verb as recorded_verb, s.key as recorded_key, s.deadline
@@ -11,8 +12,8 @@ with calls as materialized (
     ) as s on true
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline, completed_at)
-    select workflow_id, branch, number, 'sleep', '', ends_at, ends_at
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, deadline, completed_at, asked_after)
+    select workflow_id, branch, number, 'sleep', '', ends_at, ends_at, asked_after
     from (select *, clock_timestamp() + make_interval(secs => seconds) as ends_at from calls) as c
     where is_owner and recorded_verb is null
     order by workflow_id, branch, number

@@ -11,6 +11,7 @@ lost      the run does not own its workflow any more, or the workflow has ended
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
@@ -23,6 +24,8 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext, calling_context, next_number
+from dbos_async._runs.history import Recorded, named
+from dbos_async._runs.order import Order, Ticket
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
@@ -38,6 +41,7 @@ T = TypeVar("T")
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
     RECORD_REJECTION: Final = sql.statement("RECORD_REJECTION")
+    PLACE: Final = sql.statement("PLACE")
 
 
 class StepResult(NamedTuple):
@@ -59,7 +63,10 @@ class StepResult(NamedTuple):
 class Step:
     """One numbered step of a run, about to be replayed or executed."""
 
-    __slots__ = ("branch", "is_begun", "key", "number", "run", "verb", "waited")
+    __slots__ = (
+        "asked_after", "branch", "handed", "is_asked", "is_begun", "is_cancelled", "is_deferred", "key", "message_id", "number",
+        "run", "ticket", "verb", "waited",
+    )  # fmt: skip
 
     def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
         branch, self.number = next_number(context, verb)
@@ -67,11 +74,30 @@ class Step:
         self.is_begun = False
         self.waited = False
         """Whether an earlier run has begun to wait here."""
+        self.is_asked = self.is_cancelled = False
+        self.is_deferred = False
+        """Whether the verb calls `release` itself, after what it has left to do with its result."""
+        self.message_id: UUID | None = None
+        """The message that an earlier run has received here."""
+        self.ticket: Ticket | None = None
+        self.handed: Ticket | None = None
+        """The ticket of a hand-off to this step."""
+        order = self.run.order
+        self.asked_after: int | None = None
+        if order is not None and order.is_concurrent:
+            self.asked_after = order.released
+        else:
+            self.run.tasks.step = self
 
     @property
     def path(self) -> str:
         """The number as people write it: ``4``, or ``4.1.2`` in a branch."""
         return f"{self.branch}.{self.number}" if self.branch else str(self.number)
+
+    @property
+    def id(self) -> tuple[str, int]:
+        """The branch, and the number in it."""
+        return self.branch, self.number
 
     @property
     def columns(self) -> tuple[str, int, str, int]:
@@ -104,49 +130,166 @@ class Step:
         An ``invalid`` value becomes the recorded error of the step. It does not when the step is replayed: the limits may be
         other ones now.
         """
-        with self.run.inside(self.verb):
-            result = await self.replay()
-            if result is not None:
+        try:
+            with self.run.inside(self.verb):
+                result = await self.replay()
+                if result is not None:
+                    return result
+                if invalid is not None:
+                    return await self._record(None, encode_error(invalid), 0.0)
+                result, _ = await self.attempt(call)
+                assert result is not None, f"{call.statement.name} does not wait."
                 return result
-            if invalid is not None:
-                return await self._record(None, encode_error(invalid), 0.0)
-            result, _ = await self.attempt(call)
-            assert result is not None, f"{call.statement.name} does not wait."
-            return result
+        except asyncio.CancelledError:
+            await self.wait_for_cancellation()
+            raise
 
     async def run_once(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> StepResult:
         """Replay the step, or find its output or error and record that."""
-        result = await self.replay()
-        if result is not None:
-            return result
-        self.is_begun = True
-        self.run.begin_step()
+        run = self.run
         try:
-            began = time.monotonic()
-            output, error = await find()
-            return await self._record(output, error, time.monotonic() - began)
-        finally:
-            self.run.end_step()
+            if run.history is None:
+                await self.replay()
+            else:
+                with run.inside(self.verb):
+                    result = await self.replay()
+                if result is not None:
+                    return result
+            self.is_begun = True
+            run.begin_step()
+            try:
+                began = time.monotonic()
+                task = run.begin_body()
+                try:
+                    output, error = await find()
+                finally:
+                    swallowed = run.end_body(task)
+                if swallowed:
+                    raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
+                return await self._record(output, error, time.monotonic() - began)
+            finally:
+                run.end_step()
+        except asyncio.CancelledError:
+            await self.wait_for_cancellation()
+            raise
 
     async def replay(self) -> StepResult | None:
         """The recorded result; ``None`` when the step has to be executed, or its wait goes on."""
         run = self.run
         if run.stopped is not None or run.over or run.host.closing:
             await run.check_may_act(self.verb, is_begun=self.is_begun)
-        if run.history is None:
+        if run.history is None or self.is_asked:
             return None
+        self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
+        order = run.order
+        if order is not None and order.is_concurrent:
+            result = await self._follow(order, recorded)
+        elif recorded is None:
+            result = None
+        else:
+            await self.compare(recorded.verb, recorded.key)
+            self.waited = not recorded.completed
+            result = None if self.waited else self._recorded_result(recorded)
+            if result is not None and (not run.gate.is_quiet(run) or _is_cancelled()):
+                await self._release_recorded(run.make_order(), Ticket(run, self.id, None))
+        if result is None:
+            run.history.is_used_up = True
+        return result
+
+    async def _follow(self, order: Order, recorded: Recorded | None) -> StepResult | None:
+        """Return the recorded result when its turn comes; ``None`` when all that is recorded was released before this step."""
+        run, replayed = self.run, order.recorded
+        assert run.history is not None
+        if self.asked_after is None:
+            self.asked_after = order.released
+        is_known = replayed is not None and replayed.knows(*self.id)
+        if recorded is None and is_known:
+            recorded = await run.history.find(self.branch, self.number, again=True)
         if recorded is None:
+            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
             return None
         await self.compare(recorded.verb, recorded.key)
-        self.waited = not recorded.completed
-        return self.result(recorded.output, recorded.error, recorded.message_id) if recorded.completed else None
+        place = None
+        if replayed is not None:
+            after = recorded.asked_after
+            if after is not None and not replayed.is_due(after, order.released):
+                await self._park_asked_at_another_moment(after, order.released)
+            if is_known:
+                place = replayed.ask(*self.id, after)
+                order.moved()
+        ticket = Ticket(run, self.id, self.asked_after)
+        if not await self._was_received(recorded, order):
+            self.waited = True
+            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
+            return None
+        self.message_id = recorded.message_id
+        if place is not None:
+            ticket.place = place
+        elif recorded.place is not None:
+            # It was in flight when this run began, and no run has received it yet.
+            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
+            await self._place(order, ticket)
+        await self._release_recorded(order, ticket)
+        return self._recorded_result(recorded)
+
+    async def _was_received(self, recorded: Recorded, order: Order) -> bool:
+        """Whether an earlier run has the recorded result, or would have received it at its place."""
+        if not recorded.completed or recorded.place is not None or order.recorded is None:
+            return recorded.completed
+        if recorded.asked_after is not None:
+            return False  # a sleep, whose row is complete before it is over
+        # The sleep of a task that was alone: over, if that task has gone on, or if no second task called a verb during the sleep.
+        assert self.run.history is not None
+        is_last_sleep = self.verb == "sleep" and order.recorded.was_waiting
+        return not is_last_sleep or not await self.run.history.is_last(self.branch, self.number)
+
+    async def _release_recorded(self, order: Order, ticket: Ticket) -> None:
+        self.ticket = ticket
+        if ticket.place is None:
+            order.join_zero(ticket)
+        if not self.is_deferred:
+            await order.wait_for_release(ticket)
+
+    async def release(self) -> None:
+        """Return when the result may be used, for a verb that had something left to do with it."""
+        run, ticket = self.run, self.ticket
+        if ticket is None or ticket.is_over:
+            return
+        if run.order is None and run.gate.is_quiet(run):
+            return ticket.void()
+        with run.inside(self.verb):
+            await run.make_order().wait_for_release(ticket)
+
+    async def wait_for_cancellation(self) -> None:
+        """Return when a cancellation of the current task may be raised. The step has no result then."""
+        run, order = self.run, self.run.order
+        self.void()
+        if order is None or not order.is_concurrent or self.is_cancelled or run.stopped is not None or run.over:
+            return
+        self.is_cancelled = True
+        with run.inside(self.verb):
+            await order.wait_for_cancellation(Ticket(run, self.id, None))
+
+    def void(self) -> None:
+        """This step will not use a result."""
+        for ticket in (self.ticket, self.handed):
+            if ticket is not None:
+                ticket.void()
 
     async def attempt(self, call: Call) -> tuple[StepResult | None, float | None]:
         """Execute a call of this step. Without a result, poll again after so many seconds; ``None``: when woken."""
         run = self.run
+        if call.statement.is_ordered:
+            call.ticket = ticket = self.ticket = Ticket(run, self.id, self.asked_after)
+            ticket.rival, ticket.is_deferred = self.handed, self.is_deferred
+        lost = self.handed if self.handed is not None and self.handed.is_lost else None
         first = (await run.database.execute(call))[0]
         outcome = first["outcome"]
+        if lost is not None and outcome != "recorded":
+            lost.void()
+        if outcome == "recorded":
+            await self._take_place()
         if outcome == "lost":
             await run.stop_as_lost()
         if run.stopped is not None:
@@ -156,6 +299,36 @@ class Step:
         if outcome in ("done", "recorded"):
             return self.result(first["output"], first["error"], first.get("message_id")), None
         return None, first["seconds_left"] if outcome == "wait" else 0.0
+
+    async def _take_place(self) -> None:
+        """A call has found the result recorded: by a call whose answer was lost, by a hand-off, or by an earlier run."""
+        order = self.run.order
+        if order is None:
+            return self.void()
+        ticket = self.handed if self.handed is not None and not self.handed.is_over else self.ticket
+        assert ticket is not None
+        if order.is_concurrent:
+            if not ticket.number:
+                ticket.void()
+                ticket = Ticket(self.run, self.id, self.asked_after)
+            await self._place(order, ticket)
+        self.ticket, rest = ticket, self.ticket
+        if rest is not None and rest is not ticket:
+            rest.void()
+        if not self.is_deferred:
+            await order.wait_for_release(ticket)
+
+    async def _place(self, order: Order, ticket: Ticket) -> None:
+        """Record the place at which a result is released that is recorded already."""
+        if ticket.place is None:
+            ticket.place = order.draw(None)
+        self.ticket = ticket
+        call = self.call(PLACE, [(*self.columns, self.verb, self.key, ticket.number)])
+        if (await self.run.database.execute(call))[0]["outcome"] == "lost":
+            await self.run.stop_as_lost()
+
+    def _recorded_result(self, recorded: Recorded) -> StepResult:
+        return self.result(recorded.output, recorded.error, recorded.message_id)
 
     def result(self, output: str | None, error: str | None, message_id: UUID | None) -> StepResult:
         """A result of this step."""
@@ -179,20 +352,27 @@ class Step:
         run = self.run
         if run.history is not None and not await run.history.is_last(self.branch, self.number):
             await self.park_undecodable(invalid)
+        if run.order is not None:
+            self.void()
+            await run.order.wait_for_frontier(f"the error of {named(self.verb, self.key)} ({self.path})")
         error = None if output is not None else encode_error(invalid)
         row = (*self.columns, output, error)
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
 
     async def park_undecodable(self, invalid: InvalidValueError) -> NoReturn:
         """Park the workflow: an earlier run could decode a value that the code as it is now cannot."""
-        named = _named(self.verb, self.key)
-        await self._park(f"{named} with a value that fit", f"a type that it does not fit ({invalid.problem})")
+        name = named(self.verb, self.key)
+        await self._park(f"{name} with a value that fit", f"a type that it does not fit ({invalid.problem})")
 
     async def compare(self, verb: str, key: str) -> None:
         """Park the workflow if the recorded step is another one than the code asks for now."""
         if verb == self.verb and key == self.key:
             return
-        await self._park(_named(verb, key), _named(self.verb, self.key))
+        await self._park(named(verb, key), named(self.verb, self.key))
+
+    async def _park_asked_at_another_moment(self, recorded: int, now: int) -> NoReturn:
+        name = named(self.verb, self.key)
+        await self._park(f"{name} after result {max(recorded, 0)}", f"the same after result {max(now, 0)}")
 
     async def _park(self, recorded: str, asked: str) -> NoReturn:
         run = self.run
@@ -208,7 +388,7 @@ class Step:
             return await self.perform(self.call(RECORD, [(*row, output, error, took_seconds)], size=size))
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
             problem = f"the database refused it: {refusal}"
-            refused = InvalidValueError(f"The outcome of {_named(self.verb, self.key)}", problem)
+            refused = InvalidValueError(f"The outcome of {named(self.verb, self.key)}", problem)
             return await self.perform(self.call(RECORD, [(*row, None, encode_error(refused), took_seconds)]))
 
 
@@ -235,5 +415,6 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
         await step.park_undecodable(invalid)
 
 
-def _named(verb: str, key: str) -> str:
-    return f"{verb} {key!r}" if key else verb
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

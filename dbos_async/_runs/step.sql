@@ -1,6 +1,6 @@
 -- Steps whose effect lies outside of the database, and results that the receiver cannot read.
 
--- name: RECORD (workflow_id text, attempt bigint, branch text, number int, verb text, key text, output json,
+-- ordered name: RECORD (workflow_id text, attempt bigint, branch text, number int, verb text, key text, output json,
 --     error json, took_seconds float8)
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
@@ -11,9 +11,10 @@ with calls as materialized (
     :recorded_step(c.workflow_id)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, started_at, completed_at, place,
+                                  asked_after)
     select workflow_id, branch, number, verb, key, output, error,
-           clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp()
+           clock_timestamp() - make_interval(secs => took_seconds), clock_timestamp(), place, asked_after
     from calls where outcome = 'done'
     order by workflow_id, branch, number
 )
@@ -21,7 +22,7 @@ select n, outcome, case when outcome = 'recorded' then recorded_output else outp
        case when outcome = 'recorded' then recorded_error else error end as error, recorded_verb, recorded_key
 from calls
 
--- name: RECORD_REJECTION (workflow_id text, attempt bigint, branch text, number int, output json, error json)
+-- ordered name: RECORD_REJECTION (workflow_id text, attempt bigint, branch text, number int, output json, error json)
 -- The code cannot read the recorded output, and this error takes its place. The call locks the row of the workflow, so that no
 -- executor that can read the output takes the workflow over in between.
 with owned as materialized (
@@ -38,10 +39,11 @@ with owned as materialized (
 ),
 updated as (
     -- Always an update, since the row is there. As an insert it finds its row by the primary key, whatever the plan.
-    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, error)
-    select workflow_id, branch, number, verb, key, output, error from owned where verb is not null
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, output, error, place, asked_after)
+    select workflow_id, branch, number, verb, key, output, error, place, asked_after from owned where verb is not null
     order by workflow_id, branch, number
-    on conflict (workflow_id, branch, number) do update set output = excluded.output, error = excluded.error
+    on conflict (workflow_id, branch, number) do update
+        set output = excluded.output, error = excluded.error, place = excluded.place
     returning s.workflow_id, s.message_id, s.error
 ),
 rejected as (
@@ -51,4 +53,24 @@ rejected as (
 )
 select c.n, case when c.n in (select n from owned) then 'done' else 'lost' end as outcome,
        null::json as output, null::json as error, null::text as recorded_verb, null::text as recorded_key
+from :numbers
+
+-- name: PLACE (workflow_id text, attempt bigint, branch text, number int, verb text, key text, place int)
+-- A recorded result is released to the run at this place. No row of its own decides, so the call locks the row of its workflow.
+with owned as materialized (
+    select c.*
+    from :rows
+    cross join lateral (
+        select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+    ) as w
+    where w.attempt = c.attempt and w.status = 'PENDING'
+),
+placed as (
+    -- Always an update, since the row is there. As an insert it finds its row by the primary key, whatever the plan.
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, place)
+    select workflow_id, branch, number, verb, key, place from owned
+    order by workflow_id, branch, number
+    on conflict (workflow_id, branch, number) do update set place = excluded.place
+)
+select c.n, case when c.n in (select n from owned) then 'done' else 'lost' end as outcome
 from :numbers

@@ -30,7 +30,10 @@ async def execute_inside(connection: Any, statement: Statement, rows: Sequence[R
         try:
             async with connection.transaction():
                 result: Result = await connection.fetch(
-                    statement.sql.batch, [0] * len(rows), *(list(column) for column in zip(*rows, strict=True))
+                    statement.sql.batch,
+                    [0] * len(rows),
+                    *(list(column) for column in zip(*rows, strict=True)),
+                    *(((), ()) if statement.is_ordered else ()),
                 )
                 return result
         except RETRYABLE:

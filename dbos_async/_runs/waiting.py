@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dbos_async._database.calls import Observer, Row
@@ -36,41 +37,60 @@ async def wait(
     *,
     observer: Observer | None = None,
     shortcut: Shortcut | None = None,
+    on_cancel: Callable[[], None] | None = None,
 ) -> StepResult:
     """Replay the step, or poll the statement after every change behind the keys until the step has a result.
 
     The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
-    was lost assumes neither.
+    was lost assumes neither. ``on_cancel`` is called when the wait is cancelled, before its task goes on.
     """
     run = step.run
-    with run.inside(step.verb):
-        result = await step.replay()
-        if result is not None:
-            return result
-        if step.waited:
-            statement = statement.sql_when_waiting or statement
-        is_waiting = False
-        try:
+    try:
+        with run.inside(step.verb):
+            result = await step.replay()
+            if result is not None:
+                return result
+            if step.waited:
+                statement = statement.sql_when_waiting or statement
             with run.database.changes(*keys, takes_updates=shortcut is not None) as changes:
-                async for subscription in changes:
-                    if shortcut is not None:
-                        if (result := shortcut.delivered(subscription)) is not None:
-                            return result
-                        if shortcut.postpone(subscription):
-                            continue
-                    result, seconds_left = await step.attempt(step.call(statement, (row,), observer=observer))
-                    if result is not None:
-                        if shortcut is not None:
-                            shortcut.found(subscription)
-                        return result
-                    statement = statement.sql_when_waiting or statement
-                    subscription.poll_within(seconds_left)
-                    if shortcut is not None:
-                        shortcut.waits(subscription)
-                    if not is_waiting:  # from now on the run takes no slot
-                        is_waiting = True
-                        run.begin_waiting()
-        finally:
-            if is_waiting:
-                run.end_waiting()
+                return await _poll(step, statement, row, changes, observer, shortcut)
+    except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
+        await step.wait_for_cancellation()
+        raise
+
+
+async def _poll(
+    step: Step,
+    statement: Statement,
+    row: Row,
+    changes: Subscription,
+    observer: Observer | None,
+    shortcut: Shortcut | None,
+) -> StepResult:
+    is_waiting = False
+    try:
+        async for subscription in changes:
+            if shortcut is not None:
+                if (result := shortcut.delivered(subscription)) is not None:
+                    await step.release()
+                    return result
+                if shortcut.postpone(subscription):
+                    continue
+            result, seconds_left = await step.attempt(step.call(statement, (row,), observer=observer))
+            if result is not None:
+                if shortcut is not None:
+                    shortcut.found(subscription)
+                return result
+            statement = statement.sql_when_waiting or statement
+            subscription.poll_within(seconds_left)
+            if shortcut is not None:
+                shortcut.waits(subscription)
+            if not is_waiting:  # from now on the run takes no slot
+                is_waiting = True
+                step.run.begin_waiting()
+    finally:
+        if is_waiting:
+            step.run.end_waiting()
     raise AssertionError("The changes of a subscription do not end.")

@@ -7,7 +7,7 @@ left join lateral (
     select status, output, error from dbos_async.workflows where id = c.id limit 1
 ) as w on true
 
--- name: AWAIT_RESULT (workflow_id text, attempt bigint, branch text, number int, target_id text)
+-- ordered name: AWAIT_RESULT (workflow_id text, attempt bigint, branch text, number int, target_id text)
 -- RESULT inside a workflow: the other workflow's outcome is the outcome of the waiting step.
 with calls as materialized (
     select c.*, :is_owner as is_owner,
@@ -28,8 +28,9 @@ with calls as materialized (
     ) as t on true
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
-    select workflow_id, branch, number, 'get_result', target_id, target_output, target_error, clock_timestamp()
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
+    select workflow_id, branch, number, 'get_result', target_id, target_output, target_error, clock_timestamp(),
+           place, asked_after
     from calls where is_owner and recorded_verb is null and ready
     order by workflow_id, branch, number
 )

@@ -51,7 +51,7 @@ announced as (select dbos_async.announce(:announced_keys(digest)) from calls whe
 select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
 from calls, announced
 
--- name: START_CHILD (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
+-- ordered name: START_CHILD (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
 --     input json, owner text, application_version text, trace_parent text, start_id uuid, timeout_seconds float8,
 --     digest bytea)
 -- For a child: the step of the parent and the row of the child are inserted together.
@@ -76,9 +76,9 @@ checked as materialized (
     from calls
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at)
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
     select parent_id, branch, number, 'start_workflow', name,
-           case when conflict is null then to_json(id) end, conflict, clock_timestamp()
+           case when conflict is null then to_json(id) end, conflict, clock_timestamp(), place, asked_after
     from checked where outcome = 'done' and number is not null
     order by parent_id, branch, number
 ),

@@ -45,8 +45,10 @@ def forms(statement: Statement) -> dict[str, str]:
     return found
 
 
-def arguments(form: str, numbers: list[int], rows: tuple[Row, ...]) -> list[Any]:
-    """What is passed to the SQL of this form."""
+def arguments(form: str, numbers: list[int], rows: tuple[Row, ...], *, is_ordered: bool = False) -> list[Any]:
+    """What is passed to the SQL of this form; the columns of the order are null."""
+    if is_ordered:
+        rows = tuple((*row, None, None) for row in rows)
     return [0, *rows[0]] if form.endswith("alone") else [numbers, *map(list, zip(*rows, strict=True))]
 
 
@@ -60,7 +62,9 @@ async def execute(connection: Any, statement: Statement, *rows: Row, calls: int 
         form = form.removesuffix("alone").removesuffix(", ")
     there_are = forms(statement)
     form = next(other for other in (form, form.removeprefix("new").removeprefix(", "), "") if other in there_are)
-    found: list[Any] = await connection.fetch(there_are[form], *arguments(form, numbers, rows))
+    found: list[Any] = await connection.fetch(
+        there_are[form], *arguments(form, numbers, rows, is_ordered=statement.is_ordered)
+    )
     return found
 
 
@@ -76,7 +80,7 @@ class Act:
 
 
 def _send(step: Row, tag: str) -> Row:
-    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, b"d", None, None, None, None)
+    return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, b"d", None, None, None, None, None)
 
 
 def _send_bulk(step: Row, tag: str) -> Row:

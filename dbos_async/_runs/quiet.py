@@ -1,0 +1,64 @@
+"""Whether a run has anything left to do in this turn of the event loop.
+
+asyncio does not tell that in public. This file has every private name of asyncio that the package uses: the callbacks that are
+ready (``loop._ready``), the timers (``loop._scheduled``), and the context of each (``handle._context``). A loop without them,
+for example uvloop, counts as quiet after `IDLE_TURNS` turns in which nothing arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+IDLE_TURNS: Final = 16
+"""After so many turns without an arrival a run counts as quiet, in a loop that hides its callbacks."""
+
+MAX_SCANNED: Final = 48
+"""A longer queue is not looked through for a single run."""
+
+RunOf = Callable[[contextvars.Context], object]
+"""The run whose body has this context, ``None`` for any other context."""
+
+
+class LoopView:
+    """The callbacks and timers of one event loop, by the runs to which they belong."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, run_of: RunOf) -> None:
+        self._run_of = run_of
+        ready: Any = getattr(loop, "_ready", None)
+        can_see = (
+            isinstance(ready, deque) and hasattr(asyncio.Handle, "_run") and "_context" in asyncio.Handle.__slots__
+        )
+        self._ready: deque[Any] | None = ready if can_see else None
+        self._timers: Any = getattr(loop, "_scheduled", ()) if can_see else ()
+
+    @property
+    def can_see(self) -> bool:
+        """Whether this loop shows its callbacks."""
+        return self._ready is not None
+
+    def busy_runs(self) -> set[object]:
+        """The runs of which a callback is ready."""
+        busy: set[object] = set()
+        for handle in self._ready or ():
+            if not handle._cancelled:
+                busy.add(self._run_of(handle._context))
+        return busy
+
+    def is_quiet(self, run: object) -> bool:
+        """Whether no callback of the run is ready; false as well if that cannot be said at once."""
+        ready = self._ready
+        if ready is None or len(ready) > MAX_SCANNED:
+            return False
+        run_of = self._run_of
+        return not any([run_of(handle._context) is run and not handle._cancelled for handle in ready])  # noqa: C419 - a generator costs more
+
+    def last_timer(self, run: object) -> float | None:
+        """When the last timer of the run is due, by the time of the loop; ``None`` if it has none."""
+        times = [
+            handle.when() for handle in self._timers if not handle._cancelled and self._run_of(handle._context) is run
+        ]
+        return max(times, default=None)

@@ -1,0 +1,87 @@
+"""A replay that stands still: it waits for steps that are recorded and that the code does not ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from dbos_async._runs.order import Order
+from dbos_async._runs.recorded_order import RecordedOrder
+from dbos_async._runs.run import Run
+from dbos_async.errors import ReplayMismatchError
+
+log = logging.getLogger("dbos_async")
+
+WARN_AFTER_SECONDS: Final = 1.0
+"""After this time without a move the log names what a replay waits for."""
+
+PARK_AFTER_SECONDS: Final = 10.0
+"""After this time the workflow is parked. Timers of the workflow that were pending when the replay came to a stand delay that."""
+
+MAX_NAMED: Final = 3
+"""How many steps a sentence names."""
+
+
+def follow(run: Run, recorded: RecordedOrder) -> None:
+    """Let the run release what is recorded in the recorded order."""
+    order = run.make_order()
+    order.follow(recorded, Watchdog(run, order).watch)
+
+
+class Watchdog:
+    """Looks once a second whether a replay that is held up has moved."""
+
+    __slots__ = ("_moves", "_order", "_park_at", "_run", "_timer", "_was_named")
+
+    def __init__(self, run: Run, order: Order) -> None:
+        self._run, self._order = run, order
+        self._moves = -1
+        self._park_at = 0.0
+        self._was_named = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Look again in a moment, unless that is planned already."""
+        if self._timer is None:
+            gate = self._run.gate
+            self._timer = gate.loop.call_later(WARN_AFTER_SECONDS, self._look, context=gate.context)
+
+    def _look(self) -> None:
+        self._timer = None
+        run, order = self._run, self._order
+        if run.over or run.stopped is not None or not order.is_held_up:
+            return
+        now = run.gate.loop.time()
+        if order.moves != self._moves or run.is_reading:
+            last_timer = run.gate.view.last_timer(run)
+            self._moves, self._was_named = order.moves, False
+            self._park_at = max(now, last_timer or now) + PARK_AFTER_SECONDS - WARN_AFTER_SECONDS
+        elif now >= self._park_at:
+            return run.host.spawn(self._park())
+        elif not self._was_named:
+            self._was_named = True
+            run.host.spawn(self._name())
+        self.watch()
+
+    async def _name(self) -> None:
+        mismatch = await self._mismatch()
+        log.warning("The replay of workflow %r stands still: %s", self._run.workflow_id, mismatch)
+
+    async def _park(self) -> None:
+        mismatch = await self._mismatch()
+        if self._run.stopped is None and not self._run.over:
+            await self._run.host.park(self._run, mismatch)
+            self._run.stop(str(mismatch))
+
+    async def _mismatch(self) -> ReplayMismatchError:
+        run, recorded = self._run, self._order.recorded
+        assert recorded is not None
+        assert run.history is not None
+        expected = recorded.expected()
+        names = [await run.history.name(branch, number) for branch, number in expected[:MAX_NAMED]]
+        waiting = [name for future, name in self._order.frontier if not future.done()]
+        asked = f"it waits in {', '.join(waiting[:MAX_NAMED])}" if waiting else "it asks for nothing more"
+        branch, number = expected[0] if expected else ("", 0)
+        path = f"{branch}.{number}" if branch else str(number)
+        return ReplayMismatchError(run.workflow_id, path, ", ".join(names) or "another order", asked)
