@@ -21,8 +21,8 @@ from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
 from dbos_async._runs.context import begin, run_of_body
+from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
-from dbos_async._runs.order import Gate
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
 from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error

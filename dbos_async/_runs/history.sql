@@ -6,10 +6,11 @@ select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.complete
        coalesce(s.more, false) as more, o.has_places
 from :rows
 cross join lateral (
-    select exists (select from dbos_async.steps where workflow_id = c.workflow_id and branch > '')
+    select coalesce((select true from dbos_async.steps where workflow_id = c.workflow_id and branch > '' limit 1), false)
            or coalesce((
                select place is not null or asked_after is not null from dbos_async.steps
                where workflow_id = c.workflow_id and branch = '' order by number desc limit 1), false) as has_places
+    offset 0  -- once for the page, and not for each of its rows
 ) as o
 left join lateral (
     select p.*, p.fetched = 1000 or p.weight > 1048576 as more

@@ -20,12 +20,11 @@ tasks of a group in the order of their addresses (decision 49).
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from dbos_async._database.calls import Call, Result
-from dbos_async._runs.quiet import IDLE_TURNS, LoopView, RunOf
+from dbos_async._runs.gate import Gate
 from dbos_async._runs.recorded_order import Place, RecordedOrder
 
 MAX_BUSY_TURNS: Final = 2000
@@ -48,6 +47,11 @@ class OrderedRun(Protocol):
     @property
     def is_unwinding(self) -> bool:
         """Whether a step was cancelled and has not come to its end."""
+        ...
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a task waits for a page of the history, and may soon ask for more."""
         ...
 
     def make_order(self) -> Order:
@@ -207,7 +211,7 @@ class Order:
         place.pending -= 1
         place.arrived.append(ticket)
         self.idle_turns = 0
-        if is_quiet and not self._cancelled and not self.run.is_unwinding and self._next_place() is place:
+        if is_quiet and not self._cancelled and not self._is_waiting and self._next_place() is place:
             self._release(place)
         self.moved()
 
@@ -253,7 +257,7 @@ class Order:
     def turn(self, is_quiet: bool) -> bool:
         """Release what may be released; true when another turn is wanted."""
         self.idle_turns += 1
-        if self.run.is_unwinding:
+        if self._is_waiting:
             return False
         place = None if self._cancelled else self._next_place()
         if place is None and not self._cancelled:
@@ -270,6 +274,11 @@ class Order:
             _release_all(cancelled)
         self.moves += 1
         return True
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether a task does something whose end gives this order its next turn."""
+        return self.run.is_unwinding or self.run.is_reading
 
     @property
     def is_held_up(self) -> bool:
@@ -329,48 +338,3 @@ def _release_all(tickets: list[Ticket]) -> None:
 
 def _do_nothing() -> None:
     """Nothing is recorded, so nothing is held up."""
-
-
-class Gate:
-    """Gives the orders of all runs of an executor their turns, and tells which runs are quiet."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, run_of: RunOf) -> None:
-        self.loop = loop
-        self.view = LoopView(loop, run_of)
-        self.context = contextvars.Context()
-        """The context of callbacks that belong to no run."""
-        self.is_quiet: Callable[[object], bool] = self.view.is_quiet
-        self._waiting: dict[Order, None] = {}
-        self._is_scheduled = False
-        self._departure = 0
-        self.busy: set[object] = set()
-        """The runs that were not quiet when the last answer came."""
-
-    def want(self, order: Order) -> None:
-        """Give the order a turn soon."""
-        self._waiting[order] = None
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self.loop.call_soon(self._turn, context=self.context)
-
-    def was_quiet(self, run: object, departure: int) -> bool | None:
-        """Whether the run was quiet when the answer of this batch came; ``None`` if this loop does not show it."""
-        if not self.view.can_see:
-            return None
-        if departure != self._departure:
-            self._departure, self.busy = departure, self.view.busy_runs()
-        return run not in self.busy
-
-    def _turn(self) -> None:
-        self._is_scheduled = False
-        orders, self._waiting = self._waiting, {}
-        busy = self.view.busy_runs()
-        for order in orders:
-            if order.run.over or order.run.stopped is not None:
-                continue
-            is_quiet = order.run not in busy if self.view.can_see else order.idle_turns >= IDLE_TURNS
-            if order.turn(is_quiet):
-                self._waiting[order] = None
-        if self._waiting and not self._is_scheduled:
-            self._is_scheduled = True
-            self.loop.call_soon(self._turn, context=self.context)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener
+from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
-from dbos_async._runs.order import GAP, Gate, Order, Ticket
+from dbos_async._runs.order import GAP, Order
+from dbos_async._runs.run_tasks import RunTasks
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -99,62 +100,6 @@ class RunEnd:
         return self.outcome
 
 
-class CurrentStep(Protocol):
-    """What a run remembers of the step that its only task has begun last."""
-
-    ticket: Ticket | None
-    handed: Ticket | None
-
-
-class RunTasks:
-    """The tasks of a run, and what they are doing."""
-
-    __slots__ = ("_halted", "bodies", "cleanups", "inside_verbs", "main", "step", "steps_running", "waiting")
-
-    def __init__(self) -> None:
-        self.main: asyncio.Task[Any] | None = None
-        self.inside_verbs: set[asyncio.Task[object]] | None = None
-        self.waiting = 0
-        """How many of them wait for something to happen."""
-        self.steps_running = 0
-        """How many of them execute a step of which only the whole is recorded."""
-        self.bodies: dict[asyncio.Task[object], int] | None = None
-        """The tasks that are in the body of a step, and how often each was cancelled before."""
-        self.step: CurrentStep | None = None
-        """The last step, as long as one task alone calls verbs."""
-        self.cleanups: set[asyncio.Task[None]] | None = None
-        """What abandoned verbs have left to do. The next verb of their kind waits for it."""
-        self._halted: weakref.WeakSet[asyncio.Task[object]] | None = None
-
-    def cancel(self, reason: str) -> None:
-        """Cancel the main task and those that are inside a verb."""
-        for task in self.inside_verbs or ():
-            task.cancel(reason)
-        if self.main is not None:
-            self.main.cancel(reason)
-
-    def cancel_current_once(self, reason: str) -> None:
-        """Cancel the current task, unless this was done before."""
-        task = asyncio.current_task()
-        if self._halted is None:
-            self._halted = weakref.WeakSet()
-        if task is not None and task not in self._halted:
-            self._halted.add(task)
-            task.cancel(reason)
-
-    def add_cleanup(self, task: asyncio.Task[None]) -> None:
-        """Remember the task until it has ended."""
-        if self.cleanups is None:
-            self.cleanups = set()
-        self.cleanups.add(task)
-        task.add_done_callback(self.cleanups.discard)
-
-    async def cleanups_done(self) -> None:
-        """Return when no clean-up is under way any more."""
-        while self.cleanups:
-            await asyncio.wait(set(self.cleanups))
-
-
 class RunWrites:
     """What a run has written so far."""
 
@@ -206,8 +151,7 @@ class Run:
     @property
     def is_unwinding(self) -> bool:
         """Whether a step was cancelled and its body has not come to its end."""
-        bodies = self.tasks.bodies
-        return bodies is not None and any(task.cancelling() > before for task, before in bodies.items())
+        return bool(self.tasks.bodies) and self.tasks.has_cancelled_body()
 
     @property
     def is_reading(self) -> bool:
@@ -286,23 +230,13 @@ class Run:
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
 
-    def begin_body(self) -> asyncio.Task[object]:
-        """The current task begins the body of a step."""
-        task = asyncio.current_task(self.database.loop)
-        assert task is not None
-        if self.tasks.bodies is None:
-            self.tasks.bodies = {}
-        self.tasks.bodies[task] = task.cancelling()
-        return task
-
     def end_body(self, task: asyncio.Task[object]) -> bool:
-        """That body has ended. True if it swallowed a cancellation of which other tasks of the run know."""
-        bodies, order = self.tasks.bodies, self.order
-        before = 0 if bodies is None else bodies.pop(task)
-        if order is None or not order.is_concurrent:
+        """The task ends the body of a step. True if that swallowed a cancellation of which other tasks of the run may know."""
+        was_cancelled = self.tasks.end_body(task)
+        if self.order is None or not self.order.is_concurrent:
             return False
-        order.moved()
-        return task.cancelling() > before
+        self.order.moved()
+        return was_cancelled
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""

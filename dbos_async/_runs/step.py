@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import asyncpg
 
-from dbos_async._database.calls import Call, Observer, Row
+from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.statement import Statement
-from dbos_async._runs.context import WorkflowContext, calling_context, next_number
+from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
+from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
@@ -41,7 +41,6 @@ T = TypeVar("T")
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
     RECORD_REJECTION: Final = sql.statement("RECORD_REJECTION")
-    PLACE: Final = sql.statement("PLACE")
 
 
 class StepResult(NamedTuple):
@@ -60,69 +59,10 @@ class StepResult(NamedTuple):
         return self.output
 
 
-class Step:
+class Step(NumberedStep):
     """One numbered step of a run, about to be replayed or executed."""
 
-    __slots__ = (
-        "asked_after", "branch", "handed", "is_asked", "is_begun", "is_cancelled", "is_deferred", "key", "message_id", "number",
-        "run", "ticket", "verb", "waited",
-    )  # fmt: skip
-
-    def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
-        branch, self.number = next_number(context, verb)
-        self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
-        self.is_begun = False
-        self.waited = False
-        """Whether an earlier run has begun to wait here."""
-        self.is_asked = self.is_cancelled = False
-        self.is_deferred = False
-        """Whether the verb calls `release` itself, after what it has left to do with its result."""
-        self.message_id: UUID | None = None
-        """The message that an earlier run has received here."""
-        self.ticket: Ticket | None = None
-        self.handed: Ticket | None = None
-        """The ticket of a hand-off to this step."""
-        order = self.run.order
-        self.asked_after: int | None = None
-        if order is not None and order.is_concurrent:
-            self.asked_after = order.released
-        else:
-            self.run.tasks.step = self
-
-    @property
-    def path(self) -> str:
-        """The number as people write it: ``4``, or ``4.1.2`` in a branch."""
-        return f"{self.branch}.{self.number}" if self.branch else str(self.number)
-
-    @property
-    def id(self) -> tuple[str, int]:
-        """The branch, and the number in it."""
-        return self.branch, self.number
-
-    @property
-    def columns(self) -> tuple[str, int, str, int]:
-        """What names a step in the statements: its workflow, the fence of its run, and its number."""
-        return self.run.workflow_id, self.run.attempt, self.branch, self.number
-
-    def call(
-        self,
-        statement: Statement,
-        rows: Sequence[Row],
-        *,
-        size: int = 0,
-        wakes: Sequence[bytes] = (),
-        observer: Observer | None = None,
-    ) -> Call:
-        """A call of a statement in the name of this step, not executed yet."""
-        return Call(
-            statement,
-            rows,
-            partition=self.run.partition,
-            size=size,
-            wakes=wakes,
-            retry_forever=True,
-            observer=observer,
-        )
+    __slots__ = ()
 
     async def perform(self, call: Call, invalid: InvalidValueError | None = None) -> StepResult:
         """Replay the step, or execute the call that records it together with its effect.
@@ -159,7 +99,7 @@ class Step:
             run.begin_step()
             try:
                 began = time.monotonic()
-                task = run.begin_body()
+                task = run.tasks.begin_body()
                 try:
                     output, error = await find()
                 finally:
@@ -183,6 +123,8 @@ class Step:
         self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
         order = run.order
+        if order is not None:
+            order.moved()
         if order is not None and order.is_concurrent:
             result = await self._follow(order, recorded)
         elif recorded is None:
@@ -192,7 +134,7 @@ class Step:
             self.waited = not recorded.completed
             result = None if self.waited else self._recorded_result(recorded)
             if result is not None and (not run.gate.is_quiet(run) or _is_cancelled()):
-                await self._release_recorded(run.make_order(), Ticket(run, self.id, None))
+                await self.release_recorded(run.make_order(), Ticket(run, self.id, None))
         if result is None:
             run.history.is_used_up = True
         return result
@@ -207,75 +149,29 @@ class Step:
         if recorded is None and is_known:
             recorded = await run.history.find(self.branch, self.number, again=True)
         if recorded is None:
-            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
+            await order.wait_for_frontier(self.name)
             return None
         await self.compare(recorded.verb, recorded.key)
-        place = None
+        self.ticket = ticket = Ticket(run, self.id, self.asked_after)
         if replayed is not None:
             after = recorded.asked_after
-            if after is not None and not replayed.is_due(after, order.released):
-                await self._park_asked_at_another_moment(after, order.released)
+            if after is not None and not replayed.is_due(after, self.asked_after):
+                await self._park_asked_at_another_moment(after, self.asked_after)
             if is_known:
-                place = replayed.ask(*self.id, after)
+                ticket.place = replayed.ask(*self.id, after)
                 order.moved()
-        ticket = Ticket(run, self.id, self.asked_after)
-        if not await self._was_received(recorded, order):
+        if not await self.was_received(recorded, order):
             self.waited = True
-            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
+            ticket.void()
+            await order.wait_for_frontier(self.name)
             return None
         self.message_id = recorded.message_id
-        if place is not None:
-            ticket.place = place
-        elif recorded.place is not None:
+        if ticket.place is None and recorded.place is not None:
             # It was in flight when this run began, and no run has received it yet.
-            await order.wait_for_frontier(f"{named(self.verb, self.key)} ({self.path})")
-            await self._place(order, ticket)
-        await self._release_recorded(order, ticket)
+            await order.wait_for_frontier(self.name)
+            await self.record_place(order, ticket)
+        await self.release_recorded(order, ticket)
         return self._recorded_result(recorded)
-
-    async def _was_received(self, recorded: Recorded, order: Order) -> bool:
-        """Whether an earlier run has the recorded result, or would have received it at its place."""
-        if not recorded.completed or recorded.place is not None or order.recorded is None:
-            return recorded.completed
-        if recorded.asked_after is not None:
-            return False  # a sleep, whose row is complete before it is over
-        # The sleep of a task that was alone: over, if that task has gone on, or if no second task called a verb during the sleep.
-        assert self.run.history is not None
-        is_last_sleep = self.verb == "sleep" and order.recorded.was_waiting
-        return not is_last_sleep or not await self.run.history.is_last(self.branch, self.number)
-
-    async def _release_recorded(self, order: Order, ticket: Ticket) -> None:
-        self.ticket = ticket
-        if ticket.place is None:
-            order.join_zero(ticket)
-        if not self.is_deferred:
-            await order.wait_for_release(ticket)
-
-    async def release(self) -> None:
-        """Return when the result may be used, for a verb that had something left to do with it."""
-        run, ticket = self.run, self.ticket
-        if ticket is None or ticket.is_over:
-            return
-        if run.order is None and run.gate.is_quiet(run):
-            return ticket.void()
-        with run.inside(self.verb):
-            await run.make_order().wait_for_release(ticket)
-
-    async def wait_for_cancellation(self) -> None:
-        """Return when a cancellation of the current task may be raised. The step has no result then."""
-        run, order = self.run, self.run.order
-        self.void()
-        if order is None or not order.is_concurrent or self.is_cancelled or run.stopped is not None or run.over:
-            return
-        self.is_cancelled = True
-        with run.inside(self.verb):
-            await order.wait_for_cancellation(Ticket(run, self.id, None))
-
-    def void(self) -> None:
-        """This step will not use a result."""
-        for ticket in (self.ticket, self.handed):
-            if ticket is not None:
-                ticket.void()
 
     async def attempt(self, call: Call) -> tuple[StepResult | None, float | None]:
         """Execute a call of this step. Without a result, poll again after so many seconds; ``None``: when woken."""
@@ -289,7 +185,7 @@ class Step:
         if lost is not None and outcome != "recorded":
             lost.void()
         if outcome == "recorded":
-            await self._take_place()
+            await self.take_place()
         if outcome == "lost":
             await run.stop_as_lost()
         if run.stopped is not None:
@@ -299,33 +195,6 @@ class Step:
         if outcome in ("done", "recorded"):
             return self.result(first["output"], first["error"], first.get("message_id")), None
         return None, first["seconds_left"] if outcome == "wait" else 0.0
-
-    async def _take_place(self) -> None:
-        """A call has found the result recorded: by a call whose answer was lost, by a hand-off, or by an earlier run."""
-        order = self.run.order
-        if order is None:
-            return self.void()
-        ticket = self.handed if self.handed is not None and not self.handed.is_over else self.ticket
-        assert ticket is not None
-        if order.is_concurrent:
-            if not ticket.number:
-                ticket.void()
-                ticket = Ticket(self.run, self.id, self.asked_after)
-            await self._place(order, ticket)
-        self.ticket, rest = ticket, self.ticket
-        if rest is not None and rest is not ticket:
-            rest.void()
-        if not self.is_deferred:
-            await order.wait_for_release(ticket)
-
-    async def _place(self, order: Order, ticket: Ticket) -> None:
-        """Record the place at which a result is released that is recorded already."""
-        if ticket.place is None:
-            ticket.place = order.draw(None)
-        self.ticket = ticket
-        call = self.call(PLACE, [(*self.columns, self.verb, self.key, ticket.number)])
-        if (await self.run.database.execute(call))[0]["outcome"] == "lost":
-            await self.run.stop_as_lost()
 
     def _recorded_result(self, recorded: Recorded) -> StepResult:
         return self.result(recorded.output, recorded.error, recorded.message_id)
@@ -354,7 +223,7 @@ class Step:
             await self.park_undecodable(invalid)
         if run.order is not None:
             self.void()
-            await run.order.wait_for_frontier(f"the error of {named(self.verb, self.key)} ({self.path})")
+            await run.order.wait_for_frontier(f"the error of {self.name}")
         error = None if output is not None else encode_error(invalid)
         row = (*self.columns, output, error)
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))

@@ -1,5 +1,6 @@
 -- name: FORK (id text, fork_id text, start_path text, version text, digest bytea)
--- The copy has the steps before the start, their events and stream entries, and every message. A message that a copied step
+-- The copy has the steps whose results were received before the start step was asked for, their events and stream entries, and every
+-- message. While one task alone calls verbs, these are the steps with lower numbers. A message that a copied step
 -- received stays received, the others wait again in their order. A step that names the workflow itself names the copy in the copy.
 with original as materialized (
     select w.*, c.n, c.fork_id, p.start, c.version, c.digest
@@ -22,9 +23,18 @@ made as (
     returning id
 ),
 kept_steps as materialized (
-    select s.*, o.id, o.fork_id from original as o cross join lateral (
+    select s.*, o.id, o.fork_id
+    from original as o
+    left join lateral (
+        select true as is_recorded, asked_after from dbos_async.steps
+        where workflow_id = o.id and dbos_async.path(branch, number) = o.start limit 1
+    ) as at_start on true
+    cross join lateral (
         select * from dbos_async.steps
-        where workflow_id = o.id and dbos_async.path(branch, number) < o.start
+        where workflow_id = o.id and dbos_async.path(branch, number) <> o.start
+          and case when at_start.asked_after is not null then coalesce(place, asked_after, 0) <= greatest(at_start.asked_after, 0)
+                   else dbos_async.path(branch, number) < o.start
+                        and (asked_after is null or at_start.is_recorded is null) end
     ) as s
 ),
 messages as materialized (
@@ -49,7 +59,8 @@ messages_copied as (
 ),
 steps_copied as (
     insert into dbos_async.steps
-        (workflow_id, branch, number, verb, key, output, error, message_id, deadline, started_at, completed_at)
+        (workflow_id, branch, number, verb, key, output, error, message_id, deadline, started_at, completed_at, place,
+         asked_after)
     select fork_id, branch, number, verb,
            case when verb = 'get_result' and key = id then fork_id
                 when verb = 'send' and (key = id or starts_with(key, id || ' (')) then
@@ -57,7 +68,8 @@ steps_copied as (
                 when verb in ('get_event', 'read_stream') and right(key, char_length(id) + 4) = ' of ' || id
                     then left(key, -char_length(id)) || fork_id
                 else key end,
-           output, error, md5(fork_id || message_id)::uuid, deadline, started_at, completed_at
+           output, error, md5(fork_id || message_id)::uuid, deadline, started_at, completed_at, place,
+           asked_after
     from kept_steps where fork_id in (select id from made)
 ),
 events_copied as (
@@ -66,7 +78,10 @@ events_copied as (
     from (
         select e.*, o.fork_id from original as o cross join lateral (
             select * from dbos_async.events
-            where workflow_id = o.id and string_to_array(step, '.')::int[] < o.start order by seq
+            where workflow_id = o.id
+              and string_to_array(step, '.')::int[] in (
+                    select dbos_async.path(k.branch, k.number) from kept_steps as k where k.fork_id = o.fork_id)
+            order by seq
         ) as e
     ) as e where fork_id in (select id from made)
 ),
@@ -78,7 +93,9 @@ streams_copied as (
     from (
         select e.*, o.fork_id from original as o cross join lateral (
             select * from dbos_async.stream_entries
-            where workflow_id = o.id and string_to_array(step, '.')::int[] < o.start
+            where workflow_id = o.id
+              and string_to_array(step, '.')::int[] in (
+                    select dbos_async.path(k.branch, k.number) from kept_steps as k where k.fork_id = o.fork_id)
         ) as e
     ) as e where fork_id in (select id from made)
 ),

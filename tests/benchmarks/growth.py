@@ -175,11 +175,12 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
     try:
         sql = (statement.sql_if_new or statement.sql).batch
         prepared = await connection.prepare(sql)
+        order: list[list[Any]] = [[], []] if statement.is_ordered else []
         types = [parameter.name for parameter in prepared.get_parameters()]
         await connection.execute(f"prepare this ({', '.join(types)}) as {sql}")
         literals = [
             await connection.fetchval(f"select quote_nullable(($1::{type_name})::text)", value) + f"::{type_name}"
-            for type_name, value in zip(types, [[0], *([value] for value in row)], strict=True)
+            for type_name, value in zip(types, [[0], *([value] for value in row), *order], strict=True)
         ]
         # The first execution reads the catalogs, too, so the second one counts; its effects are undone in between.
         execution = f"execute this ({', '.join(literals)})"

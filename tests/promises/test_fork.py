@@ -85,7 +85,7 @@ async def contents(connection: Any, workflow_id: str) -> list[Any]:
         (3, ["child", "six.1", "ten"], {}, [], [1, 2, 3, 4]),
         (5, ["child", "six.1", "ten"], {"e": "early"}, [0], [1, 2, 3, 4]),
         (6, ["six.1", "ten"], {"e": "early"}, [0], [1, 2, 3, 4]),
-        ("6.2.1", ["ten"], {"e": "early"}, [0], [1, 2, 3, 4]),
+        ("6.2.1", ["six.1", "ten"], {"e": "early"}, [0], [1, 2, 3, 4]),  # 6.1.1 had no result when 6.2.1 was asked for
         (7, ["ten"], {"e": "early"}, [0], [2, 3, 4]),
         (10, ["ten"], {"e": "late"}, [0, 1], [3, 4]),
         (11, [], {"e": "late"}, [0, 1], [3, 4]),

@@ -25,7 +25,7 @@ NOBODY = None, None, None, None
 
 def message(tag: str, receiver: Row = (1, "", 1), topic: str = "t") -> Row:
     """A send from outside to ``w`` that may hand its message to a step of it."""
-    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *receiver)
+    return (*NOBODY, "send", "w", uuid4(), "w", topic, f'"{tag}"', None, b"d", None, *receiver, None)
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:

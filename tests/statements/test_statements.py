@@ -126,7 +126,9 @@ async def call(connection: Any, name: str, form: str) -> str:
     types = (await connection.prepare(STATEMENTS[name, form])).get_parameters()
     literals = [
         await connection.fetchval(f"select quote_nullable(($1::{t.name})::text)", value) + f"::{t.name}"
-        for t, value in zip(types, arguments(form, [0], (HOT[name],)), strict=True)
+        for t, value in zip(
+            types, arguments(form, [0], (HOT[name],), is_ordered=all_statements()[name].is_ordered), strict=True
+        )
     ]
     return f'execute "{name} {form}" ({", ".join(literals)})'
 

@@ -1,0 +1,75 @@
+"""When the order of a run has its turn: one callback in a turn of the event loop serves all runs that want one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Protocol
+
+from dbos_async._runs.quiet import IDLE_TURNS, LoopView, RunOf
+
+
+class GatedRun(Protocol):
+    """What a gate must know of a run."""
+
+    stopped: str | None
+    over: bool
+
+
+class Gated(Protocol):
+    """What a gate must know of the order of a run."""
+
+    idle_turns: int
+
+    @property
+    def run(self) -> GatedRun: ...
+
+    def turn(self, is_quiet: bool) -> bool:
+        """Release what may be released; true when another turn is wanted."""
+        ...
+
+
+class Gate:
+    """Gives the orders of all runs of an executor their turns, and tells which runs are quiet."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, run_of: RunOf) -> None:
+        self.loop = loop
+        self.view = LoopView(loop, run_of)
+        self.context = contextvars.Context()
+        """The context of callbacks that belong to no run."""
+        self.is_quiet: Callable[[object], bool] = self.view.is_quiet
+        self._waiting: dict[Gated, None] = {}
+        self._is_scheduled = False
+        self._departure = 0
+        self.busy: set[object] = set()
+        """The runs that were not quiet when the last answer came."""
+
+    def want(self, order: Gated) -> None:
+        """Give the order a turn soon."""
+        self._waiting[order] = None
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._turn, context=self.context)
+
+    def was_quiet(self, run: object, departure: int) -> bool | None:
+        """Whether the run was quiet when the answer of this batch came; ``None`` if this loop does not show it."""
+        if not self.view.can_see:
+            return None
+        if departure != self._departure:
+            self._departure, self.busy = departure, self.view.busy_runs()
+        return run not in self.busy
+
+    def _turn(self) -> None:
+        self._is_scheduled = False
+        orders, self._waiting = self._waiting, {}
+        busy = self.view.busy_runs()
+        for order in orders:
+            if order.run.over or order.run.stopped is not None:
+                continue
+            is_quiet = order.run not in busy if self.view.can_see else order.idle_turns >= IDLE_TURNS
+            if order.turn(is_quiet):
+                self._waiting[order] = None
+        if self._waiting and not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._turn, context=self.context)

@@ -1,0 +1,159 @@
+"""A step's number, and the moment at which it may have its result (`order.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from dbos_async._database.calls import Call, Observer, Row
+from dbos_async._database.sql import load
+from dbos_async._database.statement import Statement
+from dbos_async._runs.context import WorkflowContext, next_number
+from dbos_async._runs.history import Recorded, named
+from dbos_async._runs.order import Order, Ticket
+
+with load(__name__) as sql:
+    PLACE: Final = sql.statement("PLACE")
+
+
+class NumberedStep:
+    """A step of a run with the places of its calls. `Step` executes and replays it."""
+
+    __slots__ = (
+        "asked_after", "branch", "handed", "is_asked", "is_begun", "is_cancelled", "is_deferred", "key", "message_id", "number",
+        "run", "ticket", "verb", "waited",
+    )  # fmt: skip
+
+    def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
+        branch, self.number = next_number(context, verb)
+        self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
+        self.is_begun = False
+        self.waited = False
+        """Whether an earlier run has begun to wait here."""
+        self.is_asked = self.is_cancelled = False
+        self.is_deferred = False
+        """Whether the verb calls `release` itself, after what it has left to do with its result."""
+        self.message_id: UUID | None = None
+        """The message that an earlier run has received here."""
+        self.ticket: Ticket | None = None
+        self.handed: Ticket | None = None
+        """The ticket of a hand-off to this step."""
+        order = self.run.order
+        self.asked_after: int | None = None
+        if order is not None and order.is_concurrent:
+            self.asked_after = order.released
+        else:
+            self.run.tasks.step = self
+
+    @property
+    def path(self) -> str:
+        """The number as people write it: ``4``, or ``4.1.2`` in a branch."""
+        return f"{self.branch}.{self.number}" if self.branch else str(self.number)
+
+    @property
+    def id(self) -> tuple[str, int]:
+        """The branch, and the number in it."""
+        return self.branch, self.number
+
+    @property
+    def name(self) -> str:
+        """What log lines and errors call it."""
+        return f"{named(self.verb, self.key)} ({self.path})"
+
+    @property
+    def columns(self) -> tuple[str, int, str, int]:
+        """What names a step in the statements: its workflow, the fence of its run, and its number."""
+        return self.run.workflow_id, self.run.attempt, self.branch, self.number
+
+    def call(
+        self,
+        statement: Statement,
+        rows: Sequence[Row],
+        *,
+        size: int = 0,
+        wakes: Sequence[bytes] = (),
+        observer: Observer | None = None,
+    ) -> Call:
+        """A call of a statement in the name of this step, not executed yet."""
+        return Call(
+            statement,
+            rows,
+            partition=self.run.partition,
+            size=size,
+            wakes=wakes,
+            retry_forever=True,
+            observer=observer,
+        )
+
+    async def release(self) -> None:
+        """Return when the result may be used, for a verb that had something left to do with it."""
+        run, ticket = self.run, self.ticket
+        if ticket is None or ticket.is_over:
+            return
+        if run.order is None and run.gate.is_quiet(run):
+            return ticket.void()
+        with run.inside(self.verb):
+            await run.make_order().wait_for_release(ticket)
+
+    async def wait_for_cancellation(self) -> None:
+        """Return when a cancellation of the current task may be raised. The step has no result then."""
+        run, order = self.run, self.run.order
+        self.void()
+        if order is None or not order.is_concurrent or self.is_cancelled or run.stopped is not None or run.over:
+            return
+        self.is_cancelled = True
+        with run.inside(self.verb):
+            await order.wait_for_cancellation(Ticket(run, self.id, None))
+
+    def void(self) -> None:
+        """This step will not use a result."""
+        for ticket in (self.ticket, self.handed):
+            if ticket is not None:
+                ticket.void()
+
+    async def release_recorded(self, order: Order, ticket: Ticket) -> None:
+        """Return when a recorded result may be used."""
+        self.ticket = ticket
+        if ticket.place is None:
+            order.join_zero(ticket)
+        if not self.is_deferred:
+            await order.wait_for_release(ticket)
+
+    async def was_received(self, recorded: Recorded, order: Order) -> bool:
+        """Whether an earlier run has the recorded result, or would have received it at its place."""
+        if not recorded.completed or recorded.place is not None or order.recorded is None:
+            return recorded.completed
+        if recorded.asked_after is not None:
+            return False  # a sleep, whose row is complete before it is over
+        # The sleep of a task that was alone: over, if that task has gone on, or if no second task called a verb during the sleep.
+        assert self.run.history is not None
+        is_last_sleep = self.verb == "sleep" and order.recorded.was_waiting
+        return not is_last_sleep or not await self.run.history.is_last(self.branch, self.number)
+
+    async def take_place(self) -> None:
+        """A call has found the result recorded: by a call whose answer was lost, by a hand-off, or by an earlier run."""
+        order = self.run.order
+        if order is None:
+            return self.void()
+        ticket = self.handed if self.handed is not None and not self.handed.is_over else self.ticket
+        assert ticket is not None
+        if order.is_concurrent:
+            if not ticket.number:
+                ticket.void()
+                ticket = Ticket(self.run, self.id, self.asked_after)
+            await self.record_place(order, ticket)
+        self.ticket, rest = ticket, self.ticket
+        if rest is not None and rest is not ticket:
+            rest.void()
+        if not self.is_deferred:
+            await order.wait_for_release(ticket)
+
+    async def record_place(self, order: Order, ticket: Ticket) -> None:
+        """Record the place at which a result is released that is recorded already."""
+        if ticket.place is None:
+            ticket.place = order.draw(None)
+        self.ticket = ticket
+        call = self.call(PLACE, [(*self.columns, self.verb, self.key, ticket.number)])
+        if (await self.run.database.execute(call))[0]["outcome"] == "lost":
+            await self.run.stop_as_lost()

@@ -1,0 +1,19 @@
+-- name: PLACE (workflow_id text, attempt bigint, branch text, number int, verb text, key text, place int)
+-- A recorded result is released to the run at this place. No row of its own decides, so the call locks the row of its workflow.
+with owned as materialized (
+    select c.*
+    from :rows
+    cross join lateral (
+        select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+    ) as w
+    where w.attempt = c.attempt and w.status = 'PENDING'
+),
+placed as (
+    -- Always an update, since the row is there. As an insert it finds its row by the primary key, whatever the plan.
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, place)
+    select workflow_id, branch, number, verb, key, place from owned
+    order by workflow_id, branch, number
+    on conflict (workflow_id, branch, number) do update set place = excluded.place
+)
+select c.n, case when c.n in (select n from owned) then 'done' else 'lost' end as outcome
+from :numbers
