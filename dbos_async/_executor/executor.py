@@ -24,6 +24,7 @@ from dbos_async._runs.context import begin, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
+from dbos_async._runs.run_task import TaskFactory
 from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
@@ -84,10 +85,16 @@ class Executor:
         """The task that renews the lease, as long as this executor lives."""
         self.slots = Slots(_do_nothing)
         self.gate = Gate(self.loop, run_of_body)
+        self.task_factory = TaskFactory(self.loop, run_of_body)
         self.reserved_slots = 0
         """Free slots that are promised to starts and claims under way."""
         self._max_running = max_running
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def counts_tasks(self) -> bool:
+        """Whether runs know how many tasks they have."""
+        return self.task_factory.is_installed
 
     @property
     def free_slots(self) -> int:

@@ -15,6 +15,10 @@ _launched: Executor | None = None
 def set_launched(executor: Executor | None) -> None:
     """Make this executor the one that the verbs of this process use; ``None`` when it shuts down."""
     global _launched
+    if _launched is not None:
+        _launched.task_factory.remove()
+    if executor is not None:
+        executor.task_factory.install()
     _launched = executor
 
 

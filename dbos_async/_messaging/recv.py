@@ -8,7 +8,9 @@ run waits for that, so the order stays. When the whole run is stopped nothing go
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -59,7 +61,7 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     def on_cancel() -> None:
         if run.stopped is None and not run.over:
             receive.message_id = receive.message_id or step.message_id
-            run.tasks.add_cleanup(database.loop.create_task(_put_back(step, topic, key, receive, offer)))
+            run.tasks.add_cleanup(_begin(_put_back(step, topic, key, receive, offer)))
 
     if run.tasks.cleanups:
         try:
@@ -84,6 +86,11 @@ async def _put_back(step: Step, topic: str, key: bytes, receive: Receive, offer:
             # The statement puts it back only if the step has this very message.
             row = (*step.columns, step.verb, topic, receive.message_id)
             await run.database.execute(step.call(PUT_BACK, [row], wakes=[key]))
+
+
+def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Do this in the background, as no task of the run."""
+    return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
 
 
 def _read(text: str | None, declared: Any, topic: str, result: StepResult) -> Any:

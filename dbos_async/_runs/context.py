@@ -62,9 +62,9 @@ def calling_context(database: Database) -> Context | None:
     return context if context is not None and context.run.database is database else None
 
 
-def run_of_body(context: contextvars.Context) -> Run | None:
-    """The run whose body has this context; ``None`` inside a step and outside of workflows."""
-    here = context.get(current)
+def run_of_body(context: contextvars.Context | None) -> Run | None:
+    """The run whose body has this context, or the current one; ``None`` inside a step and outside of workflows."""
+    here = current.get() if context is None else context.get(current)
     return here.run if type(here) is WorkflowContext else None
 
 

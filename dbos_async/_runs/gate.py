@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
 from typing import Protocol
 
 from dbos_async._runs.quiet import IDLE_TURNS, LoopView, RunOf
@@ -15,6 +14,11 @@ class GatedRun(Protocol):
 
     stopped: str | None
     over: bool
+
+    @property
+    def has_one_task(self) -> bool:
+        """Whether it surely has started no task besides its main task."""
+        ...
 
 
 class Gated(Protocol):
@@ -38,7 +42,6 @@ class Gate:
         self.view = LoopView(loop, run_of)
         self.context = contextvars.Context()
         """The context of callbacks that belong to no run."""
-        self.is_quiet: Callable[[object], bool] = self.view.is_quiet
         self._waiting: dict[Gated, None] = {}
         self._is_scheduled = False
         self._departure = 0
@@ -52,10 +55,14 @@ class Gate:
             self._is_scheduled = True
             self.loop.call_soon(self._turn, context=self.context)
 
-    def was_quiet(self, run: object, departure: int) -> bool | None:
-        """Whether the run was quiet when the answer of this batch came; ``None`` if this loop does not show it."""
+    def is_quiet(self, run: GatedRun) -> bool:
+        """Whether nothing of the run is left to do but the code that asks; false as well if that cannot be said at once."""
+        return self.view.is_quiet(run) if self.view.can_see else run.has_one_task
+
+    def was_quiet(self, run: GatedRun, departure: int) -> bool:
+        """Whether the run was quiet when the answer of this batch came; false as well if that cannot be said at once."""
         if not self.view.can_see:
-            return None
+            return run.has_one_task
         if departure != self._departure:
             self._departure, self.busy = departure, self.view.busy_runs()
         return run not in self.busy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
@@ -120,16 +122,13 @@ class NumberedStep:
         if not self.is_deferred:
             await order.wait_for_release(ticket)
 
-    async def was_received(self, recorded: Recorded, order: Order) -> bool:
+    def was_received(self, recorded: Recorded, order: Order) -> bool:
         """Whether an earlier run has the recorded result, or would have received it at its place."""
         if not recorded.completed or recorded.place is not None or order.recorded is None:
             return recorded.completed
         if recorded.asked_after is not None:
             return False  # a sleep, whose row is complete before it is over
-        # The sleep of a task that was alone: over, if that task has gone on, or if no second task called a verb during the sleep.
-        assert self.run.history is not None
-        is_last_sleep = self.verb == "sleep" and order.recorded.was_waiting
-        return not is_last_sleep or not await self.run.history.is_last(self.branch, self.number)
+        return self.id != ("", order.recorded.sleep)
 
     async def take_place(self) -> None:
         """A call has found the result recorded: by a call whose answer was lost, by a hand-off, or by an earlier run."""
@@ -154,6 +153,20 @@ class NumberedStep:
         if ticket.place is None:
             ticket.place = order.draw(None)
         self.ticket = ticket
-        call = self.call(PLACE, [(*self.columns, self.verb, self.key, ticket.number)])
+        await self._store_place(ticket.number)
+
+    async def forget_place(self) -> None:
+        """Record that no run has received the result. Nothing is released before that is committed."""
+        run = self.run
+        assert run.history is not None
+        run.history.reading += 1
+        try:
+            await asyncio.shield(run.database.loop.create_task(self._store_place(None), context=contextvars.Context()))
+        finally:
+            run.history.reading -= 1
+            run.make_order().moved()
+
+    async def _store_place(self, place: int | None) -> None:
+        call = self.call(PLACE, [(*self.columns, self.verb, self.key, place)])
         if (await self.run.database.execute(call))[0]["outcome"] == "lost":
             await self.run.stop_as_lost()

@@ -42,6 +42,9 @@ class OrderedRun(Protocol):
     over: bool
 
     @property
+    def has_one_task(self) -> bool: ...
+
+    @property
     def gate(self) -> Gate: ...
 
     @property
@@ -113,11 +116,11 @@ class Ticket:
             return False
         is_quiet = self.run.gate.was_quiet(self.run, self.departure)
         order = self.run.order
-        if is_quiet is not False and (order is None or not order.is_concurrent):
+        if is_quiet and (order is None or not order.is_concurrent):
             self.void()
             return False
         self.waiter, self.result = call, result
-        self.run.make_order().arrive(self, is_quiet is True)
+        self.run.make_order().arrive(self, is_quiet)
         return True
 
     def void(self) -> None:
@@ -151,7 +154,8 @@ class Order:
         self.is_concurrent: bool = False
         """Whether more than one task has called a verb, in this run or in an earlier one."""
         self.released: int = 0
-        """The place that was released last; -1 if one task alone was in a verb when the second one began."""
+        """The place that was released last. Not above 0 if there was none: the negative number of a sleep if the main task slept
+        when the second one called its first verb. A sleep is recorded when it begins, so its row does not tell whether it is over."""
         self.recorded: RecordedOrder | None = None
         self.frontier: list[tuple[asyncio.Future[None], str]] = []
         """The steps that wait until all that is recorded was released, and what they are."""
@@ -166,11 +170,11 @@ class Order:
         self._turns = 0
         self._on_held_up: Callable[[], None] = _do_nothing
 
-    def begin_concurrency(self, *, is_waiting: bool, in_flight: tuple[Ticket | None, ...]) -> None:
+    def begin_concurrency(self, *, sleep: int, in_flight: tuple[Ticket | None, ...]) -> None:
         """A second task calls a verb. A call in flight that has no place comes before all places."""
         self.is_concurrent = True
-        if is_waiting and self.released == 0:
-            self.released = -1
+        if self.released == 0:
+            self.released = -sleep
         for ticket in in_flight:
             if ticket is not None and not ticket.is_over and ticket.place is None:
                 self.join_zero(ticket)
@@ -260,8 +264,7 @@ class Order:
         if self._is_waiting:
             return False
         place = None if self._cancelled else self._next_place()
-        if place is None and not self._cancelled:
-            self._open_frontier()
+        if place is None and not self._cancelled and not self._may_open_frontier():
             return False
         if not is_quiet and self._turns < MAX_BUSY_TURNS:
             self._turns += 1
@@ -269,6 +272,8 @@ class Order:
         self._turns = self.idle_turns = 0
         if place is not None:
             self._release(place)
+        elif not self._cancelled:
+            self._open_frontier()
         else:
             cancelled, self._cancelled = self._cancelled, []
             _release_all(cancelled)
@@ -317,16 +322,16 @@ class Order:
         _release_all(place.arrived)
         self.run.gate.busy.add(self.run)  # what this batch brings besides waits for its own turn
 
-    def _open_frontier(self) -> None:
-        if self.recorded is None:
-            return
-        if not self.recorded.is_left:
-            for future, _ in self.frontier:
-                if not future.done():
-                    future.set_result(None)
-            self.frontier.clear()
+    def _may_open_frontier(self) -> bool:
         if self.is_held_up:
             self._on_held_up()
+        return bool(self.frontier) and self.recorded is not None and not self.recorded.is_left
+
+    def _open_frontier(self) -> None:
+        for future, _ in self.frontier:
+            if not future.done():
+                future.set_result(None)
+        self.frontier.clear()
 
 
 def _release_all(tickets: list[Ticket]) -> None:

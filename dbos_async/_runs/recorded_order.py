@@ -49,14 +49,15 @@ class RecordedOrder:
         """The recorded places that were read and not released, the first one first."""
         self.last: int = 0
         """The last place that was read."""
-        self.was_waiting: bool = False
-        """Whether the only task of the first run was in a verb when the second one began to call verbs."""
+        self.sleep: int = 0
+        """The step of the main task that was a sleep and not over when a second task called its first verb; 0: there was none."""
         self._database, self._workflow_id = database, workflow_id
         self._steps: dict[tuple[str, int], int | None] = {}
         """The steps that were read and not asked for, with their places; ``None`` for a wait that has not ended."""
         self._to_ask: dict[int, int] = {}
         """How many steps were asked for after a place, and are not asked for yet, the first place first."""
         self._read_to: float = -2
+        """All steps were read that were asked for after this place or before; -1 stands for the beginning."""
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -84,7 +85,7 @@ class RecordedOrder:
         self._to_ask = dict(sorted(self._to_ask.items()))
         if records and records[-1]["more"]:
             asked_after = records[-1]["asked_after"]
-            self._read_to = -1 if asked_after is None else asked_after
+            self._read_to = -1 if asked_after is None or asked_after < 0 else asked_after
         else:
             self._read_to = inf
 
@@ -96,7 +97,7 @@ class RecordedOrder:
             self.open[place].pending += 1
         if asked_after is not None:
             if asked_after < 0:
-                self.was_waiting, asked_after = True, 0
+                self.sleep, asked_after = -asked_after, 0
             self._to_ask[asked_after] = self._to_ask.get(asked_after, 0) + 1
 
     def may_release(self, place: Place) -> bool:
@@ -116,7 +117,9 @@ class RecordedOrder:
 
     def is_due(self, asked_after: int, released: int) -> bool:
         """Whether a step that was asked for after one place is asked for at the same moment by the replay."""
-        return asked_after <= self._read_to and max(released, 0) <= max(asked_after, 0) < next(iter(self.open), inf)
+        return max(asked_after, -1) <= self._read_to and max(released, 0) <= max(asked_after, 0) < next(
+            iter(self.open), inf
+        )
 
     def ask(self, branch: str, number: int, asked_after: int | None) -> Place | None:
         """The replay asks for this step. Its place, if it has one that is not released."""

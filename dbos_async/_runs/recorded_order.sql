@@ -9,9 +9,9 @@ cross join lateral (
         select branch, number, place, asked_after
         from dbos_async.steps
         where workflow_id = c.workflow_id and (place is not null or asked_after is not null)
-          and coalesce(asked_after, -1) > c.after
-        order by coalesce(asked_after, -1)
+          and greatest(coalesce(asked_after, -1), -1) > c.after
+        order by greatest(coalesce(asked_after, -1), -1)
         fetch first 5000 rows with ties
     ) as p
 ) as s
-order by c.n, coalesce(s.asked_after, -1)
+order by c.n, greatest(coalesce(s.asked_after, -1), -1)

@@ -46,6 +46,11 @@ class RunHost(Protocol):
     slots: Slots
     gate: Gate
 
+    @property
+    def counts_tasks(self) -> bool:
+        """Whether its runs know how many tasks they have."""
+        ...
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this in the background, in no run's context."""
 
@@ -149,6 +154,11 @@ class Run:
         return self.host.gate
 
     @property
+    def has_one_task(self) -> bool:
+        """Whether it surely has started no task besides its main task."""
+        return not self.tasks.started and self.host.counts_tasks
+
+    @property
     def is_unwinding(self) -> bool:
         """Whether a step was cancelled and its body has not come to its end."""
         return bool(self.tasks.bodies) and self.tasks.has_cancelled_body()
@@ -157,6 +167,11 @@ class Run:
     def is_reading(self) -> bool:
         """Whether it waits for a page of its history."""
         return self.history is not None and self.history.reading > 0
+
+    def next_task(self) -> int:
+        """The number of one more task."""
+        self.tasks.started += 1
+        return self.tasks.started
 
     def make_order(self) -> Order:
         """The order of this run, which is made when it is needed first."""
@@ -170,8 +185,10 @@ class Run:
         step = self.tasks.step
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
-        is_waiting = bool(self.tasks.inside_verbs) and not has_arrived
-        self.make_order().begin_concurrency(is_waiting=is_waiting, in_flight=in_flight)
+        sleeps = step is not None and step.verb == "sleep" and bool(self.tasks.inside_verbs) and not has_arrived
+        self.make_order().begin_concurrency(
+            sleep=step.number if step is not None and sleeps else 0, in_flight=in_flight
+        )
         self.tasks.step = None
 
     def inside(self, verb: str) -> _Inside:

@@ -12,6 +12,8 @@ from dbos_async._runs.order import Ticket
 class CurrentStep(Protocol):
     """What a run remembers of the step that its only task has begun last."""
 
+    verb: str
+    number: int
     ticket: Ticket | None
     handed: Ticket | None
 
@@ -19,7 +21,7 @@ class CurrentStep(Protocol):
 class RunTasks:
     """The tasks of a run, and what they are doing."""
 
-    __slots__ = ("_halted", "bodies", "cleanups", "inside_verbs", "main", "step", "steps_running", "waiting")
+    __slots__ = ("_halted", "bodies", "cleanups", "inside_verbs", "main", "started", "step", "steps_running", "waiting")
 
     def __init__(self) -> None:
         self.main: asyncio.Task[Any] | None = None
@@ -28,6 +30,8 @@ class RunTasks:
         """How many of them wait for something to happen."""
         self.steps_running = 0
         """How many of them execute a step of which only the whole is recorded."""
+        self.started = 0
+        """How many tasks were started in the body of the workflow."""
         self.bodies: dict[asyncio.Task[object], int] | None = None
         """The tasks that are in the body of a step, and how often each was cancelled before."""
         self.step: CurrentStep | None = None

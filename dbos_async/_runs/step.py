@@ -160,14 +160,16 @@ class Step(NumberedStep):
             if is_known:
                 ticket.place = replayed.ask(*self.id, after)
                 order.moved()
-        if not await self.was_received(recorded, order):
+        if not self.was_received(recorded, order):
             self.waited = True
             ticket.void()
             await order.wait_for_frontier(self.name)
             return None
         self.message_id = recorded.message_id
         if ticket.place is None and recorded.place is not None:
-            # It was in flight when this run began, and no run has received it yet.
+            # It was in flight when this run began, and no run has received it yet. Its place is forgotten before anything else is
+            # released, since this step may be cancelled before its turn.
+            await self.forget_place()
             await order.wait_for_frontier(self.name)
             await self.record_place(order, ticket)
         await self.release_recorded(order, ticket)

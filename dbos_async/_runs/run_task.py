@@ -1,0 +1,84 @@
+"""The tasks of runs have a hash of their own, so that a set of them has the same order in a replay.
+
+``asyncio.wait`` returns sets of tasks, and task groups cancel the tasks of a set. By default their order is that of addresses,
+which no replay can repeat. A task factory makes the tasks of runs with a hash that counts them; all other tasks are as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+RUN_SHIFT: Final = 20
+"""The bits for the number of a task. The bits above tell runs apart, and decide nothing about the order in a small set."""
+
+_RUN_MASK: Final = (1 << 40) - 1
+
+Factory = Callable[..., Any]
+
+
+class NumberedRun(Protocol):
+    """What a task must know of its run."""
+
+    end_key: bytes
+
+    def next_task(self) -> int:
+        """The number of one more task."""
+        ...
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task of a run."""
+
+    def __init__(self, run: NumberedRun, coroutine: Coroutine[Any, Any, Any], **options: Any) -> None:
+        # The base class puts the task into a set.
+        self._hash = ((int.from_bytes(run.end_key) & _RUN_MASK) << RUN_SHIFT) + run.next_task()
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class TaskFactory:
+    """Makes the tasks of an event loop as long as it is installed, in the place of asyncio's own factory."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, run_of: Callable[[contextvars.Context | None], NumberedRun | None]
+    ) -> None:
+        self._loop, self._run_of = loop, run_of
+        self._before: Any = loop.get_task_factory()
+        self._is_eager = self._before is not None and self._before is getattr(asyncio, "eager_task_factory", None)
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the loop makes its tasks by this factory."""
+        factory: Any = self._loop.get_task_factory()
+        return factory is self
+
+    def install(self) -> None:
+        """Make the tasks from now on, unless the program has a factory of its own."""
+        if self._before is None or self._is_eager:
+            factory: Any = self  # what the typeshed asks of a factory differs between the releases of Python
+            self._loop.set_task_factory(factory)
+
+    def remove(self) -> None:
+        """Give the loop its factory back, unless the program has set another one meanwhile."""
+        if self.is_installed:
+            self._loop.set_task_factory(self._before)
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[Any]:
+        if self._is_eager:
+            options.setdefault("eager_start", True)
+        run = self._run_of(context)
+        if run is None:
+            return asyncio.Task(coroutine, loop=loop, context=context, **options)
+        return RunTask(run, coroutine, loop=loop, context=context, **options)
