@@ -20,6 +20,11 @@ class GatedRun(Protocol):
         """Whether it surely has started no task besides its main task."""
         ...
 
+    @property
+    def has_ready_task(self) -> bool:
+        """Whether a task goes on in this turn of the event loop or the next."""
+        ...
+
 
 class Gated(Protocol):
     """What a gate must know of the order of a run."""
@@ -74,7 +79,11 @@ class Gate:
         for order in orders:
             if order.run.over or order.run.stopped is not None:
                 continue
-            is_quiet = order.run not in busy if self.view.can_see else order.idle_turns >= IDLE_TURNS
+            if self.view.can_see:
+                is_quiet = order.run not in busy
+            else:
+                order.idle_turns = 0 if order.run.has_ready_task else order.idle_turns
+                is_quiet = order.idle_turns >= IDLE_TURNS
             if order.turn(is_quiet):
                 self._waiting[order] = None
         if self._waiting and not self._is_scheduled:

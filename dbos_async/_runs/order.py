@@ -45,6 +45,9 @@ class OrderedRun(Protocol):
     def has_one_task(self) -> bool: ...
 
     @property
+    def has_ready_task(self) -> bool: ...
+
+    @property
     def gate(self) -> Gate: ...
 
     @property
@@ -154,8 +157,8 @@ class Order:
         self.is_concurrent: bool = False
         """Whether more than one task has called a verb, in this run or in an earlier one."""
         self.released: int = 0
-        """The place that was released last. Not above 0 if there was none: the negative number of a sleep if the main task slept
-        when the second one called its first verb. A sleep is recorded when it begins, so its row does not tell whether it is over."""
+        """The place that was released last. Not above 0 if there was none: then the negative number of the sleep in which the main
+        task was when the second one called its first verb. The row of a sleep does not tell whether the sleep is over."""
         self.recorded: RecordedOrder | None = None
         self.frontier: list[tuple[asyncio.Future[None], str]] = []
         """The steps that wait until all that is recorded was released, and what they are."""
@@ -215,7 +218,7 @@ class Order:
         place.pending -= 1
         place.arrived.append(ticket)
         self.idle_turns = 0
-        if is_quiet and not self._cancelled and not self._is_waiting and self._next_place() is place:
+        if is_quiet and not self._cancelled and not self.is_waiting and self._next_place() is place:
             self._release(place)
         self.moved()
 
@@ -261,7 +264,7 @@ class Order:
     def turn(self, is_quiet: bool) -> bool:
         """Release what may be released; true when another turn is wanted."""
         self.idle_turns += 1
-        if self._is_waiting:
+        if self.is_waiting:
             return False
         place = None if self._cancelled else self._next_place()
         if place is None and not self._cancelled and not self._may_open_frontier():
@@ -281,9 +284,9 @@ class Order:
         return True
 
     @property
-    def _is_waiting(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether a task does something whose end gives this order its next turn."""
-        return self.run.is_unwinding or self.run.is_reading
+        return self.run.is_unwinding or self.run.is_reading or (self.recorded is not None and self.recorded.is_reading)
 
     @property
     def is_held_up(self) -> bool:

@@ -1,8 +1,8 @@
 """Whether a run has anything left to do in this turn of the event loop.
 
 asyncio does not tell that in public. This file has every private name of asyncio that the package uses: the callbacks that are
-ready (``loop._ready``), the timers (``loop._scheduled``), and the context of each (``handle._context``). A loop without them,
-for example uvloop, counts as quiet after `IDLE_TURNS` turns in which nothing arrived.
+ready (``loop._ready``), the timers (``loop._scheduled``), and the context of each (``handle._context``). Where a loop hides them,
+as uvloop does, a run is quiet after `IDLE_TURNS` turns in which nothing arrived and all its tasks waited (``task._fut_waiter``).
 """
 
 from __future__ import annotations
@@ -23,17 +23,25 @@ RunOf = Callable[[contextvars.Context], object]
 """The run whose body has this context, ``None`` for any other context."""
 
 
+def ready_callbacks(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
+    """The queue of the loop; ``None`` if the loop hides it, or the contexts in it."""
+    ready: Any = getattr(loop, "_ready", None)
+    return ready if isinstance(ready, deque) and "_context" in asyncio.Handle.__slots__ else None
+
+
+def is_ready(task: asyncio.Task[Any]) -> bool:
+    """Whether the task goes on in this turn of its loop or the next: it waits for nothing, or for what has come already."""
+    waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    return not task.done() and (waits_for is None or waits_for.done())
+
+
 class LoopView:
     """The callbacks and timers of one event loop, by the runs to which they belong."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, run_of: RunOf) -> None:
         self._run_of = run_of
-        ready: Any = getattr(loop, "_ready", None)
-        can_see = (
-            isinstance(ready, deque) and hasattr(asyncio.Handle, "_run") and "_context" in asyncio.Handle.__slots__
-        )
-        self._ready: deque[Any] | None = ready if can_see else None
-        self._timers: Any = getattr(loop, "_scheduled", ()) if can_see else ()
+        self._ready = ready_callbacks(loop)
+        self._timers: Any = () if self._ready is None else getattr(loop, "_scheduled", ())
 
     @property
     def can_see(self) -> bool:

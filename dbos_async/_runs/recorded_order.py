@@ -103,10 +103,19 @@ class RecordedOrder:
     def may_release(self, place: Place) -> bool:
         """Whether all is asked for that was asked for before this place was released."""
         if place.number > self._read_to + 1:
-            if self._reading is None:
-                self._reading = asyncio.get_running_loop().create_task(self._read(), context=contextvars.Context())
+            self._begin_reading()
             return False
         return not place.number or next(iter(self._to_ask), inf) >= place.number
+
+    async def read_until(self, asked_after: int) -> None:
+        """Read all that was asked for after this place or before."""
+        while asked_after > self._read_to:
+            await asyncio.shield(self._begin_reading())
+
+    def _begin_reading(self) -> asyncio.Task[None]:
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read(), context=contextvars.Context())
+        return self._reading
 
     async def _read(self) -> None:
         with suppress(LaunchError):  # the database was closed, and so the run was stopped
@@ -117,9 +126,7 @@ class RecordedOrder:
 
     def is_due(self, asked_after: int, released: int) -> bool:
         """Whether a step that was asked for after one place is asked for at the same moment by the replay."""
-        return max(asked_after, -1) <= self._read_to and max(released, 0) <= max(asked_after, 0) < next(
-            iter(self.open), inf
-        )
+        return max(released, 0) <= max(asked_after, 0) < next(iter(self.open), inf)
 
     def ask(self, branch: str, number: int, asked_after: int | None) -> Place | None:
         """The replay asks for this step. Its place, if it has one that is not released."""

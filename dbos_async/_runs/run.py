@@ -14,6 +14,7 @@ from dbos_async._database.wakeups import ChangeListener
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
+from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
@@ -172,6 +173,20 @@ class Run:
         """The number of one more task."""
         self.tasks.started += 1
         return self.tasks.started
+
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """The task has this number."""
+        if not self.gate.view.can_see:
+            if self.tasks.live is None:
+                self.tasks.live = set()
+            self.tasks.live.add(task)
+            task.add_done_callback(self.tasks.live.discard, context=self.gate.context)
+
+    @property
+    def has_ready_task(self) -> bool:
+        """Whether a task goes on in this turn of the event loop or the next, as far as that is known."""
+        main = self.tasks.main
+        return (main is not None and is_ready(main)) or any(map(is_ready, self.tasks.live or ()))
 
     def make_order(self) -> Order:
         """The order of this run, which is made when it is needed first."""

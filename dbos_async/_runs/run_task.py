@@ -28,6 +28,9 @@ class NumberedRun(Protocol):
         """The number of one more task."""
         ...
 
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """The task has this number."""
+
 
 class RunTask(asyncio.Task[Any]):
     """A task of a run."""
@@ -36,6 +39,7 @@ class RunTask(asyncio.Task[Any]):
         # The base class puts the task into a set.
         self._hash = ((int.from_bytes(run.end_key) & _RUN_MASK) << RUN_SHIFT) + run.next_task()
         super().__init__(coroutine, **options)
+        run.add_task(self)
 
     def __hash__(self) -> int:
         return self._hash

@@ -21,7 +21,18 @@ class CurrentStep(Protocol):
 class RunTasks:
     """The tasks of a run, and what they are doing."""
 
-    __slots__ = ("_halted", "bodies", "cleanups", "inside_verbs", "main", "started", "step", "steps_running", "waiting")
+    __slots__ = (
+        "_halted",
+        "bodies",
+        "cleanups",
+        "inside_verbs",
+        "live",
+        "main",
+        "started",
+        "step",
+        "steps_running",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.main: asyncio.Task[Any] | None = None
@@ -32,6 +43,8 @@ class RunTasks:
         """How many of them execute a step of which only the whole is recorded."""
         self.started = 0
         """How many tasks were started in the body of the workflow."""
+        self.live: set[asyncio.Task[Any]] | None = None
+        """Those of them that have not ended, where the event loop hides what they do."""
         self.bodies: dict[asyncio.Task[object], int] | None = None
         """The tasks that are in the body of a step, and how often each was cancelled before."""
         self.step: CurrentStep | None = None

@@ -145,6 +145,8 @@ class Step(NumberedStep):
         assert run.history is not None
         if self.asked_after is None:
             self.asked_after = order.released
+        if recorded is not None and recorded.asked_after is not None and replayed is not None:
+            await replayed.read_until(recorded.asked_after)
         is_known = replayed is not None and replayed.knows(*self.id)
         if recorded is None and is_known:
             recorded = await run.history.find(self.branch, self.number, again=True)

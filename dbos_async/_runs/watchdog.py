@@ -53,7 +53,7 @@ class Watchdog:
         if run.over or run.stopped is not None or not order.is_held_up:
             return
         now = run.gate.loop.time()
-        if order.moves != self._moves or run.is_reading:
+        if order.moves != self._moves or order.is_waiting:
             last_timer = run.gate.view.last_timer(run)
             self._moves, self._was_named = order.moves, False
             self._park_at = max(now, last_timer or now) + PARK_AFTER_SECONDS - WARN_AFTER_SECONDS
@@ -81,7 +81,7 @@ class Watchdog:
         expected = recorded.expected()
         names = [await run.history.name(branch, number) for branch, number in expected[:MAX_NAMED]]
         waiting = [name for future, name in self._order.frontier if not future.done()]
-        asked = f"it waits in {', '.join(waiting[:MAX_NAMED])}" if waiting else "it asks for nothing more"
+        asked = f"nothing but {', '.join(waiting[:MAX_NAMED])}" if waiting else "nothing more"
         branch, number = expected[0] if expected else ("", 0)
         path = f"{branch}.{number}" if branch else str(number)
-        return ReplayMismatchError(run.workflow_id, path, ", ".join(names) or "another order", asked)
+        return ReplayMismatchError(run.workflow_id, path, ", ".join(names) or "another order of its steps", asked)
