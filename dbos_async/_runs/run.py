@@ -16,6 +16,7 @@ from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
 from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
+from dbos_async._runs.set_start import SetStart
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -168,6 +169,13 @@ class Run:
     def is_reading(self) -> bool:
         """Whether it waits for a page of its history."""
         return self.history is not None and self.history.reading > 0
+
+    @property
+    def set_start(self) -> SetStart:
+        """What starts the coroutines of sets."""
+        if self.tasks.set_start is None:
+            self.tasks.set_start = SetStart()
+        return self.tasks.set_start
 
     def next_task(self) -> int:
         """The number of one more task."""

@@ -11,6 +11,8 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from dbos_async._runs.set_start import SetStart, is_from_set
+
 RUN_SHIFT: Final = 20
 """The bits for the number of a task. The bits above tell runs apart, and decide nothing about the order in a small set."""
 
@@ -23,6 +25,11 @@ class NumberedRun(Protocol):
     """What a task must know of its run."""
 
     end_key: bytes
+
+    @property
+    def set_start(self) -> SetStart:
+        """What starts the coroutines of sets."""
+        ...
 
     def next_task(self) -> int:
         """The number of one more task."""
@@ -85,4 +92,8 @@ class TaskFactory:
         run = self._run_of(context)
         if run is None:
             return asyncio.Task(coroutine, loop=loop, context=context, **options)
-        return RunTask(run, coroutine, loop=loop, context=context, **options)
+        if not is_from_set():
+            return RunTask(run, coroutine, loop=loop, context=context, **options)
+        task = RunTask(run, run.set_start.run(coroutine), loop=loop, context=context, **options)
+        task.add_done_callback(lambda _: coroutine.close())  # if it was cancelled before its turn
+        return task

@@ -7,6 +7,7 @@ import weakref
 from typing import Any, Protocol
 
 from dbos_async._runs.order import Ticket
+from dbos_async._runs.set_start import SetStart
 
 
 class CurrentStep(Protocol):
@@ -28,6 +29,7 @@ class RunTasks:
         "inside_verbs",
         "live",
         "main",
+        "set_start",
         "started",
         "step",
         "steps_running",
@@ -45,6 +47,7 @@ class RunTasks:
         """How many tasks were started in the body of the workflow."""
         self.live: set[asyncio.Task[Any]] | None = None
         """Those of them that have not ended, where the event loop hides what they do."""
+        self.set_start: SetStart | None = None
         self.bodies: dict[asyncio.Task[object], int] | None = None
         """The tasks that are in the body of a step, and how often each was cancelled before."""
         self.step: CurrentStep | None = None

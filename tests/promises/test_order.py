@@ -147,6 +147,19 @@ async def completed(seen: list[Any]) -> None:
 
 
 @program
+async def completed_coroutines(seen: list[Any]) -> None:
+    async def work(name: str, n: int) -> str:
+        seen.append(f"{name}{n} begins")
+        return await note(f"{name}{n}")
+
+    for first in asyncio.as_completed([work(name, n) for name in "abc" for n in range(4)]):
+        seen.append(await first)
+    for first in asyncio.as_completed([note(name) for name in "defgh"]):
+        seen.append(await first)
+        await note(f"{len(seen)} {seen[-1]}")
+
+
+@program
 async def stopped_by_a_message(seen: list[Any]) -> None:
     me = DBOS.workflow_id or ""
 
