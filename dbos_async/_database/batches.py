@@ -16,11 +16,10 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import asyncpg
 
-from dbos_async._database.calls import Call, Observer, Result, Row
+from dbos_async._database.calls import Call, Observer, Result, Row, batch_columns
 from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import RETRYABLE, backoff_seconds, is_lost, is_refused
 from dbos_async._database.probe import AFTER_SECONDS
@@ -37,8 +36,6 @@ MAX_RETRIES = 20
 MAX_STATEMENT_CANCELS = 2
 SWEEP_EVERY_SECONDS = 0.25
 WARN_EVERY_SECONDS = 60.0
-
-_NO_ORDER = None, None
 
 TOO_LARGE_A_BATCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
 """A batch may be too much for a statement_timeout or for the memory where its calls one by one are not."""
@@ -229,13 +226,9 @@ class Batches:
             if is_ordered:
                 self._depart(batch)
             if len(batch) == 1 and len(batch[0].rows) == 1:
-                only = batch[0]
-                order = () if not is_ordered else _NO_ORDER if only.ticket is None else only.ticket.columns
-                return await connection.fetch(attempts.sql.one_row, 0, *only.rows[0], *order)
-            columns = _columns(batch)
-            if is_ordered:
-                columns.extend(_order_columns(batch))
-            return await connection.fetch(attempts.sql.batch, *columns)
+                order = batch[0].order_columns if is_ordered else ()
+                return await connection.fetch(attempts.sql.one_row, 0, *batch[0].rows[0], *order)
+            return await connection.fetch(attempts.sql.batch, *batch_columns(batch, is_ordered=is_ordered))
 
     def _depart(self, batch: list[Call]) -> None:
         """Tell the calls that they leave together: those of one run share a place in its order."""
@@ -333,23 +326,3 @@ def _next_batch(waiting: deque[Call]) -> list[Call]:
             break
         batch.append(waiting.popleft())
     return batch
-
-
-def _columns(batch: list[Call]) -> list[Sequence[Any]]:
-    numbers: list[int] = []
-    rows: list[Row] = []
-    for number, call in enumerate(batch):
-        rows.extend(call.rows)
-        numbers.extend([number] * len(call.rows))
-    # unnest pads a short array with nulls, and asyncpg takes a quarter of a microsecond to encode each null (docs/performance.md).
-    return [numbers, *[() if _is_null(column) else column for column in zip(*rows, strict=True)]]
-
-
-def _order_columns(batch: list[Call]) -> list[Sequence[Any]]:
-    """The columns of the order, empty when they are null."""
-    pairs = [_NO_ORDER if call.ticket is None else call.ticket.columns for call in batch for _ in call.rows]
-    return [() if _is_null(column) else column for column in zip(*pairs, strict=True)]
-
-
-def _is_null(column: tuple[Any, ...]) -> bool:
-    return column[0] is None and column.count(None) == len(column)

@@ -38,7 +38,10 @@ PREPARE = """
         for each row execute function chaos.note_workflow();
 
     create or replace function chaos.note_step() returns trigger language plpgsql as $$ begin
-        if tg_op = 'DELETE' or old.completed_at is not null then
+        -- The place at which a result is received may be recorded later than the result.
+        if tg_op = 'DELETE' or (old.completed_at is not null and
+                (old.verb, old.key, old.output::text, old.error::text, old.completed_at) is distinct from
+                (new.verb, new.key, new.output::text, new.error::text, new.completed_at)) then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.workflow_id, 'W2: a recorded step was changed', old.branch || '.' || old.number);
         end if;
