@@ -209,7 +209,7 @@ class Executor:
         finally:
             run.over = True
             try:
-                if run.tasks.inside_verbs and run.stopped is None:
+                if run.tasks_inside and run.stopped is None:
                     await self._cancel_tasks_inside(run)
             finally:
                 self._end(run, outcome)
@@ -218,9 +218,9 @@ class Executor:
         """Store the outcome of a run that is over; a stopped run has none."""
         if run.end.deadline_timer is not None:
             run.end.deadline_timer.cancel()
-        if run.tasks.main is not None:
-            self._tasks.discard(run.tasks.main)
-            run.tasks.main = None
+        if run.main_task is not None:
+            self._tasks.discard(run.main_task)
+            run.main_task = None
         if run.stopped is None:
             RunCompletion(run).store(outcome)
         else:
@@ -239,7 +239,7 @@ class Executor:
 
     async def _cancel_tasks_inside(self, run: Run) -> None:
         # The function started these tasks and did not wait for them. Nothing that they write may come after the outcome.
-        for task in run.tasks.inside_verbs or ():
+        for task in run.tasks_inside or ():
             task.cancel()
         await self.database.batches.flush(run.partition)
 
