@@ -13,7 +13,7 @@ from asyncpg.pgproto import pgproto
 _VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
 _RANDOM_BITS = 0xFFF << 64 | (1 << 62) - 1
 
-# The system seeds this generator. It is not the one of the module, which a program may seed itself, and a sixth of os.urandom's price.
+# The system seeds this generator, not the program, as it may seed the one of the module. It takes a tenth of os.urandom's time.
 _generator = Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_generator.seed)
