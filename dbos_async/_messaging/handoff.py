@@ -23,6 +23,7 @@ from dbos_async._database.database import Database
 from dbos_async._database.wakeups import LocalUpdate, Subscription
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
+from dbos_async.errors import DatabaseUnavailableError
 
 HANDOFF_SECONDS = 0.1
 GRACE_SECONDS = 0.003
@@ -94,12 +95,18 @@ class Offer(Receive):
     def waits(self, subscription: Subscription) -> None:
         """Make the offer: the step is recorded as waiting, and the queue was empty."""
         self._waits = True
-        subscription.offer = self
+        if self.handoff is None:  # one at a time, or an abandoned receive could not withdraw all of them
+            subscription.offer = self
 
     def found(self, subscription: Subscription) -> None:
         """The queue is empty again if nothing was there before, and one wake-up brought one message."""
         if self._waits and subscription.wakes <= self._wakes_before + 1:
             self._mark_empty()
+
+    def may_have(self, message_id: UUID) -> None:
+        """Note a message that was perhaps delivered, for lack of one that was."""
+        if self.message_id is None:
+            self.message_id = message_id
 
     async def withdraw(self) -> None:
         """Return when no send can deliver a message to this receive any more."""
@@ -147,11 +154,14 @@ class Handoff(Observer):
             offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             self._subscription.wake(self._update)
-        elif offer.message_id is None:
-            offer.message_id = self._message_id  # an earlier execution, whose result was lost, may have delivered it
+        else:
+            offer.may_have(self._message_id)  # an earlier execution, whose result was lost, may have delivered it
 
     def on_failure(self, error: BaseException | None) -> None:
-        if error is not None:
+        # A sender that was cancelled or has given up leaves a call behind that the server may still commit.
+        if isinstance(error, DatabaseUnavailableError):
+            self._offer.may_have(self._message_id)
+        elif error is not None:
             self._end()
 
     def on_lost_result(self, call: Call) -> None:
