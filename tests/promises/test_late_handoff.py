@@ -76,7 +76,6 @@ async def test_m1_m4_of_two_late_handoffs_neither_is_lost(dbos: DBOS, connection
         assert await handle.get_result() == [True, "b", "a"]
 
 
-
 @pytest.mark.parametrize("answer_comes", [True, False])
 async def test_m1_m4_what_a_sender_that_gave_up_has_delivered_goes_back(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch, answer_comes: bool
