@@ -85,7 +85,9 @@ async def _issue_without_step(
             if caller.run.stopped is not None:
                 await caller.run.halt(caller.run.stopped)
             records = await database.execute(call)
+            if records[0]["outcome"] == "lost":
+                await caller.run.stop_as_lost()
     first = records[0]
-    if caller is not None and first["outcome"] == "lost":
+    if caller is not None and first["outcome"] == "lost":  # in the user's transaction
         await caller.run.stop_as_lost()
     return StepResult(first["output"], first["error"])
