@@ -251,7 +251,7 @@ class _Maker:
         work = self.cancelled(lambda: self.body(depth, 2, 4))
         return {"do": "stubborn", "branches": [work, self.leaves(1, 2)], "after": self.leaves(1, 2)}
 
-    def _errors(self, tag: str, depth: int, hows: tuple[str, ...] = ("group", "group", "gather", "anyio")) -> Node:
+    def _errors(self, tag: str, depth: int, hows: tuple[str, ...] = ("group", "group", "gather")) -> Node:
         how = self.random.choice(hows)
         found = self.cancelled(lambda: self.branches(depth if how == "gather" else 0, 3, 5))
         fail = sorted(self.random.sample(range(len(found)), self.random.randint(1, 2)))

@@ -22,8 +22,8 @@ QUERIES = {
     "messages sent": """
         select destination_id, topic, payload::text from dbos_async.messages where sender_id = $1 order by seq""",
     "messages received": """
-        select topic, payload::text, received_at is not null from dbos_async.messages
-        where destination_id = $1 order by seq""",
+        select topic, payload::text from dbos_async.messages
+        where destination_id = $1 and received_at is not null order by seq""",
     "children": """
         select name, input::text, parent_step from dbos_async.workflows where parent_id = $1 order by id""",
 }
