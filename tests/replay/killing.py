@@ -21,8 +21,9 @@ from tests.replay.ledger import Said, read_file
 from tests.replay.maker import Program
 from tests.support.processes import ROOT
 
-BOUNDARIES = 20
-"""About so many steps of each program that is played at the moment lie between two deaths, at most."""
+LIVES = (3, 60, 100, 100)
+"""A process dies after one of these numbers of steps for each program that it plays, at most. Replayed steps count, so short
+lives end within a replay, and only long ones get anywhere."""
 
 
 class Killing:
@@ -51,9 +52,9 @@ class Killing:
         return read_file(self._folder / "ledger").get(workflow_id, [])
 
     async def keep_killing(self) -> None:
-        """Have always one process that plays, until cancelled. Every second one dies soon."""
+        """Have always one process that plays, until cancelled. Each dies at some step."""
         while True:
-            longest = self._chance.choice((2, BOUNDARIES)) * AT_ONCE
+            longest = self._chance.choice(LIVES) * AT_ONCE
             death = self._chance.choice(MODES), str(self._chance.randint(1, longest))
             with (self._folder / "errors").open("w") as errors:
                 process = await asyncio.create_subprocess_exec(
