@@ -14,7 +14,7 @@ from dbos_async._workflows.registry import call_by_name
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.verbs import WorkflowVerbs
 from dbos_async.errors import LaunchError, WrongPlaceError
-from dbos_async.keys import check_int
+from dbos_async.keys import check_duration, check_int
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection
@@ -52,7 +52,7 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         self._url = url
         self._migrate = migrate
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
-        self._connect_timeout_seconds = connect_timeout_seconds
+        self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
     async def __aenter__(self) -> Self:

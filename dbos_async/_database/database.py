@@ -16,7 +16,7 @@ from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
-from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError, InvalidArgumentError
 from dbos_async.keys import check_int
 
 
@@ -31,6 +31,10 @@ class Database:
         max_payload_bytes: int = 8 * 2**20,
         max_connections: int = 8,
     ) -> None:
+        if not isinstance(url, str):
+            raise InvalidArgumentError(
+                f"The URL of the database must be a str and is a {type(url).__name__}: {url!r:.100}."
+            )
         self._url = url
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.local_executor_id: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypedDict, TypeVar
 
-from dbos_async.keys import check_int, check_key
+from dbos_async.keys import check_duration, check_int, check_key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,11 @@ class Settings:
             check_key(self.executor_id, "executor_id")
         check_int(self.max_running, 1, "max_running")
         check_int(self.max_payload_bytes, 1, "max_payload_bytes")
+        check_duration(self.connect_timeout_seconds, "connect_timeout_seconds")
+        check_duration(self.drain_seconds, "drain_seconds")
+
+
+Settings.__init__.__qualname__ = "DBOS"  # what Python names when an option is misspelt
 
 
 def takes_options(function: F) -> F:

@@ -24,6 +24,7 @@ from dbos_async._database.wakeups import LocalUpdate, Subscription
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
+from dbos_async.errors import DatabaseUnavailableError
 
 HANDOFF_SECONDS = 0.1
 GRACE_SECONDS = 0.003
@@ -47,13 +48,14 @@ class Receive(Observer):
             self.message_id = result[0]["message_id"]
 
 
-class Offer:
+class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
-    __slots__ = ("_hopes", "_key", "_step", "_waits", "_wakes_before", "handoff", "has_grace", "receive")
+    __slots__ = ("_hopes", "_key", "_step", "_waits", "_wakes_before", "handoff", "has_grace")
 
-    def __init__(self, step: Step, key: bytes, receive: Receive, timeout_seconds: float | None) -> None:
-        self._step, self._key, self.receive = step, key, receive
+    def __init__(self, step: Step, key: bytes, timeout_seconds: float | None) -> None:
+        super().__init__()
+        self._step, self._key = step, key
         self.handoff: Handoff | None = None
         """The send under way that may deliver the message."""
         may_wait = timeout_seconds is None or timeout_seconds >= MIN_TIMEOUT_SECONDS
@@ -103,12 +105,18 @@ class Offer:
     def waits(self, subscription: Subscription) -> None:
         """Make the offer: the step is recorded as waiting, and the queue was empty."""
         self._waits = True
-        subscription.offer = self
+        if self.handoff is None:  # one at a time, or an abandoned receive could not withdraw all of them
+            subscription.offer = self
 
     def found(self, subscription: Subscription) -> None:
         """The queue is empty again if nothing was there before, and one wake-up brought one message."""
         if self._waits and subscription.wakes <= self._wakes_before + 1:
             self._mark_empty()
+
+    def may_have(self, message_id: UUID) -> None:
+        """Note a message that was perhaps delivered, for lack of one that was."""
+        if self.message_id is None:
+            self.message_id = message_id
 
     async def withdraw(self) -> None:
         """Return when no send can deliver a message to this receive any more."""
@@ -158,9 +166,9 @@ class Handoff(Observer):
 
     def on_result(self, call: Call, result: Result) -> None:
         self._end()
-        receive = self._offer.receive
+        offer = self._offer
         if result[0]["delivered"]:
-            receive.message_id = self._message_id
+            offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             self._subscription.wake(self._update)
             return
@@ -168,11 +176,13 @@ class Handoff(Observer):
             self._ticket.is_lost = True
         else:
             self._ticket.void()
-        if receive.message_id is None:
-            receive.message_id = self._message_id  # an earlier execution, whose result was lost, may have delivered it
+        offer.may_have(self._message_id)  # an earlier execution, whose result was lost, may have delivered it
 
     def on_failure(self, error: BaseException | None) -> None:
-        if error is not None:
+        # A sender that was cancelled or has given up leaves a call behind that the server may still commit.
+        if isinstance(error, DatabaseUnavailableError):
+            self._offer.may_have(self._message_id)
+        elif error is not None:
             self._end()
             self._ticket.is_lost = True
             self._subscription.wake()
@@ -189,11 +199,11 @@ class Handoff(Observer):
             self._offer.handoff = None
 
 
-def take_up_offer(database: Database, key: bytes, columns: Row, message_id: UUID, payload: str) -> Handoff | None:
-    """The hand-off to a receiver that waits in this process behind the key, if there is one."""
+def find_offer(database: Database, key: bytes) -> Subscription | None:
+    """The subscription of a receiver that waits in this process behind the key and has made an offer, if there is one."""
     for subscription in database.wakeups.subscriptions(key):
         if subscription.offer is not None:
-            return Handoff(subscription, columns, message_id, payload)
+            return subscription
     return None
 
 

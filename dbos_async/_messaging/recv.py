@@ -55,18 +55,18 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     step = Step(in_workflow(calling_context(database), verb), verb, topic)
     run = step.run
     key = message_key(run.workflow_id, topic)
-    receive = Receive()
-    offer = Offer(step, key, receive, seconds) if verb == "recv" else None
+    offer = Offer(step, key, seconds) if verb == "recv" else None
+    receive = offer or Receive()
 
     def on_cancel() -> None:
         if run.stopped is None and not run.over:
             receive.message_id = receive.message_id or step.message_id
-            run.tasks.add_cleanup(_begin(_put_back(step, topic, key, receive, offer)))
+            run.add_cleanup(_begin(_put_back(step, topic, key, receive, offer)))
 
-    if run.tasks.cleanups:
+    if run.cleanups:
         try:
             with run.inside(verb):
-                await run.tasks.cleanups_done()
+                await run.cleanups_done()
         except asyncio.CancelledError:
             await step.wait_for_cancellation()
             raise

@@ -46,7 +46,7 @@ class NumberedStep:
         if order is not None and order.is_concurrent:
             self.asked_after = order.released
         else:
-            self.run.tasks.step = self
+            self.run.last_step = self
 
     @property
     def path(self) -> str:
@@ -78,15 +78,7 @@ class NumberedStep:
         observer: Observer | None = None,
     ) -> Call:
         """A call of a statement in the name of this step, not executed yet."""
-        return Call(
-            statement,
-            rows,
-            partition=self.run.partition,
-            size=size,
-            wakes=wakes,
-            retry_forever=True,
-            observer=observer,
-        )
+        return Call(statement, rows, self.run.partition, size, wakes, observer, retry_forever=True)
 
     async def release(self) -> None:
         """Return when the result may be used, for a verb that had something left to do with it."""

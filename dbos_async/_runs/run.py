@@ -16,7 +16,6 @@ from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
 from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
-from dbos_async._runs.set_start import SetStart
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -123,7 +122,7 @@ class RunWrites:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class Run(RunTasks):
     """One attempt of one executor to bring one workflow to its end. ``attempt`` is its fence."""
 
     database: Database
@@ -145,7 +144,6 @@ class Run:
     over: bool = False
     """Whether the function has returned or raised."""
     end: RunEnd = field(default_factory=RunEnd)
-    tasks: RunTasks = field(default_factory=RunTasks)
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
@@ -158,43 +156,31 @@ class Run:
     @property
     def has_one_task(self) -> bool:
         """Whether it surely has started no task besides its main task."""
-        return not self.tasks.started and self.host.counts_tasks
+        return not self.tasks_started and self.host.counts_tasks
 
     @property
     def is_unwinding(self) -> bool:
         """Whether a step was cancelled and its body has not come to its end."""
-        return bool(self.tasks.bodies) and self.tasks.has_cancelled_body()
+        return bool(self.step_bodies) and self.has_cancelled_body()
 
     @property
     def is_reading(self) -> bool:
         """Whether it waits for a page of its history."""
         return self.history is not None and self.history.reading > 0
 
-    @property
-    def set_start(self) -> SetStart:
-        """What starts the coroutines of sets."""
-        if self.tasks.set_start is None:
-            self.tasks.set_start = SetStart()
-        return self.tasks.set_start
-
-    def next_task(self) -> int:
-        """The number of one more task."""
-        self.tasks.started += 1
-        return self.tasks.started
-
     def add_task(self, task: asyncio.Task[Any]) -> None:
         """The task has this number."""
         if not self.gate.view.can_see:
-            if self.tasks.live is None:
-                self.tasks.live = set()
-            self.tasks.live.add(task)
-            task.add_done_callback(self.tasks.live.discard, context=self.gate.context)
+            if self.tasks_live is None:
+                self.tasks_live = set()
+            self.tasks_live.add(task)
+            task.add_done_callback(self.tasks_live.discard, context=self.gate.context)
 
     @property
     def has_ready_task(self) -> bool:
         """Whether a task goes on in this turn of the event loop or the next, as far as that is known."""
-        main = self.tasks.main
-        return (main is not None and is_ready(main)) or any(map(is_ready, self.tasks.live or ()))
+        main = self.main_task
+        return (main is not None and is_ready(main)) or any(map(is_ready, self.tasks_live or ()))
 
     def make_order(self) -> Order:
         """The order of this run, which is made when it is needed first."""
@@ -205,14 +191,14 @@ class Run:
 
     def begin_concurrency(self) -> None:
         """A second task calls a verb: from now on results have places."""
-        step = self.tasks.step
+        step = self.last_step
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
-        sleeps = step is not None and step.verb == "sleep" and bool(self.tasks.inside_verbs) and not has_arrived
+        sleeps = step is not None and step.verb == "sleep" and bool(self.tasks_inside) and not has_arrived
         self.make_order().begin_concurrency(
             sleep=step.number if step is not None and sleeps else 0, in_flight=in_flight
         )
-        self.tasks.step = None
+        self.last_step = None
 
     def inside(self, verb: str) -> _Inside:
         """``with run.inside(verb):`` marks the current task as inside a verb."""
@@ -223,7 +209,7 @@ class Run:
         if self.stopped is None:
             self.stopped = reason
         self.end.set(None)
-        self.tasks.cancel(reason)
+        self.cancel_tasks(reason)
 
     def changed(self) -> None:
         """The end of the workflow is announced: check whether it is still this run's."""
@@ -241,7 +227,7 @@ class Run:
         if self.stopped is None:
             log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
             self.stop(reason)
-        self.tasks.cancel_current_once(reason)
+        self.cancel_current_once(reason)
         await self.database.loop.create_future()
         raise AssertionError("A halted task was resumed.")
 
@@ -257,22 +243,22 @@ class Run:
 
     def stop_if_drained(self) -> None:
         """Stop a draining run once no step is under way. A run whose function has just returned may end."""
-        if self.host.closing and not self.tasks.steps_running and not self.over:
+        if self.host.closing and not self.steps_running and not self.over:
             self.stop(SHUTTING_DOWN)
 
     def begin_step(self) -> None:
         """A task begins a step of which only the whole is recorded: a shutdown waits for it."""
-        self.tasks.steps_running += 1
+        self.steps_running += 1
 
     def end_step(self) -> None:
         """That step has ended. The task may still use its result before a draining run is stopped."""
-        self.tasks.steps_running -= 1
+        self.steps_running -= 1
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
 
     def end_body(self, task: asyncio.Task[object]) -> bool:
         """The task ends the body of a step. True if that swallowed a cancellation of which other tasks of the run may know."""
-        was_cancelled = self.tasks.end_body(task)
+        was_cancelled = self.leave_body(task)
         if self.order is None or not self.order.is_concurrent:
             return False
         self.order.moved()
@@ -280,15 +266,15 @@ class Run:
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""
-        self.tasks.waiting += 1
-        if self.tasks.waiting == 1:
+        self.tasks_waiting += 1
+        if self.tasks_waiting == 1:
             self.host.slots.waiting += 1
             self.host.slots.on_slot_freed()
 
     def end_waiting(self) -> None:
         """A task of this run goes on."""
-        self.tasks.waiting -= 1
-        if self.tasks.waiting == 0:
+        self.tasks_waiting -= 1
+        if self.tasks_waiting == 0:
             self.host.slots.waiting -= 1
 
     def next_write_seq(self) -> int:
@@ -327,13 +313,13 @@ class _Inside:
 
     def __enter__(self) -> None:
         if self._task is not None:
-            tasks = self._run.tasks
-            if tasks.inside_verbs is None:
-                tasks.inside_verbs = set()
-            tasks.inside_verbs.add(self._task)
+            run = self._run
+            if run.tasks_inside is None:
+                run.tasks_inside = set()
+            run.tasks_inside.add(self._task)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        inside = self._run.tasks.inside_verbs
+        inside = self._run.tasks_inside
         if self._task is not None and inside is not None:
             inside.discard(self._task)
         if kind is asyncio.CancelledError and self._run.over and self._run.stopped is None:

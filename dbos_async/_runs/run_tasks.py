@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dbos_async._runs.order import Ticket
@@ -19,57 +20,45 @@ class CurrentStep(Protocol):
     handed: Ticket | None
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class RunTasks:
-    """The tasks of a run, and what they are doing."""
+    """The tasks of a run, and what they are doing. A part of `Run`, and a class of its own only to keep both short."""
 
-    __slots__ = (
-        "_halted",
-        "bodies",
-        "cleanups",
-        "inside_verbs",
-        "live",
-        "main",
-        "set_start",
-        "started",
-        "step",
-        "steps_running",
-        "waiting",
-    )
+    main_task: asyncio.Task[Any] | None = None
+    tasks_inside: set[asyncio.Task[object]] | None = None
+    """The tasks that are inside a verb."""
+    tasks_waiting: int = 0
+    """How many of them wait for something to happen."""
+    steps_running: int = 0
+    """How many of them execute a step of which only the whole is recorded."""
+    cleanups: set[asyncio.Task[None]] | None = None
+    """What abandoned verbs have left to do. The next verb of their kind waits for it."""
+    tasks_halted: weakref.WeakSet[asyncio.Task[object]] | None = None
+    """The tasks that were cancelled because the run is stopped."""
+    tasks_started: int = 0
+    """How many tasks were started in the body of the workflow."""
+    tasks_live: set[asyncio.Task[Any]] | None = None
+    """Those of them that have not ended, where the event loop hides what they do."""
+    step_bodies: dict[asyncio.Task[object], int] | None = None
+    """The tasks that are in the body of a step, and how often each was cancelled before."""
+    last_step: CurrentStep | None = None
+    """The last step, as long as one task alone calls verbs."""
+    starter_of_sets: SetStart | None = None
 
-    def __init__(self) -> None:
-        self.main: asyncio.Task[Any] | None = None
-        self.inside_verbs: set[asyncio.Task[object]] | None = None
-        self.waiting = 0
-        """How many of them wait for something to happen."""
-        self.steps_running = 0
-        """How many of them execute a step of which only the whole is recorded."""
-        self.started = 0
-        """How many tasks were started in the body of the workflow."""
-        self.live: set[asyncio.Task[Any]] | None = None
-        """Those of them that have not ended, where the event loop hides what they do."""
-        self.set_start: SetStart | None = None
-        self.bodies: dict[asyncio.Task[object], int] | None = None
-        """The tasks that are in the body of a step, and how often each was cancelled before."""
-        self.step: CurrentStep | None = None
-        """The last step, as long as one task alone calls verbs."""
-        self.cleanups: set[asyncio.Task[None]] | None = None
-        """What abandoned verbs have left to do. The next verb of their kind waits for it."""
-        self._halted: weakref.WeakSet[asyncio.Task[object]] | None = None
-
-    def cancel(self, reason: str) -> None:
+    def cancel_tasks(self, reason: str) -> None:
         """Cancel the main task and those that are inside a verb."""
-        for task in self.inside_verbs or ():
+        for task in self.tasks_inside or ():
             task.cancel(reason)
-        if self.main is not None:
-            self.main.cancel(reason)
+        if self.main_task is not None:
+            self.main_task.cancel(reason)
 
     def cancel_current_once(self, reason: str) -> None:
         """Cancel the current task, unless this was done before."""
         task = asyncio.current_task()
-        if self._halted is None:
-            self._halted = weakref.WeakSet()
-        if task is not None and task not in self._halted:
-            self._halted.add(task)
+        if self.tasks_halted is None:
+            self.tasks_halted = weakref.WeakSet()
+        if task is not None and task not in self.tasks_halted:
+            self.tasks_halted.add(task)
             task.cancel(reason)
 
     def add_cleanup(self, task: asyncio.Task[None]) -> None:
@@ -88,16 +77,30 @@ class RunTasks:
         """The current task begins the body of a step."""
         task = asyncio.current_task()
         assert task is not None
-        if self.bodies is None:
-            self.bodies = {}
-        self.bodies[task] = task.cancelling()
+        if self.step_bodies is None:
+            self.step_bodies = {}
+        self.step_bodies[task] = task.cancelling()
         return task
 
-    def end_body(self, task: asyncio.Task[object]) -> bool:
+    def leave_body(self, task: asyncio.Task[object]) -> bool:
         """That body has ended. True if it was cancelled meanwhile."""
-        assert self.bodies is not None
-        return task.cancelling() > self.bodies.pop(task)
+        assert self.step_bodies is not None
+        return task.cancelling() > self.step_bodies.pop(task)
 
     def has_cancelled_body(self) -> bool:
         """Whether a task was cancelled in the body of a step and has not come to its end."""
-        return self.bodies is not None and any(task.cancelling() > before for task, before in self.bodies.items())
+        return self.step_bodies is not None and any(
+            task.cancelling() > before for task, before in self.step_bodies.items()
+        )
+
+    @property
+    def set_start(self) -> SetStart:
+        """What starts the coroutines of sets."""
+        if self.starter_of_sets is None:
+            self.starter_of_sets = SetStart()
+        return self.starter_of_sets
+
+    def next_task(self) -> int:
+        """The number of one more task."""
+        self.tasks_started += 1
+        return self.tasks_started

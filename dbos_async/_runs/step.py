@@ -99,7 +99,7 @@ class Step(NumberedStep):
             run.begin_step()
             try:
                 began = time.monotonic()
-                task = run.tasks.begin_body()
+                task = run.begin_body()
                 try:
                     output, error = await find()
                 finally:

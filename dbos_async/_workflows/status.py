@@ -100,8 +100,10 @@ async def list_workflows(
         raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
     check_int(limit, 1, "limit")
     for moment in (since, until):
-        if moment is not None and moment.tzinfo is None:
-            raise InvalidArgumentError(f"since and until must have a time zone, and {moment!r} has none.")
+        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
+            raise InvalidArgumentError(
+                f"since and until must be datetimes with a time zone, and {moment!r:.100} is none."
+            )
     row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
 
     async def find() -> list[WorkflowStatus]:

@@ -37,8 +37,8 @@ def test_every_error_is_exported_and_drawn_in_the_tree() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
-def test_no_module_passes_400_lines(module: Path) -> None:
-    assert len(module.read_text().splitlines()) <= 410
+def test_no_module_passes_350_lines(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= 350
 
 
 def test_imports_point_downwards_only() -> None:
