@@ -23,9 +23,22 @@ class NumberedStep:
     """A step of a run with the places of its calls. `Step` executes and replays it."""
 
     __slots__ = (
-        "asked_after", "branch", "handed", "is_asked", "is_begun", "is_cancelled", "is_deferred", "key", "message_id", "number",
-        "run", "ticket", "verb", "waited",
-    )  # fmt: skip
+        "asked_after",
+        "branch",
+        "handed",
+        "is_asked",
+        "is_begun",
+        "is_cancelled",
+        "is_deferred",
+        "key",
+        "may_be_late",
+        "message_id",
+        "number",
+        "run",
+        "ticket",
+        "verb",
+        "waited",
+    )
 
     def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
         branch, self.number = next_number(context, verb)
@@ -34,6 +47,8 @@ class NumberedStep:
         self.waited = False
         """Whether an earlier run has begun to wait here."""
         self.is_asked = self.is_cancelled = False
+        self.may_be_late = False
+        """Whether an earlier run may have a call of this step in flight, since the step was not recorded when it was asked for."""
         self.is_deferred = False
         """Whether the verb calls `release` itself, after what it has left to do with its result."""
         self.message_id: UUID | None = None
@@ -98,6 +113,8 @@ class NumberedStep:
             return
         self.is_cancelled = True
         with run.inside(self.verb):
+            if self.may_be_late:
+                await self.forget_place()
             await order.wait_for_cancellation(Ticket(run, self.id, None))
 
     def void(self) -> None:

@@ -151,6 +151,7 @@ class Step(NumberedStep):
         if recorded is None and is_known:
             recorded = await run.history.find(self.branch, self.number, again=True)
         if recorded is None:
+            self.may_be_late = True
             await order.wait_for_frontier(self.name)
             return None
         await self.compare(recorded.verb, recorded.key)
