@@ -204,12 +204,13 @@ async def _medians(name: str, *grounds: tuple[Any, Size]) -> list[float]:
     """The median seconds of a call on each, called in turn."""
     statement = all_statements()[name]
     prepared = [await connection.prepare((statement.sql_if_new or statement.sql).batch) for connection, _ in grounds]
+    order: list[list[Any]] = [[], []] if statement.is_ordered else []
     taken: list[list[float]] = [[] for _ in grounds]
     for call in range(1, CALLS + 1):
         for (connection, size), ready, found in zip(grounds, prepared, taken, strict=True):
             transaction = connection.transaction()
             await transaction.start()
-            arguments = [[0], *([value] for value in rows(size, call)[name])]
+            arguments = [[0], *([value] for value in rows(size, call)[name]), *order]
             began = time.perf_counter()
             await ready.fetch(*arguments)
             found.append(time.perf_counter() - began)
