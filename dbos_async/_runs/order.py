@@ -108,7 +108,10 @@ class Ticket:
         """Whether the ticket keeps the result of the call, and gives it to the caller when its turn comes."""
         outcome = result[0]["outcome"]
         if outcome != "done":
-            if outcome != "recorded":
+            if outcome not in (
+                "recorded",
+                "lost",
+            ):  # a run that lost its workflow is stopped, and receives nothing more
                 self.void()
             return False
         if self.is_over:

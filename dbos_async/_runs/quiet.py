@@ -51,7 +51,7 @@ class LoopView:
     def busy_runs(self) -> set[object]:
         """The runs of which a callback is ready."""
         busy: set[object] = set()
-        for handle in self._ready or ():
+        for handle in list(self._ready or ()):  # a copy: other threads append to the queue at any moment
             if not handle._cancelled:
                 busy.add(self._run_of(handle._context))
         return busy
@@ -62,11 +62,13 @@ class LoopView:
         if ready is None or len(ready) > MAX_SCANNED:
             return False
         run_of = self._run_of
-        return not any([run_of(handle._context) is run and not handle._cancelled for handle in ready])  # noqa: C419 - a generator costs more
+        return not any([run_of(handle._context) is run and not handle._cancelled for handle in list(ready)])  # noqa: C419 - a generator costs more
 
     def last_timer(self, run: object) -> float | None:
         """When the last timer of the run is due, by the time of the loop; ``None`` if it has none."""
         times = [
-            handle.when() for handle in self._timers if not handle._cancelled and self._run_of(handle._context) is run
+            handle.when()
+            for handle in list(self._timers)
+            if not handle._cancelled and self._run_of(handle._context) is run
         ]
         return max(times, default=None)
