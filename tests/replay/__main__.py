@@ -24,14 +24,15 @@ from tests.replay.killing import killing
 from tests.replay.kinds import GROUPS, chosen
 from tests.replay.lane import AT_ONCE, lane, side_by_side
 from tests.replay.loops import add_loop_arguments, loop_options, run
-from tests.replay.maker import Program, make
+from tests.replay.maker import Program, make, walk
 from tests.replay.shrink import shrink
 from tests.replay.tally import stories, story, table
 from tests.support.databases import new_database
 from tests.support.postgres import QUICK, Server
 from tests.support.processes import ROOT
 
-SHRINKING_SECONDS = 20.0
+SHRINKING_SECONDS = 30.0
+SHRINKING_PATIENCE_SECONDS = 3.0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--crashes", type=int, default=2, help="crashes of a program, at most; 0 only replays")
     parser.add_argument("--kill", action="store_true", help="crash by SIGKILL of the processes that play")
     parser.add_argument("--again", nargs=2, metavar=("KIND", "SEED"), help="play this one program so many times")
-    parser.add_argument("--shrink", action="store_true", help="make the first different program smaller")
+    parser.add_argument("--shrink", action="store_true", help="make a small different program smaller still")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="programs that each process plays at a time")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds after which a program is stuck")
@@ -80,15 +81,21 @@ async def play_part(given: argparse.Namespace, part: int, url: str) -> None:
             player = await stack.enter_async_context(
                 lane(url, most_crashes=given.crashes, patience_seconds=given.patience)
             )
-        shrinks = given.shrink
+        worst: Verdict | None = None
         async for verdict in side_by_side(player.play, programs_of(given, part), given.at_once):
             print(json.dumps(verdict._asdict()), flush=True)
-            if shrinks and verdict.outcome == DIFFERENT:
-                shrinks = False
-                smallest = await shrink(verdict, player.play, SHRINKING_SECONDS)
-                print(json.dumps({"smallest": story(smallest)}), flush=True)
+            if verdict.outcome == DIFFERENT and (worst is None or _size(verdict) < _size(worst)):
+                worst = verdict
+        if given.shrink and worst is not None:
+            player.judge.patience_seconds = SHRINKING_PATIENCE_SECONDS
+            smallest = await shrink(worst, player.play, SHRINKING_SECONDS)
+            print(json.dumps({"smallest": story(smallest)}), flush=True)
         if given.kill and player.surprises:
             print(json.dumps({"smallest": "\n".join(player.surprises)}), flush=True)
+
+
+def _size(verdict: Verdict) -> int:
+    return sum(1 for _ in walk(verdict.program["body"]))
 
 
 async def hear(given: argparse.Namespace, part: int, url: str, verdicts: list[Verdict], extras: list[str]) -> int:

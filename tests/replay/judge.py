@@ -50,7 +50,9 @@ class Judge:
     """Judges programs that executors of one database play. ``pool`` and ``client`` lead to it."""
 
     def __init__(self, pool: Any, client: DBOSClient, *, patience_seconds: float = 30.0) -> None:
-        self._pool, self._client, self._patience_seconds = pool, client, patience_seconds
+        self._pool, self._client = pool, client
+        self.patience_seconds = patience_seconds
+        """After so long a program is stuck."""
         self._awaited: dict[str, asyncio.Future[Ending]] = {}
 
     async def judge(
@@ -76,7 +78,7 @@ class Judge:
             ending = await self._ending(workflow_id)
             if ending is None:
                 return verdict(
-                    STUCK, f"it had not {act} after {self._patience_seconds:g} s, {await self._stands(workflow_id)}"
+                    STUCK, f"it had not {act} after {self.patience_seconds:g} s, {await self._stands(workflow_id)}"
                 )
             if ending.status == "REPLAY_MISMATCH":
                 return verdict(PARKED, str(ending.error))
@@ -110,7 +112,7 @@ class Judge:
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._awaited[workflow_id] = future
         try:
-            async with asyncio.timeout(self._patience_seconds):
+            async with asyncio.timeout(self.patience_seconds):
                 return await future
         except TimeoutError:
             return None
