@@ -107,17 +107,7 @@ class Batches:
         observer: Observer | None = None,
     ) -> Call:
         """Execute a statement with these rows; see `Call`."""
-        return self.execute(
-            Call(
-                statement,
-                rows,
-                partition=partition,
-                size=size,
-                wakes=wakes,
-                retry_forever=retry_forever,
-                observer=observer,
-            )
-        )
+        return self.execute(Call(statement, rows, partition, size, wakes, observer, retry_forever=retry_forever))
 
     def execute(self, call: Call) -> Call:
         """Put a call into the next batch of its partition. A call that is cancelled before its batch leaves is not executed."""

@@ -19,41 +19,34 @@ with load(__name__) as sql:
     FINISH: Final = sql.statement("FINISH")
 
 
-def store_end(run: Run, status: str, output: str | None, error: str | None, observer: Observer | None = None) -> Call:
+def store_end(run: Run, outcome: Outcome, observer: Observer | None = None) -> Call:
     """Store how the workflow of a run ended, or that it is parked."""
-    row = run.workflow_id, run.attempt, status, output, error, run.end_key
-    size = len(output or "") + len(error or "")
-    return run.database.call(
-        FINISH,
-        (row,),
-        partition=run.partition,
-        size=size,
-        wakes=(run.end_key,),
-        retry_forever=True,
-        observer=observer,
-    )
+    row = run.workflow_id, run.attempt, *outcome, run.end_key
+    size = len(outcome.output or "") + len(outcome.error or "")
+    call = Call(FINISH, (row,), run.partition, size, (run.end_key,), observer, retry_forever=True)
+    return run.database.execute(call)
 
 
 class RunCompletion(Observer):
     """Stores the outcome of a run. No task waits for that: the run leaves its executor when the result has come (decision 15)."""
 
-    __slots__ = ("_error", "_output", "_run", "_status", "_was_refused")
+    __slots__ = ("_outcome", "_run", "_was_refused")
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._was_refused = False
 
-    def store(self, status: str, output: str | None, error: str | None) -> None:
+    def store(self, outcome: Outcome) -> None:
         """Store this outcome, unless the database was closed."""
-        self._status, self._output, self._error = status, output, error
+        self._outcome = outcome
         try:
-            self._run.end.completion = store_end(self._run, status, output, error, self)
+            self._run.end.completion = store_end(self._run, outcome, self)
         except LaunchError:
             self._run.host.leave(self._run)
 
     def on_result(self, call: Call, result: Result) -> None:
-        if result[0]["ended"] and self._status in ("SUCCESS", "ERROR"):
-            self._run.end.set(Outcome(self._status, self._output, self._error))
+        if result[0]["ended"] and self._outcome.status in ("SUCCESS", "ERROR"):
+            self._run.end.set(self._outcome)
         self._run.host.leave(self._run)
 
     def on_failure(self, error: BaseException | None) -> None:
@@ -62,7 +55,7 @@ class RunCompletion(Observer):
             self._was_refused = True
             problem = f"the database refused it: {error}"
             refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", problem)
-            return self.store("ERROR", None, encode_error(refused))
+            return self.store(Outcome("ERROR", None, encode_error(refused)))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)
         self._run.host.leave(self._run)

@@ -35,6 +35,8 @@ RUNS_OF_ONE = 1_000_000
 STUBBORN_SECONDS = 5.0
 """How long the executor keeps cancelling code that swallows its cancellation."""
 
+_NO_OUTCOME = Outcome("ERROR", None, None)
+
 _left_behind: set[asyncio.Task[None]] = set()
 
 
@@ -183,7 +185,7 @@ class Executor:
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
         tracing.attach(trace_parent)
-        outcome = Outcome("ERROR", None, None)
+        outcome = _NO_OUTCOME
         try:
             if run.stopped is not None:
                 return
@@ -205,24 +207,24 @@ class Executor:
             # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
             outcome = _failure(error)
         finally:
-            await self._end(run, outcome)
+            run.over = True
+            try:
+                if run.tasks_inside and run.stopped is None:
+                    await self._cancel_tasks_inside(run)
+            finally:
+                self._end(run, outcome)
 
-    async def _end(self, run: Run, outcome: Outcome) -> None:
-        """Store the outcome of a run whose function has returned or raised; a stopped run has none."""
-        run.over = True
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        """Store the outcome of a run that is over; a stopped run has none."""
         if run.end.deadline_timer is not None:
             run.end.deadline_timer.cancel()
-        try:
-            if run.tasks.inside_verbs and run.stopped is None:
-                await self._cancel_tasks_inside(run)
-            if run.stopped is None:
-                RunCompletion(run).store(*outcome)
-        finally:
-            if run.tasks.main is not None:
-                self._tasks.discard(run.tasks.main)
-                run.tasks.main = None
-            if run.end.completion is None:
-                self.leave(run)
+        if run.main_task is not None:
+            self._tasks.discard(run.main_task)
+            run.main_task = None
+        if run.stopped is None:
+            RunCompletion(run).store(outcome)
+        else:
+            self.leave(run)
 
     def leave(self, run: Run) -> None:
         """Forget a run that is over: either its outcome is stored, or it has none."""
@@ -231,19 +233,20 @@ class Executor:
         if self.runs.get(run.workflow_id) is run:
             del self.runs[run.workflow_id]
         self.database.wakeups.remove_listener(run.end_key, run)
-        run.remove_listeners()
+        if run.listeners:
+            run.remove_listeners()
         self.slots.on_slot_freed()
 
     async def _cancel_tasks_inside(self, run: Run) -> None:
         # The function started these tasks and did not wait for them. Nothing that they write may come after the outcome.
-        for task in run.tasks.inside_verbs or ():
+        for task in run.tasks_inside or ():
             task.cancel()
         await self.database.batches.flush(run.partition)
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         """Park the workflow of a run, so that it waits until it is resumed with repaired code."""
         log.error("%s", mismatch)
-        await store_end(run, "REPLAY_MISMATCH", None, encode_error(mismatch))
+        await store_end(run, Outcome("REPLAY_MISMATCH", None, encode_error(mismatch)))
 
 
 def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[list[Any], dict[str, Any]] | Outcome:

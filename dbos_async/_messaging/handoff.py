@@ -46,13 +46,14 @@ class Receive(Observer):
             self.message_id = result[0]["message_id"]
 
 
-class Offer:
+class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
-    __slots__ = ("_hopes", "_key", "_step", "_waits", "_wakes_before", "handoff", "has_grace", "receive")
+    __slots__ = ("_hopes", "_key", "_step", "_waits", "_wakes_before", "handoff", "has_grace")
 
-    def __init__(self, step: Step, key: bytes, receive: Receive, timeout_seconds: float | None) -> None:
-        self._step, self._key, self.receive = step, key, receive
+    def __init__(self, step: Step, key: bytes, timeout_seconds: float | None) -> None:
+        super().__init__()
+        self._step, self._key = step, key
         self.handoff: Handoff | None = None
         """The send under way that may deliver the message."""
         may_wait = timeout_seconds is None or timeout_seconds >= MIN_TIMEOUT_SECONDS
@@ -141,13 +142,13 @@ class Handoff(Observer):
 
     def on_result(self, call: Call, result: Result) -> None:
         self._end()
-        receive = self._offer.receive
+        offer = self._offer
         if result[0]["delivered"]:
-            receive.message_id = self._message_id
+            offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             self._subscription.wake(self._update)
-        elif receive.message_id is None:
-            receive.message_id = self._message_id  # an earlier execution, whose result was lost, may have delivered it
+        elif offer.message_id is None:
+            offer.message_id = self._message_id  # an earlier execution, whose result was lost, may have delivered it
 
     def on_failure(self, error: BaseException | None) -> None:
         if error is not None:
@@ -163,11 +164,11 @@ class Handoff(Observer):
             self._offer.handoff = None
 
 
-def take_up_offer(database: Database, key: bytes, columns: Row, message_id: UUID, payload: str) -> Handoff | None:
-    """The hand-off to a receiver that waits in this process behind the key, if there is one."""
+def find_offer(database: Database, key: bytes) -> Subscription | None:
+    """The subscription of a receiver that waits in this process behind the key and has made an offer, if there is one."""
     for subscription in database.wakeups.subscriptions(key):
         if subscription.offer is not None:
-            return Handoff(subscription, columns, message_id, payload)
+            return subscription
     return None
 
 

@@ -53,17 +53,17 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     step = Step(in_workflow(calling_context(database), verb), verb, topic)
     run = step.run
     key = message_key(run.workflow_id, topic)
-    receive = Receive()
-    offer = Offer(step, key, receive, seconds) if verb == "recv" else None
+    offer = Offer(step, key, seconds) if verb == "recv" else None
+    receive = offer or Receive()
     try:
-        if run.tasks.cleanups:
+        if run.cleanups:
             with run.inside(verb):
-                await run.tasks.cleanups_done()
+                await run.cleanups_done()
         row = (*step.columns, verb, topic, seconds)
         return step, await wait(step, TAKE, row, (key,), observer=receive, shortcut=offer)
     except asyncio.CancelledError:
         if run.stopped is None and not run.over:
-            run.tasks.add_cleanup(database.loop.create_task(_put_back(step, topic, key, receive, offer)))
+            run.add_cleanup(database.loop.create_task(_put_back(step, topic, key, receive, offer)))
         raise
 
 

@@ -14,7 +14,7 @@ from dbos_async._database.calls import Call, Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
-from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, take_up_offer
+from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, find_offer
 from dbos_async._runs.context import calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import assigned
@@ -63,40 +63,38 @@ async def _send(
         ]
     invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
     caller = caller_in(context, verb, step_key)
-    may_hand_off = connection is None and invalid is None
-    call = _call(database, caller, (*caller_columns(caller), verb, step_key), messages, may_hand_off=may_hand_off)
+    call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
     (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
 
 
 def _call(
-    database: Database, caller: Caller, columns: Row, messages: Sequence[_OutgoingMessage], *, may_hand_off: bool
+    database: Database,
+    caller: Caller,
+    verb: str,
+    step_key: str,
+    messages: Sequence[_OutgoingMessage],
+    *,
+    may_hand_off: bool,
 ) -> Call:
     """The statement that fits: most sends are one message without an idempotency key."""
     first = messages[0]
-    handoff: Handoff | None = None
-    rows: Sequence[Row]
     if len(messages) > 1 or first.idempotency_key is not None:
-        statement, rows = SEND_BULK, [(*columns, *message) for message in messages]
-    elif may_hand_off and (
-        handoff := take_up_offer(database, first.digest, (*columns, *first.without_key), first.id, first.payload)
-    ):
-        statement, rows = SEND, handoff.rows
-    elif caller is None:
-        statement, rows = SEND_EXTERNAL, [first.without_key]
-    else:
-        statement, rows = SEND, [(*columns, *first.without_key, *NO_RECEIVER)]
-    call = call_by(
-        caller,
-        statement,
-        rows,
-        about=first.destination_id,
-        size=sum(len(message.payload) for message in messages),
-        wakes=[message.digest for message in messages],
-        observer=handoff,
-    )
-    if handoff is not None:
-        handoff.call = call
-    return call
+        columns = (*caller_columns(caller), verb, step_key)
+        size = sum(len(message.payload) for message in messages)
+        wakes = [message.digest for message in messages]
+        return call_by(
+            caller, SEND_BULK, [(*columns, *message) for message in messages], first.destination_id, size, wakes
+        )
+    size, wakes = len(first.payload), [first.digest]
+    subscription = find_offer(database, first.digest) if may_hand_off else None
+    if caller is None and subscription is None:
+        return Call(SEND_EXTERNAL, [first.without_key], first.destination_id, size, wakes)
+    columns = (*caller_columns(caller), verb, step_key, *first.without_key)
+    if subscription is None:
+        return call_by(caller, SEND, [(*columns, *NO_RECEIVER)], first.destination_id, size, wakes)
+    handoff = Handoff(subscription, columns, first.id, first.payload)
+    handoff.call = call_by(caller, SEND, handoff.rows, first.destination_id, size, wakes, handoff)
+    return handoff.call
 
 
 class _OutgoingMessage(NamedTuple):

@@ -20,7 +20,7 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import LocalUpdate, end_key, stream_key
 from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
-from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
+from dbos_async._runs.context import Context, WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
@@ -47,14 +47,16 @@ class _Boundary(TypedDict):
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
     name, declared = key_and_type(key, "The key of a stream")
-    in_workflow_or_step(calling_context(database), "write_stream")
-    await _write(database, "write_stream", name, encode_value(value, declared, what=f"The value for stream {name!r}"))
+    context = in_workflow_or_step(calling_context(database), "write_stream")
+    text = encode_value(value, declared, what=f"The value for stream {name!r}")
+    await _write(database, context, "write_stream", name, text)
 
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
     """Accept no more values."""
     name, _ = key_and_type(key, "The key of a stream")
-    await _write(database, "close_stream", name, None)
+    context = in_workflow_or_step(calling_context(database), "close_stream")
+    await _write(database, context, "close_stream", name, None)
 
 
 async def read_stream(
@@ -151,8 +153,7 @@ def _read(entries: list[tuple[int, str]], key: str, declared: Any) -> tuple[list
     return found, None
 
 
-async def _write(database: Database, verb: str, key: str, value: str | None) -> None:
-    context = in_workflow_or_step(calling_context(database), verb)
+async def _write(database: Database, context: Context, verb: str, key: str, value: str | None) -> None:
     run = context.run
     caller = caller_in(context, verb, key)
     digest = stream_key(run.workflow_id, key)
@@ -175,16 +176,16 @@ async def _write(database: Database, verb: str, key: str, value: str | None) -> 
 class _Written(Observer):
     """Remembers where a value stands, for the next write, and tells the readers of this process."""
 
-    __slots__ = ("_key", "_run", "_size", "_value")
+    __slots__ = ("_key", "_offset", "_run", "_size", "_value")
 
     def __init__(self, run: Run, key: str, value: str | None, size: int) -> None:
         self._run, self._key, self._value, self._size = run, key, value, size
-
-    def local_update(self, result: Result) -> LocalUpdate | None:
-        offset = result[0]["offset"]
-        return None if offset is None else LocalUpdate((offset, self._value), self._size)
+        self._offset: int | None = None
 
     def on_result(self, call: Call, result: Result) -> None:
-        offset = result[0]["offset"]
-        if offset is not None and self._run.writes is not None:
-            self._run.writes.reached(self._key, offset)
+        self._offset = result[0]["offset"]
+        if self._offset is not None and self._run.writes is not None:
+            self._run.writes.reached(self._key, self._offset)
+
+    def local_update(self, result: Result) -> LocalUpdate | None:
+        return None if self._offset is None else LocalUpdate((self._offset, self._value), self._size)

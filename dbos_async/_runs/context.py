@@ -65,7 +65,7 @@ def begin(run: Run) -> None:
     """Make the current task the main task of a run."""
     task = asyncio.current_task(run.database.loop)
     assert task is not None
-    run.tasks.main = task
+    run.main_task = task
     current.set(WorkflowContext(run, Branch("", None), 0))
 
 
@@ -76,7 +76,7 @@ def next_number(context: WorkflowContext, verb: str) -> tuple[Branch, int]:
     task = asyncio.current_task(context.run.database.loop)
     assert task is not None
     branch, number = context.branch, context.number
-    if (context.run.tasks.main if branch.task is None else branch.task()) is not task:
+    if (context.run.main_task if branch.task is None else branch.task()) is not task:
         if branch.started_at is None:
             branch.started_at = {}
         rank = branch.started_at.get(number, 0) + 1

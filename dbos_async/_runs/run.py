@@ -94,36 +94,36 @@ class RunEnd:
         return self.outcome
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
 class RunTasks:
-    """The tasks of a run, and what they are doing."""
+    """The tasks of a run, and what they are doing. A part of `Run`, and a class of its own only to keep both short."""
 
-    __slots__ = ("_halted", "cleanups", "inside_verbs", "main", "steps_running", "waiting")
+    main_task: asyncio.Task[Any] | None = None
+    tasks_inside: set[asyncio.Task[object]] | None = None
+    """The tasks that are inside a verb."""
+    tasks_waiting: int = 0
+    """How many of them wait for something to happen."""
+    steps_running: int = 0
+    """How many of them execute a step of which only the whole is recorded."""
+    cleanups: set[asyncio.Task[None]] | None = None
+    """What abandoned verbs have left to do. The next verb of their kind waits for it."""
+    tasks_halted: weakref.WeakSet[asyncio.Task[object]] | None = None
+    """The tasks that were cancelled because the run is stopped."""
 
-    def __init__(self) -> None:
-        self.main: asyncio.Task[Any] | None = None
-        self.inside_verbs: set[asyncio.Task[object]] | None = None
-        self.waiting = 0
-        """How many of them wait for something to happen."""
-        self.steps_running = 0
-        """How many of them execute a step of which only the whole is recorded."""
-        self.cleanups: set[asyncio.Task[None]] | None = None
-        """What abandoned verbs have left to do. The next verb of their kind waits for it."""
-        self._halted: weakref.WeakSet[asyncio.Task[object]] | None = None
-
-    def cancel(self, reason: str) -> None:
+    def cancel_tasks(self, reason: str) -> None:
         """Cancel the main task and those that are inside a verb."""
-        for task in self.inside_verbs or ():
+        for task in self.tasks_inside or ():
             task.cancel(reason)
-        if self.main is not None:
-            self.main.cancel(reason)
+        if self.main_task is not None:
+            self.main_task.cancel(reason)
 
     def cancel_current_once(self, reason: str) -> None:
         """Cancel the current task, unless this was done before."""
         task = asyncio.current_task()
-        if self._halted is None:
-            self._halted = weakref.WeakSet()
-        if task is not None and task not in self._halted:
-            self._halted.add(task)
+        if self.tasks_halted is None:
+            self.tasks_halted = weakref.WeakSet()
+        if task is not None and task not in self.tasks_halted:
+            self.tasks_halted.add(task)
             task.cancel(reason)
 
     def add_cleanup(self, task: asyncio.Task[None]) -> None:
@@ -155,7 +155,7 @@ class RunWrites:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class Run(RunTasks):
     """One attempt of one executor to bring one workflow to its end. ``attempt`` is its fence."""
 
     database: Database
@@ -175,7 +175,6 @@ class Run:
     over: bool = False
     """Whether the function has returned or raised."""
     end: RunEnd = field(default_factory=RunEnd)
-    tasks: RunTasks = field(default_factory=RunTasks)
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
@@ -189,7 +188,7 @@ class Run:
         if self.stopped is None:
             self.stopped = reason
         self.end.set(None)
-        self.tasks.cancel(reason)
+        self.cancel_tasks(reason)
 
     def changed(self) -> None:
         """The end of the workflow is announced: check whether it is still this run's."""
@@ -207,7 +206,7 @@ class Run:
         if self.stopped is None:
             log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
             self.stop(reason)
-        self.tasks.cancel_current_once(reason)
+        self.cancel_current_once(reason)
         await self.database.loop.create_future()
         raise AssertionError("A halted task was resumed.")
 
@@ -223,30 +222,30 @@ class Run:
 
     def stop_if_drained(self) -> None:
         """Stop a draining run once no step is under way. A run whose function has just returned may end."""
-        if self.host.closing and not self.tasks.steps_running and not self.over:
+        if self.host.closing and not self.steps_running and not self.over:
             self.stop(SHUTTING_DOWN)
 
     def begin_step(self) -> None:
         """A task begins a step of which only the whole is recorded: a shutdown waits for it."""
-        self.tasks.steps_running += 1
+        self.steps_running += 1
 
     def end_step(self) -> None:
         """That step has ended. The task may still use its result before a draining run is stopped."""
-        self.tasks.steps_running -= 1
+        self.steps_running -= 1
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""
-        self.tasks.waiting += 1
-        if self.tasks.waiting == 1:
+        self.tasks_waiting += 1
+        if self.tasks_waiting == 1:
             self.host.slots.waiting += 1
             self.host.slots.on_slot_freed()
 
     def end_waiting(self) -> None:
         """A task of this run goes on."""
-        self.tasks.waiting -= 1
-        if self.tasks.waiting == 0:
+        self.tasks_waiting -= 1
+        if self.tasks_waiting == 0:
             self.host.slots.waiting -= 1
 
     def next_write_seq(self) -> int:
@@ -285,13 +284,13 @@ class _Inside:
 
     def __enter__(self) -> None:
         if self._task is not None:
-            tasks = self._run.tasks
-            if tasks.inside_verbs is None:
-                tasks.inside_verbs = set()
-            tasks.inside_verbs.add(self._task)
+            run = self._run
+            if run.tasks_inside is None:
+                run.tasks_inside = set()
+            run.tasks_inside.add(self._task)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        inside = self._run.tasks.inside_verbs
+        inside = self._run.tasks_inside
         if self._task is not None and inside is not None:
             inside.discard(self._task)
         if kind is asyncio.CancelledError and self._run.over and self._run.stopped is None:

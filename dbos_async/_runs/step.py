@@ -88,15 +88,7 @@ class Step:
         observer: Observer | None = None,
     ) -> Call:
         """A call of a statement in the name of this step, not executed yet."""
-        return Call(
-            statement,
-            rows,
-            partition=self.run.partition,
-            size=size,
-            wakes=wakes,
-            retry_forever=True,
-            observer=observer,
-        )
+        return Call(statement, rows, self.run.partition, size, wakes, observer, retry_forever=True)
 
     async def perform(self, call: Call, invalid: InvalidValueError | None = None) -> StepResult:
         """Replay the step, or execute the call that records it together with its effect.

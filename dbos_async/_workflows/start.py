@@ -75,57 +75,38 @@ async def start(
     # A start in the user's transaction may never be committed, so it has no owner: an executor claims it after the commit.
     owner = executor.reserve() if executor is not None and connection is None else None
     try:
-        return await _start(database, name, text, result_type, executor, owner, connection)
+        context = calling_context(database)
+        if connection is not None:
+            check_connection(connection, context, "start_workflow")
+        if isinstance(context, StepContext):
+            check_live(context, "start_workflow")
+        invalid = size_error(text, database.max_payload_bytes, f"The call of workflow {name!r}")
+        if invalid is not None and not isinstance(context, WorkflowContext):
+            raise invalid  # before the id of SetWorkflowID is used
+        ticket = assigned.get()
+        start_id = ordered_id()
+        workflow_id = str(start_id) if ticket is None else ticket.use()
+        version = executor.application_version if executor is not None else None
+        key = None if owner else UNOWNED_KEY
+        wakes = () if key is None else (key,)
+        row: Row = (
+            workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, allowed_seconds.get(), key,
+        )  # fmt: skip
+        on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
+        caller = caller_in(context, "start_workflow", name)
+        statement = START if ticket is None else START_BY_ID
+        if caller is not None:
+            statement, row = START_CHILD, (*caller_columns(caller), caller.path, *row)
+        call = call_by(caller, statement, (row,), workflow_id, len(text), wakes, on_commit)
+        result = await issue(database, caller, call, verb="start_workflow", connection=connection, invalid=invalid)
+        if isinstance(caller, Step):
+            child_id = await caller.decode_or_reject(result, functools.partial(_decode_id, name))
+            return WorkflowHandle(database, child_id, result_type)
+        result.value()
+        return WorkflowHandle(database, workflow_id, result_type, None if on_commit is None else on_commit.end)
     finally:
         if executor is not None:
             executor.release(owner)
-
-
-async def _start(
-    database: Database,
-    name: str,
-    text: str,
-    result_type: Any,
-    executor: Executor | None,
-    owner: str | None,
-    connection: Any,
-) -> WorkflowHandle[Any]:
-    context = calling_context(database)
-    if connection is not None:
-        check_connection(connection, context, "start_workflow")
-    if isinstance(context, StepContext):
-        check_live(context, "start_workflow")
-    invalid = size_error(text, database.max_payload_bytes, f"The call of workflow {name!r}")
-    if invalid is not None and not isinstance(context, WorkflowContext):
-        raise invalid
-    ticket = assigned.get()
-    start_id = ordered_id()
-    workflow_id = str(start_id) if ticket is None else ticket.use()
-    version = executor.application_version if executor else None
-    key = None if owner else UNOWNED_KEY
-    row: Row = (
-        workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, allowed_seconds.get(), key,
-    )  # fmt: skip
-    on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
-    caller = caller_in(context, "start_workflow", name)
-    statement = START if ticket is None else START_BY_ID
-    if caller is not None:
-        statement, row = START_CHILD, (*caller_columns(caller), caller.path, *row)
-    call = call_by(
-        caller,
-        statement,
-        (row,),
-        about=workflow_id,
-        size=len(text),
-        wakes=() if key is None else (key,),
-        observer=on_commit,
-    )
-    result = await issue(database, caller, call, verb="start_workflow", connection=connection, invalid=invalid)
-    if isinstance(caller, Step):
-        child_id = await caller.decode_or_reject(result, functools.partial(_decode_id, name))
-        return WorkflowHandle(database, child_id, result_type)
-    result.value()
-    return WorkflowHandle(database, workflow_id, result_type, None if on_commit is None else on_commit.end)
 
 
 def _decode_id(name: str, recorded: str | None) -> str:
@@ -146,7 +127,9 @@ def start_here(
 def split_connection(workflow: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The connection that a start was given, and the arguments of the workflow, which may have one of that name, too."""
     connection = kwargs.get("connection")
+    if connection is None:
+        return None, kwargs
     takes_one = isinstance(workflow, RegisteredWorkflow) and workflow.signature.takes("connection")
-    if connection is None or (takes_one and not is_connection(connection)):
+    if takes_one and not is_connection(connection):
         return None, kwargs
     return connection, {name: value for name, value in kwargs.items() if name != "connection"}

@@ -40,7 +40,7 @@ async def park_and_wake(count: int) -> dict[str, float]:
     while len(handles) < count:
         starts = (DBOS.start_workflow(wait) for _ in range(min(1000, count - len(handles))))
         handles += await asyncio.gather(*starts)
-    while sum(1 for run in here.runs.values() if run.tasks.waiting) < count:
+    while sum(1 for run in here.runs.values() if run.tasks_waiting) < count:
         assert time.perf_counter() - began < 60, "they do not all come to wait"
         await asyncio.sleep(0.02)
     waiting = time.perf_counter() - began

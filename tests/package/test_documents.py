@@ -28,16 +28,6 @@ DOCUMENTS = sorted(
 MADE_BY_PROGRAMS = (".dbos_async/",)
 """Folders that are there only while a program uses them."""
 
-COMING = {
-    "docs/anatomy-of-a-statement.md",
-    "dbos_async/_database/outages.py", "dbos_async/_executor/claiming.py", "dbos_async/_executor/claiming.sql",
-    "dbos_async/_lifecycle/periodic.py", "dbos_async/_messaging/events.sql", "dbos_async/_messaging/handoff.py",
-    "dbos_async/_messaging/recv.sql", "dbos_async/_messaging/send.sql", "dbos_async/_messaging/streams.sql",
-    "dbos_async/_runs/run.py", "dbos_async/_runs/waiting.py", "dbos_async/_workflows/fork.sql",
-    "dbos_async/_workflows/start.sql",
-}  # fmt: skip
-"""Files that the documents name already and that are not there yet: empty when the restructuring is done."""
-
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FILE_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|sql|md|toml|yml|yaml)")
@@ -61,10 +51,6 @@ def blocks(fragments: bool) -> list[Any]:
 
 def name(path: Path) -> str:
     return os.path.relpath(path, ROOT)
-
-
-def exists(path: Path) -> bool:
-    return path.exists() or name(path) in COMING
 
 
 def prose(path: Path) -> str:
@@ -132,7 +118,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             continue
         file, _, anchor = target.partition("#")
         path = (document.parent / file).resolve() if file else document
-        if not exists(path):
+        if not path.exists():
             pytest.fail(f"{name(document)} links to {target}, which is not there")
         if anchor and path.suffix == ".md" and path.exists():
             assert anchor in anchors(path), f"{name(document)} links to {target}, and there is no such heading"
@@ -140,17 +126,17 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_file_that_a_document_names_is_there(document: Path) -> None:
-    file_names = {path.name for path in sources()} | {Path(file).name for file in COMING}
+    file_names = {path.name for path in sources()}
     bases = (ROOT, ROOT / "dbos_async", ROOT / "tests", ROOT / "docs", document.parent)
     for span in CODE_SPAN.findall(prose(document)):
         if FILE_NAME.fullmatch(span) or FOLDER_NAME.fullmatch(span):
-            found = span in MADE_BY_PROGRAMS or any(exists(base / span) for base in bases)
+            found = span in MADE_BY_PROGRAMS or any((base / span).exists() for base in bases)
             found = found or ("/" not in span and span in file_names)
             assert found, f"{name(document)} names {span}, which is not there"
     for language, block in ((found[2], found[3]) for found in FENCED.finditer(document.read_text())):
         if language == "sh":
             for file in re.findall(r"(?<!\S)(?:\.?[\w-]+/)+[\w-]+\.\w+", block):
-                assert exists(ROOT / file), f"{name(document)} names {file}, which is not there"
+                assert (ROOT / file).exists(), f"{name(document)} names {file}, which is not there"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)

@@ -102,7 +102,7 @@ async def speaker(dbos: DBOS) -> str:
     """A workflow that has written to a stream and goes on."""
     with SetWorkflowID("speaker"):
         await DBOS.start_workflow(speaks)
-    await eventually(lambda: any(run.tasks.waiting for run in launched.executor().runs.values()))
+    await eventually(lambda: any(run.tasks_waiting for run in launched.executor().runs.values()))
     return "speaker"
 
 

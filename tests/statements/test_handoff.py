@@ -44,7 +44,7 @@ async def it_waits(connection: Any, number: int = 1) -> None:
 
     async def waits() -> bool:
         is_begun = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'w'")
-        return is_begun >= number and launched.executor().runs["w"].tasks.waiting > 0
+        return is_begun >= number and launched.executor().runs["w"].tasks_waiting > 0
 
     await eventually(waits, "it waits")
 
