@@ -143,11 +143,15 @@ async def play_all(given: argparse.Namespace) -> int:
 
 def main() -> int:
     """Play everything, or one part of it."""
-    given = arguments().parse_args()
+    parser = arguments()
+    given = parser.parse_args()
+    try:
+        chosen(given.kinds)
+    except ValueError as unknown:
+        parser.error(str(unknown))
     if given.part:
         run(play_part(given, int(given.part[0]), given.part[1]), given)
         return 0
-    chosen(given.kinds)
     return asyncio.run(play_all(given))
 
 
