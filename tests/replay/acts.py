@@ -185,7 +185,7 @@ def _typed(said: Said) -> tuple[str, int, str]:
     return str(tag), int(str(length)), str(last)
 
 
-@DBOS.workflow(name="child")
+@DBOS.workflow(name="random child", max_recovery_attempts=1000)
 async def child_workflow(tag: str, length: int, last: str, fails: bool, seconds: float) -> Any:
     if seconds:
         await DBOS.sleep(seconds)

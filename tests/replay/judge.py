@@ -71,7 +71,7 @@ class Judge:
             return Verdict(program, outcome, list(reasons), crashes(workflow_id), time.monotonic() - began)
 
         with SetWorkflowID(workflow_id):
-            await self._client.start_workflow("program", program)
+            await self._client.start_workflow("random program", program)
         bodies: list[Said] = []
         found = []
         for act in ("ended", "ended in the replay"):

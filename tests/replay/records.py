@@ -96,7 +96,7 @@ def _stored(rows: dict[str, Rows]) -> Iterator[Said]:
         if isinstance(said := json.loads(value), list):
             yield said
     for name, text, _ in rows["children"]:
-        if name == "child":
+        if name == "random child":
             yield json.loads(text)["args"][:3]
 
 

@@ -10,7 +10,7 @@ from tests.replay.acts import Node, Play, Scope
 from tests.replay.blocks import play_body
 
 
-@DBOS.workflow(name="program", max_recovery_attempts=1000)
+@DBOS.workflow(name="random program", max_recovery_attempts=1000)
 async def program(program: dict[str, Any]) -> dict[str, Any]:
     """Play a program; the result is all that its tasks saw, and all that they told the world."""
     me = str(DBOS.workflow_id)
@@ -27,7 +27,7 @@ async def program(program: dict[str, Any]) -> dict[str, Any]:
     return {"log": scope.log, "asked": dict(sorted(scope.play.asked.items())), "done": sorted(scope.play.done)}
 
 
-@DBOS.workflow(name="actor", max_recovery_attempts=1000)
+@DBOS.workflow(name="random actor", max_recovery_attempts=1000)
 async def actor(whose: str, script: list[Node]) -> None:
     """Does what is in the script, each at its time."""
     for act in script:
@@ -44,7 +44,7 @@ async def actor(whose: str, script: list[Node]) -> None:
                 await DBOS.close_stream(act["key"])
 
 
-@DBOS.workflow(name="echo", max_recovery_attempts=1000)
+@DBOS.workflow(name="random echo", max_recovery_attempts=1000)
 async def echo(whose: str) -> None:
     """Sends each question back, on the topic that is the tag of the question."""
     while (said := await DBOS.recv("ask", None)) is not None:
