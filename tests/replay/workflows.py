@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from dbos_async import DBOS, SetWorkflowID
+from tests.replay import endings as _  # noqa: F401 - registers its blocks
 from tests.replay.acts import Node, Play, Scope
 from tests.replay.blocks import play_body
 
