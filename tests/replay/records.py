@@ -1,0 +1,111 @@
+"""What the database holds of a program, and what in it cannot belong to one consistent execution."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from difflib import unified_diff
+from typing import Any, NamedTuple
+
+from tests.replay.ledger import Said
+
+QUERIES = {
+    "steps": """
+        select branch, number, verb, key, output::text, error::text, message_id::text from dbos_async.steps
+        where workflow_id = $1 and completed_at is not null order by branch, number""",
+    "events": """
+        select key, value::text, step from dbos_async.events where workflow_id = $1 order by seq""",
+    "stream entries": """
+        select key, "offset", value::text, closes, step from dbos_async.stream_entries
+        where workflow_id = $1 order by key, "offset" """,
+    "messages sent": """
+        select destination_id, topic, payload::text from dbos_async.messages where sender_id = $1 order by seq""",
+    "messages received": """
+        select topic, payload::text from dbos_async.messages
+        where destination_id = $1 and received_at is not null order by seq""",
+    "children": """
+        select name, input::text, parent_step from dbos_async.workflows where parent_id = $1 order by id""",
+}
+
+Rows = list[list[Any]]
+
+
+class Ending(NamedTuple):
+    """How a workflow stands that is not PENDING."""
+
+    status: str
+    output: str | None
+    error: str | None
+
+
+class Records(NamedTuple):
+    """How a program ended, and all that is stored of it."""
+
+    ending: Ending
+    rows: dict[str, Rows]
+
+
+async def read_records(pool: Any, workflow_id: str, ending: Ending) -> Records:
+    """Read what the database holds of a program that has ended."""
+    async with pool.acquire() as connection:
+        return Records(
+            ending,
+            {
+                name: [list(row) for row in await connection.fetch(query, workflow_id)]
+                for name, query in QUERIES.items()
+            },
+        )
+
+
+def differences(live: Records, replayed: Records) -> list[str]:
+    """What is not the same after a replay, as texts."""
+    found: list[str] = []
+    if live.ending != replayed.ending:
+        found.append("the result:\n" + _diff(_lines(live.ending), _lines(replayed.ending)))
+    for name, rows in live.rows.items():
+        if rows != replayed.rows[name]:
+            found.append(f"the {name}:\n" + _diff(list(map(str, rows)), list(map(str, replayed.rows[name]))))
+    return found
+
+
+def contradictions(records: Records, ran: list[Said]) -> list[str]:
+    """What was stored, or was told to a body that ran, and is not what the execution that came to an end has told."""
+    status, output, error = records.ending
+    if status != "SUCCESS" or output is None:
+        return [f"the program ended as {status}: {error}"]
+    result = json.loads(output)
+    asked, done = result["asked"], result["done"]
+    found = [f"in the log: {entry}" for entry in result["log"] if entry.startswith("!!")]
+    for what, saids in (("ran", ran), ("stored", list(_stored(records.rows)))):
+        found += [
+            f"{what} with {said}, and the execution that ended said {asked.get(said[0])}"
+            for said in saids
+            if asked.get(said[0]) != said
+        ]
+    counts = Counter(said[0] for said in _stored(records.rows))
+    found += [f"stored {counts[tag]} times: {tag}" for tag in done if counts[tag] != 1]
+    return list(dict.fromkeys(found))
+
+
+def _stored(rows: dict[str, Rows]) -> Iterator[Said]:
+    values = [value for _, value, _ in rows["events"]]
+    values += [value for _, _, value, closes, _ in rows["stream entries"] if not closes]
+    values += [payload for _, _, payload in rows["messages sent"]]
+    for value in values:
+        if isinstance(said := json.loads(value), list):
+            yield said
+    for name, text, _ in rows["children"]:
+        if name == "random child":
+            yield json.loads(text)["args"][:3]
+
+
+def _lines(ending: Ending) -> list[str]:
+    if ending.output is None:
+        return [ending.status, str(ending.error)]
+    result = json.loads(ending.output)
+    return [ending.status, *result["log"], *(f"said {said}" for said in result["asked"].values())]
+
+
+def _diff(before: list[str], after: list[str]) -> str:
+    return "\n".join(unified_diff(before, after, "before", "after the replay", lineterm="", n=1))

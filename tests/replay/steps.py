@@ -1,0 +1,57 @@
+"""The steps of random programs. They take a random time, and return what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from dbos_async import DBOS
+from tests.replay import ledger
+from tests.replay.ledger import Said
+
+SLOWEST_SECONDS = 0.012
+
+
+def _begin(tag: str, length: int, last: str) -> tuple[Said, float]:
+    said: Said = [tag, length, last]
+    ledger.write(str(DBOS.workflow_id), said)
+    return said, random.choice((0.0, 0.0, random.uniform(0, SLOWEST_SECONDS / 3), random.uniform(0, SLOWEST_SECONDS)))
+
+
+@DBOS.step()
+async def work(tag: str, length: int, last: str) -> Said:
+    said, seconds = _begin(tag, length, last)
+    if seconds:
+        await asyncio.sleep(seconds)
+    return said
+
+
+@DBOS.step()
+def work_in_thread(tag: str, length: int, last: str) -> Said:
+    said, seconds = _begin(tag, length, last)
+    time.sleep(seconds)
+    return said
+
+
+@DBOS.step(retries_allowed=True, max_attempts=3, interval_seconds=0.001, backoff_rate=1.0)
+async def flaky(tag: str, length: int, last: str) -> Said:
+    said, seconds = _begin(tag, length, last)
+    await asyncio.sleep(seconds / 2)
+    if random.random() < 0.5:
+        raise ValueError(*said)
+    return said
+
+
+@DBOS.step()
+async def failing(tag: str, length: int, last: str) -> Said:
+    said, seconds = _begin(tag, length, last)
+    await asyncio.sleep(seconds)
+    raise ValueError(*said)
+
+
+@DBOS.step(timeout_seconds=SLOWEST_SECONDS / 2)
+async def limited(tag: str, length: int, last: str) -> Said:
+    said, seconds = _begin(tag, length, last)
+    await asyncio.sleep(seconds)
+    return said

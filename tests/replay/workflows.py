@@ -1,0 +1,53 @@
+"""The workflow that plays a random program, and its two partners."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dbos_async import DBOS, SetWorkflowID
+from tests.replay import endings as _  # noqa: F401 - registers its blocks
+from tests.replay.acts import Node, Play, Scope
+from tests.replay.blocks import play_body
+
+
+@DBOS.workflow(name="random program", max_recovery_attempts=1000)
+async def program(program: dict[str, Any]) -> dict[str, Any]:
+    """Play a program; the result is all that its tasks saw, and all that they told the world."""
+    me = str(DBOS.workflow_id)
+    if program["script"]:
+        with SetWorkflowID(f"{me} actor"):
+            await DBOS.start_workflow(actor, me, program["script"])
+    if program["asks"]:
+        with SetWorkflowID(f"{me} echo"):
+            await DBOS.start_workflow(echo, me)
+    scope = Scope(Play(me))
+    await play_body(scope, program["body"])
+    if program["asks"]:
+        await DBOS.send(f"{me} echo", None, "ask")
+    return {"log": scope.log, "asked": dict(sorted(scope.play.asked.items())), "done": sorted(scope.play.done)}
+
+
+@DBOS.workflow(name="random actor", max_recovery_attempts=1000)
+async def actor(whose: str, script: list[Node]) -> None:
+    """Does what is in the script, each at its time."""
+    for act in script:
+        if act["after"]:
+            await DBOS.sleep(act["after"])
+        match act["do"]:
+            case "send":
+                await DBOS.send(whose, act["value"], act["topic"])
+            case "set":
+                await DBOS.set_event(act["key"], act["value"])
+            case "write":
+                await DBOS.write_stream(act["key"], act["value"])
+            case _:
+                await DBOS.close_stream(act["key"])
+
+
+@DBOS.workflow(name="random echo", max_recovery_attempts=1000)
+async def echo(whose: str) -> None:
+    """Sends each question back, on the topic that is the tag of the question."""
+    while (said := await DBOS.recv("ask", None)) is not None:
+        await asyncio.sleep(0)
+        await DBOS.send(whose, said, said[0])
