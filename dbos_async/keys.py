@@ -93,7 +93,7 @@ def check_key(key: object, what: str) -> str:
     ``what`` names the argument in the sentence of that error.
     """
     if not isinstance(key, str):
-        raise InvalidArgumentError(f"{what} must be a str and is a {type(key).__name__}: {key!r:.100}.")
+        raise InvalidArgumentError(f"{what} must be a str and is of type {type(key).__name__}: {key!r:.100}.")
     if not key:
         raise InvalidArgumentError(f"{what} must not be empty.")
     if len(key) > MAX_KEY_LENGTH:

@@ -33,7 +33,7 @@ class Database:
     ) -> None:
         if not isinstance(url, str):
             raise InvalidArgumentError(
-                f"The URL of the database must be a str and is a {type(url).__name__}: {url!r:.100}."
+                f"The URL of the database must be a str and is of type {type(url).__name__}: {url!r:.100}."
             )
         self._url = url
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()

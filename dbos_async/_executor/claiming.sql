@@ -1,8 +1,8 @@
 -- Claiming: an executor takes workflows that no executor owns, and finds those that it owns and does not run.
 
 -- name: CLAIM (executor_id text, workflow_names json, application_version text, most int)
--- The oldest unowned workflows that this executor knows. Rows that another executor claims at this moment are skipped; "more" says
--- whether there may be others behind them.
+-- The oldest unowned workflows that this executor knows. Rows that others lock at this moment are skipped, until the next claim; "more"
+-- says whether there may be others behind them.
 with found as materialized (
     select w.ctid
     from json_array_elements_text(:workflow_names) as known(name)

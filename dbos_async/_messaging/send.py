@@ -115,7 +115,7 @@ class _OutgoingMessage(NamedTuple):
 
 def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) -> _OutgoingMessage:
     if not isinstance(message, SendMessage):
-        raise InvalidArgumentError(f"{what} must be a SendMessage and is a {type(message).__name__}.")
+        raise InvalidArgumentError(f"{what} must be a SendMessage and is of type {type(message).__name__}.")
     destination_id = check_key(message.destination_id, f"{what}: its destination_id")
     topic, declared = topic_and_type(message.topic)
     payload = encode_value(
