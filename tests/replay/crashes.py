@@ -52,13 +52,18 @@ class Crashes:
         self._crashed[run.workflow_id] = run.attempt
         self.happened[run.workflow_id] += 1
         if mode == "before":
-            await self._crash(run.workflow_id, 0)
+            await self._stop(step)
         elif mode == "during":
             self._crash(run.workflow_id, random.uniform(0, 0.002))
         result = await proceed()
         if mode == "after":
-            await self._crash(run.workflow_id, 0)
+            await self._stop(step)
         return result
+
+    async def _stop(self, step: Step) -> None:
+        """Let no task of the run begin anything more, as if its process had died at this moment."""
+        step.run.stop("it crashes here")
+        await self._crash(step.run.workflow_id, 0)
 
     def _crash(self, workflow_id: str, seconds: float) -> asyncio.Future[object]:
         async def later() -> object:
