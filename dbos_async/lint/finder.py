@@ -46,6 +46,8 @@ def check_source(source: str, path: str = "<string>") -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the compiler thinks of the text is for others to tell
         tree = ast.parse(source)
+    if "workflow" not in source:
+        return []
     finder = _Finder(path, source.split("\n"), _silenced(source))
     finder.visit(tree)
     return sorted(finder.findings, key=lambda finding: (finding.line, finding.column))

@@ -338,7 +338,7 @@ UNREADABLE = {
     "an encoding that nobody knows": b"# coding: klingon\n",
     "a null byte": b"x = 1\0\n",
     "too deep": b"x = " + b"-" * 50_000 + b"1\n",
-    "too long a chain": b"x = " + b"+".join([b"1"] * 5_000) + b"\n",
+    "too long a chain": b"workflow = " + b"+".join([b"1"] * 5_000) + b"\n",
 }
 
 
