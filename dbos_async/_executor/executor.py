@@ -87,7 +87,7 @@ class Executor:
         """The task that renews the lease, as long as this executor lives."""
         self.slots = Slots(_do_nothing)
         self.gate = Gate(self.loop, run_of_body)
-        self.task_factory = TaskFactory(self.loop, run_of_body, adds_tasks=not self.gate.view.can_see)
+        self.task_factory = TaskFactory(self.loop, run_of_body, hides_tasks=not self.gate.view.can_see)
         self.reserved_slots = 0
         """Free slots that are promised to starts and claims under way."""
         self._max_running = max_running

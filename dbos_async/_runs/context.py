@@ -79,6 +79,8 @@ def begin(run: Run) -> None:
 def next_number(context: WorkflowContext, verb: str) -> tuple[asyncio.Task[object], Branch, int]:
     """The current task, its branch, and the number of its next step."""
     if context.run.over:
+        if context.run.stopped is not None:
+            raise asyncio.CancelledError(context.run.stopped)
         raise WorkflowEndedError(context.run.workflow_id, verb)
     task = asyncio.current_task(context.run.database.loop)
     assert task is not None

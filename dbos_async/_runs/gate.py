@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Protocol
+from typing import Any, Protocol
 
 from dbos_async._runs.quiet import IDLE_TURNS, LoopView, RunOf
 
@@ -37,6 +37,20 @@ class Gated(Protocol):
     def turn(self, is_quiet: bool) -> bool:
         """Release what may be released; true when another turn is wanted."""
         ...
+
+
+class Uncancelled(asyncio.Future[Any]):
+    """What a cancelled task waits for: another cancellation of the same moment changes nothing, unless it is the end of the run.
+
+    A scope of anyio cancels its tasks in every turn of the event loop until they have ended.
+    """
+
+    def __init__(self, run: GatedRun) -> None:
+        super().__init__()
+        self._run = run
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return super().cancel(msg) if self._run.over or self._run.stopped is not None else True
 
 
 class Gate:
@@ -86,6 +100,15 @@ class Gate:
             self._departure, self.busy = departure, self.view.busy_runs()
         return run not in self.busy
 
+    async def pause(self, seconds: float) -> None:
+        """Return after this time. The timer is none of a run's."""
+        over = self.loop.create_future()
+        timer = self.loop.call_later(seconds, _end, over, context=self.context)
+        try:
+            await over
+        finally:
+            timer.cancel()
+
     def _turn(self) -> None:
         self._is_scheduled = False
         orders, self._waiting = self._waiting, {}
@@ -103,3 +126,8 @@ class Gate:
         if self._waiting and not self._is_scheduled:
             self._is_scheduled = True
             self.loop.call_soon(self._turn, context=self.context)
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)

@@ -150,7 +150,7 @@ class NumberedStep:
         """A call has found the result recorded: by a call whose answer was lost, by a hand-off, or by an earlier run."""
         order = self.run.order
         if order is None:
-            return self.void()
+            return None if self.is_deferred else await self.release()
         ticket = self.handed if self.handed is not None and not self.handed.is_over else self.ticket
         assert ticket is not None
         if order.is_concurrent:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from dbos_async._database.calls import Call, Result
-from dbos_async._runs.gate import Gate
+from dbos_async._runs.gate import Gate, Uncancelled
 from dbos_async._runs.recorded_order import Place, RecordedOrder
 
 MAX_BUSY_TURNS: Final = 2000
@@ -237,7 +237,7 @@ class Order:
 
     async def wait_for_cancellation(self, ticket: Ticket) -> None:
         """Return when a cancellation that has reached a verb may be raised. A second one meanwhile is the same one."""
-        ticket.waiter = _Uncancelled(self.run)
+        ticket.waiter = Uncancelled(self.run)
         self._cancelled.append(ticket)
         self.idle_turns = 0
         self.moved()
@@ -334,20 +334,6 @@ class Order:
             if not future.done():
                 future.set_result(None)
         self.frontier.clear()
-
-
-class _Uncancelled(asyncio.Future[Any]):
-    """What a cancelled task waits for: another cancellation of the same moment changes nothing, unless it is the end of the run.
-
-    A scope of anyio cancels its tasks in every turn of the event loop until they have ended.
-    """
-
-    def __init__(self, run: OrderedRun) -> None:
-        super().__init__()
-        self._run = run
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        return super().cancel(msg) if self._run.over or self._run.stopped is not None else True
 
 
 def _release_all(tickets: list[Ticket]) -> None:

@@ -168,13 +168,6 @@ class Run(RunTasks):
         """Whether it waits for a page of its history."""
         return self.history is not None and self.history.reading > 0
 
-    def add_task(self, task: asyncio.Task[Any]) -> None:
-        """Remember the task, since the event loop hides what it does."""
-        if self.tasks_live is None:
-            self.tasks_live = set()
-        self.tasks_live.add(task)
-        task.add_done_callback(self.tasks_live.discard, context=self.gate.context)
-
     @property
     def has_ready_task(self) -> bool:
         """Whether a task goes on in this turn of the event loop or the next, as far as that is known."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from dbos_async._runs.set_start import SetStart, is_from_set
@@ -18,6 +18,14 @@ RUN_SHIFT: Final = 40
 of a small set is the same in a fork, too."""
 
 _RUN_MASK: Final = (1 << 20) - 1
+
+
+async def _generate() -> AsyncGenerator[None, None]:
+    yield
+
+
+_AsyncGeneratorClose: Final = type(_generate().aclose())
+"""What asyncio makes a task of when an async generator was not closed and is garbage: at any moment, in the context of any code."""
 
 Factory = Callable[..., Any]
 
@@ -38,8 +46,8 @@ class NumberedRun(Protocol):
         """The number of one more task."""
         ...
 
-    def add_task(self, task: asyncio.Task[Any]) -> None:
-        """Remember the task, since the event loop hides what it does."""
+    def add_task(self, task: asyncio.Task[Any], *, is_hidden: bool) -> None:
+        """Remember the task as long as it lives; `is_hidden`: the event loop does not tell what it does."""
 
 
 class RunTask(asyncio.Task[Any]):
@@ -65,11 +73,11 @@ class TaskFactory:
         loop: asyncio.AbstractEventLoop,
         run_of: Callable[[contextvars.Context | None], NumberedRun | None],
         *,
-        adds_tasks: bool,
+        hides_tasks: bool,
     ) -> None:
         self._loop, self._run_of = loop, run_of
         self._before: Any = loop.get_task_factory()
-        self._adds_tasks = adds_tasks
+        self._hides_tasks = hides_tasks
         self._is_eager = self._before is not None and self._before is getattr(asyncio, "eager_task_factory", None)
 
     @property
@@ -100,15 +108,14 @@ class TaskFactory:
         if self._is_eager:
             options.setdefault("eager_start", True)
         run = self._run_of(context)
-        if run is None:
+        if run is None or type(coroutine) is _AsyncGeneratorClose:
             return asyncio.Task(coroutine, loop=loop, context=context, **options)
         if not is_from_set():
             task = RunTask(run, run.next_task(), coroutine, loop=loop, context=context, **options)
         else:
             task = RunTask(run, run.next_task(), run.set_start.run(coroutine), loop=loop, context=context, **options)
             task.add_done_callback(lambda _: coroutine.close())  # if it was cancelled before its turn
-        if self._adds_tasks:
-            run.add_task(task)
+        run.add_task(task, is_hidden=self._hides_tasks)
         return task
 
     def make_main_task(self, run: NumberedRun, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.set_start import SetStart
+
+FEW_TASKS: Final = 100
 
 
 class CurrentStep(Protocol):
@@ -49,6 +53,10 @@ class RunTasks:
     """How many tasks were started in the body of the workflow."""
     tasks_hash: int | None = None
     """What the hashes of its tasks begin with."""
+    task_refs: list[weakref.ref[asyncio.Task[Any]]] | None = None
+    """Those of them that are not garbage, and some that are."""
+    most_task_refs: int = FEW_TASKS
+    """With more of these references, those of tasks that have ended are thrown away."""
     tasks_live: set[asyncio.Task[Any]] | None = None
     """Those of them that have not ended, where the event loop hides what they do."""
     step_bodies: dict[CurrentStep, int] | None = None
@@ -58,16 +66,29 @@ class RunTasks:
     starter_of_sets: SetStart | None = None
 
     def cancel_tasks(self, reason: str) -> None:
-        """Cancel the main task and those that are inside a verb."""
-        self.cancel_tasks_inside(reason)
-        if self.main_task is not None:
-            self.main_task.cancel(reason)
+        """Cancel all of them."""
+        tasks = (
+            [mark.task for mark in self.inside_verbs or ()] + [ref() for ref in self.task_refs or ()] + [self.main_task]
+        )
+        _cancel_once(tasks, reason)
 
-    def cancel_tasks_inside(self, reason: str | None = None) -> None:
+    def cancel_tasks_inside(self) -> None:
         """Cancel those that are inside a verb."""
-        for task in {mark.task for mark in self.inside_verbs or ()}:
-            if task is not None:
-                task.cancel(reason)
+        _cancel_once([mark.task for mark in self.inside_verbs or ()], None)
+
+    def add_task(self, task: asyncio.Task[Any], *, is_hidden: bool) -> None:
+        """Remember the task as long as it lives; ``is_hidden``: the event loop does not tell what it does."""
+        if self.task_refs is None:
+            self.task_refs = []
+        self.task_refs.append(weakref.ref(task))
+        if len(self.task_refs) > self.most_task_refs:
+            self.task_refs = [ref for ref in self.task_refs if (one := ref()) is not None and not one.done()]
+            self.most_task_refs = 2 * len(self.task_refs) + FEW_TASKS
+        if is_hidden:
+            if self.tasks_live is None:
+                self.tasks_live = set()
+            self.tasks_live.add(task)
+            task.add_done_callback(self.tasks_live.discard, context=contextvars.Context())
 
     def cancel_current_once(self, reason: str) -> None:
         """Cancel the current task, unless this was done before."""
@@ -118,3 +139,8 @@ class RunTasks:
         """The number of one more task."""
         self.tasks_started += 1
         return self.tasks_started
+
+
+def _cancel_once(tasks: Iterable[asyncio.Task[Any] | None], reason: str | None) -> None:
+    for task in {id(task): task for task in tasks if task is not None}.values():
+        task.cancel(reason)

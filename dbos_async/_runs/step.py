@@ -12,6 +12,7 @@ lost      the run does not own its workflow any more, or the workflow has ended
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
@@ -37,6 +38,17 @@ from dbos_async.errors import (
 
 T = TypeVar("T")
 
+
+log = logging.getLogger("dbos_async")
+
+WARN_AFTER_SECONDS: Final = 1.0
+"""After this time without a move the log says what a replay waits for."""
+
+PARK_AFTER_SECONDS: Final = 10.0
+"""After this time the workflow is parked. Timers of the workflow that were pending when the replay came to a stand delay that."""
+
+PARK_BLINDLY_AFTER_SECONDS: Final = 3600.0
+"""The same for a cancellation, where the event loop hides the timers that may bring it."""
 
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
@@ -153,7 +165,20 @@ class Step(NumberedStep):
                 await self.release_recorded(run.make_order(), Ticket(run, self.id, None))
         if result is None:
             run.history.is_used_up = True
+            if not await run.history.is_last(*self.id):
+                await self._wait_to_be_left()
         return result
+
+    async def _wait_to_be_left(self) -> NoReturn:
+        """Without a result an earlier run went on to later steps: it was cancelled here. Wait for the same cancellation."""
+        run, loop = self.run, self.run.gate.loop
+        name = named(self.verb, self.key)
+        seconds = PARK_AFTER_SECONDS if run.gate.view.can_see else PARK_BLINDLY_AFTER_SECONDS
+        park_at = max(loop.time(), run.gate.view.last_timer(run) or 0.0) + seconds
+        await run.gate.pause(WARN_AFTER_SECONDS)
+        log.warning("The replay of workflow %r waits for the cancellation of %s.", run.workflow_id, self.name)
+        await run.gate.pause(park_at - loop.time())
+        await self._park(f"{name}, cancelled before it had a result", f"{name} without a cancellation")
 
     async def _follow(self, order: Order, recorded: Recorded | None) -> StepResult | None:
         """Return the recorded result when its turn comes; ``None`` when all that is recorded was released before this step."""

@@ -9,15 +9,10 @@ from typing import Final
 from dbos_async._runs.order import Order
 from dbos_async._runs.recorded_order import RecordedOrder
 from dbos_async._runs.run import Run
+from dbos_async._runs.step import PARK_AFTER_SECONDS, WARN_AFTER_SECONDS
 from dbos_async.errors import ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
-
-WARN_AFTER_SECONDS: Final = 1.0
-"""After this time without a move the log names what a replay waits for."""
-
-PARK_AFTER_SECONDS: Final = 10.0
-"""After this time the workflow is parked. Timers of the workflow that were pending when the replay came to a stand delay that."""
 
 MAX_NAMED: Final = 3
 """How many steps a sentence names."""
