@@ -57,15 +57,17 @@ class Campaign:
             wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await wave.start()
             work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
-            if not await wave.has_ended(give_up_after_seconds):
+            has_ended = await wave.has_ended(give_up_after_seconds)
+            if not has_ended:
                 log.info("Wave %d takes long: let there be peace.", number)
                 await self.nemesis.make_peace()
-                if not await wave.has_ended(give_up_after_seconds):
+                has_ended = await wave.has_ended(give_up_after_seconds)
+                if not has_ended:
                     self.tally.violations += await wave.what_is_left()
                     work.cancel()
                 self.nemesis.go_on()
             await asyncio.gather(work, return_exceptions=True)
-            if not work.cancelled():
+            if has_ended:
                 work.result()
                 await wave.ask_for_results()
         verdict = await check(self._direct, plan, watched)
