@@ -87,7 +87,7 @@ class Executor:
         """The task that renews the lease, as long as this executor lives."""
         self.slots = Slots(_do_nothing)
         self.gate = Gate(self.loop, run_of_body)
-        self.task_factory = TaskFactory(self.loop, run_of_body)
+        self.task_factory = TaskFactory(self.loop, run_of_body, adds_tasks=not self.gate.view.can_see)
         self.reserved_slots = 0
         """Free slots that are promised to starts and claims under way."""
         self._max_running = max_running
@@ -138,7 +138,7 @@ class Executor:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
-        task = self.loop.create_task(work, name=f"workflow {workflow_id}", context=contextvars.Context())
+        task = self.task_factory.make_main_task(run, work, f"workflow {workflow_id}")
         self._tasks.add(task)
         self.database.wakeups.add_listener(run.end_key, run)
         if seconds_left is not None:
@@ -224,7 +224,7 @@ class Executor:
         finally:
             run.over = True
             try:
-                if run.tasks_inside and run.stopped is None:
+                if run.inside_verbs and run.stopped is None:
                     await self._cancel_tasks_inside(run)
             finally:
                 self._end(run, outcome)
@@ -254,8 +254,7 @@ class Executor:
 
     async def _cancel_tasks_inside(self, run: Run) -> None:
         # The function started these tasks and did not wait for them. Nothing that they write may come after the outcome.
-        for task in run.tasks_inside or ():
-            task.cancel()
+        run.cancel_tasks_inside()
         await self.database.batches.flush(run.partition)
 
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:

@@ -65,7 +65,7 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
 
     if run.cleanups:
         try:
-            with run.inside(verb):
+            with run.inside(verb, step.task):
                 await run.cleanups_done()
         except asyncio.CancelledError:
             await step.wait_for_cancellation()

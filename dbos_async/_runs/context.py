@@ -76,8 +76,8 @@ def begin(run: Run) -> None:
     current.set(WorkflowContext(run, Branch("", None), 0))
 
 
-def next_number(context: WorkflowContext, verb: str) -> tuple[Branch, int]:
-    """The number of the next step of the current task."""
+def next_number(context: WorkflowContext, verb: str) -> tuple[asyncio.Task[object], Branch, int]:
+    """The current task, its branch, and the number of its next step."""
     if context.run.over:
         raise WorkflowEndedError(context.run.workflow_id, verb)
     task = asyncio.current_task(context.run.database.loop)
@@ -93,7 +93,7 @@ def next_number(context: WorkflowContext, verb: str) -> tuple[Branch, int]:
             context.run.begin_concurrency()
     number += 1
     current.set(WorkflowContext(context.run, branch, number))
-    return branch, number
+    return task, branch, number
 
 
 def in_workflow(context: Context | None, verb: str) -> WorkflowContext:

@@ -50,6 +50,8 @@ class Gate:
         self._waiting: dict[Gated, None] = {}
         self._is_scheduled = False
         self._departure = 0
+        self._seen: tuple[object, object, int] | None = None
+        """A run that was quiet, and the first callback and the length of the queue at that time: callbacks leave it in front."""
         self.busy: set[object] = set()
         """The runs that were not quiet when the last answer came."""
 
@@ -63,6 +65,18 @@ class Gate:
     def is_quiet(self, run: GatedRun) -> bool:
         """Whether nothing of the run is left to do but the code that asks; false as well if that cannot be said at once."""
         return self.view.is_quiet(run) if self.view.can_see else run.has_one_task
+
+    def is_quiet_still(self, run: GatedRun) -> bool:
+        """The same, for a task that asks again and again and seldom lets another one go on in between."""
+        ready = self.view.ready
+        if not ready:
+            return ready is not None or run.has_one_task
+        seen = run, ready[0], len(ready)
+        if seen != self._seen:
+            if not self.is_quiet(run):
+                return False
+            self._seen = seen
+        return True
 
     def was_quiet(self, run: GatedRun, departure: int) -> bool:
         """Whether the run was quiet when the answer of this batch came; false as well if that cannot be said at once."""

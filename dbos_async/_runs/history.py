@@ -55,6 +55,8 @@ class History:
         self._workflow_id = workflow_id
         self._branches: dict[str, _Branch] = {}
         self._on_order = on_order
+        self._order: RecordedOrder | None = None
+        self._left: set[tuple[str, int]] = set()
         self._opening: asyncio.Task[None] | None = None
 
     async def find(self, branch: str, number: int, *, again: bool = False) -> Recorded | None:
@@ -74,6 +76,22 @@ class History:
             if not steps.more:
                 return None
             await self._read_on(branch, steps, max(steps.read_to, number - 1))
+
+    def take_at_hand(self, branch: str, number: int, verb: str, key: str) -> Recorded | None:
+        """The recorded step of this number, if it was read already, has a result, and is this very step."""
+        steps = self._branches.get(branch)
+        if steps is None or not steps.page:
+            return None
+        recorded = steps.page[0]
+        if recorded.number != number or recorded.verb != verb or recorded.key != key or not recorded.completed:
+            return None
+        return steps.page.popleft()
+
+    def leave(self, branch: str, number: int) -> None:
+        """The step was asked for, and cancelled before its record was found: no replay waits for it."""
+        self._left.add((branch, number))
+        if self._order is not None and self._order.knows(branch, number):
+            self._order.leave(branch, number)
 
     async def is_last(self, branch: str, number: int) -> bool:
         """Whether no later step of the branch is recorded; for the step that was asked for last."""
@@ -111,7 +129,7 @@ class History:
         await asyncio.shield(self._opening)
 
     async def _read_order(self) -> None:
-        order = RecordedOrder(self._database, self._workflow_id)
+        self._order = order = RecordedOrder(self._database, self._workflow_id, self._left)
         await order.read_on()
         self._on_order(order)
 

@@ -12,7 +12,7 @@ from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext, next_number
-from dbos_async._runs.history import Recorded, named
+from dbos_async._runs.history import History, Recorded, named
 from dbos_async._runs.order import Order, Ticket
 
 with load(__name__) as sql:
@@ -30,23 +30,27 @@ class NumberedStep:
         "is_begun",
         "is_cancelled",
         "is_deferred",
+        "is_followed",
         "key",
         "may_be_late",
         "message_id",
         "number",
         "run",
+        "task",
         "ticket",
         "verb",
         "waited",
     )
 
     def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
-        branch, self.number = next_number(context, verb)
+        self.task, branch, self.number = next_number(context, verb)
         self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
         self.is_begun = False
         self.waited = False
         """Whether an earlier run has begun to wait here."""
         self.is_asked = self.is_cancelled = False
+        self.is_followed = False
+        """Whether the replay knows what is recorded of this step."""
         self.may_be_late = False
         """Whether an earlier run may have a call of this step in flight, since the step was not recorded when it was asked for."""
         self.is_deferred = False
@@ -102,19 +106,22 @@ class NumberedStep:
             return
         if run.order is None and run.gate.is_quiet(run):
             return ticket.void()
-        with run.inside(self.verb):
+        with run.inside(self.verb, self.task):
             await run.make_order().wait_for_release(ticket)
 
     async def wait_for_cancellation(self) -> None:
         """Return when a cancellation of the current task may be raised. The step has no result then."""
         run, order = self.run, self.run.order
         self.void()
+        if run.history is not None and not self.is_followed:
+            self.is_followed = True
+            run.history.leave(*self.id)
         if order is None or not order.is_concurrent or self.is_cancelled or run.stopped is not None or run.over:
             return
         self.is_cancelled = True
-        with run.inside(self.verb):
+        with run.inside(self.verb, self.task):
             if self.may_be_late:
-                await self.forget_place()
+                self.forget_place()
             await order.wait_for_cancellation(Ticket(run, self.id, None))
 
     def void(self) -> None:
@@ -164,16 +171,19 @@ class NumberedStep:
         self.ticket = ticket
         await self._store_place(ticket.number)
 
-    async def forget_place(self) -> None:
-        """Record that no run has received the result. Nothing is released before that is committed."""
+    def forget_place(self) -> asyncio.Task[None]:
+        """Record that no run has received the result. Nothing is released before that is committed, whoever is cancelled."""
         run = self.run
         assert run.history is not None
         run.history.reading += 1
+        return run.database.loop.create_task(self._forget_place(run.history), context=contextvars.Context())
+
+    async def _forget_place(self, history: History) -> None:
         try:
-            await asyncio.shield(run.database.loop.create_task(self._store_place(None), context=contextvars.Context()))
+            await self._store_place(None)
         finally:
-            run.history.reading -= 1
-            run.make_order().moved()
+            history.reading -= 1
+            self.run.make_order().moved()
 
     async def _store_place(self, place: int | None) -> None:
         call = self.call(PLACE, [(*self.columns, self.verb, self.key, place)])

@@ -237,19 +237,15 @@ class Order:
 
     async def wait_for_cancellation(self, ticket: Ticket) -> None:
         """Return when a cancellation that has reached a verb may be raised. A second one meanwhile is the same one."""
+        ticket.waiter = _Uncancelled(self.run)
         self._cancelled.append(ticket)
         self.idle_turns = 0
-        while self.run.stopped is None and not self.run.over:
-            ticket.waiter = asyncio.get_running_loop().create_future()
-            self.moved()
-            try:
-                await ticket.waiter
-                return
-            except asyncio.CancelledError:
-                if ticket not in self._cancelled:
-                    return
-        if ticket in self._cancelled:
-            self._cancelled.remove(ticket)
+        self.moved()
+        try:
+            await ticket.waiter
+        finally:
+            if ticket in self._cancelled:  # the run is stopped
+                self._cancelled.remove(ticket)
 
     async def wait_for_frontier(self, name: str) -> None:
         """Return when all that is recorded was released: a step that is not recorded begins then."""
@@ -338,6 +334,20 @@ class Order:
             if not future.done():
                 future.set_result(None)
         self.frontier.clear()
+
+
+class _Uncancelled(asyncio.Future[Any]):
+    """What a cancelled task waits for: another cancellation of the same moment changes nothing, unless it is the end of the run.
+
+    A scope of anyio cancels its tasks in every turn of the event loop until they have ended.
+    """
+
+    def __init__(self, run: OrderedRun) -> None:
+        super().__init__()
+        self._run = run
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return super().cancel(msg) if self._run.over or self._run.stopped is not None else True
 
 
 def _release_all(tickets: list[Ticket]) -> None:

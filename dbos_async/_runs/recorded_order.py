@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from math import inf
 from typing import Any, Final
@@ -42,7 +43,7 @@ class Place:
 class RecordedOrder:
     """The places that earlier runs have recorded and this run has not released yet."""
 
-    def __init__(self, database: Database, workflow_id: str) -> None:
+    def __init__(self, database: Database, workflow_id: str, left: AbstractSet[tuple[str, int]] = frozenset()) -> None:
         self.on_page: Callable[[], None] | None = None
         """Told when a further page has come."""
         self.open: dict[int, Place] = {}
@@ -51,9 +52,10 @@ class RecordedOrder:
         """The last place that was read."""
         self.sleep: int = 0
         """The step of the main task that was a sleep and not over when a second task called its first verb; 0: there was none."""
-        self._database, self._workflow_id = database, workflow_id
-        self._steps: dict[tuple[str, int], int | None] = {}
-        """The steps that were read and not asked for, with their places; ``None`` for a wait that has not ended."""
+        self._database, self._workflow_id, self._left = database, workflow_id, left
+        self._steps: dict[tuple[str, int], tuple[int | None, int | None]] = {}
+        """The steps that were read and not asked for: their places, ``None`` for a wait that has not ended, and after which place
+        they were asked for."""
         self._to_ask: dict[int, int] = {}
         """How many steps were asked for after a place, and are not asked for yet, the first place first."""
         self._read_to: float = -2
@@ -90,7 +92,6 @@ class RecordedOrder:
             self._read_to = inf
 
     def _add(self, branch: str, number: int, place: int | None, asked_after: int | None) -> None:
-        self._steps[branch, number] = place
         if place is not None:
             if place not in self.open:
                 self.open[place] = Place(place)
@@ -99,6 +100,9 @@ class RecordedOrder:
             if asked_after < 0:
                 self.sleep, asked_after = -asked_after, 0
             self._to_ask[asked_after] = self._to_ask.get(asked_after, 0) + 1
+        self._steps[branch, number] = place, asked_after
+        if (branch, number) in self._left:
+            self.leave(branch, number)
 
     def may_release(self, place: Place) -> bool:
         """Whether all is asked for that was asked for before this place was released."""
@@ -128,18 +132,23 @@ class RecordedOrder:
         """Whether a step that was asked for after one place is asked for at the same moment by the replay."""
         return max(released, 0) <= max(asked_after, 0) < next(iter(self.open), inf)
 
-    def ask(self, branch: str, number: int, asked_after: int | None) -> Place | None:
+    def ask(self, branch: str, number: int) -> Place | None:
         """The replay asks for this step. Its place, if it has one that is not released."""
-        place = self._steps.pop((branch, number))
+        place, asked_after = self._steps.pop((branch, number))
         if asked_after is not None:
-            asked_after = max(asked_after, 0)
             self._to_ask[asked_after] -= 1
             if not self._to_ask[asked_after]:
                 del self._to_ask[asked_after]
         return None if place is None else self.open[place]
 
+    def leave(self, branch: str, number: int) -> None:
+        """The replay has asked for this step and was cancelled there at once, so it will not use the result."""
+        place = self.ask(branch, number)
+        if place is not None:
+            place.pending -= 1
+
     def expected(self) -> Sequence[tuple[str, int]]:
         """The steps for which the replay waits: those of the first place, or all that was read and not asked for."""
         first = next(iter(self.open), None)
-        of_first = sorted(step for step, place in self._steps.items() if place == first and place is not None)
+        of_first = sorted(step for step, (place, _) in self._steps.items() if place == first and place is not None)
         return of_first or sorted(self._steps)

@@ -15,7 +15,7 @@ from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
 from dbos_async._runs.quiet import is_ready
-from dbos_async._runs.run_tasks import RunTasks
+from dbos_async._runs.run_tasks import CurrentStep, RunTasks
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -169,12 +169,11 @@ class Run(RunTasks):
         return self.history is not None and self.history.reading > 0
 
     def add_task(self, task: asyncio.Task[Any]) -> None:
-        """The task has this number."""
-        if not self.gate.view.can_see:
-            if self.tasks_live is None:
-                self.tasks_live = set()
-            self.tasks_live.add(task)
-            task.add_done_callback(self.tasks_live.discard, context=self.gate.context)
+        """Remember the task, since the event loop hides what it does."""
+        if self.tasks_live is None:
+            self.tasks_live = set()
+        self.tasks_live.add(task)
+        task.add_done_callback(self.tasks_live.discard, context=self.gate.context)
 
     @property
     def has_ready_task(self) -> bool:
@@ -194,15 +193,15 @@ class Run(RunTasks):
         step = self.last_step
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
-        sleeps = step is not None and step.verb == "sleep" and bool(self.tasks_inside) and not has_arrived
+        sleeps = step is not None and step.verb == "sleep" and bool(self.inside_verbs) and not has_arrived
         self.make_order().begin_concurrency(
             sleep=step.number if step is not None and sleeps else 0, in_flight=in_flight
         )
         self.last_step = None
 
-    def inside(self, verb: str) -> _Inside:
-        """``with run.inside(verb):`` marks the current task as inside a verb."""
-        return _Inside(self, verb)
+    def inside(self, verb: str, task: asyncio.Task[object] | None = None) -> _Inside:
+        """``with run.inside(verb):`` marks the current task, which the caller may know, as inside a verb."""
+        return _Inside(self, verb, task or asyncio.current_task(self.database.loop))
 
     def stop(self, reason: str) -> None:
         """Let nothing more happen in the name of this run, and cancel its tasks."""
@@ -256,9 +255,9 @@ class Run(RunTasks):
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
 
-    def end_body(self, task: asyncio.Task[object]) -> bool:
-        """The task ends the body of a step. True if that swallowed a cancellation of which other tasks of the run may know."""
-        was_cancelled = self.leave_body(task)
+    def end_body(self, step: CurrentStep) -> bool:
+        """The body of a step ends. True if it swallowed a cancellation of which other tasks of the run may know."""
+        was_cancelled = self.leave_body(step)
         if self.order is None or not self.order.is_concurrent:
             return False
         self.order.moved()
@@ -305,22 +304,19 @@ class Run(RunTasks):
 class _Inside:
     """The current task inside a verb. A cancellation by the run's end becomes the error that says so."""
 
-    __slots__ = ("_run", "_task", "_verb")
+    __slots__ = ("_run", "_verb", "task")
 
-    def __init__(self, run: Run, verb: str) -> None:
-        self._run, self._verb = run, verb
-        self._task = asyncio.current_task(run.database.loop)
+    def __init__(self, run: Run, verb: str, task: asyncio.Task[object] | None) -> None:
+        self._run, self._verb, self.task = run, verb, task
 
     def __enter__(self) -> None:
-        if self._task is not None:
-            run = self._run
-            if run.tasks_inside is None:
-                run.tasks_inside = set()
-            run.tasks_inside.add(self._task)
+        run = self._run
+        if run.inside_verbs is None:
+            run.inside_verbs = set()
+        run.inside_verbs.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        inside = self._run.tasks_inside
-        if self._task is not None and inside is not None:
-            inside.discard(self._task)
+        if self._run.inside_verbs is not None:
+            self._run.inside_verbs.discard(self)
         if kind is asyncio.CancelledError and self._run.over and self._run.stopped is None:
             raise WorkflowEndedError(self._run.workflow_id, self._verb) from None

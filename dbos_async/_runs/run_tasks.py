@@ -12,12 +12,22 @@ from dbos_async._runs.set_start import SetStart
 
 
 class CurrentStep(Protocol):
-    """What a run remembers of the step that its only task has begun last."""
+    """What a run remembers of a step that is under way."""
 
     verb: str
     number: int
     ticket: Ticket | None
     handed: Ticket | None
+
+    @property
+    def task(self) -> asyncio.Task[Any]: ...
+
+
+class InsideVerb(Protocol):
+    """What marks a task that is inside a verb."""
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None: ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -25,8 +35,8 @@ class RunTasks:
     """The tasks of a run, and what they are doing. A part of `Run`, and a class of its own only to keep both short."""
 
     main_task: asyncio.Task[Any] | None = None
-    tasks_inside: set[asyncio.Task[object]] | None = None
-    """The tasks that are inside a verb."""
+    inside_verbs: set[InsideVerb] | None = None
+    """What marks the tasks that are inside a verb."""
     tasks_waiting: int = 0
     """How many of them wait for something to happen."""
     steps_running: int = 0
@@ -37,20 +47,27 @@ class RunTasks:
     """The tasks that were cancelled because the run is stopped."""
     tasks_started: int = 0
     """How many tasks were started in the body of the workflow."""
+    tasks_hash: int | None = None
+    """What the hashes of its tasks begin with."""
     tasks_live: set[asyncio.Task[Any]] | None = None
     """Those of them that have not ended, where the event loop hides what they do."""
-    step_bodies: dict[asyncio.Task[object], int] | None = None
-    """The tasks that are in the body of a step, and how often each was cancelled before."""
+    step_bodies: dict[CurrentStep, int] | None = None
+    """The steps whose bodies run, and how often their tasks were cancelled before."""
     last_step: CurrentStep | None = None
     """The last step, as long as one task alone calls verbs."""
     starter_of_sets: SetStart | None = None
 
     def cancel_tasks(self, reason: str) -> None:
         """Cancel the main task and those that are inside a verb."""
-        for task in self.tasks_inside or ():
-            task.cancel(reason)
+        self.cancel_tasks_inside(reason)
         if self.main_task is not None:
             self.main_task.cancel(reason)
+
+    def cancel_tasks_inside(self, reason: str | None = None) -> None:
+        """Cancel those that are inside a verb."""
+        for task in {mark.task for mark in self.inside_verbs or ()}:
+            if task is not None:
+                task.cancel(reason)
 
     def cancel_current_once(self, reason: str) -> None:
         """Cancel the current task, unless this was done before."""
@@ -73,24 +90,21 @@ class RunTasks:
         while self.cleanups:
             await asyncio.wait(set(self.cleanups))
 
-    def begin_body(self) -> asyncio.Task[object]:
-        """The current task begins the body of a step."""
-        task = asyncio.current_task()
-        assert task is not None
+    def begin_body(self, step: CurrentStep) -> None:
+        """The body of a step begins."""
         if self.step_bodies is None:
             self.step_bodies = {}
-        self.step_bodies[task] = task.cancelling()
-        return task
+        self.step_bodies[step] = step.task.cancelling()
 
-    def leave_body(self, task: asyncio.Task[object]) -> bool:
+    def leave_body(self, step: CurrentStep) -> bool:
         """That body has ended. True if it was cancelled meanwhile."""
         assert self.step_bodies is not None
-        return task.cancelling() > self.step_bodies.pop(task)
+        return step.task.cancelling() > self.step_bodies.pop(step)
 
     def has_cancelled_body(self) -> bool:
         """Whether a task was cancelled in the body of a step and has not come to its end."""
         return self.step_bodies is not None and any(
-            task.cancelling() > before for task, before in self.step_bodies.items()
+            step.task.cancelling() > before for step, before in self.step_bodies.items()
         )
 
     @property

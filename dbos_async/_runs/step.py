@@ -70,8 +70,11 @@ class Step(NumberedStep):
         An ``invalid`` value becomes the recorded error of the step. It does not when the step is replayed: the limits may be
         other ones now.
         """
+        result = self.replay_at_once()
+        if result is not None:
+            return result
         try:
-            with self.run.inside(self.verb):
+            with self.run.inside(self.verb, self.task):
                 result = await self.replay()
                 if result is not None:
                     return result
@@ -87,11 +90,14 @@ class Step(NumberedStep):
     async def run_once(self, find: Callable[[], Awaitable[tuple[str | None, str | None]]]) -> StepResult:
         """Replay the step, or find its output or error and record that."""
         run = self.run
+        result = self.replay_at_once()
+        if result is not None:
+            return result
         try:
             if run.history is None:
                 await self.replay()
             else:
-                with run.inside(self.verb):
+                with run.inside(self.verb, self.task):
                     result = await self.replay()
                 if result is not None:
                     return result
@@ -99,11 +105,11 @@ class Step(NumberedStep):
             run.begin_step()
             try:
                 began = time.monotonic()
-                task = run.begin_body()
+                run.begin_body(self)
                 try:
                     output, error = await find()
                 finally:
-                    swallowed = run.end_body(task)
+                    swallowed = run.end_body(self)
                 if swallowed:
                     raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
                 return await self._record(output, error, time.monotonic() - began)
@@ -112,6 +118,16 @@ class Step(NumberedStep):
         except asyncio.CancelledError:
             await self.wait_for_cancellation()
             raise
+
+    def replay_at_once(self) -> StepResult | None:
+        """The recorded result, if it is at hand and nothing else can happen before it is used; else `replay` finds it."""
+        run = self.run
+        if run.history is None or run.order is not None or run.stopped is not None or run.over or run.host.closing:
+            return None
+        if self.task.cancelling() or not run.gate.is_quiet_still(run):
+            return None
+        recorded = run.history.take_at_hand(self.branch, self.number, self.verb, self.key)
+        return None if recorded is None else self._recorded_result(recorded)
 
     async def replay(self) -> StepResult | None:
         """The recorded result; ``None`` when the step has to be executed, or its wait goes on."""
@@ -133,7 +149,7 @@ class Step(NumberedStep):
             await self.compare(recorded.verb, recorded.key)
             self.waited = not recorded.completed
             result = None if self.waited else self._recorded_result(recorded)
-            if result is not None and (not run.gate.is_quiet(run) or _is_cancelled()):
+            if result is not None and (self.task.cancelling() or not run.gate.is_quiet(run)):
                 await self.release_recorded(run.make_order(), Ticket(run, self.id, None))
         if result is None:
             run.history.is_used_up = True
@@ -151,7 +167,7 @@ class Step(NumberedStep):
         if recorded is None and is_known:
             recorded = await run.history.find(self.branch, self.number, again=True)
         if recorded is None:
-            self.may_be_late = True
+            self.is_followed = self.may_be_late = True
             await order.wait_for_frontier(self.name)
             return None
         await self.compare(recorded.verb, recorded.key)
@@ -161,7 +177,8 @@ class Step(NumberedStep):
             if after is not None and not replayed.is_due(after, self.asked_after):
                 await self._park_asked_at_another_moment(after, self.asked_after)
             if is_known:
-                ticket.place = replayed.ask(*self.id, after)
+                self.is_followed = True
+                ticket.place = replayed.ask(*self.id)
                 order.moved()
         if not self.was_received(recorded, order):
             self.waited = True
@@ -172,7 +189,7 @@ class Step(NumberedStep):
         if ticket.place is None and recorded.place is not None:
             # It was in flight when this run began, and no run has received it yet. Its place is forgotten before anything else is
             # released, since this step may be cancelled before its turn.
-            await self.forget_place()
+            await asyncio.shield(self.forget_place())
             await order.wait_for_frontier(self.name)
             await self.record_place(order, ticket)
         await self.release_recorded(order, ticket)
@@ -287,8 +304,3 @@ async def read(database: Database, verb: str, key: str, find: Callable[[], Await
         return decode_value(text, declared)
     except InvalidValueError as invalid:
         await step.park_undecodable(invalid)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -46,7 +46,7 @@ async def wait(
     """
     run = step.run
     try:
-        with run.inside(step.verb):
+        with run.inside(step.verb, step.task):
             result = await step.replay()
             if result is not None:
                 return result
