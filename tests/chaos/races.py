@@ -32,8 +32,7 @@ from tests.support.eventually import eventually
 T = TypeVar("T")
 log = logging.getLogger("chaos")
 
-KINDS = tuple(kind for kind in EXACT | ORDERED if kind != "anyio_errors")
-"""Those that replay exactly. The cancellations of a group of anyio do not yet."""
+KINDS = (*EXACT, *ORDERED)
 AT_ONCE = 24
 PATIENCE_SECONDS = 150.0
 """A program that takes so long is stuck. No fault lasts a tenth of it."""
