@@ -94,7 +94,9 @@ async def ending(connection: Any) -> dict[str, Any]:
 
 def check_bodies(result: dict[str, Any]) -> None:
     """Every body that ran was told what the execution that came to its end says."""
-    assert {*RAN} <= {tuple(said) for said in result["said"].values()}
+    said = {who: tuple(told) for who, told in result["said"].items()}
+    for ran in RAN:
+        assert ran == said.get(ran[0]), f"{ran} ran, and the execution that ended said {said.get(ran[0])}"
 
 
 async def replays_alike(url: str, connection: Any, result: dict[str, Any]) -> None:
