@@ -22,7 +22,7 @@ QUERIES = {
     "messages sent": """
         select destination_id, topic, payload::text from dbos_async.messages where sender_id = $1 order by seq""",
     "messages received": """
-        select topic, payload::text from dbos_async.messages
+        select topic, payload::text, id::text from dbos_async.messages
         where destination_id = $1 and received_at is not null order by seq""",
     "children": """
         select name, input::text, parent_step from dbos_async.workflows where parent_id = $1 order by id""",
@@ -96,15 +96,11 @@ def _without_given_back(live: Records, replayed: Records) -> Records:
     A cancelled receive gives back what it has taken, unless the workflow ends before that (decision 16). Nobody has seen such a
     message, or the results would not be the same.
     """
-    rows = {name: list(rows) for name, rows in live.rows.items()}
-    for step in live.rows["steps"]:
-        _, _, verb, topic, output, _, message_id = step
-        message = [topic, output]
-        if verb.startswith("recv") and message_id and step not in replayed.rows["steps"]:
-            rows["steps"].remove(step)
-            if message in rows["messages received"]:
-                rows["messages received"].remove(message)
-    return Records(live.ending, rows)
+    kept = {row[6] for row in replayed.rows["steps"]}
+    steps = [row for row in live.rows["steps"] if row[6] is None or row[6] in kept]
+    given_back = {row[6] for row in live.rows["steps"]} - {row[6] for row in steps}
+    messages = [row for row in live.rows["messages received"] if row[2] not in given_back]
+    return Records(live.ending, live.rows | {"steps": steps, "messages received": messages})
 
 
 def _stored(rows: dict[str, Rows]) -> Iterator[Said]:

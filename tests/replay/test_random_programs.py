@@ -127,7 +127,7 @@ def test_what_a_cancelled_receive_gives_back_only_in_the_replay_is_no_difference
     def records(log: str, *messages: str) -> Records:
         rows = {name: list[list[Any]]() for name in QUERIES}
         rows["steps"] = [["", number, "recv", "t", message, None, message] for number, message in enumerate(messages)]
-        rows["messages received"] = [["t", message] for message in messages]
+        rows["messages received"] = [["t", message, message] for message in messages]
         return Records(Ending("SUCCESS", json.dumps({"log": [log], "asked": {}}), None), rows)
 
     assert differences(records("a", "1", "2"), records("a", "1")) == []
