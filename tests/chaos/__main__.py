@@ -14,7 +14,8 @@ import signal
 import sys
 import time
 
-from tests.chaos.driver import Campaign, Tally, campaign
+from tests.chaos.driver import Campaign, campaign
+from tests.chaos.facts import Tally
 
 
 async def rage(seed: int, minutes: float, executors: int, size: int, pause_seconds: float, only: list[str]) -> Tally:
@@ -28,11 +29,14 @@ async def rage(seed: int, minutes: float, executors: int, size: int, pause_secon
         nemesis = asyncio.create_task(suite.nemesis.rage(pause_seconds, only))
         reports = asyncio.create_task(report(suite))
 
+        def is_over() -> bool:
+            return time.monotonic() > ends_at or len(suite.tally.violations) >= 20
+
         async def waves() -> None:
-            while time.monotonic() < ends_at and len(suite.tally.violations) < 20:
+            while not is_over():
                 await suite.wave(next(numbers), size)
 
-        await asyncio.gather(waves(), waves())
+        await asyncio.gather(waves(), waves(), suite.race(is_over))
         for task in (nemesis, reports):
             task.cancel()
         return await suite.finish()
@@ -47,7 +51,7 @@ async def report(suite: Campaign) -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(
             f"{(time.monotonic() - began) / 60:5.1f} min: {tally.waves} waves, {tally.workflows} workflows, "
-            f"{tally.operations.total()} operations, {suite.nemesis.faults.total()} faults, "
+            f"{tally.programs} programs, {tally.operations.total()} operations, {suite.nemesis.faults.total()} faults, "
             f"{len(tally.violations)} violations; the driver has had {memory} MB at most",
             flush=True,
         )
@@ -65,6 +69,7 @@ def show(tally: Tally, seed: int, minutes: float) -> None:
     print()
     for title, count in (
         ("workflows", tally.workflows),
+        ("random programs", tally.programs),
         ("runs after the first of a workflow", tally.takeovers),
         ("calls repeated after an unknown outcome", tally.repeats),
         ("violations", len(tally.violations)),

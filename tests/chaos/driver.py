@@ -6,10 +6,8 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,9 +18,10 @@ from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWor
 from dbos_async._database import migrations
 from tests.chaos.checker import check
 from tests.chaos.direct import Direct
-from tests.chaos.facts import PREPARE, Watched
+from tests.chaos.facts import PREPARE, Tally, Watched
 from tests.chaos.nemesis import Executor, Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
+from tests.chaos.races import Races
 from tests.support.postgres import LOSES_NOTHING, Server
 from tests.support.proxy import Proxy
 
@@ -32,19 +31,6 @@ PENDING = """
     select id, status from dbos_async.workflows
     where (id = any ($1) or parent_id = any ($1)) and status <> 'SUCCESS' and status <> 'ERROR'
 """
-
-
-@dataclass
-class Tally:
-    """What happened in all."""
-
-    operations: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    repeats: int = 0
-    workflows: int = 0
-    takeovers: int = 0
-    waves: int = 0
-    violations: list[str] = field(default_factory=list)
 
 
 class Campaign:
@@ -57,6 +43,12 @@ class Campaign:
         self._direct = direct
         self._seed = seed
         self._url = proxy.url
+        self._races = Races(direct, executors[0].bodies, seed, self.tally)
+
+    async def race(self, is_over: Callable[[], bool]) -> None:
+        """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
+        async with self._open_client() as client:
+            await self._races.play(client, is_over)
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
@@ -65,15 +57,17 @@ class Campaign:
             wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await wave.start()
             work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
-            if not await wave.has_ended(give_up_after_seconds):
+            has_ended = await wave.has_ended(give_up_after_seconds)
+            if not has_ended:
                 log.info("Wave %d takes long: let there be peace.", number)
                 await self.nemesis.make_peace()
-                if not await wave.has_ended(give_up_after_seconds):
+                has_ended = await wave.has_ended(give_up_after_seconds)
+                if not has_ended:
                     self.tally.violations += await wave.what_is_left()
                     work.cancel()
                 self.nemesis.go_on()
             await asyncio.gather(work, return_exceptions=True)
-            if not work.cancelled():
+            if has_ended:
                 work.result()
                 await wave.ask_for_results()
         verdict = await check(self._direct, plan, watched)
@@ -107,6 +101,7 @@ class Campaign:
             elif not await executor.stop():
                 self.tally.violations.append(f"W5: {executor.name} did not shut down within a minute.")
             self.tally.violations += executor.complaints()
+        await self._races.check_late_bodies()
         self.tally.violations += self.nemesis.violations
         self.tally.faults = self.nemesis.faults
         return self.tally

@@ -38,8 +38,12 @@ PREPARE = """
         for each row execute function chaos.note_workflow();
 
     create or replace function chaos.note_step() returns trigger language plpgsql as $$ begin
+        -- A receive that was cancelled after it had taken its message gives that back.
+        if tg_op = 'UPDATE' and old.message_id is not null and new.message_id is null and new.completed_at is null then
+            insert into chaos.notes (workflow_id, what, detail)
+            values (old.workflow_id, 'M4: a receive gave its message back', old.branch || '.' || old.number);
         -- The place at which a result is received may be recorded later than the result.
-        if tg_op = 'DELETE' or (old.completed_at is not null and
+        elsif tg_op = 'DELETE' or (old.completed_at is not null and
                 (old.verb, old.key, old.output::text, old.error::text, old.completed_at) is distinct from
                 (new.verb, new.key, new.output::text, new.error::text, new.completed_at)) then
             insert into chaos.notes (workflow_id, what, detail)
@@ -51,7 +55,10 @@ PREPARE = """
         for each row execute function chaos.note_step();
 
     create or replace function chaos.note_message() returns trigger language plpgsql as $$ begin
-        if tg_op = 'DELETE' or old.received_at is not null then
+        if tg_op = 'UPDATE' and old.received_at is not null and new.received_at is null then
+            insert into chaos.notes (workflow_id, what, detail)
+            values (old.destination_id, 'M4: a received message was given back', old.id::text);
+        elsif tg_op = 'DELETE' or old.received_at is not null then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.destination_id, 'M5: a received message was changed', old.id::text);
         end if;
@@ -101,6 +108,20 @@ class Watched:
     results: dict[str, Any] = field(default_factory=dict)
     sent: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By idempotency key: when a send was first called, and when it returned."""
+
+
+@dataclass
+class Tally:
+    """What happened in all."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    workflows: int = 0
+    programs: int = 0
+    takeovers: int = 0
+    waves: int = 0
+    violations: list[str] = field(default_factory=list)
 
 
 @dataclass

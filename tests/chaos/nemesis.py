@@ -35,6 +35,8 @@ class Executor:
         self.name = name
         self.proxy = Proxy(server.url)
         self.log = folder / f"{name}.log"
+        self.bodies = folder / "bodies"
+        """Where the steps of random programs leave their traces."""
         self.in_trouble = asyncio.Lock()
         """Held while something bad that takes a while happens to it."""
         self.process: asyncio.subprocess.Process | None = None
@@ -46,7 +48,7 @@ class Executor:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.chaos.program",
-                self.proxy.url, self._server.url, self.name,
+                self.proxy.url, self._server.url, self.name, str(self.bodies),
                 cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
 

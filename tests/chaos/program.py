@@ -1,7 +1,8 @@
-"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID``, until it gets a signal.
+"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID FILE``.
 
-Its one workflow performs the program that it gets as its argument, instruction by instruction, and returns what it saw.
-Every value that it writes carries a token of the run that wrote it, which is not part of the program: so it shows which run wrote.
+It runs until it gets a signal. Its workflow performs the program that it gets as its argument, instruction by instruction, and
+returns what it saw. Every value that it writes carries a token of the run that wrote it, which is not part of the program: so it
+shows which run wrote. It also plays random programs (`tests.replay`). Their steps leave their traces in the file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +24,8 @@ import anyio.from_thread
 
 from dbos_async import DBOS, DatabaseUnavailableError, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
 from tests.chaos.direct import Direct
+from tests.replay import ledger as replay_ledger
+from tests.replay import workflows as random_programs  # noqa: F401 - registers them
 
 Instruction = dict[str, Any]
 
@@ -262,10 +266,11 @@ def end_with_the_driver() -> None:
     os._exit(0)
 
 
-async def main(url: str, ledger_url: str, name: str) -> None:
+async def main(url: str, ledger_url: str, name: str, file: str) -> None:
     global ledger, executor_id
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     ledger, executor_id = Direct(ledger_url), name
+    replay_ledger.keep_in(Path(file))
     ended = asyncio.Event()
     threading.Thread(target=end_with_the_driver, daemon=True).start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
@@ -279,4 +284,4 @@ async def main(url: str, ledger_url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    asyncio.run(main(*sys.argv[1:5]))

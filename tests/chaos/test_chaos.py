@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.chaos.driver import campaign
+from tests.chaos.races import AT_ONCE
 from tests.support.postgres import chosen_version, versions
 
 FAULTS = (
@@ -36,13 +37,16 @@ PAUSE_SECONDS = 0.7
 async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
     async with campaign(seed=18, executors=3) as suite:
         evil = asyncio.create_task(suite.nemesis.run(FAULTS, PAUSE_SECONDS))
+        races = asyncio.create_task(suite.race(evil.done))
         number = 0
         while not evil.done():
             await suite.wave(number, 12, give_up_after_seconds=40)
             number += 1
         await evil
+        await races
         tally = await suite.finish()
         assert tally.violations == []
         assert tally.faults.total() == len(FAULTS)
+        assert tally.programs >= AT_ONCE
         assert tally.workflows > 12 * number
         assert tally.operations.total() > 500 * number

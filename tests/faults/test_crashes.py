@@ -62,6 +62,30 @@ def check_everything(story: dict[str, Any]) -> None:
     assert Counter(child) == Counter(recv=4, write_stream=3)
 
 
+AGAIN = """
+    update dbos_async.workflows set status = 'PENDING', owner = null, output = null, error = null, ended_at = null where id = 'w'
+"""
+
+
+@pytest.mark.parametrize("at", range(1, 14, 5))
+@pytest.mark.parametrize("mode", ["before", "during", "after"])
+async def test_w2_w4_tasks_that_share_a_log_are_killed_twice_and_leave_one_execution(
+    database_url: str, connection: Any, tmp_path: Path, mode: str, at: int
+) -> None:
+    file = tmp_path / "ran"
+    # The steps that are replayed do not count.
+    for crash in ((mode, str(at)), ("after", "3")):
+        code, _ = await run(database_url, "shared_log", file, *crash)
+        assert code == -signal.SIGKILL
+    _, story = await run(database_url, "shared_log", file)
+    assert story is not None
+    ran = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [told for told in ran if told != story["result"]["said"][told[0]]] == []
+    await connection.execute(AGAIN)
+    assert await run(database_url, "shared_log", file) == (0, story)
+    assert len(file.read_text().splitlines()) == len(ran)
+
+
 BOUNDARIES = range(1, 27)
 
 

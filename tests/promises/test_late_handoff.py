@@ -12,6 +12,7 @@ from dbos_async import DBOS, DatabaseUnavailableError, SetWorkflowID
 from dbos_async._database.wakeups import message_key
 from dbos_async._executor import launched
 from dbos_async._messaging import send as sending
+from dbos_async._messaging.handoff import Offer
 from tests.conftest import Connect
 from tests.support.eventually import eventually
 from tests.support.statements import forms
@@ -39,7 +40,28 @@ async def sends_when_asked(message: str) -> None:
     await sends_to_w(message)
 
 
-async def test_m1_m4_of_two_late_handoffs_neither_is_lost(dbos: DBOS, connection: Any, connect: Connect) -> None:
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[Offer]:
+    """Gets an entry whenever a receive has polled in vain, and waits on."""
+    found: list[Offer] = []
+    waits = Offer.waits
+
+    def counted(offer: Offer, subscription: Any) -> None:
+        waits(offer, subscription)
+        found.append(offer)
+
+    monkeypatch.setattr(Offer, "waits", counted)
+    return found
+
+
+def is_abandoned() -> bool:
+    """Whether the first receive was cancelled, and is being cleaned up."""
+    return RECEIVES[0].done() and bool(launched.executor().runs["w"].cleanups)
+
+
+async def test_m1_m4_of_two_late_handoffs_neither_is_lost(
+    dbos: DBOS, connection: Any, connect: Connect, polls: list[Offer]
+) -> None:
     """The receive is offered to a second sender while the first is stuck, and is abandoned while both are under way."""
     RECEIVES.clear()
     runs = launched.executor().runs
@@ -64,13 +86,14 @@ async def test_m1_m4_of_two_late_handoffs_neither_is_lost(dbos: DBOS, connection
         GATES[message].set()
         await eventually(lambda: count_blocked(len(locks)), "the send waits for its workflow")
         # The receiver polls in vain, and makes its offer anew.
+        polls.clear()
         await connection.execute("select pg_notify('dbos_async', $1)", message_key("w", "t").hex())
-        await asyncio.sleep(0.3)
+        await eventually(lambda: polls, "it has polled")
     RECEIVES[0].cancel()
-    await asyncio.sleep(0.05)
+    await eventually(is_abandoned)
     await locks["b"].execute("commit")
     await eventually(lambda: "b" not in runs)
-    await asyncio.sleep(0.2)
+    assert is_abandoned(), "the clean-up waits for the first sender"
     await locks["a"].execute("commit")
     async with asyncio.timeout(10):
         assert await handle.get_result() == [True, "b", "a"]
@@ -95,7 +118,7 @@ async def test_m1_m4_what_a_sender_that_gave_up_has_delivered_goes_back(
             launched.executor().database.batches._give_up("the server is silent")
             await gave_up.wait()
             RECEIVES[0].cancel()
-            await asyncio.sleep(0.1)
+            await eventually(is_abandoned)
             if not answer_comes:
                 raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")
         return answer

@@ -19,8 +19,8 @@ from tests.replay.ledger import Said
 Node = dict[str, Any]
 """One act or block of a program. ``do`` says what it is, ``tag`` is its name in the log."""
 
-PATIENCE_SECONDS = 60.0
-"""How long an act waits for something that surely comes."""
+PATIENCE_SECONDS = 600.0
+"""How long an act waits for something that surely comes. No outage of the fault suite is so long."""
 
 STEPS: dict[str, Callable[..., Awaitable[Said]]] = {
     "plain": steps.work,

@@ -70,8 +70,7 @@ class Judge:
         def verdict(outcome: str, *reasons: str) -> Verdict:
             return Verdict(program, outcome, list(reasons), crashes(workflow_id), time.monotonic() - began)
 
-        with SetWorkflowID(workflow_id):
-            await self._client.start_workflow("random program", program)
+        await self.start(workflow_id, program)
         bodies: list[Said] = []
         found = []
         for act in ("ended", "ended in the replay"):
@@ -88,7 +87,7 @@ class Judge:
                 if tamper is not None:
                     await tamper(self._pool, workflow_id)
                 await self._pool.execute(UNDO_END, workflow_id)
-                await self._client.resume_workflow(workflow_id)
+                await self.resume(workflow_id)
         live, replayed = found
         reasons = differences(live, replayed) + contradictions(live, bodies)
         return verdict(DIFFERENT if reasons else SAME, *reasons)
@@ -96,7 +95,20 @@ class Judge:
     async def take_away(self, workflow_id: str) -> None:
         """Let a run lose its workflow, as if its executor had died. Whatever it still writes is refused; others go on with it."""
         if (await self._pool.execute(TAKE_AWAY, workflow_id)).endswith(" 1"):
-            await self._client.resume_workflow(workflow_id)
+            await self.resume(workflow_id)
+
+    async def start(self, workflow_id: str, program: Program) -> None:
+        """Start a program, for an executor to play it."""
+        with SetWorkflowID(workflow_id):
+            await self._client.start_workflow("random program", program)
+
+    async def resume(self, workflow_id: str) -> None:
+        """Let an executor claim a workflow whose end was undone."""
+        await self._client.resume_workflow(workflow_id)
+
+    async def cancel(self, workflow_id: str) -> None:
+        """Cancel a workflow."""
+        await self._client.cancel_workflow(workflow_id)
 
     async def poll(self) -> None:
         """See which of the programs have ended, until cancelled: one query for all."""
@@ -122,5 +134,5 @@ class Judge:
     async def _stands(self, workflow_id: str) -> str:
         waits = [wait for (wait,) in await self._pool.fetch(STANDS, workflow_id)]
         with suppress(Exception):  # it ended after all
-            await self._client.cancel_workflow(workflow_id)
+            await self.cancel(workflow_id)
         return f"waiting in {', '.join(waits) or 'no verb'}"

@@ -32,6 +32,34 @@ def read(workflow_id: str) -> list[Said]:
     return _kept.pop(workflow_id, [])
 
 
+class Tail:
+    """Reads a file that processes append to, each line once."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._offset = 0
+        self._kept: defaultdict[str, list[Said]] = defaultdict(list)
+
+    def read(self, workflow_id: str) -> list[Said]:
+        """The bodies that have run for one workflow and were not read yet; they are forgotten with that."""
+        self._go_on()
+        return self._kept.pop(workflow_id, [])
+
+    def read_all(self) -> dict[str, list[Said]]:
+        """What nobody has read, by workflow."""
+        self._go_on()
+        return self._kept
+
+    def _go_on(self) -> None:
+        with self.file.open("rb") as file:
+            file.seek(self._offset)
+            lines = file.read()
+        self._offset += len(lines)
+        for line in lines.splitlines():
+            workflow_id, said = json.loads(line)
+            self._kept[workflow_id].append(said)
+
+
 def read_file(file: Path) -> dict[str, list[Said]]:
     """The bodies that a file tells of, by workflow."""
     found: defaultdict[str, list[Said]] = defaultdict(list)

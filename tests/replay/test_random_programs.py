@@ -13,7 +13,7 @@ from tests.replay.killing import killing
 from tests.replay.kinds import EXACT, KINDS
 from tests.replay.lane import lane, side_by_side
 from tests.replay.maker import Program, make, walk
-from tests.replay.records import QUERIES, Ending, Records, contradictions
+from tests.replay.records import QUERIES, Ending, Records, contradictions, differences
 from tests.replay.shrink import shrink
 from tests.replay.tally import stories
 from tests.replay.text import text_of
@@ -119,6 +119,20 @@ def test_what_the_execution_that_ended_had_not_said_is_found() -> None:
     ]
     rows["events"] *= 2
     assert "stored 2 times: e" in contradictions(records, [])
+
+
+def test_what_a_cancelled_receive_gives_back_only_in_the_replay_is_no_difference() -> None:
+    """The workflow ended before it was given back (decision 16)."""
+
+    def records(log: str, *messages: str) -> Records:
+        rows = {name: list[list[Any]]() for name in QUERIES}
+        rows["steps"] = [["", number, "recv", "t", message, None, message] for number, message in enumerate(messages)]
+        rows["messages received"] = [["t", message, message] for message in messages]
+        return Records(Ending("SUCCESS", json.dumps({"log": [log], "asked": {}}), None), rows)
+
+    assert differences(records("a", "1", "2"), records("a", "1")) == []
+    assert len(differences(records("a", "1", "2"), records("b", "1"))) == 3
+    assert len(differences(records("a", "1"), records("a", "1", "2"))) == 2
 
 
 # The generator.

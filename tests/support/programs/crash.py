@@ -46,6 +46,14 @@ async def fail(reason: str) -> None:
     raise ValueError(reason)
 
 
+@DBOS.step()
+async def told(who: str, length: int, last: str) -> str:
+    with Path(FILE).open("a") as file:
+        file.write(json.dumps([who, length, last]) + "\n")
+    await asyncio.sleep(random.uniform(0, 0.005))
+    return who
+
+
 @DBOS.workflow()
 async def partner() -> list[Any]:
     got: list[Any] = []
@@ -107,6 +115,46 @@ async def side_by_side() -> dict[str, Any]:
     }
 
 
+@DBOS.workflow()
+async def shared_log() -> dict[str, Any]:
+    """Tasks that share a log, a lock and a queue; each step is told how far the log had come, and one task loses a race."""
+    log: list[Any] = []
+    said: dict[str, list[Any]] = {}
+    lock, queue = asyncio.Lock(), asyncio.Queue[str]()
+
+    async def act(who: str) -> None:
+        said[who] = [who, len(log), log[-1] if log else ""]
+        log.append(await told(who, len(log), log[-1] if log else ""))
+
+    async def producer(name: str) -> None:
+        for n in range(3):
+            async with lock:
+                await act(f"{name}{n}")
+            await queue.put(f"{name}{n}")
+
+    async def consumer() -> None:
+        for _ in range(6):
+            await act(f"for {await queue.get()}")
+
+    async def receiver() -> None:
+        for _ in range(2):
+            await DBOS.sleep(0.02)
+            message = await DBOS.recv("in", 60)
+            log.append(f"received {message}")
+
+    async def half_an_answer() -> None:
+        for n in range(50):
+            await act(f"part {n}")
+
+    await asyncio.gather(producer("a"), producer("b"), consumer())
+    tasks = [asyncio.create_task(half_an_answer()), asyncio.create_task(receiver())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    await act("over")
+    return {"log": log, "said": said}
+
+
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -134,7 +182,7 @@ def crash(mode: str, at: int) -> None:
 
 
 async def main() -> None:
-    workflow = {"everything": everything, "side_by_side": side_by_side}[WORKFLOW]
+    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log}[WORKFLOW]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(workflow)
