@@ -130,6 +130,11 @@ class Batches:
             partition.worker = self._loop.create_task(self._work(partition), name=name, context=context)
         return call
 
+    @property
+    def has_outage(self) -> bool:
+        """Whether a batch waits for the database at this moment: for a connection, or in silence for an answer."""
+        return any(partition.is_stuck for partition in self._partitions.values())
+
     async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this partition in it any more."""
         flushes: list[asyncio.Future[None]] = []

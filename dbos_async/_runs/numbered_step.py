@@ -151,16 +151,17 @@ class NumberedStep:
         order = self.run.order
         if order is None:
             return None if self.is_deferred else await self.release()
-        ticket = self.handed if self.handed is not None and not self.handed.is_over else self.ticket
+        polled = self.ticket
+        ticket = self.handed if self.handed is not None and not self.handed.is_over else polled
         assert ticket is not None
         if order.is_concurrent:
             if not ticket.number:
                 ticket.void()
                 ticket = Ticket(self.run, self.id, self.asked_after)
             await self.record_place(order, ticket)
-        self.ticket, rest = ticket, self.ticket
-        if rest is not None and rest is not ticket:
-            rest.void()
+        self.ticket = ticket
+        if polled is not None and polled is not ticket:
+            polled.void()
         if not self.is_deferred:
             await order.wait_for_release(ticket)
 
@@ -186,6 +187,6 @@ class NumberedStep:
             self.run.make_order().moved()
 
     async def _store_place(self, place: int | None) -> None:
-        call = self.call(PLACE, [(*self.columns, self.verb, self.key, place)])
+        call = self.call(PLACE, [(*self.columns, self.verb, self.key, place, self.asked_after)])
         if (await self.run.database.execute(call))[0]["outcome"] == "lost":
             await self.run.stop_as_lost()

@@ -1,4 +1,5 @@
--- name: PLACE (workflow_id text, attempt bigint, branch text, number int, verb text, key text, place int)
+-- name: PLACE (workflow_id text, attempt bigint, branch text, number int, verb text, key text, place int,
+--     asked_after int)
 -- A recorded result is released to the run at this place, or was received by no run: null. No row of its own decides, so the call locks the row of its workflow.
 with owned as materialized (
     select c.*, s.is_recorded
@@ -14,10 +15,11 @@ with owned as materialized (
 ),
 placed as (
     -- Always an update, since the row is there. As an insert it finds its row by the primary key, whatever the plan.
-    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, place)
-    select workflow_id, branch, number, verb, key, place from owned where is_recorded
+    insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, place, asked_after)
+    select workflow_id, branch, number, verb, key, place, asked_after from owned where is_recorded
     order by workflow_id, branch, number
-    on conflict (workflow_id, branch, number) do update set place = excluded.place
+    on conflict (workflow_id, branch, number) do update
+        set place = excluded.place, asked_after = coalesce(s.asked_after, excluded.asked_after)
 )
 select c.n, case when c.n in (select n from owned) then 'done' else 'lost' end as outcome
 from :numbers

@@ -20,11 +20,19 @@ class CurrentStep(Protocol):
 
     verb: str
     number: int
-    ticket: Ticket | None
-    handed: Ticket | None
+
+    @property
+    def ticket(self) -> Ticket | None: ...
+
+    @property
+    def handed(self) -> Ticket | None: ...
 
     @property
     def task(self) -> asyncio.Task[Any]: ...
+
+    def forget_place(self) -> object:
+        """Record that no run has received the result."""
+        ...
 
 
 class InsideVerb(Protocol):

@@ -27,6 +27,13 @@ from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
+from dbos_async._runs.patience import (
+    LOOK_EVERY_SECONDS,
+    PARK_AFTER_SECONDS,
+    PARK_BLINDLY_AFTER_SECONDS,
+    WARN_AFTER_SECONDS,
+    Patience,
+)
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
@@ -40,15 +47,6 @@ T = TypeVar("T")
 
 
 log = logging.getLogger("dbos_async")
-
-WARN_AFTER_SECONDS: Final = 1.0
-"""After this time without a move the log says what a replay waits for."""
-
-PARK_AFTER_SECONDS: Final = 10.0
-"""After this time the workflow is parked. Timers of the workflow that were pending when the replay came to a stand delay that."""
-
-PARK_BLINDLY_AFTER_SECONDS: Final = 3600.0
-"""The same for a cancellation, where the event loop hides the timers that may bring it."""
 
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
@@ -171,13 +169,14 @@ class Step(NumberedStep):
 
     async def _wait_to_be_left(self) -> NoReturn:
         """Without a result an earlier run went on to later steps: it was cancelled here. Wait for the same cancellation."""
-        run, loop = self.run, self.run.gate.loop
+        run, patience, is_named = self.run, Patience(self.run), False
+        most = PARK_AFTER_SECONDS if run.gate.view.can_see else PARK_BLINDLY_AFTER_SECONDS
+        while patience.seconds < most:
+            await run.gate.pause(LOOK_EVERY_SECONDS)
+            if patience.look() >= WARN_AFTER_SECONDS and not is_named:
+                is_named = True
+                log.warning("The replay of workflow %r waits for the cancellation of %s.", run.workflow_id, self.name)
         name = named(self.verb, self.key)
-        seconds = PARK_AFTER_SECONDS if run.gate.view.can_see else PARK_BLINDLY_AFTER_SECONDS
-        park_at = max(loop.time(), run.gate.view.last_timer(run) or 0.0) + seconds
-        await run.gate.pause(WARN_AFTER_SECONDS)
-        log.warning("The replay of workflow %r waits for the cancellation of %s.", run.workflow_id, self.name)
-        await run.gate.pause(park_at - loop.time())
         await self._park(f"{name}, cancelled before it had a result", f"{name} without a cancellation")
 
     async def _follow(self, order: Order, recorded: Recorded | None) -> StepResult | None:
@@ -207,6 +206,8 @@ class Step(NumberedStep):
                 order.moved()
         if not self.was_received(recorded, order):
             self.waited = True
+            if self.verb == "sleep" and recorded.asked_after is None:
+                self.forget_place()  # an older release began this sleep: note that it was not over before all places
             ticket.void()
             await order.wait_for_frontier(self.name)
             return None

@@ -7,9 +7,9 @@ import logging
 from typing import Final
 
 from dbos_async._runs.order import Order
+from dbos_async._runs.patience import LOOK_EVERY_SECONDS, PARK_AFTER_SECONDS, WARN_AFTER_SECONDS, Patience
 from dbos_async._runs.recorded_order import RecordedOrder
 from dbos_async._runs.run import Run
-from dbos_async._runs.step import PARK_AFTER_SECONDS, WARN_AFTER_SECONDS
 from dbos_async.errors import ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
@@ -27,36 +27,35 @@ def follow(run: Run, recorded: RecordedOrder) -> None:
 class Watchdog:
     """Looks once a second whether a replay that is held up has moved."""
 
-    __slots__ = ("_moves", "_order", "_park_at", "_run", "_timer", "_was_named")
+    __slots__ = ("_moves", "_order", "_patience", "_run", "_timer")
 
     def __init__(self, run: Run, order: Order) -> None:
         self._run, self._order = run, order
         self._moves = -1
-        self._park_at = 0.0
-        self._was_named = False
+        self._patience = Patience(run)
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
         """Look again in a moment, unless that is planned already."""
         if self._timer is None:
             gate = self._run.gate
-            self._timer = gate.loop.call_later(WARN_AFTER_SECONDS, self._look, context=gate.context)
+            self._timer = gate.loop.call_later(LOOK_EVERY_SECONDS, self._look, context=gate.context)
 
     def _look(self) -> None:
         self._timer = None
         run, order = self._run, self._order
         if run.over or run.stopped is not None or not order.is_held_up:
             return
-        now = run.gate.loop.time()
         if order.moves != self._moves or order.is_waiting:
-            last_timer = run.gate.view.last_timer(run)
-            self._moves, self._was_named = order.moves, False
-            self._park_at = max(now, last_timer or now) + PARK_AFTER_SECONDS - WARN_AFTER_SECONDS
-        elif now >= self._park_at:
-            return run.host.spawn(self._park())
-        elif not self._was_named:
-            self._was_named = True
-            run.host.spawn(self._name())
+            self._moves = order.moves
+            self._patience.begin()
+        else:
+            before = self._patience.seconds
+            seconds = self._patience.look()
+            if seconds >= PARK_AFTER_SECONDS:
+                return run.host.spawn(self._park())
+            if before < seconds == WARN_AFTER_SECONDS:
+                run.host.spawn(self._name())
         self.watch()
 
     async def _name(self) -> None:
