@@ -50,6 +50,8 @@ class _Partition:
     worker: asyncio.Task[None] | None = None
     batch: Sequence[Call] = ()
     """The calls in flight."""
+    began: float = 0.0
+    """Since when they are, by the time of the loop."""
     flushes: list[asyncio.Future[None]] = field(default_factory=list)
     """Resolved when nothing is in flight any more."""
     untold: list[tuple[Call, Result]] = field(default_factory=list)
@@ -130,10 +132,10 @@ class Batches:
             partition.worker = self._loop.create_task(self._work(partition), name=name, context=context)
         return call
 
-    @property
-    def has_outage(self) -> bool:
-        """Whether a batch waits for the database at this moment: for a connection, or in silence for an answer."""
-        return any(partition.is_stuck for partition in self._partitions.values())
+    def is_slow(self, seconds: float) -> bool:
+        """Whether a batch has waited for the database longer than this."""
+        since = self._loop.time() - seconds
+        return any(partition.batch and partition.began < since for partition in self._partitions.values())
 
     async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this partition in it any more."""
@@ -163,6 +165,7 @@ class Batches:
         try:
             while partition.waiting:
                 partition.batch = batch = _next_batch(partition.waiting)
+                partition.began = self._loop.time()
                 try:
                     await self._run(partition, batch)
                 finally:

@@ -126,12 +126,19 @@ class History:
         if self._opening is None:
             context = contextvars.Context()  # this goes on if the task that asks first is cancelled
             self._opening = asyncio.get_running_loop().create_task(self._read_order(), context=context)
+            self._opening.add_done_callback(note_error)
         await asyncio.shield(self._opening)
 
     async def _read_order(self) -> None:
         self._order = order = RecordedOrder(self._database, self._workflow_id, self._left)
         await order.read_on()
         self._on_order(order)
+
+
+def note_error(task: asyncio.Task[None]) -> None:
+    """The error of this task is no surprise: DBOS was closed, and all that wait for the task hear of it themselves."""
+    if not task.cancelled():
+        task.exception()
 
 
 def named(verb: str, key: str) -> str:

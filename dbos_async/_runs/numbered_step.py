@@ -12,7 +12,7 @@ from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext, next_number
-from dbos_async._runs.history import History, Recorded, named
+from dbos_async._runs.history import History, Recorded, named, note_error
 from dbos_async._runs.order import Order, Ticket
 
 with load(__name__) as sql:
@@ -177,7 +177,9 @@ class NumberedStep:
         run = self.run
         assert run.history is not None
         run.history.reading += 1
-        return run.database.loop.create_task(self._forget_place(run.history), context=contextvars.Context())
+        task = run.database.loop.create_task(self._forget_place(run.history), context=contextvars.Context())
+        task.add_done_callback(note_error)
+        return task
 
     async def _forget_place(self, history: History) -> None:
         try:

@@ -1,6 +1,7 @@
 -- name: PLACE (workflow_id text, attempt bigint, branch text, number int, verb text, key text, place int,
---     asked_after int)
--- A recorded result is released to the run at this place, or was received by no run: null. No row of its own decides, so the call locks the row of its workflow.
+--     after int)
+-- A recorded result is released to the run at this place, or was received by no run: null. A row of an older release also learns
+-- after which place it was asked for. No row of its own decides, so the call locks the row of its workflow.
 with owned as materialized (
     select c.*, s.is_recorded
     from :rows
@@ -16,7 +17,7 @@ with owned as materialized (
 placed as (
     -- Always an update, since the row is there. As an insert it finds its row by the primary key, whatever the plan.
     insert into dbos_async.steps as s (workflow_id, branch, number, verb, key, place, asked_after)
-    select workflow_id, branch, number, verb, key, place, asked_after from owned where is_recorded
+    select workflow_id, branch, number, verb, key, place, after from owned where is_recorded
     order by workflow_id, branch, number
     on conflict (workflow_id, branch, number) do update
         set place = excluded.place, asked_after = coalesce(s.asked_after, excluded.asked_after)

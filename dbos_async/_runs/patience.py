@@ -21,8 +21,8 @@ PARK_BLINDLY_AFTER_SECONDS: Final = 3600
 class Patience:
     """Counts the seconds for which a replay stands still.
 
-    A second does not count in which the database was away, in which this process was frozen, or before the timers of the workflow
-    are over that were pending when the replay came to a stand.
+    A second does not count in which a call waits for the database or this process was frozen, nor before those timers of the
+    workflow are over that were pending when the replay came to a stand.
     """
 
     __slots__ = ("_looked_at", "_run", "_timers_end", "seconds")
@@ -42,6 +42,6 @@ class Patience:
         now, before = self._run.gate.loop.time(), self._looked_at
         self._looked_at = now
         is_on_time = now - before < 2 * LOOK_EVERY_SECONDS
-        if is_on_time and now >= self._timers_end and not self._run.database.batches.has_outage:
+        if is_on_time and now >= self._timers_end and not self._run.database.batches.is_slow(LOOK_EVERY_SECONDS / 2):
             self.seconds += 1
         return self.seconds

@@ -186,10 +186,9 @@ class Run(RunTasks):
         step = self.last_step
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
-        sleeps = step is not None and step.verb == "sleep" and bool(self.inside_verbs) and not has_arrived
-        self.make_order().begin_concurrency(
-            sleep=step.number if step is not None and sleeps else 0, in_flight=in_flight
-        )
+        sleeps = bool(self.inside_verbs) and not has_arrived and not self.is_reading
+        sleep = step.number if step is not None and step.verb == "sleep" and sleeps else 0
+        self.make_order().begin_concurrency(sleep=sleep, in_flight=in_flight)
         self.last_step = None
 
     def inside(self, verb: str, task: asyncio.Task[object] | None = None) -> _Inside:

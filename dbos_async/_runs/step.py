@@ -23,17 +23,11 @@ import asyncpg
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
+from dbos_async._runs import patience
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
-from dbos_async._runs.patience import (
-    LOOK_EVERY_SECONDS,
-    PARK_AFTER_SECONDS,
-    PARK_BLINDLY_AFTER_SECONDS,
-    WARN_AFTER_SECONDS,
-    Patience,
-)
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
@@ -169,11 +163,11 @@ class Step(NumberedStep):
 
     async def _wait_to_be_left(self) -> NoReturn:
         """Without a result an earlier run went on to later steps: it was cancelled here. Wait for the same cancellation."""
-        run, patience, is_named = self.run, Patience(self.run), False
-        most = PARK_AFTER_SECONDS if run.gate.view.can_see else PARK_BLINDLY_AFTER_SECONDS
-        while patience.seconds < most:
-            await run.gate.pause(LOOK_EVERY_SECONDS)
-            if patience.look() >= WARN_AFTER_SECONDS and not is_named:
+        run, stand, is_named = self.run, patience.Patience(self.run), False
+        most = patience.PARK_AFTER_SECONDS if run.gate.view.can_see else patience.PARK_BLINDLY_AFTER_SECONDS
+        while stand.seconds < most:
+            await run.gate.pause(patience.LOOK_EVERY_SECONDS)
+            if stand.look() >= patience.WARN_AFTER_SECONDS and not is_named:
                 is_named = True
                 log.warning("The replay of workflow %r waits for the cancellation of %s.", run.workflow_id, self.name)
         name = named(self.verb, self.key)

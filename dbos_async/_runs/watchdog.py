@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import Final
 
+from dbos_async._runs import patience
 from dbos_async._runs.order import Order
-from dbos_async._runs.patience import LOOK_EVERY_SECONDS, PARK_AFTER_SECONDS, WARN_AFTER_SECONDS, Patience
 from dbos_async._runs.recorded_order import RecordedOrder
 from dbos_async._runs.run import Run
 from dbos_async.errors import ReplayMismatchError
@@ -32,14 +32,14 @@ class Watchdog:
     def __init__(self, run: Run, order: Order) -> None:
         self._run, self._order = run, order
         self._moves = -1
-        self._patience = Patience(run)
+        self._patience = patience.Patience(run)
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
         """Look again in a moment, unless that is planned already."""
         if self._timer is None:
             gate = self._run.gate
-            self._timer = gate.loop.call_later(LOOK_EVERY_SECONDS, self._look, context=gate.context)
+            self._timer = gate.loop.call_later(patience.LOOK_EVERY_SECONDS, self._look, context=gate.context)
 
     def _look(self) -> None:
         self._timer = None
@@ -52,9 +52,9 @@ class Watchdog:
         else:
             before = self._patience.seconds
             seconds = self._patience.look()
-            if seconds >= PARK_AFTER_SECONDS:
+            if seconds >= patience.PARK_AFTER_SECONDS:
                 return run.host.spawn(self._park())
-            if before < seconds == WARN_AFTER_SECONDS:
+            if before < seconds == patience.WARN_AFTER_SECONDS:
                 run.host.spawn(self._name())
         self.watch()
 

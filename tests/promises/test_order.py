@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+import tests.support.concurrent_corners  # noqa: F401 - registers its programs
 from dbos_async import DBOS, SetWorkflowID
-from dbos_async._runs import quiet, recorded_order, watchdog
+from dbos_async._runs import patience, quiet, recorded_order
 from tests.support.concurrent import PROGRAMS, RAN, note
 from tests.support.eventually import eventually
 
-CODE = {"is_changed": False}
+CODE = {"is_changed": False, "is_fast": False}
 
 AGAIN = """
     update dbos_async.workflows set status = 'PENDING', owner = null, output = null, error = null, ended_at = null where id = $1
@@ -27,7 +29,7 @@ AGAIN = """
 @pytest.fixture(autouse=True)
 def _clean() -> None:
     RAN.clear()
-    CODE["is_changed"] = False
+    CODE["is_changed"] = CODE["is_fast"] = False
 
 
 @DBOS.workflow(name="order")
@@ -179,8 +181,7 @@ async def stands_still() -> None:
 async def test_w4_a_replay_that_stands_still_is_named_and_then_parked(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watchdog, "WARN_AFTER_SECONDS", 0.1)
-    monkeypatch.setattr(watchdog, "PARK_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "LOOK_EVERY_SECONDS", 0.05)
     async with DBOS(database_url):
         with SetWorkflowID("w"):
             await DBOS.start_workflow(stands_still)
@@ -196,6 +197,102 @@ async def test_w4_a_replay_that_stands_still_is_named_and_then_parked(
     assert len(named) == 1
     assert "was recorded as step 'note' (0.3.1)" in named[0]
     assert "recv 't' (0.2.1)" in named[0]
+
+
+@DBOS.workflow(name="cut off")
+async def cut_off() -> list[str]:
+    seen: list[str] = []
+    acts: list[Callable[[], Awaitable[object]]] = [lambda: DBOS.recv("a", None), slow, lambda: DBOS.sleep(30)]
+    for act in acts:
+        try:
+            async with asyncio.timeout(None if CODE["is_changed"] else 0.1):
+                seen.append(str(await act()))
+        except TimeoutError:
+            seen.append("cut off")
+    await note("told")
+    return seen
+
+
+@DBOS.step(name="slow")
+async def slow() -> str:
+    await asyncio.sleep(0.0 if CODE["is_fast"] else 30)
+    return "slow"
+
+
+async def test_w4_a_call_that_a_timer_has_cut_off_is_cut_off_again(database_url: str, connection: Any) -> None:
+    """The world is another one by then: the message is there, and the step would be fast."""
+    await cut_off_and_replayed(database_url, connection)
+    assert (await outcome(connection, "w")) == ("SUCCESS", '["cut off","cut off","cut off"]')
+
+
+async def test_w4_without_that_timer_the_workflow_is_parked(
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(patience, "LOOK_EVERY_SECONDS", 0.05)
+    await cut_off_and_replayed(database_url, connection, is_changed=True)
+    status, _ = await outcome(connection, "w")
+    assert status == "REPLAY_MISMATCH"
+    assert "Step 1 of workflow 'w' was recorded as recv 'a', cancelled before it had a result" in caplog.text
+
+
+async def cut_off_and_replayed(database_url: str, connection: Any, *, is_changed: bool = False) -> None:
+    async with DBOS(database_url):
+        with SetWorkflowID("w"):
+            await (await DBOS.start_workflow(cut_off)).get_result()
+        await DBOS.send("w", "late", "a")
+    await connection.execute(AGAIN, "w")
+    CODE["is_fast"], CODE["is_changed"] = True, is_changed
+    async with DBOS(database_url):
+        await outcome(connection, "w")
+
+
+@DBOS.workflow(name="reads a stream beside a step")
+async def reads_beside() -> list[Any]:
+    seen: list[Any] = []
+
+    async def reader() -> None:
+        async for value in DBOS.read_stream("writer", "s"):
+            seen.append(value)
+            seen.append(await note(f"after {value}"))
+
+    async def other() -> None:
+        for n in range(3):
+            what = await note(f"beside {n}")
+            seen.append(what)
+
+    await asyncio.gather(reader(), other())
+    return seen
+
+
+@DBOS.workflow(name="writes a stream for a reader")
+async def writes() -> None:
+    for n in range(3):
+        await DBOS.write_stream("s", n)
+
+
+async def test_w4_d4_a_replay_that_waits_for_a_slow_database_is_not_parked(
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LOOK_EVERY_SECONDS", 0.05)
+    async with DBOS(database_url):
+        with SetWorkflowID("writer"):
+            await (await DBOS.start_workflow(writes)).get_result()
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(reads_beside)
+        first = await outcome(connection, "w")
+    await connection.execute(AGAIN, "w")
+    await connection.execute("begin; lock table dbos_async.stream_entries in access exclusive mode")
+    async with DBOS(database_url):
+        try:
+            await eventually(lambda: blocked(connection), "the replay waits for the stream")
+            await asyncio.sleep(1.0)  # twice as long as a replay may stand still here
+        finally:
+            await connection.execute("rollback")
+        assert await outcome(connection, "w") == first
+
+
+async def blocked(connection: Any) -> bool:
+    return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))
 
 
 async def test_w4_histories_without_places_replay_as_before(database_url: str, connection: Any) -> None:

@@ -138,3 +138,26 @@ async def test_w4_what_an_older_release_commits_late_gets_its_place_when_it_is_r
     del RAN[:old]
     check_bodies(result)
     await replays_alike(database_url, connection, result)
+
+
+async def test_w4_a_sleep_that_an_older_release_has_begun_ends_in_its_turn(database_url: str, connection: Any) -> None:
+    """The run that took over after the deploy crashed before the sleep was over, and had gone on without it."""
+    async with DBOS(database_url, drain_seconds=0):
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(side_by_side, 1.5)
+        await recorded(connection, "a2", "b2", "c2", "a", "b", "c")
+    await connection.execute(BEFORE_ORDER)
+    old = len(RAN)
+    async with DBOS(database_url, drain_seconds=0):
+        await DBOS.send("w", 1, "a")
+        await recorded(connection, "a4")
+    is_over = "select deadline < clock_timestamp() from dbos_async.steps where verb = 'sleep'"
+    assert not await connection.fetchval(is_over)
+    await eventually(lambda: connection.fetchval(is_over))
+    async with DBOS(database_url):
+        await DBOS.send("w", 2, "b")
+        await DBOS.send("w", 3, "c")
+        result = await ending(connection)
+    del RAN[:old]
+    check_bodies(result)
+    await replays_alike(database_url, connection, result)
