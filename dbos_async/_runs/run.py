@@ -216,7 +216,7 @@ class Run(RunTasks):
     async def halt(self, reason: str) -> NoReturn:
         """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
         if self.stopped is None:
-            log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason)
+            log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason.removesuffix("."))
             self.stop(reason)
         self.cancel_current_once(reason)
         await self.database.loop.create_future()

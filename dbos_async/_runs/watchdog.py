@@ -59,16 +59,19 @@ class Watchdog:
         self.watch()
 
     async def _name(self) -> None:
-        mismatch = await self._mismatch()
-        log.warning("The replay of workflow %r stands still: %s", self._run.workflow_id, mismatch)
+        _, recorded, asked = await self._stand()
+        text = "The replay of workflow %r stands still: it waits for %s, and the code asks for %s."
+        log.warning(text, self._run.workflow_id, recorded, asked)
 
     async def _park(self) -> None:
-        mismatch = await self._mismatch()
+        path, recorded, asked = await self._stand()
+        mismatch = ReplayMismatchError(self._run.workflow_id, path, recorded.replace(f" ({path})", "", 1), asked)
         if self._run.stopped is None and not self._run.over:
             await self._run.host.park(self._run, mismatch)
             self._run.stop(str(mismatch))
 
-    async def _mismatch(self) -> ReplayMismatchError:
+    async def _stand(self) -> tuple[str, str, str]:
+        """Where the replay stands, what it waits for, and what the code asks for."""
         run, recorded = self._run, self._order.recorded
         assert recorded is not None
         assert run.history is not None
@@ -78,4 +81,5 @@ class Watchdog:
         asked = f"nothing but {', '.join(waiting[:MAX_NAMED])}" if waiting else "nothing more"
         branch, number = expected[0] if expected else ("", 0)
         path = f"{branch}.{number}" if branch else str(number)
-        return ReplayMismatchError(run.workflow_id, path, ", ".join(names) or "another order of its steps", asked)
+        beside = f", beside {', '.join(names[1:])}," if names[1:] else ""
+        return path, names[0] + beside if names else "another order of its steps", asked
