@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dbos_async._runs import patience
 from tests.replay.judge import DIFFERENT, PARKED, SAME, STUCK, Verdict
 from tests.replay.killing import killing
 from tests.replay.kinds import EXACT, KINDS, ORDERED
@@ -69,6 +70,10 @@ FORGET_SEND = """
         select branch, number from dbos_async.steps where workflow_id = $1 and verb = 'send' order by number limit 1)
 """
 FORGET_RECEIVE = FORGET_SEND.replace("verb = 'send'", "verb = 'recv' and key <> 'never'")
+FORGET_END = """
+    delete from dbos_async.steps where workflow_id = $1 and number >= (
+        select number from dbos_async.steps where workflow_id = $1 and verb = 'recv' and key <> 'never' limit 1)
+"""
 OTHER_VERB = "update dbos_async.steps set verb = 'recv_envelope' where workflow_id = $1 and verb = 'recv'"
 
 
@@ -91,12 +96,16 @@ SEQUENCE: Program = {"kind": "sequence", "seed": "by hand", "body": [*PLAIN, MAI
     [
         pytest.param((), SAME, "", id="nothing"),
         pytest.param((SWAP,), DIFFERENT, "got the outcome of", id="two outcomes swapped"),
-        pytest.param((FORGET_SEND,), DIFFERENT, "the messages sent", id="a send forgotten"),
+        pytest.param((FORGET_SEND,), PARKED, "cancelled before it had a result", id="a send forgotten"),
         pytest.param((OTHER_VERB,), PARKED, "recv_envelope", id="another verb recorded"),
-        pytest.param((FORGET_RECEIVE,), STUCK, "waiting in recv m", id="a receive forgotten"),
+        pytest.param((FORGET_RECEIVE,), PARKED, "cancelled before it had a result", id="a receive forgotten"),
+        pytest.param((FORGET_END,), STUCK, "waiting in recv m", id="all from a receive on forgotten"),
     ],
 )
-async def test_a_broken_replay_is_found(spoil: tuple[str, ...], outcome: str, reason: str, database_url: str) -> None:
+async def test_a_broken_replay_is_found(
+    spoil: tuple[str, ...], outcome: str, reason: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "LOOK_EVERY_SECONDS", 0.05)
     async with lane(database_url, patience_seconds=2.0) as player:
         player.tamper = spoiled(*spoil)
         verdict = await player.play(SEQUENCE)

@@ -48,11 +48,12 @@ async def anyio_stream(seen: list[Any]) -> None:
                 await out.send(await note(f"{n}.{step}"))
 
     async def consume(n: int) -> None:
-        async for entry in receive.clone():
-            seen.append((n, entry))
-            await note(f"{n} has {entry} as {len(seen)}")
+        async with receive.clone() as source:
+            async for entry in source:
+                seen.append((n, entry))
+                await note(f"{n} has {entry} as {len(seen)}")
 
-    async with anyio.create_task_group() as outer:
+    async with receive, send, anyio.create_task_group() as outer:
         for n in range(2):
             outer.start_soon(consume, n)
         async with anyio.create_task_group() as inner:
