@@ -20,7 +20,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
-from dbos_async._runs.context import begin, run_of_body
+from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
@@ -87,7 +87,7 @@ class Executor:
         """The task that renews the lease, as long as this executor lives."""
         self.slots = Slots(_do_nothing)
         self.gate = Gate(self.loop, run_of_body)
-        self.task_factory = TaskFactory(self.loop, run_of_body, hides_tasks=not self.gate.view.can_see)
+        self.task_factory = TaskFactory(self.loop, current, WorkflowContext, hides_tasks=not self.gate.view.can_see)
         self.reserved_slots = 0
         """Free slots that are promised to starts and claims under way."""
         self._max_running = max_running

@@ -17,7 +17,7 @@ RUN_SHIFT: Final = 40
 """The bits for the number of a task. The bits above tell runs apart. A set looks at them after many collisions only, so the order
 of a small set is the same in a fork, too."""
 
-_RUN_MASK: Final = (1 << 20) - 1
+RUN_BYTES: Final = 2
 
 
 async def _generate() -> AsyncGenerator[None, None]:
@@ -55,65 +55,80 @@ class RunTask(asyncio.Task[Any]):
 
     __slots__ = ("_hash",)
 
-    def __init__(self, run: NumberedRun, number: int, coroutine: Coroutine[Any, Any, Any], **options: Any) -> None:
+    _hash: int
+
+    @staticmethod
+    def make(run: NumberedRun, number: int, coroutine: Coroutine[Any, Any, Any], **options: Any) -> RunTask:
+        """The task of this number. A third cheaper than an ``__init__`` of its own."""
         if run.tasks_hash is None:
-            run.tasks_hash = (int.from_bytes(run.end_key) & _RUN_MASK) << RUN_SHIFT
-        self._hash = run.tasks_hash + number
-        super().__init__(coroutine, **options)  # puts the task into a set
+            run.tasks_hash = int.from_bytes(run.end_key[:RUN_BYTES]) << RUN_SHIFT
+        task = RunTask.__new__(RunTask)
+        task._hash = run.tasks_hash + number
+        asyncio.Task.__init__(task, coroutine, **options)  # puts the task into a set
+        return task
 
     def __hash__(self) -> int:
         return self._hash
 
 
 class TaskFactory:
-    """Makes the tasks of an event loop as long as it is installed, in the place of asyncio's own factory."""
+    """Makes the tasks of an event loop as long as it is installed, in the place of asyncio's own factory.
+
+    The tasks of a run are those that are made in its body: there the variable ``current`` has a value of the type ``body``.
+    """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        run_of: Callable[[contextvars.Context | None], NumberedRun | None],
-        *,
-        hides_tasks: bool,
+        self, loop: asyncio.AbstractEventLoop, current: contextvars.ContextVar[Any], body: type, *, hides_tasks: bool
     ) -> None:
-        self._loop, self._run_of = loop, run_of
+        self._loop, self._current, self._body, self._hides_tasks = loop, current, body, hides_tasks
         self._before: Any = loop.get_task_factory()
-        self._hides_tasks = hides_tasks
         self._is_eager = self._before is not None and self._before is getattr(asyncio, "eager_task_factory", None)
+        self._make: Any = self._maker()  # what the typeshed asks of a factory differs between the releases of Python
 
     @property
     def is_installed(self) -> bool:
         """Whether the loop makes its tasks by this factory."""
-        factory: Any = self._loop.get_task_factory()
-        return factory is self
+        return self._loop.get_task_factory() is self._make
 
     def install(self) -> None:
         """Make the tasks from now on, unless the program has a factory of its own."""
         if self._before is None or self._is_eager:
-            factory: Any = self  # what the typeshed asks of a factory differs between the releases of Python
-            self._loop.set_task_factory(factory)
+            self._loop.set_task_factory(self._make)
 
     def remove(self) -> None:
         """Give the loop its factory back, unless the program has set another one meanwhile."""
         if self.is_installed:
             self._loop.set_task_factory(self._before)
 
-    def __call__(
+    def _maker(self) -> Callable[..., asyncio.Task[Any]]:
+        # Every task of the program is made here, so this is a function that looks nothing up.
+        current, body, is_eager, make_task = self._current, self._body, self._is_eager, self._make_task
+
+        def make(
+            loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+        ) -> asyncio.Task[Any]:
+            if is_eager:
+                options.setdefault("eager_start", True)
+            context: contextvars.Context | None = options.get("context")
+            here: Any = current.get() if context is None else context.get(current)
+            if type(here) is not body or type(coroutine) is _AsyncGeneratorClose:
+                return asyncio.Task(coroutine, loop=loop, **options)
+            return make_task(here.run, loop, coroutine, options)
+
+        return make
+
+    def _make_task(
         self,
+        run: NumberedRun,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, Any],
-        *,
-        context: contextvars.Context | None = None,
-        **options: Any,
+        options: dict[str, Any],
     ) -> asyncio.Task[Any]:
-        if self._is_eager:
-            options.setdefault("eager_start", True)
-        run = self._run_of(context)
-        if run is None or type(coroutine) is _AsyncGeneratorClose:
-            return asyncio.Task(coroutine, loop=loop, context=context, **options)
         if not is_from_set():
-            task = RunTask(run, run.next_task(), coroutine, loop=loop, context=context, **options)
+            task = RunTask.make(run, run.next_task(), coroutine, loop=loop, **options)
         else:
-            task = RunTask(run, run.next_task(), run.set_start.run(coroutine), loop=loop, context=context, **options)
+            starts = run.set_start.run(coroutine)
+            task = RunTask.make(run, run.next_task(), starts, loop=loop, **options)
             task.add_done_callback(lambda _: coroutine.close())  # if it was cancelled before its turn
         run.add_task(task, is_hidden=self._hides_tasks)
         return task
@@ -123,5 +138,6 @@ class TaskFactory:
         context = contextvars.Context()
         if not self.is_installed:
             return self._loop.create_task(coroutine, name=name, context=context)
-        options = {"eager_start": True} if self._is_eager else {}
-        return RunTask(run, 0, coroutine, loop=self._loop, name=name, context=context, **options)
+        if self._is_eager:
+            return RunTask.make(run, 0, coroutine, loop=self._loop, name=name, context=context, eager_start=True)
+        return RunTask.make(run, 0, coroutine, loop=self._loop, name=name, context=context)

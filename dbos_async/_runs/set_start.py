@@ -12,15 +12,19 @@ import dataclasses
 import inspect
 import itertools
 import logging
+import sys
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 log = logging.getLogger("dbos_async")
 
-MAX_FRAMES: Final = 10
-"""At most so many frames below the current one ``as_completed`` is found, when it makes a task."""
+CALLER_OF_CREATE_TASK: Final = 4
+"""So many frames below `is_from_set` is the one that calls ``loop.create_task``, which calls the task factory."""
+
+_OF_TASKS: Final = vars(asyncio.tasks)
 
 _PLAIN: Final = (str, int, float, bool, bytes, type(None))
 _OPAQUE: Final = "<?>"
@@ -28,10 +32,8 @@ _OPAQUE: Final = "<?>"
 
 def is_from_set() -> bool:
     """Whether ``as_completed`` makes the task that a task factory is about to make."""
-    frame = inspect.currentframe()
-    for _ in range(MAX_FRAMES):
-        if frame is None:
-            return False
+    frame: FrameType | None = sys._getframe(CALLER_OF_CREATE_TASK)
+    while frame is not None and frame.f_globals is _OF_TASKS:
         if frame.f_code is asyncio.as_completed.__code__:
             return True
         frame = frame.f_back
