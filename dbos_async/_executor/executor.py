@@ -133,7 +133,7 @@ class Executor:
             if earlier.attempt >= attempt:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run

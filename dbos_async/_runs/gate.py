@@ -66,6 +66,8 @@ class Gate:
         self._departure = 0
         self._seen: tuple[object, object, int] | None = None
         """A run that was quiet, and the first callback and the length of the queue at that time: callbacks leave it in front."""
+        self._cancelling: set[object] = set()
+        """The runs that in the last turn did nothing but cancel tasks again."""
         self.busy: set[object] = set()
         """The runs that were not quiet when the last answer came."""
 
@@ -112,12 +114,15 @@ class Gate:
     def _turn(self) -> None:
         self._is_scheduled = False
         orders, self._waiting = self._waiting, {}
-        busy = self.view.busy_runs()
+        cancelling: set[object] = set()
+        busy = self.view.busy_runs(cancelling)
+        before, self._cancelling = self._cancelling, cancelling
         for order in orders:
             if order.run.over or order.run.stopped is not None:
                 continue
             if self.view.can_see:
-                is_quiet = order.run not in busy
+                run = order.run
+                is_quiet = run not in busy and (run not in cancelling or run in before)
             else:
                 order.idle_turns = 0 if order.run.has_ready_task else order.idle_turns
                 is_quiet = order.idle_turns >= IDLE_TURNS

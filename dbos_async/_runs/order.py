@@ -120,13 +120,17 @@ class Ticket:
             self.rival.void()  # this call has completed the step, so no hand-off can
         if self.is_deferred:
             return False
+        order, place = self.run.order, self.place
+        if place is not None and place.pending > 1 and order is not None:
+            self.waiter, self.result = call, result
+            order.arrive(self, is_quiet=False)
+            return True
         is_quiet = self.run.gate.was_quiet(self.run, self.departure)
-        order = self.run.order
         if is_quiet and (order is None or not order.is_concurrent):
             self.void()
             return False
         self.waiter, self.result = call, result
-        self.run.make_order().arrive(self, is_quiet)
+        self.run.make_order().arrive(self, is_quiet=is_quiet)
         return True
 
     def void(self) -> None:
@@ -204,23 +208,25 @@ class Order:
         place.pending += 1
         return place
 
-    def join_zero(self, ticket: Ticket) -> None:
+    def join_zero(self, ticket: Ticket) -> Place:
         """Give the ticket the place before all others: that of results without a recorded place."""
         if self._zero is None:
             self._zero = Place(0)
         self._zero.pending += 1
         ticket.place = self._zero
+        return self._zero
 
-    def arrive(self, ticket: Ticket, is_quiet: bool) -> None:
+    def arrive(self, ticket: Ticket, *, is_quiet: bool) -> None:
         """The result has come. Release it now if its turn is now, else when its turn comes."""
-        if ticket.place is None:
-            self.join_zero(ticket)
         place = ticket.place
-        assert place is not None
+        if place is None:
+            place = self.join_zero(ticket)
         ticket.is_over = True
         place.pending -= 1
         place.arrived.append(ticket)
         self.idle_turns = 0
+        if place.pending:
+            return  # nothing can be released before the others of this place have come
         if is_quiet and not self._cancelled and not self.is_waiting and self._next_place() is place:
             self._release(place)
         self.moved()
@@ -231,7 +237,7 @@ class Order:
             ticket.waiter = asyncio.get_running_loop().create_future()
             waiter = ticket.waiter
             is_alone = ticket.place is None or not ticket.place.arrived
-            self.arrive(ticket, is_alone and self.run.gate.is_quiet(self.run))
+            self.arrive(ticket, is_quiet=is_alone and self.run.gate.is_quiet(self.run))
             if not waiter.done():
                 await waiter
 

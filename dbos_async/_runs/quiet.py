@@ -5,7 +5,8 @@ that are ready (``loop._ready``), the timers (``loop._scheduled``), what each ca
 (``handle._context``). Where a loop hides them, as uvloop does, a run is quiet after `IDLE_TURNS` turns in which nothing arrived
 and all its tasks waited (``task._fut_waiter``).
 
-A cancelled scope of anyio cancels its tasks in every turn until they have ended. This callback alone is nothing left to do.
+A cancelled scope of anyio cancels its tasks in every turn until they have ended. When that callback alone is ready, and was in the
+turn before as well, it has nothing left to do.
 """
 
 from __future__ import annotations
@@ -60,16 +61,12 @@ class LoopView:
         """Whether this loop shows its callbacks."""
         return self.ready is not None
 
-    def busy_runs(self) -> set[object]:
-        """The runs of which a callback is ready."""
+    def busy_runs(self, cancelling: set[object] | None = None) -> set[object]:
+        """The runs of which a callback is ready; those of which only scopes cancel again are put into ``cancelling`` instead."""
         busy: set[object] = set()
         for handle in list(self.ready or ()):  # a copy: other threads append to the queue at any moment
-            if (
-                not handle._cancelled
-                and (run := self._run_of(handle._context)) not in busy
-                and not _cancels_again(handle)
-            ):
-                busy.add(run)
+            if not handle._cancelled and (run := self._run_of(handle._context)) not in busy:
+                (busy if cancelling is None or not _cancels_again(handle) else cancelling).add(run)
         return busy
 
     def is_quiet(self, run: object) -> bool:
@@ -78,10 +75,7 @@ class LoopView:
         if ready is None or len(ready) > MAX_SCANNED:
             return False
         run_of = self._run_of
-        for handle in list(ready):
-            if run_of(handle._context) is run and not handle._cancelled and not _cancels_again(handle):
-                return False
-        return True
+        return not any([run_of(handle._context) is run and not handle._cancelled for handle in list(ready)])  # noqa: C419 - a generator costs more
 
     def last_timer(self, run: object) -> float | None:
         """When the last timer of the run is due, by the time of the loop; ``None`` if it has none."""

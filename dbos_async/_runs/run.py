@@ -15,7 +15,7 @@ from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
 from dbos_async._runs.quiet import is_ready
-from dbos_async._runs.run_tasks import CurrentStep, RunTasks
+from dbos_async._runs.run_tasks import RunTasks
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 log = logging.getLogger("dbos_async")
@@ -131,6 +131,8 @@ class Run(RunTasks):
     end_key: bytes
     """Changes when the workflow ends."""
     host: RunHost
+    gate: Gate
+    """What gives its order turns."""
     partition: int = field(default_factory=itertools.cycle(range(60)).__next__)
     """What keeps its calls in order: the runs of a process take the partitions in turn."""
     history: History | None = None
@@ -147,11 +149,6 @@ class Run(RunTasks):
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
-
-    @property
-    def gate(self) -> Gate:
-        """What gives its order turns."""
-        return self.host.gate
 
     @property
     def has_one_task(self) -> bool:
@@ -247,13 +244,12 @@ class Run(RunTasks):
         if self.host.closing:
             self.database.loop.call_soon(self.stop_if_drained)
 
-    def end_body(self, step: CurrentStep) -> bool:
-        """The body of a step ends. True if it swallowed a cancellation of which other tasks of the run may know."""
-        was_cancelled = self.leave_body(step)
+    def end_cancelled_body(self) -> bool:
+        """The body of a cancelled step has ended. True if other tasks of the run may know of the cancellation."""
         if self.order is None or not self.order.is_concurrent:
             return False
         self.order.moved()
-        return was_cancelled
+        return True
 
     def begin_waiting(self) -> None:
         """One more task of this run only waits."""

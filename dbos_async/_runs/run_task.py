@@ -35,6 +35,7 @@ class NumberedRun(Protocol):
 
     tasks_hash: int | None
     """What the hashes of its tasks begin with."""
+    tasks_started: int
     end_key: bytes
 
     @property
@@ -42,12 +43,11 @@ class NumberedRun(Protocol):
         """What starts the coroutines of sets."""
         ...
 
-    def next_task(self) -> int:
-        """The number of one more task."""
-        ...
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """Remember the task as long as it lives."""
 
-    def add_task(self, task: asyncio.Task[Any], *, is_hidden: bool) -> None:
-        """Remember the task as long as it lives; `is_hidden`: the event loop does not tell what it does."""
+    def add_hidden_task(self, task: asyncio.Task[Any]) -> None:
+        """Remember the task until it has ended, since the event loop does not tell what it does."""
 
 
 class RunTask(asyncio.Task[Any]):
@@ -78,7 +78,12 @@ class TaskFactory:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, current: contextvars.ContextVar[Any], body: type, *, hides_tasks: bool
+        self,
+        loop: asyncio.AbstractEventLoop,
+        current: contextvars.ContextVar[Any],
+        body: type[Any],
+        *,
+        hides_tasks: bool,
     ) -> None:
         self._loop, self._current, self._body, self._hides_tasks = loop, current, body, hides_tasks
         self._before: Any = loop.get_task_factory()
@@ -124,13 +129,15 @@ class TaskFactory:
         coroutine: Coroutine[Any, Any, Any],
         options: dict[str, Any],
     ) -> asyncio.Task[Any]:
+        run.tasks_started += 1
         if not is_from_set():
-            task = RunTask.make(run, run.next_task(), coroutine, loop=loop, **options)
+            task = RunTask.make(run, run.tasks_started, coroutine, loop=loop, **options)
         else:
-            starts = run.set_start.run(coroutine)
-            task = RunTask.make(run, run.next_task(), starts, loop=loop, **options)
+            task = RunTask.make(run, run.tasks_started, run.set_start.run(coroutine), loop=loop, **options)
             task.add_done_callback(lambda _: coroutine.close())  # if it was cancelled before its turn
-        run.add_task(task, is_hidden=self._hides_tasks)
+        run.add_task(task)
+        if self._hides_tasks:
+            run.add_hidden_task(task)
         return task
 
     def make_main_task(self, run: NumberedRun, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

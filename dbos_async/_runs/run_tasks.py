@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from dbos_async._runs.order import Ticket
@@ -67,7 +67,7 @@ class RunTasks:
     """With more of these references, those of tasks that have ended are thrown away."""
     tasks_live: set[asyncio.Task[Any]] | None = None
     """Those of them that have not ended, where the event loop hides what they do."""
-    step_bodies: dict[CurrentStep, int] | None = None
+    step_bodies: dict[CurrentStep, int] = field(default_factory=dict)
     """The steps whose bodies run, and how often their tasks were cancelled before."""
     last_step: CurrentStep | None = None
     """The last step, as long as one task alone calls verbs."""
@@ -84,19 +84,22 @@ class RunTasks:
         """Cancel those that are inside a verb."""
         _cancel_once([mark.task for mark in self.inside_verbs or ()], None)
 
-    def add_task(self, task: asyncio.Task[Any], *, is_hidden: bool) -> None:
-        """Remember the task as long as it lives; ``is_hidden``: the event loop does not tell what it does."""
-        if self.task_refs is None:
-            self.task_refs = []
-        self.task_refs.append(weakref.ref(task))
-        if len(self.task_refs) > self.most_task_refs:
-            self.task_refs = [ref for ref in self.task_refs if (one := ref()) is not None and not one.done()]
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """Remember the task as long as it lives."""
+        refs = self.task_refs
+        if refs is None:
+            refs = self.task_refs = []
+        refs.append(weakref.ref(task))
+        if len(refs) > self.most_task_refs:
+            self.task_refs = [ref for ref in refs if (one := ref()) is not None and not one.done()]
             self.most_task_refs = 2 * len(self.task_refs) + FEW_TASKS
-        if is_hidden:
-            if self.tasks_live is None:
-                self.tasks_live = set()
-            self.tasks_live.add(task)
-            task.add_done_callback(self.tasks_live.discard, context=contextvars.Context())
+
+    def add_hidden_task(self, task: asyncio.Task[Any]) -> None:
+        """Remember the task until it has ended, since the event loop does not tell what it does."""
+        if self.tasks_live is None:
+            self.tasks_live = set()
+        self.tasks_live.add(task)
+        task.add_done_callback(self.tasks_live.discard, context=contextvars.Context())
 
     def cancel_current_once(self, reason: str) -> None:
         """Cancel the current task, unless this was done before."""
@@ -119,22 +122,9 @@ class RunTasks:
         while self.cleanups:
             await asyncio.wait(set(self.cleanups))
 
-    def begin_body(self, step: CurrentStep) -> None:
-        """The body of a step begins."""
-        if self.step_bodies is None:
-            self.step_bodies = {}
-        self.step_bodies[step] = step.task.cancelling()
-
-    def leave_body(self, step: CurrentStep) -> bool:
-        """That body has ended. True if it was cancelled meanwhile."""
-        assert self.step_bodies is not None
-        return step.task.cancelling() > self.step_bodies.pop(step)
-
     def has_cancelled_body(self) -> bool:
         """Whether a task was cancelled in the body of a step and has not come to its end."""
-        return self.step_bodies is not None and any(
-            step.task.cancelling() > before for step, before in self.step_bodies.items()
-        )
+        return any(step.task.cancelling() > before for step, before in self.step_bodies.items())
 
     @property
     def set_start(self) -> SetStart:
@@ -142,11 +132,6 @@ class RunTasks:
         if self.starter_of_sets is None:
             self.starter_of_sets = SetStart()
         return self.starter_of_sets
-
-    def next_task(self) -> int:
-        """The number of one more task."""
-        self.tasks_started += 1
-        return self.tasks_started
 
 
 def _cancel_once(tasks: Iterable[asyncio.Task[Any] | None], reason: str | None) -> None:

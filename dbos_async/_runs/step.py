@@ -109,12 +109,14 @@ class Step(NumberedStep):
             run.begin_step()
             try:
                 began = time.monotonic()
-                run.begin_body(self)
+                bodies = run.step_bodies
+                bodies[self] = before = self.task.cancelling()
                 try:
                     output, error = await find()
                 finally:
-                    swallowed = run.end_body(self)
-                if swallowed:
+                    del bodies[self]
+                    was_cancelled = self.task.cancelling() > before and run.end_cancelled_body()
+                if was_cancelled:
                     raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
                 return await self._record(output, error, time.monotonic() - began)
             finally:
