@@ -108,10 +108,8 @@ class Ticket:
         """Whether the ticket keeps the result of the call, and gives it to the caller when its turn comes."""
         outcome = result[0]["outcome"]
         if outcome != "done":
-            if outcome not in (
-                "recorded",
-                "lost",
-            ):  # a run that lost its workflow is stopped, and receives nothing more
+            # A run that lost its workflow is stopped, and receives nothing more.
+            if outcome not in ("recorded", "lost"):
                 self.void()
             return False
         if self.is_over:
@@ -139,9 +137,8 @@ class Ticket:
             self.is_over = True
             if self.place is not None:
                 self.place.pending -= 1
-                order = self.run.order
-                if order is not None:
-                    order.moved()
+                if self.run.order is not None:
+                    self.run.order.moved()
 
     def release(self) -> None:
         """Let the caller go on."""
