@@ -27,7 +27,11 @@ async def _generate() -> AsyncGenerator[None, None]:
 _AsyncGeneratorClose: Final = type(_generate().aclose())
 """What asyncio makes a task of when an async generator was not closed and is garbage: at any moment, in the context of any code."""
 
-Factory = Callable[..., Any]
+DEPTH: Final = 4
+"""So many frames above `is_from_set` is the one that calls ``loop.create_task``, which calls the task factory."""
+
+EAGER_DEPTH: Final = 6
+"""The same for an eager factory."""
 
 
 class NumberedRun(Protocol):
@@ -107,20 +111,24 @@ class TaskFactory:
 
     def _maker(self) -> Callable[..., asyncio.Task[Any]]:
         # Every task of the program is made here, so this is a function that looks nothing up.
-        current, body, is_eager, make_task = self._current, self._body, self._is_eager, self._make_task
+        current, body, make_task = self._current, self._body, self._make_task
 
         def make(
             loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
         ) -> asyncio.Task[Any]:
-            if is_eager:
-                options.setdefault("eager_start", True)
             context: contextvars.Context | None = options.get("context")
             here: Any = current.get() if context is None else context.get(current)
             if type(here) is not body or type(coroutine) is _AsyncGeneratorClose:
                 return asyncio.Task(coroutine, loop=loop, **options)
             return make_task(here.run, loop, coroutine, options)
 
-        return make
+        def construct(
+            coroutine: Coroutine[Any, Any, Any], *, loop: asyncio.AbstractEventLoop, **options: Any
+        ) -> asyncio.Task[Any]:
+            return make(loop, coroutine, **options)
+
+        # anyio knows factories of asyncio that are eager, and goes round them.
+        return getattr(asyncio, "create_eager_task_factory")(construct) if self._is_eager else make  # noqa: B009 - not in 3.11
 
     def _make_task(
         self,
@@ -130,7 +138,7 @@ class TaskFactory:
         options: dict[str, Any],
     ) -> asyncio.Task[Any]:
         run.tasks_started += 1
-        if not is_from_set():
+        if not is_from_set(EAGER_DEPTH if self._is_eager else DEPTH):
             task = RunTask.make(run, run.tasks_started, coroutine, loop=loop, **options)
         else:
             task = RunTask.make(run, run.tasks_started, run.set_start.run(coroutine), loop=loop, **options)

@@ -21,19 +21,16 @@ from pydantic import BaseModel
 
 log = logging.getLogger("dbos_async")
 
-CALLER_OF_CREATE_TASK: Final = 4
-"""So many frames below `is_from_set` is the one that calls ``loop.create_task``, which calls the task factory."""
-
 _OF_TASKS: Final = asyncio.tasks.__dict__
 
 _PLAIN: Final = (str, int, float, bool, bytes, type(None))
 _OPAQUE: Final = "<?>"
 
 
-def is_from_set() -> bool:
-    """Whether ``as_completed`` makes the task that a task factory is about to make."""
+def is_from_set(depth: int) -> bool:
+    """Whether ``as_completed`` makes the task that a task factory makes; ``depth`` frames above calls ``loop.create_task``."""
     # inspect.currentframe() takes no depth.
-    frame: FrameType | None = sys._getframe(CALLER_OF_CREATE_TASK)  # pyright: ignore[reportPrivateUsage]
+    frame: FrameType | None = sys._getframe(depth)  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_globals is _OF_TASKS:
         if frame.f_code is asyncio.as_completed.__code__:
             return True
