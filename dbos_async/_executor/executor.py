@@ -182,10 +182,10 @@ class Executor:
         while (tasks := self._unfinished()) and self.loop.time() < give_up_at:
             for run in list(self.runs.values()):
                 run.stop(SHUTTING_DOWN)
-            # Code that swallows its cancellation is cancelled again.
-            for task in tasks:
-                task.cancel()
             await asyncio.wait(tasks, timeout=0.1)
+            # Code that swallows its cancellation is cancelled again.
+            for task in self._unfinished():
+                task.cancel()
         for task in [task for task in self._tasks if not task.done()]:
             # Keep a reference: a coroutine that is garbage-collected and swallows its GeneratorExit would run on in the
             # context of the code that happens to trigger the collection.

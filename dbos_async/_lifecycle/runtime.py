@@ -21,6 +21,9 @@ from dbos_async._workflows.registry import registered
 
 log = logging.getLogger("dbos_async")
 
+MIN_SECONDS_FOR_CALLS = 1.0
+"""So long a shutdown waits for the calls under way, also when it gives steps no time to finish."""
+
 
 class Runtime:
     """Everything that lives from launch to shutdown."""
@@ -77,8 +80,9 @@ class Runtime:
             await self.executor.drain(self._settings.drain_seconds)
             await _end([lease])
             set_launched(None)
-            # Wait for starts under way: they would leave workflows to an owner that is gone.
-            await self.database.batches.close(within_seconds=self._settings.drain_seconds)
+            # Wait for starts and claims under way: they would leave workflows to an owner that is gone.
+            seconds = max(self._settings.drain_seconds, MIN_SECONDS_FOR_CALLS)
+            await self.database.batches.close(within_seconds=seconds)
             try:
                 await self.leases.give_back()
             except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class RunTasks:
     """How many tasks were started in the body of the workflow."""
     tasks_hash: int | None = None
     """What the hashes of its tasks begin with."""
+    has_waited_for_begins: bool = False
+    """Whether the cancellation of all has waited for tasks that had not begun."""
     task_refs: list[weakref.ref[asyncio.Task[Any]]] | None = None
     """Those of them that are not garbage, and some that are."""
     most_task_refs: int = FEW_TASKS
@@ -74,11 +77,15 @@ class RunTasks:
     starter_of_sets: SetStart | None = None
 
     def cancel_tasks(self, reason: str) -> None:
-        """Cancel all of them."""
-        tasks = (
-            [mark.task for mark in self.inside_verbs or ()] + [ref() for ref in self.task_refs or ()] + [self.main_task]
-        )
-        _cancel_once(tasks, reason)
+        """Cancel all of them. A task that has not begun begins before, since it may hold coroutines that it alone would await."""
+        tasks = [mark.task for mark in self.inside_verbs or ()]
+        tasks += [ref() for ref in self.task_refs or ()]
+        tasks.append(self.main_task)
+        if self.has_waited_for_begins or all(map(_has_begun, tasks)):
+            _cancel_once(tasks, reason)
+        else:
+            self.has_waited_for_begins = True
+            asyncio.get_running_loop().call_soon(self.cancel_tasks, reason, context=contextvars.Context())
 
     def cancel_tasks_inside(self) -> None:
         """Cancel those that are inside a verb."""
@@ -137,3 +144,8 @@ class RunTasks:
 def _cancel_once(tasks: Iterable[asyncio.Task[Any] | None], reason: str | None) -> None:
     for task in {id(task): task for task in tasks if task is not None}.values():
         task.cancel(reason)
+
+
+def _has_begun(task: asyncio.Task[Any] | None) -> bool:
+    coroutine = None if task is None else task.get_coro()
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
