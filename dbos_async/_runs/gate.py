@@ -128,7 +128,9 @@ class Gate:
                 is_quiet = order.idle_turns >= IDLE_TURNS
             if order.turn(is_quiet):
                 self._waiting[order] = None
-        if self._waiting and not self._is_scheduled:
+        if not self._waiting:
+            self._cancelling = set()  # the next turn does not follow this one
+        elif not self._is_scheduled:
             self._is_scheduled = True
             self.loop.call_soon(self._turn, context=self.context)
 
