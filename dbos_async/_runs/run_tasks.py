@@ -31,10 +31,6 @@ class CurrentStep(Protocol):
     @property
     def task(self) -> asyncio.Task[Any]: ...
 
-    def forget_place(self) -> object:
-        """Record that no run has received the result."""
-        ...
-
 
 class InsideVerb(Protocol):
     """What marks a task that is inside a verb."""
