@@ -54,6 +54,7 @@ class Database:
 
     async def open(self, *, migrate: bool, on_connect: OnConnect | None = None) -> None:
         """Connect, bring the schema up to date (or only check it), and listen."""
+        self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
         listener = Listener(self.postgres, self.wakeups, on_connect)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
@@ -78,6 +79,7 @@ class Database:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self.postgres.close()
+        self.postgres.loop_watch.stop()
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
         # Both ways can be repeated, so this waits for a database that is not there yet or goes away meanwhile.
@@ -87,6 +89,7 @@ class Database:
                 connection = await self.postgres.connect()
                 try:
                     with self.postgres.watching(connection, AFTER_SECONDS, None):
+                        await connection.execute("set lock_timeout = 0")  # a migration waits for another one
                         await schema(connection)
                     return
                 finally:
