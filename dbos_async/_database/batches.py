@@ -79,6 +79,8 @@ class Batches:
         """Why calls have no result yet, as far as that is known."""
         self.losses: int = 0
         """How often a connection was lost while a batch was at the server, so that it may have been committed."""
+        self.has_calls_left: bool = False
+        """Whether calls were given up at the end that the server may still commit."""
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(self._loop, self._attempt_alone)
 
@@ -178,6 +180,7 @@ class Batches:
     def _land(self, flight: Flight) -> None:
         """The flight is over. Calls that are left have no result since DBOS is closed."""
         self._flights.discard(flight)
+        self.has_calls_left |= bool(flight.calls) and flight.is_at_server
         for call in flight.calls:
             call.fail(LaunchError("DBOS was shut down while this call was under way."))
         flight.land()

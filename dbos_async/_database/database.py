@@ -11,7 +11,7 @@ import asyncpg
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
-from dbos_async._database.listener import Listener, OnConnect
+from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
@@ -50,13 +50,14 @@ class Database:
         self.call: Final = self.batches.call
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
+        self.listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
 
-    async def open(self, *, migrate: bool, on_connect: OnConnect | None = None) -> None:
+    async def open(self, *, migrate: bool) -> None:
         """Connect, bring the schema up to date (or only check it), and listen."""
         self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
-        listener = Listener(self.postgres, self.wakeups, on_connect)
+        self.listener = listener = Listener(self.postgres, self.wakeups)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
