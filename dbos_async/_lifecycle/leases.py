@@ -57,7 +57,7 @@ class Leases:
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._registered: asyncio.Future[None] = self._loop.create_future()
-        self._expiry = Expiry()
+        self._expiry = Expiry(executor.executor_id)
         self._free_at = 0.0
         self._releasing = releasing
         self.thread = LeaseThread(
