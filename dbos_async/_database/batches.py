@@ -52,6 +52,9 @@ WARN_EVERY_SECONDS: Final = 60.0
 STILL_AT_WORK: Final = "it is still at work"
 LOCKED: Final = "another transaction holds a lock that the call needs"
 
+GRACE_SECONDS: Final = 1.0
+"""A call that was sent so short a time before its limit is given the time to hear what became of it."""
+
 
 @dataclass(slots=True, eq=False)
 class _Partition:
@@ -284,7 +287,7 @@ class Batches:
     async def _execute(self, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
         # A statement that was cut off because it was silent gets more time, in case it is only slow.
         probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
-        flight.is_at_server = False
+        flight.is_at_server, flight.sent_at = False, -inf
         async with self._postgres.acquire(
             probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
         ) as connection:
@@ -292,7 +295,7 @@ class Batches:
             calls[:] = [call for call in calls if not call.done() or call.must_finish]
             if not calls:
                 return []
-            flight.is_at_server = True
+            flight.is_at_server, flight.sent_at = True, self._loop.time()
             is_ordered = flight.statement.is_ordered
             if is_ordered:
                 self._depart(calls)
@@ -324,10 +327,16 @@ class Batches:
             self.losses += 1
             for call in calls:
                 call.lose_result()
-        flight.is_at_server = False
+        flight.is_at_server, flight.sent_at = False, -inf
         if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
-            self._reason = LOCKED if meaning is Meaning.LOCKED else reason_of(error)
+            self._reason = reason_of(error)
+            if meaning is Meaning.LOCKED:
+                self._reason += f": {LOCKED}"
             self._warn(flight, error, meaning)
+            now = self._loop.time()
+            for call in calls:
+                if call.give_up_at <= now:
+                    self._give_up(call, may_have_committed=call.was_sent)
         return meaning
 
     def _warn(self, flight: Flight, error: Exception, meaning: Meaning) -> None:
@@ -359,21 +368,23 @@ class Batches:
         now = self._loop.time()
         if self._postgres.loop_watch.was_blocked():
             return self._set_sweeper(now + SWEEP_EVERY_SECONDS)  # the results may be here, and not read yet
-        at_server = [(call, flight.is_at_server) for flight in self._flights for call in flight.calls]
-        waiting = [(call, False) for partition in self._partitions.values() for call in partition.waiting]
-        aside = [(call, False) for call in self._aside.calls]
+        late_at = {call: flight.sent_at + GRACE_SECONDS for flight in self._flights for call in flight.calls}
+        waiting = [call for partition in self._partitions.values() for call in partition.waiting]
         next_at = inf
-        for call, is_at_server in (*at_server, *waiting, *aside):
-            if call.give_up_at > now:
-                next_at = min(next_at, call.give_up_at)
-            elif not call.done():
-                may_have_committed = call.was_sent or is_at_server
-                call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, self._reason))
+        for call in (*late_at, *waiting, *self._aside.calls):
+            give_up_at = max(call.give_up_at, late_at.get(call, -inf))
+            if give_up_at > now:
+                next_at = min(next_at, give_up_at)
+            else:
+                self._give_up(call, may_have_committed=call.was_sent or late_at.get(call, -inf) > -inf)
         for partition in self._partitions.values():
             if partition.waiting and partition.waiting[0].done():
                 partition.waiting = deque(call for call in partition.waiting if not call.done())
         if next_at < inf:
             self._set_sweeper(max(next_at, now + SWEEP_EVERY_SECONDS))
+
+    def _give_up(self, call: Call, *, may_have_committed: bool) -> None:
+        call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, self._reason))
 
     def _resolve(self, flight: Flight, calls: list[Call], records: list[asyncpg.Record]) -> None:
         results: list[Result] = [[] for _ in calls]
