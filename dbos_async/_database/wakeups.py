@@ -21,6 +21,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
 
+from dbos_async.errors import LaunchError
+
 RECHECK_SECONDS = 30.0
 """Every waiter polls again after at most this time, in case a notification was lost."""
 RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
@@ -128,8 +130,9 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Self:
-        """Return when it is time for a poll."""
+        """Return when it is time for a poll. Raises `LaunchError` when the register is closed, since no change comes any more."""
         if not self.woken and not self._updates:
+            self._wakeups.check_open()
             loop = self._wakeups.loop
             self._waiter = loop.create_future()
             self._ticks = 0
@@ -142,6 +145,7 @@ class Subscription:
                 if timer is not None:
                     timer.cancel()
                 self._waiter = None
+            self._wakeups.check_open()
         self.changed, self.woken = self.woken, False
         self._polls_in_seconds = RECHECK_SECONDS
         return self
@@ -201,6 +205,7 @@ class Wakeups:
         self._listeners: dict[bytes, ChangeListener] = {}
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -221,6 +226,20 @@ class Wakeups:
                 subscription.wake()
         for listener in list(self._listeners.values()):
             listener.changed()
+
+    def close(self) -> None:
+        """Tell every waiter that no change comes any more: it raises `LaunchError`, and so does one that comes later."""
+        self._is_closed = True
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.wake()
+
+    def check_open(self) -> None:
+        """Raise if this register is closed."""
+        if self._is_closed:
+            raise LaunchError(
+                "This DBOS or DBOSClient was closed while this call was waiting: launch or open one, then call again."
+            )
 
     def has_waiters(self, keys: Sequence[bytes]) -> bool:
         """Whether a change of these keys concerns this process. A waiter that comes later polls first, and sees it."""
