@@ -39,7 +39,7 @@ RUNS_OF_ONE = 1_000_000
 """The last six digits of a workflow's ``attempt`` count its runs."""
 
 STUBBORN_SECONDS = 5.0
-"""How long the executor keeps cancelling code that swallows its cancellation."""
+"""How long the executor keeps cancelling code that swallows its cancellation, and waits for threads that cannot be stopped."""
 
 _NO_OUTCOME = Outcome("ERROR", None, None)
 
@@ -200,7 +200,7 @@ class Executor:
             # context of the code that happens to trigger the collection.
             _left_behind.add(task)
             log.warning("%s swallows its cancellation and was left behind.", task.get_name())
-        for step in threads.abandoned():
+        for step in await threads.left_behind(give_up_at - self.loop.time()):
             log.warning("The step %r%s still runs in a thread and was left behind.", step.name, _workflow_of(step))
 
     def _unfinished(self) -> list[asyncio.Future[Any]]:

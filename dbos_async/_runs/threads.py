@@ -42,17 +42,18 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._forks = exits.forks
         self.result: asyncio.Future[Any] = self._loop.create_future()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        """Resolved when the function has returned or raised."""
 
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether nobody waits for the result any more."""
-        return self.result.cancelled()
+    def is_abandoned_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it runs for this loop, and nobody waits for the result any more."""
+        return self._loop is loop and self.result.cancelled()
 
     def run(self, idle: Callable[[], None]) -> None:
         """Call the function in this thread, unless nobody waits for it any more."""
         value: Any = None
         error: BaseException | None = None
-        if not self.is_abandoned:
+        if not self.result.cancelled():
             try:
                 value = self._run()
             except BaseException as raised:
@@ -79,6 +80,7 @@ class Job:
                 del anyio_eventloop.threadlocals.current_cancel_scope
 
     def _report(self, value: Any, error: BaseException | None) -> None:
+        self.over.set_result(None)
         if not self.result.done():
             if error is None:
                 self.result.set_result(value)
@@ -138,10 +140,14 @@ def _take_thread() -> _Thread:
     return thread
 
 
-def abandoned() -> list[Job]:
-    """The calls that still run though nobody waits for their results."""
+async def left_behind(seconds: float) -> list[Job]:
+    """Give the calls that nobody waits for any more this time to end; those that still run then."""
+    loop = asyncio.get_running_loop()
     with _lock:
-        return [job for job in _running if job.is_abandoned]
+        jobs = [job for job in _running if job.is_abandoned_in(loop)]
+    if jobs:
+        await asyncio.wait([job.over for job in jobs], timeout=max(seconds, 0.0))
+    return [job for job in jobs if not job.over.done()]
 
 
 def _forget_library() -> None:
