@@ -244,11 +244,11 @@ class Executor:
         exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
         if isinstance(exit_error, SystemExitError):
             return _failure(exit_error)
-        if not exits.is_outcome(error):
-            exits.interrupt(run, error)
         if self.lease is not None and self.lease.cancelling():
             run.stop("the event loop closes without a shutdown of DBOS")
-            raise error
+            return _NO_OUTCOME
+        if not exits.is_outcome(error):
+            exits.interrupt(run, error)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
         return _failure(error)
 
