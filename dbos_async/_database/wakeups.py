@@ -132,7 +132,8 @@ class Subscription:
     async def __anext__(self) -> Self:
         """Return when it is time for a poll. Raises `LaunchError` when the register is closed, since no change comes any more."""
         if not self.woken and not self._updates:
-            self._wakeups.check_open()
+            if self._wakeups.is_closed:
+                raise self._wakeups.closed_error()
             loop = self._wakeups.loop
             self._waiter = loop.create_future()
             self._ticks = 0
@@ -145,7 +146,8 @@ class Subscription:
                 if timer is not None:
                     timer.cancel()
                 self._waiter = None
-            self._wakeups.check_open()
+            if self._wakeups.is_closed:
+                raise self._wakeups.closed_error()
         self.changed, self.woken = self.woken, False
         self._polls_in_seconds = RECHECK_SECONDS
         return self
@@ -205,7 +207,8 @@ class Wakeups:
         self._listeners: dict[bytes, ChangeListener] = {}
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
-        self._is_closed = False
+        self.is_closed: bool = False
+        """Whether no change comes any more."""
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -229,17 +232,17 @@ class Wakeups:
 
     def close(self) -> None:
         """Tell every waiter that no change comes any more: it raises `LaunchError`, and so does one that comes later."""
-        self._is_closed = True
+        self.is_closed = True
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.wake()
 
-    def check_open(self) -> None:
-        """Raise if this register is closed."""
-        if self._is_closed:
-            raise LaunchError(
-                "This DBOS or DBOSClient was closed while this call was waiting: launch or open one, then call again."
-            )
+    @staticmethod
+    def closed_error() -> LaunchError:
+        """What a waiter raises then."""
+        return LaunchError(
+            "This DBOS or DBOSClient was closed while this call was waiting: launch or open one, then call again."
+        )
 
     def has_waiters(self, keys: Sequence[bytes]) -> bool:
         """Whether a change of these keys concerns this process. A waiter that comes later polls first, and sees it."""

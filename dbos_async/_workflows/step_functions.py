@@ -74,7 +74,8 @@ class StepFunction(Generic[P, R]):
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
             except (SystemExit, BaseExceptionGroup) as error:
-                raise exits.as_error(error, f"The step {self.name!r}") from error.__cause__
+                outcome = exits.as_error(error, f"The step {self.name!r}")
+                raise outcome from outcome.__cause__
             finally:
                 body.over = True  # stops an abandoned thread from acting in the name of the step
                 current.reset(token)

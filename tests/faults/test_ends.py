@@ -54,6 +54,11 @@ async def exits_in_a_group() -> None:
     raise BaseExceptionGroup("two", [ValueError("one"), SystemExit(3)])
 
 
+@DBOS.workflow(name="exits in a group alone")
+async def exits_in_a_group_alone() -> None:
+    await exits_in_a_group()
+
+
 class OwnEnd(BaseException):
     """What an application may raise to end a step."""
 
@@ -97,6 +102,12 @@ async def test_w5_w2_sys_exit_is_the_error_of_its_step_and_replays_as_the_same(d
         await DBOS.send("w", "on", "go")
         assert await (await DBOS.retrieve_workflow("w")).get_result() == [WAYS[way][1], "on"]
     assert len(TRIED) == (2 if way == "retries" else 0)
+
+
+async def test_d5_sys_exit_in_a_group_keeps_the_errors_beside_it(dbos: DBOS) -> None:
+    with pytest.raises(SystemExitError) as caught:
+        await exits_in_a_group_alone()
+    assert "two" in str(caught.value.__cause__)
 
 
 async def test_d5_the_error_of_sys_exit_is_one_sentence() -> None:

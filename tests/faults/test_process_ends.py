@@ -71,13 +71,17 @@ async def test_w5_a_step_that_ends_the_process_at_once_is_parked_in_the_end(
         assert await last.code() == 0, last.errors
 
 
-@pytest.mark.parametrize("act", ["interrupt", "raise interrupt"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "act"),
+    [
+        *[(place, "raise interrupt") for place in PLACES],
+        # Python raises KeyboardInterrupt in the main thread only, so not in the thread of a def step.
+        *[(place, "interrupt") for place in ("step", "body", "task")],
+    ],
+)
 async def test_w5_ctrl_c_during_a_workflow_ends_the_program_as_in_plain_asyncio(
     database_url: str, connection: Any, place: str, act: str
 ) -> None:
-    if place == "def step" and act == "interrupt":
-        pytest.skip("Python raises KeyboardInterrupt in the main thread only")
     async with program(database_url, place, act) as one:
         await one.says("interrupted")
         assert await one.code() == 0, one.errors
@@ -97,8 +101,10 @@ ENDS_OF_CHILDREN = {
 }
 
 
-@pytest.mark.parametrize("place", ["step", "def step", "body"])
-@pytest.mark.parametrize("act", FORKS)
+@pytest.mark.parametrize(
+    ("place", "act"),
+    [(place, act) for act in FORKS for place in ("step", "def step")] + [("body", "exits"), ("body", "comes back")],
+)
 async def test_w5_a_forked_child_ends_alone_and_its_parent_goes_on(
     database_url: str, connection: Any, place: str, act: str
 ) -> None:
