@@ -14,7 +14,8 @@ import asyncio
 import os
 import sys
 import traceback
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from dbos_async.errors import SystemExitError
 
@@ -41,6 +42,19 @@ def as_error(error: BaseException, what: str) -> BaseException:
     exit_error = SystemExitError(what, found.code if isinstance(found.code, int | None) else str(found.code))
     exit_error.__cause__ = None if found is error else error
     return exit_error
+
+
+def exit_of(tasks: Iterable[asyncio.Future[Any] | None]) -> SystemExit | None:
+    """The SystemExit with which one of these tasks has ended the event loop: asyncio raises it there, and cancels all others."""
+    for task in tasks:
+        if (
+            task is not None
+            and task.done()
+            and not task.cancelled()
+            and isinstance(error := task.exception(), SystemExit)
+        ):
+            return error
+    return None
 
 
 def is_outcome(error: BaseException) -> bool:

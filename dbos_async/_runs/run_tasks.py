@@ -8,8 +8,9 @@ import inspect
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
+from dbos_async._runs import exits
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.set_start import SetStart
 
@@ -99,10 +100,7 @@ class RunTasks:
 
     def exit_of_a_task(self) -> SystemExit | None:
         """The SystemExit with which one of them has ended the event loop."""
-        for task in [ref() for ref in self.task_refs or ()]:
-            if task is not None and task.done() and not task.cancelled() and isinstance(task.exception(), SystemExit):
-                return cast("SystemExit", task.exception())
-        return None
+        return exits.exit_of([ref() for ref in self.task_refs or ()])
 
     def add_hidden_task(self, task: asyncio.Task[Any]) -> None:
         """Remember the task until it has ended, since the event loop does not tell what it does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -18,7 +19,7 @@ from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
-from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
+from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
@@ -73,6 +74,10 @@ class StepFunction(Generic[P, R]):
                 finally:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
+            except asyncio.CancelledError:
+                if body.tasks is None or (left_with := exits.exit_of(body.tasks)) is None:
+                    raise
+                raise exits.as_error(left_with, f"The step {self.name!r}") from None
             except (SystemExit, BaseExceptionGroup) as error:
                 outcome = exits.as_error(error, f"The step {self.name!r}")
                 raise outcome from outcome.__cause__
@@ -108,7 +113,7 @@ class StepFunction(Generic[P, R]):
             try:
                 return await self._in_time(call)
             except Exception as error:
-                if attempt == self._max_attempts or isinstance(error, InvalidValueError):
+                if attempt == self._max_attempts or isinstance(error, InvalidValueError) or _ends_the_loop(error):
                     if attempt > 1:
                         error.add_note(f"The step {self.name!r} was tried {attempt} times.")
                     raise
@@ -159,3 +164,9 @@ class StepDecorator:
             backoff_rate=backoff_rate,
             timeout_seconds=timeout_seconds,
         )
+
+
+def _ends_the_loop(error: Exception) -> bool:
+    """Whether this comes from a task of the step that has ended the event loop: another attempt would end it again."""
+    task = asyncio.current_task()
+    return isinstance(error, SystemExitError) and task is not None and task.cancelling() > 0

@@ -14,7 +14,8 @@ from tests.support.programs.ends import FORKS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are others there")
 
-PLACES = ("step", "def step", "body", "step in a task", "task", "task that nobody awaits", "task group")
+IN_TASKS = ("task", "task that nobody awaits", "task group", "tasks in a step", "task group in a step")
+PLACES = ("step", "def step", "body", "step in a task", *IN_TASKS)
 
 
 def program(url: str, place: str, act: str) -> Any:
@@ -45,7 +46,7 @@ async def test_w5_sys_exit_in_a_workflow_is_its_error_and_ends_no_program(
     assert "SystemExitError" in str(error)
 
 
-@pytest.mark.parametrize("place", ["task", "task that nobody awaits", "task group"])
+@pytest.mark.parametrize("place", IN_TASKS)
 async def test_w5_sys_exit_in_a_task_of_a_workflow_ends_the_program_once(
     database_url: str, connection: Any, place: str
 ) -> None:

@@ -104,6 +104,17 @@ def def_step(act: str) -> Any:
     return ACTS[act]()
 
 
+@DBOS.step(retries_allowed=True, interval_seconds=0)
+async def step_with_tasks(act: str) -> Any:
+    return (await asyncio.gather(asyncio.sleep(60), child_task(act)))[1]
+
+
+@DBOS.step()
+async def step_with_group(act: str) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(child_task, act)
+
+
 @DBOS.step(timeout_seconds=0.1)
 def timed_step(act: str) -> Any:
     return ACTS[act]()
@@ -126,6 +137,10 @@ async def ends(place: str, act: str) -> Any:
                 return await timed_step(act)
             except TimeoutError:
                 return "timeout"
+        case "tasks in a step":
+            return await step_with_tasks(act)
+        case "task group in a step":
+            return await step_with_group(act)
         case "body":
             return ACTS[act]()
         case "step in a task":
