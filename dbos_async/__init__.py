@@ -1,5 +1,6 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
+from dbos_async import _logs
 from dbos_async._runs.start_options import SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
@@ -34,6 +35,8 @@ from dbos_async.errors import (
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Stream, Topic
+
+_logs.install()
 
 __all__ = [
     "ConfigurationError",

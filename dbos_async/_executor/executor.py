@@ -20,6 +20,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._logs import shown
 from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
@@ -138,7 +139,7 @@ class Executor:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
-        task = self.task_factory.make_main_task(run, work, f"workflow {workflow_id}")
+        task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
         self._tasks.add(task)
         self.database.wakeups.add_listener(run.end_key, run)
         if seconds_left is not None:
@@ -211,7 +212,7 @@ class Executor:
                 args, kwargs = call
                 outcome = _success(run, workflow, await workflow.function(*args, **kwargs))
         except Exception as error:
-            outcome = _failure(error)
+            outcome = _failure(run, error)
         except (SystemExit, KeyboardInterrupt):
             run.stop("the process was told to end")
             raise
@@ -220,7 +221,7 @@ class Executor:
                 run.stop("the event loop closes without a shutdown of DBOS")
                 raise
             # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
-            outcome = _failure(error)
+            outcome = _failure(run, error)
         finally:
             run.over = True
             try:
@@ -289,7 +290,9 @@ def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
     return Outcome("SUCCESS", result, None)
 
 
-def _failure(error: BaseException) -> Outcome:
+def _failure(run: Run, error: BaseException) -> Outcome:
+    if run.stopped is None:
+        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
     return Outcome("ERROR", None, encode_error(error))
 
 

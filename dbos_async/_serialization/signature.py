@@ -91,11 +91,16 @@ class Signature:
                 f"The stored call of {of}", 'it is not of the form {"args": [...], "kwargs": {...}}'
             )
         args = [self._decode(name, value, of) for name, value in zip(self._indexed, call["args"], strict=False)]
-        args += self._decode_all(self._var_args, call["args"][len(args) :], list, of)
+        if len(args) < len(call["args"]):
+            args += self._decode_all(self._var_args, call["args"][len(args) :], list, of)
         kwargs: dict[str, Any] = call["kwargs"]
-        named = [name for name in kwargs if name in self._named]
-        known = {name: self._decode(name, kwargs.pop(name), of) for name in named}
-        return args, known | self._decode_all(self._var_kwargs, kwargs, dict, of) if kwargs else known
+        if not kwargs:
+            return args, kwargs
+        known = {name: self._decode(name, value, of) for name, value in kwargs.items() if name in self._named}
+        if len(known) == len(kwargs):
+            return args, known
+        others = {name: value for name, value in kwargs.items() if name not in known}
+        return args, known | self._decode_all(self._var_kwargs, others, dict, of)
 
     def _parameter_at(self, index: int) -> str:
         """Return the parameter that takes the positional argument at this index, ``""`` if none does."""

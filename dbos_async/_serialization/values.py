@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, SecretBytes, Secr
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypeAliasType
 
+from dbos_async._logs import shown
 from dbos_async._serialization import bounded
 from dbos_async.errors import InvalidValueError
 
@@ -96,7 +97,10 @@ def decode_value(
             _read(to_json(from_json(text)))
         if declared is Any:
             return _read(text)
-        return _validate(text, type_adapter(declared))
+        checker = type_adapter(declared)
+        if len(text) > MAX_SMALL and text.count(",") > MAX_COMMAS:
+            return bounded.validate_json(checker, text)
+        return checker.validate_json(text, by_alias=True, by_name=True)
     except Exception as problem:  # As above.
         reason = None if isinstance(problem, _EXPECTED) else problem
         raise _invalid(problem, what, error, declared, text if len(text) > MAX_SMALL else None) from reason
@@ -175,14 +179,11 @@ def _dump_declared(value: object, checker: TypeAdapter[Any]) -> bytes:
     _check_depth(data)
     if b"NaN" in data or b"Infinity" in data:
         _read(data)
-    _check_equal(value, _validate(data, checker), checker)
+    if len(data) > MAX_SMALL and data.count(b",") > MAX_COMMAS:
+        _check_equal(value, bounded.validate_json(checker, data), checker)
+    else:
+        _check_equal(value, checker.validate_json(data, by_alias=True, by_name=True), checker)
     return data
-
-
-def _validate(data: str | bytes, checker: TypeAdapter[Any]) -> Any:
-    if len(data) > MAX_SMALL and (data.count(",") if isinstance(data, str) else data.count(b",")) > MAX_COMMAS:
-        return bounded.validate_json(checker, data)
-    return checker.validate_json(data, by_alias=True, by_name=True)
 
 
 def _read(data: bytes | str) -> Any:
@@ -281,7 +282,7 @@ def _invalid(
     count = problem.error_count()
     found = bounded.errors_of(problem, type_adapter(declared), large)
     first = found[0]
-    path = utf8_safe(".".join(map(_excerpt, first["loc"])))[:EXCERPT_LENGTH]
+    path = shown(".".join(map(_excerpt, first["loc"])))[:EXCERPT_LENGTH]
     message = _phrase(first["msg"]) if first["type"] in _OF_JSON else _in_one_line(first["msg"])
     sentence = ": ".join(filter(None, (path, message)))
     # The details are stored with the error: they must be JSON, and long texts are cut.
@@ -306,7 +307,7 @@ def _phrase(text: str) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    return utf8_safe(" ".join(text[: 4 * MAX_SENTENCE_LENGTH].split())).rstrip(".")[:MAX_SENTENCE_LENGTH]
+    return shown(" ".join(text[: 4 * MAX_SENTENCE_LENGTH].split())).rstrip(".")[:MAX_SENTENCE_LENGTH]
 
 
 def _excerpt(value: object) -> str:
