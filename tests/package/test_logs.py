@@ -206,7 +206,6 @@ async def test_d5_no_log_line_is_forged_by_ids_names_keys_and_errors(database_ur
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert any(name.startswith("workflow stubborn") for name in names)
         assert all(name.isprintable() for name in names)
-        await asyncio.sleep(0)
     _enough.set()
     text = written.getvalue()
     _check(text)
