@@ -21,6 +21,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
 from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
 from dbos_async._runs.gate import Gate
@@ -142,7 +143,7 @@ class Executor:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
-        task = self.task_factory.make_main_task(run, work, f"workflow {workflow_id}")
+        task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
         self._tasks.add(task)
         self.database.wakeups.add_listener(run.end_key, run)
         if seconds_left is not None:
@@ -246,7 +247,7 @@ class Executor:
                         exits.leave_child(sys.exception())
                 outcome = _success(run, workflow, value)
         except Exception as error:
-            outcome = _failure(error)
+            outcome = _failure(run, error)
         except BaseException as error:
             outcome = self._end_of(run, error)
         finally:
@@ -261,14 +262,14 @@ class Executor:
         """The outcome of a function that raised this, which is no Exception. A run that was ended from outside is stopped."""
         exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
         if isinstance(exit_error, SystemExitError):
-            return _failure(exit_error)
+            return _failure(run, exit_error)
         if self.service is not None and self.service.cancelling():
             run.stop("the event loop closes without a shutdown of DBOS")
             return _NO_OUTCOME
         if not exits.is_outcome(error):
             exits.interrupt(run, error)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
-        return _failure(error)
+        return _failure(run, error)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome of a run that is over; a stopped run has none."""
@@ -330,7 +331,9 @@ def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
     return Outcome("SUCCESS", result, None)
 
 
-def _failure(error: BaseException) -> Outcome:
+def _failure(run: Run, error: BaseException) -> Outcome:
+    if run.stopped is None:
+        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
     return Outcome("ERROR", None, encode_error(error))
 
 

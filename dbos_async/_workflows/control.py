@@ -16,7 +16,7 @@ from dbos_async._database.wakeups import UNOWNED_KEY, end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import WorkflowNotFoundError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, check_version
 
 with load(__name__) as sql:
     CANCEL: Final = sql.statement("CANCEL")
@@ -56,7 +56,7 @@ async def cancel(database: Database, workflow_id: str) -> None:
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
     """Make a cancelled or parked workflow PENDING again. It goes on after its last recorded step."""
     check_key(workflow_id, "workflow_id")
-    row: tuple[Any, ...] = workflow_id, application_version, UNOWNED_KEY
+    row: tuple[Any, ...] = workflow_id, check_version(application_version), UNOWNED_KEY
 
     async def find() -> None:
         answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])
