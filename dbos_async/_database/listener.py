@@ -34,7 +34,7 @@ class Listener:
         self._postgres = postgres
         self._wakeups = wakeups
         self._loop = asyncio.get_running_loop()
-        self.connected = anyio.Event()
+        self.connected: anyio.Event = anyio.Event()
         """Set when the first connection listens."""
         self.is_listening: bool = False
         """Whether it has a connection now."""

@@ -22,7 +22,7 @@ from dbos_async._executor.executor import Executor
 from dbos_async._lifecycle.blocked_loop import BlockedLoop
 from dbos_async._lifecycle.expiry import Expiry, has_left
 from dbos_async._lifecycle.lease_thread import LeaseThread
-from dbos_async._lifecycle.releasing import Releasing
+from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
@@ -52,14 +52,14 @@ with load(__name__) as sql:
 class Leases:
     """Keeps the lease of one executor, and frees the workflows of executors that have expired or left."""
 
-    def __init__(self, executor: Executor, releasing: Releasing, url: str, *, max_blocked_seconds: float) -> None:
+    def __init__(self, executor: Executor, leftovers: Leftovers, url: str, *, max_blocked_seconds: float) -> None:
         self._database = executor.database
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._registered: asyncio.Future[None] = self._loop.create_future()
         self._expiry = Expiry(executor.executor_id)
         self._free_at = 0.0
-        self._releasing = releasing
+        self._leftovers = leftovers
         self.thread = LeaseThread(
             url,
             executor.id,
@@ -112,8 +112,8 @@ class Leases:
             log.warning("This executor was silent for so long that its lease expired: its workflows may run elsewhere.")
             executor.suspend("other executors take its workflows over")
             executor.stop_runs("another executor takes its workflow over")
-            self._releasing.begin_anew()
-        elif executor.suspended is not None and not self._releasing.begins_anew:
+            self._leftovers.begin_anew()
+        elif executor.suspended is not None and not self._leftovers.begins_anew:
             log.info("The lease of this executor is renewed.")
             executor.go_on()
 

@@ -16,7 +16,7 @@ from dbos_async._executor.launched import set_launched
 from dbos_async._lifecycle import periodic
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
-from dbos_async._lifecycle.releasing import Releasing
+from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
 from dbos_async._workflows.registry import registered
@@ -35,7 +35,7 @@ class Runtime:
         self.database: Database
         self.executor: Executor
         self.claiming: Claiming
-        self.releasing: Releasing
+        self.leftovers: Leftovers
         self.leases: Leases
 
     async def open(self) -> None:
@@ -56,8 +56,8 @@ class Runtime:
                 workflows=registered,
             )
             self.claiming = Claiming(self.executor)
-            self.releasing = Releasing(self.executor)
-            self.leases = Leases(self.executor, self.releasing, url, max_blocked_seconds=settings.max_blocked_seconds)
+            self.leftovers = Leftovers(self.executor)
+            self.leases = Leases(self.executor, self.leftovers, url, max_blocked_seconds=settings.max_blocked_seconds)
             try:
                 await self.database.open(migrate=settings.migrate)
                 await self.leases.register(settings.connect_timeout_seconds)
@@ -102,7 +102,7 @@ class Runtime:
     def _serve(self) -> None:
         for name, service in (
             ("take-overs", self.leases.keep_looking),
-            ("releases", self.releasing.keep_releasing),
+            ("leftovers", self.leftovers.keep_giving_back),
             ("claims", self.claiming.keep_claiming),
             ("deadlines", functools.partial(periodic.keep_deadlines, self.executor)),
             ("unclaimable", functools.partial(periodic.keep_reporting_unclaimable, self.database)),

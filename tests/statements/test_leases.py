@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async._lifecycle import leases, releasing
+from dbos_async._lifecycle import leases, leftovers
 from dbos_async._lifecycle.expiry import LEFT_SECONDS, LOST_SECONDS, PREDECESSOR_SECONDS, Expiry
 from dbos_async._workflows import control
 from tests.support.statements import execute
@@ -172,10 +172,10 @@ async def test_w10_an_executor_that_leaves_stays_known_while_something_may_follo
 
 async def test_w10_only_what_is_still_owned_by_the_same_run_is_given_back(one: Any, two: Any) -> None:
     await one.execute(OWN, "mine")
-    found = {(row["id"], row["attempt"]) for row in await execute(one, releasing.OWNED, ("mine", '["mine3"]'))}
+    found = {(row["id"], row["attempt"]) for row in await execute(one, leftovers.OWNED, ("mine", '["mine3"]'))}
     assert found == {("mine1", 1), ("mine2", 1)}
     await execute(two, control.CANCEL, ("mine1", b"d"))
     for workflow_id, attempt in sorted(found):
-        await execute(one, releasing.RELEASE, (workflow_id, attempt, "mine", b"d"))
+        await execute(one, leftovers.GIVE_BACK, (workflow_id, attempt, "mine", b"d"))
     assert await two.fetchval(OWNERS) == ["mine1 - 0", "mine2 - 0", "mine3 mine 0"]
     assert await two.fetchval("select status from dbos_async.workflows where id = 'mine1'") == "CANCELLED"

@@ -20,6 +20,7 @@ from dbos_async import (
     DBOSClient,
     Envelope,
     Event,
+    Health,
     Message,
     SendMessage,
     SetApplicationVersion,
@@ -340,6 +341,7 @@ async def managing(dbos: DBOS, client: DBOSClient, message: Message, now: dateti
     assert_type(await DBOS.fork_workflow("w", 2), WorkflowHandle[Any])
     assert_type(await client.fork_workflow("w", "4.1.2"), WorkflowHandle[Any])
     assert_type(await DBOS.delete_workflow("w"), None)
+    assert_type(await DBOS.health(), Health)
     assert_type(await client.delete_workflow("w"), None)
     assert_type(await DBOS.list_messages("w", topic=PAID, status="rejected"), list[Message])
     assert_type(await dbos.list_messages("w", topic="plain", after=message.id), list[Message])

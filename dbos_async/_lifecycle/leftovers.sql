@@ -7,7 +7,7 @@ from dbos_async.workflows
 where status = 'PENDING' and owner = :executor_id
   and (id in (select json_array_elements_text(:running))) is not true
 
--- name: RELEASE (id text, attempt bigint, executor_id text, digest bytea)
+-- name: GIVE_BACK (id text, attempt bigint, executor_id text, digest bytea)
 -- Gives single workflows back. Rows that others lock at this moment are skipped.
 with held as materialized (
     select c.n, c.digest, w.id

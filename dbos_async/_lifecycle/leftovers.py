@@ -27,13 +27,13 @@ CHECK_EVERY_SECONDS: Final = 1.0
 
 with load(__name__) as sql:
     OWNED: Final = sql.statement("OWNED", parallelism=1)
-    RELEASE: Final = sql.statement("RELEASE", parallelism=1)
+    GIVE_BACK: Final = sql.statement("GIVE_BACK", parallelism=1)
 
 Owned = set[tuple[str, int]]
 """Workflows by their ids, with their attempts."""
 
 
-class Releasing:
+class Leftovers:
     """Looks for workflows that this executor owns and does not run."""
 
     def __init__(self, executor: Executor) -> None:
@@ -54,7 +54,7 @@ class Releasing:
         """The lease is renewed: give everything back, and go on as an executor that has just been launched."""
         self._can_begin_anew.set()
 
-    async def keep_releasing(self) -> None:
+    async def keep_giving_back(self) -> None:
         """Look again and again, until cancelled."""
         loop = self._executor.loop
         look_at = loop.time() + LOOK_EVERY_SECONDS
@@ -94,5 +94,5 @@ class Releasing:
         if not workflows:
             return workflows
         rows = [(workflow_id, attempt, self._executor.id, UNOWNED_KEY) for workflow_id, attempt in sorted(workflows)]
-        await self._database.call(RELEASE, rows, partition="", retry_forever=True, wakes=[UNOWNED_KEY])
+        await self._database.call(GIVE_BACK, rows, partition="", retry_forever=True, wakes=[UNOWNED_KEY])
         return workflows
