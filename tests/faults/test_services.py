@@ -63,9 +63,9 @@ async def all_services_work(connection: Any, client: DBOSClient, name: str) -> N
     await eventually(is_renewed, "the lease goes on", give_up_after_seconds=10)
 
 
-def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The messages that came with the traceback of a refusal."""
-    return [each.getMessage() for each in caplog.records if each.exc_info and REFUSAL in str(each.exc_info[1])]
+def refusals_told(caplog: pytest.LogCaptureFixture) -> int:
+    """How many log lines tell of a refusal."""
+    return sum(REFUSAL in each.getMessage() or REFUSAL in (each.exc_text or "") for each in caplog.records)
 
 
 @pytest.mark.parametrize("service", REFUSALS)
@@ -80,7 +80,7 @@ async def test_w10_d4_w6_a_service_that_is_refused_again_and_again_goes_on(
             await refusing.met(len(CODES))
         await all_services_work(connection, client, "refused")
         await all_services_work(connection, client, "later")
-    assert len(tracebacks(caplog)) == 1, "a traceback a minute"
+    assert 1 <= refusals_told(caplog) <= 2, "it is told, and not each time"
 
 
 async def test_w10_health_names_a_service_that_is_refused_until_it_works(database_url: str, connection: Any) -> None:

@@ -175,7 +175,7 @@ async def test_w10_a_claim_whose_answer_is_lost_is_run_or_given_back(database_ur
 
 NOBODY_S = """
     insert into dbos_async.workflows (id, name, input, start_id, attempt, owner, claimed_at)
-    select id, 'waiting', '[]', gen_random_uuid(), 1, owner, clock_timestamp() + ago
+    select id, 'waiting', '{"args": [], "kwargs": {}}', gen_random_uuid(), 1, owner, clock_timestamp() + ago
     from (values
         ('never was', 'nobody:123', interval '0'),
         ('long ago', 'nobody:456', interval '-1 year'),

@@ -33,12 +33,14 @@ declare
 begin
     select * into it from public.{name};
     if not found then return new; end if;
-    try := nextval('public.{name}_tries') - 1;
+    if current_setting('{name}.passes', true) = 'yes' then return new; end if;
+    try := (nextval('public.{name}_tries') - 1) % (cardinality(it.codes) + it.lets_through::int);
     perform pg_catalog.pg_sleep(it.seconds);
-    if cardinality(it.codes) = 0 or it.lets_through and try % (cardinality(it.codes) + 1) = cardinality(it.codes) then
+    if try = cardinality(it.codes) then
+        perform set_config('{name}.passes', 'yes', true);  -- and what else this transaction writes
         return new;
     end if;
-    raise exception 'refused for a while' using errcode = it.codes[try % cardinality(it.codes) + 1];
+    raise exception 'refused for a while' using errcode = it.codes[try + 1];
 end $$;
 create trigger {name} before {operation} on dbos_async.{table}
     for each row when ({condition}) execute function public.{name}_meet();
@@ -84,8 +86,9 @@ async def trigger(
 ) -> AsyncIterator[Trigger]:
     """Refuse what writes to a table with these SQLSTATEs in turn, after a pause.
 
-    With ``lets_through`` each row that is written by one caller at a time meets every code once and then passes.
+    With ``lets_through`` each transaction of those that write one after the other is refused with every code once, and then passes.
     """
+    lets_through = lets_through or not codes
     name = f"trouble_{next(_numbers)}"
     await connection.execute(TRIGGER.format(name=name, table=table, operation=operation, condition=condition))
     await connection.execute(f"insert into public.{name} values ($1, $2, $3)", list(codes), lets_through, seconds)

@@ -68,6 +68,12 @@ async def blocking() -> str:
     return await block()
 
 
+@DBOS.workflow(name="grinding")
+async def grinding() -> None:
+    while await block():
+        pass
+
+
 @DBOS.workflow(name="paying")
 async def paying() -> None:
     await pay(str(DBOS.workflow_id).replace("paying", "waiting"))
@@ -83,7 +89,7 @@ async def counting() -> int:
     return n
 
 
-WORKFLOWS = {each.__name__: each for each in (waiting, pausing, blocking, paying, counting)}
+WORKFLOWS = {each.__name__: each for each in (waiting, pausing, blocking, grinding, paying, counting)}
 
 
 async def main() -> None:
