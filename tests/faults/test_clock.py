@@ -19,7 +19,7 @@ import pytest
 from dbos_async import DBOS, DBOSClient, SetWorkflowID, SetWorkflowTimeout
 from tests.support.eventually import eventually
 from tests.support.processes import running
-from tests.support.troubles import fake_clock, set_clock
+from tests.support.troubles import age, fake_clock, set_clock
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -70,7 +70,7 @@ async def order_many() -> list[str]:
 
     receipts = await asyncio.gather(one("a", 0.1), one("b", 0.2), one("c", 0.15))
     await DBOS.recv("go", timeout_seconds=None)
-    return receipts
+    return list(receipts)
 
 
 @DBOS.workflow()
@@ -156,6 +156,7 @@ async def test_w10_w5_a_killed_executor_is_reaped_although_the_clock_went_back(
         running("troubled", empty_database_url, "other") as other,
     ):
         await asyncio.gather(killed.says("ready"), other.says("ready"))
+        await age(admin)
         await set_clock(admin, "-1 hour")
         killed.process.kill()
         async with DBOSClient(empty_database_url) as client, asyncio.timeout(10):
@@ -173,6 +174,7 @@ async def test_w10_w5_deaths_with_steps_between_them_park_nothing_although_the_c
             program = await stack.enter_async_context(running("troubled", empty_database_url, f"e{n}", *kinds))
             await program.says("ready")
             if n == 0:
+                await age(admin)
                 client = await stack.enter_async_context(DBOSClient(empty_database_url))
             owned = f"select owner like 'e{n}:%' from dbos_async.workflows"
             await eventually(lambda owned=owned: admin.fetchval(owned), f"e{n} runs the workflow")  # type: ignore[misc]

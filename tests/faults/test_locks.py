@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dbos_async import (
 )
 from tests.support.eventually import eventually
 from tests.support.processes import Program, running
-from tests.support.troubles import OURS, holding, lock_row
+from tests.support.troubles import OURS, age, holding, lock_row
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -43,7 +43,7 @@ OWNERS = "select id, split_part(owner, ':', 1) from dbos_async.workflows where s
 
 @asynccontextmanager
 async def executors(
-    url: str, kinds: dict[str, tuple[str, ...]], ledger: Path, *arguments: object
+    url: str, kinds: Mapping[str, tuple[str, ...]], ledger: Path, *arguments: object
 ) -> AsyncIterator[dict[str, Program]]:
     """One process for each name, with a brief lease and workflows of these kinds."""
     async with AsyncExitStack() as stack:
@@ -92,6 +92,7 @@ async def test_w10_w2_an_open_transaction_on_a_workflow_of_a_frozen_executor_del
         await programs["frozen"].says("paying")
         for name in ("one", "two"):
             await programs[name].says("ready")
+        await age(connection)
         before = await connection.fetch("select * from dbos_async.workflows where id in ('one waiting', 'two waiting')")
         programs["frozen"].process.send_signal(signal.SIGSTOP)
 
@@ -119,6 +120,7 @@ async def test_w10_w2_take_over_passes_by_a_row_that_somebody_has_locked(
     async with executors(database_url, kinds, tmp_path / "ledger", "--seconds", 60) as programs:
         for program in programs.values():
             await program.says("ready")
+        await age(connection)
         async with holding(database_url, lock_row("workflows", "id", "killed counting", mode)):
             programs["killed"].process.kill()
 
@@ -154,6 +156,7 @@ async def test_w10_w5_d4_a_lock_that_outlasts_the_lease_buries_nobody(
         for program in programs.values():
             await program.says("ready")
         await eventually(lambda: len(ledger.read_text().splitlines()) == 2 if ledger.exists() else False)
+        await age(connection)
         ids, workflows = await connection.fetch(EXECUTORS), await connection.fetch(WORKFLOWS)
         async with holding(database_url, LOCKS[lock]):
             await asyncio.sleep(1.5 * LEASE)

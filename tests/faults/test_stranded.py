@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID
-from dbos_async._lifecycle import leases
+from dbos_async._lifecycle import releasing
 from tests.support.eventually import eventually
 from tests.support.processes import running
 from tests.support.proxy import Proxy
-from tests.support.troubles import OURS, holding, lock_row, trigger
+from tests.support.troubles import OURS, age, holding, lock_row, trigger
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -69,6 +69,7 @@ async def test_w10_w1_a_start_that_waits_for_a_lock_when_its_process_is_killed_s
                 await DBOS.start_workflow(waiting, connection=other)
             async with running("troubled", database_url, "victim", "--start", "waiting") as victim:
                 await eventually(lambda: connection.fetchval(BLOCKED))
+                await age(connection)
                 victim.process.kill()
                 await victim.code()
             await eventually(lambda: connection.fetchval(ALONE), "the victim is reaped")
@@ -87,7 +88,7 @@ async def test_w10_w1_a_start_that_commits_after_its_executor_was_reaped_is_clai
         async with trigger(connection, "workflows", operation="insert", condition=SLOW_START, seconds=6) as slow:
             async with running("troubled", database_url, "victim", "--start", "waiting") as victim:
                 await slow.met(1)
-                await eventually(lambda: connection.fetchval("select count(*) = 2 from dbos_async.executors"))
+                await age(connection)
                 victim.process.kill()
                 await victim.code()
             await eventually(lambda: connection.fetchval(ALONE), "the victim is reaped")
@@ -102,7 +103,7 @@ async def test_w10_w2_a_start_that_is_held_up_during_a_shutdown_strands_nothing(
     database_url: str, connection: Any, how: str
 ) -> None:
     seconds = 0.0 if how == "by a lock" else 4.0
-    new_x = {"operation": "insert", "condition": "new.id = 'x'"}
+    new_x: dict[str, Any] = {"operation": "insert", "condition": "new.id = 'x'"}
     async with (
         Proxy(database_url) as proxy,
         trigger(connection, "workflows", seconds=seconds, **new_x) as slow,
@@ -129,13 +130,14 @@ async def test_w10_w2_a_start_that_is_held_up_during_a_shutdown_strands_nothing(
 
 async def test_w10_w2_a_shutdown_whose_give_back_is_refused_strands_nothing(database_url: str, connection: Any) -> None:
     """The program ends without an error of the database's; others take over when the lock is seen free."""
-    freed = {"operation": "update", "condition": "new.owner is null"}
+    freed: dict[str, Any] = {"operation": "update", "condition": "new.owner is null"}
     async with (
         trigger(connection, "workflows", "P0001", **freed),
         DBOS(database_url, executor_id="leaving", drain_seconds=0.5),
     ):
         with SetWorkflowID("x"):
             await DBOS.start_workflow(waiting)
+        await age(connection)
     async with DBOS(database_url, executor_id="next"):
         await ends("x", database_url)
 
@@ -143,7 +145,7 @@ async def test_w10_w2_a_shutdown_whose_give_back_is_refused_strands_nothing(data
 async def test_w10_w2_a_claim_that_commits_after_its_executor_was_reaped_is_claimed_again(
     database_url: str, connection: Any
 ) -> None:
-    claims = {"operation": "update", "condition": "new.owner like 'victim%' and old.owner is null"}
+    claims: dict[str, Any] = {"operation": "update", "condition": "new.owner like 'victim%' and old.owner is null"}
     async with (
         running("troubled", database_url, "victim") as victim,
         trigger(connection, "workflows", seconds=7, **claims) as slow,
@@ -153,6 +155,7 @@ async def test_w10_w2_a_claim_that_commits_after_its_executor_was_reaped_is_clai
             with SetWorkflowID("x"):
                 await client.start_workflow("waiting")
         await slow.met(1)
+        await age(connection)
         async with DBOS(database_url, executor_id="survivor"):
             victim.process.kill()
             await eventually(lambda: connection.fetchval(ALONE), "the victim is reaped")
@@ -162,7 +165,7 @@ async def test_w10_w2_a_claim_that_commits_after_its_executor_was_reaped_is_clai
 
 async def test_w10_a_claim_whose_answer_is_lost_is_run_or_given_back(database_url: str, connection: Any) -> None:
     async with Proxy(database_url) as proxy, DBOS(proxy.url, executor_id="only"):
-        claims = {"operation": "update", "condition": "new.owner is not null and old.owner is null"}
+        claims: dict[str, Any] = {"operation": "update", "condition": "new.owner is not null and old.owner is null"}
         async with trigger(connection, "workflows", seconds=0.5, **claims) as slow:
             async with DBOSClient(database_url) as client:
                 with SetWorkflowID("x"):
@@ -200,9 +203,9 @@ async def test_w10_what_an_executor_owns_and_does_not_run_is_found(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever has made it so: here somebody's hand."""
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
-    async with DBOS(database_url) as dbos:
-        assert dbos is not None
+    monkeypatch.setattr(releasing, "LOOK_EVERY_SECONDS", 2.0)
+    monkeypatch.setattr(releasing, "LOOK_AGAIN_SECONDS", 1.0)
+    async with DBOS(database_url):
         own = await connection.fetchval("select id from dbos_async.executors")
         await connection.execute(NOBODY_S)
         await connection.execute("update dbos_async.workflows set owner = $1 where id <> 'in the future'", own)

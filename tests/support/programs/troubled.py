@@ -89,7 +89,14 @@ async def counting() -> int:
     return n
 
 
-WORKFLOWS = {each.__name__: each for each in (waiting, pausing, blocking, grinding, paying, counting)}
+WORKFLOWS = {
+    "waiting": waiting,
+    "pausing": pausing,
+    "blocking": blocking,
+    "grinding": grinding,
+    "paying": paying,
+    "counting": counting,
+}
 
 
 async def main() -> None:
