@@ -61,7 +61,7 @@ async def block_in_task_of_step() -> str:
 @DBOS.workflow()
 async def block_itself() -> str:
     await DBOS.sleep(0.05)
-    block_for(1.8)
+    block_for(1.5)
     return "done"
 
 
@@ -69,7 +69,7 @@ async def block_itself() -> str:
 async def block_a_task() -> str:
     async def blocked() -> None:
         await asyncio.sleep(0.05)
-        block_for(1.8)
+        block_for(1.5)
 
     await asyncio.gather(blocked(), DBOS.sleep(0.1))
     return "done"
@@ -119,7 +119,7 @@ async def test_w10_code_of_no_workflow_that_blocks_the_loop_is_named_by_its_stac
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with DBOS(database_url):
-        block_for(1.8)
+        block_for(1.5)
         await asyncio.sleep(0.3)
     (loud,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "block_for" in loud.getMessage()

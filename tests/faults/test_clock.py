@@ -28,7 +28,7 @@ pytestmark = [
 
 RAN: Counter[str] = Counter()
 
-JUMPS = ("-60 seconds", "-1 day", "10 minutes")
+JUMPS = ("-60 seconds", "10 minutes")
 
 OWNERS = "select id, owner, attempt, recoveries from dbos_async.workflows order by id"
 EXECUTORS = "select id, started_at from dbos_async.executors order by id"
@@ -130,14 +130,14 @@ async def test_w10_w5_no_living_executor_is_reaped_however_the_clock_jumps(
             await program.says("ready")
         await eventually(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 2)
         before, executors = await admin.fetch(OWNERS), await admin.fetch(EXECUTORS)
-        for shift in ("5 minutes", "1 hour", "0", "-1 hour", "-50 minutes"):
+        for shift in ("5 minutes", "1 hour", "-1 hour"):
             await set_clock(admin, shift)
-            await asyncio.sleep(1.5)  # each executor has looked at the other
+            await asyncio.sleep(1.2)  # each executor has looked at the other
             assert await admin.fetch(OWNERS) == before, f"after a jump to {shift}"
-        for n in range(10):  # a clock that races
+        for n in range(5):  # a clock that races
             await set_clock(admin, f"{n * 10} minutes")
             await asyncio.sleep(0.2)
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)
         assert await admin.fetch(OWNERS) == before
         assert await admin.fetch(EXECUTORS) == executors
         assert len(ledger.read_text().splitlines()) == 2, "no step ran twice"

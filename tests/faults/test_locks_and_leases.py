@@ -108,7 +108,6 @@ async def test_w10_w2_take_over_passes_by_a_row_that_somebody_has_locked(
 
 LOCKS = {
     "workflows as create index does": "lock table dbos_async.workflows in share mode",
-    "steps as create index does": "lock table dbos_async.steps in share mode",
     "executors as create index does": "lock table dbos_async.executors in share mode",
     "executors as vacuum full does": "lock table dbos_async.executors in access exclusive mode",
     "servers as vacuum full does": "lock table dbos_async.servers in access exclusive mode",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dbos_async import DBOS, DBOSClient, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._lifecycle import leases, periodic
 from tests.support.databases import execute
 from tests.support.eventually import eventually
+from tests.support.processes import running
 from tests.support.proxy import Proxy
 from tests.support.troubles import CODES, OURS, REFUSAL, renamed, trigger
 
@@ -199,18 +201,14 @@ async def test_w10_a_service_goes_on_after_an_error_that_is_not_the_database_s(
         await eventually(lambda: "'known to nobody'" in caplog.text, "the report goes on")
 
 
-STEPS: list[str] = []
+GO = asyncio.Event()
+BEGUN: list[str] = []
 
 
 @DBOS.step()
 async def be_long() -> str:
-    STEPS.append("begun")
-    try:
-        if len(STEPS) == 1:
-            await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        STEPS.append("stopped")
-        raise
+    BEGUN.append("begun")
+    await GO.wait()
     return "done"
 
 
@@ -219,20 +217,57 @@ async def long() -> str:
     return await be_long()
 
 
-@pytest.mark.usefixtures("quick")
-async def test_w10_w3_an_executor_that_cannot_renew_its_lease_stops_its_runs_and_begins_anew(
+async def test_w10_an_executor_whose_lease_ran_out_says_so_and_goes_on_when_it_can(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
-    STEPS.clear()
+    """Nobody else is there who could have taken its workflow over."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 1.5)
+    GO.clear()
+    BEGUN.clear()
     async with Proxy(database_url) as proxy, DBOS(proxy.url):
         handle = await DBOS.start_workflow(long)
-        await eventually(lambda: STEPS == ["begun"])
-        proxy.freeze()
-        await eventually(lambda: STEPS == ["begun", "stopped"], "the run stops", give_up_after_seconds=10)
+        await eventually(lambda: BEGUN)
+        proxy.hold()
+        await eventually(_has_no_lease, "health tells of the lease")
+        GO.set()
         await proxy.heal()
-        assert await handle.get_result() == "done"
-        assert STEPS == ["begun", "stopped", "begun"]
+        async with asyncio.timeout(10):
+            assert await handle.get_result() == "done"
+        await eventually(_is_well)
         async with DBOSClient(database_url) as client:
             await all_services_work(connection, client, "later")
     assert await connection.fetchval("select count(*) from dbos_async.executors") == 0
+
+
+async def _has_no_lease() -> bool:
+    health = await DBOS.health()
+    return not health.ok and not health.lease
+
+
+async def test_w10_w3_runs_stop_when_their_workflows_have_been_taken_over(
+    database_url: str, connection: Any, tmp_path: Path
+) -> None:
+    """The executor lives, and was cut off for longer than its lease."""
+    ledger = tmp_path / "ledger"
+    arguments = ("--lease", 2, "--ledger", ledger, "--seconds", 4)
+    async with (
+        Proxy(database_url) as proxy,
+        running("troubled", proxy.url, "cut", *arguments, "--start", "pausing") as cut,
+        running("troubled", database_url, "other", *arguments) as other,
+        DBOSClient(database_url) as client,
+    ):
+        await asyncio.gather(cut.says("ready"), other.says("ready"), eventually(ledger.exists))
+        proxy.hold()
+        await eventually(lambda: ledger.read_text() == "cut pausing\n" * 2, "the other runs it")
+        await proxy.heal()
+        await eventually(lambda: " stops" in cut.errors, "its run stops")
+        handle = await client.retrieve_workflow("cut pausing")
+        assert await handle.get_result() == "paused"
+        assert (await handle.get_status()).attempt == 2
+        assert ledger.read_text() == "cut pausing\n" * 2
+        other.process.kill()
+        with SetWorkflowID("later"):
+            handle = await client.start_workflow("waiting")
+        await client.send("later", "it serves again", "go")
+        async with asyncio.timeout(10):
+            assert await handle.get_result() == "it serves again"
