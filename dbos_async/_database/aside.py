@@ -21,6 +21,8 @@ from dbos_async._database.statement import Statement
 MAX_ATTEMPTS_AT_A_TIME: Final = 2
 """How many connections the calls that were set aside may take at a time."""
 
+MANY_FAILURES: Final = 3
+
 MAX_FAILURES_IN_A_ROW: Final = 10
 
 PAUSE_SECONDS: Final = 0.2
@@ -32,12 +34,14 @@ class _SetAside:
     retry_at: float
     call: Call = field(compare=False)
     failures: int = field(compare=False)
+    reason: str = field(compare=False, default="")
+    """Why the last attempt failed."""
 
 
 class Aside:
-    """The calls of one process that were set aside. ``attempt`` tries one of them, and is true when that call is over."""
+    """The calls of one process that were set aside. ``attempt`` tries one of them; the reason why it must be repeated."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Callable[[Call], Awaitable[bool]]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Callable[[Call], Awaitable[str | None]]) -> None:
         self._loop, self._attempt = loop, attempt
         self._new: deque[_SetAside] = deque()
         """Calls that were not tried on their own yet."""
@@ -54,6 +58,10 @@ class Aside:
         """The calls that wait for their next attempt."""
         return (each.call for each in (*self._new, *self._failed))
 
+    def refusals(self) -> dict[Statement, str]:
+        """The statements of calls that have failed several times, and why."""
+        return {one.call.statement: one.reason for one in self._failed if one.failures >= MANY_FAILURES}
+
     def has(self, call: Call) -> bool:
         """Whether calls of the same statement and partition are here."""
         return bool(self.partitions) and (call.statement, call.partition) in self.partitions
@@ -62,10 +70,10 @@ class Aside:
         """Whether any call of this partition is here."""
         return any(each == partition for _, each in self.partitions)
 
-    def add(self, call: Call, failures: int = 0) -> None:
-        """Set a call aside that has failed so often."""
+    def add(self, call: Call, reason: str = "") -> None:
+        """Set a call aside, since it has failed for this reason or follows another one."""
         self.partitions[call.statement, call.partition] += 1
-        self._put(_SetAside(0.0, call, failures))
+        self._put(_SetAside(0.0, call, 1 if reason else 0, reason))
 
     async def close(self, *, within_seconds: float) -> list[Call]:
         """Begin no attempt any more, and end those that take longer; the calls that are left."""
@@ -118,7 +126,9 @@ class Aside:
     async def _try(self, one: _SetAside) -> None:
         is_over = True
         try:
-            is_over = await self._attempt(one.call)
+            reason = await self._attempt(one.call)
+            is_over = reason is None
+            one.reason = reason or ""
             self._failures_in_a_row = 0 if is_over else self._failures_in_a_row + 1
             if self._failures_in_a_row > MAX_FAILURES_IN_A_ROW:
                 await asyncio.sleep(PAUSE_SECONDS)  # the server refuses everything: ask it less often

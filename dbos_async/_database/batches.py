@@ -109,6 +109,10 @@ class Batches:
         """How often a connection was lost while a batch was at the server, so that it may have been committed."""
         return self._sending.losses
 
+    def refusals(self) -> dict[Statement, str]:
+        """The statements of which the server refuses a call again and again, or keeps it waiting, and why."""
+        return self._aside.refusals()
+
     def is_slow(self, seconds: float, partition: str | int) -> bool:
         """Whether a batch has waited for the database longer than this, or a call of this partition was set aside."""
         since = self._loop.time() - seconds
@@ -237,12 +241,12 @@ class Batches:
         elif meaning is Meaning.FAULT:
             call.fail(error)
         else:
-            self._aside.add(call, failures=1)
+            self._aside.add(call, reason_of(error))
             return True
         return False
 
-    async def _attempt_alone(self, call: Call) -> bool:
-        """Execute a call that was set aside. False if it must be repeated later."""
+    async def _attempt_alone(self, call: Call) -> str | None:
+        """Execute a call that was set aside. Why it must be repeated later, if it must."""
         flight = Flight(call.statement, [call], self._loop.time())
         self._flights.add(flight)
         try:
@@ -258,12 +262,12 @@ class Batches:
                     flight.calls = []
                     if meaning in (Meaning.VALUE, Meaning.FAULT):
                         self._end_alone(call, error, meaning)
-                        return True
-                    return False
+                        return None
+                    return reason_of(error)
                 else:
                     self._resolve(flight, flight.calls, records)
                     flight.calls = []
-            return True
+            return None
         finally:
             self._land(flight)
 

@@ -42,7 +42,8 @@ class BlockedLoop:
             self._name(seconds)
 
     def _name(self, seconds: float) -> None:
-        frame = sys._current_frames().get(self._executor.thread)
+        # Private by its name, and documented: the frames of all threads.
+        frame = sys._current_frames().get(self._executor.thread)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return  # its thread has ended
         log.warning(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dbos_async._database import migrations
 from dbos_async._database.database import Database
 from dbos_async._database.outages import CONNECT_ERRORS
+from dbos_async._database.statement import Statement
 from dbos_async._database.urls import reason_of
 from dbos_async._executor.executor import Executor
 from dbos_async._lifecycle.lease_thread import LeaseThread
@@ -48,7 +49,7 @@ async def health(database: Database, executor: Executor, lease: LeaseThread, ser
     listener = database.listener
     is_listening = listener is not None and listener.is_listening
     has_lease = lease.is_alive and executor.suspended is None
-    states = {service.name: service.problem for service in services}
+    states = {service.name: _problem_of(service, database.batches.refusals()) for service in services}
     reasons = [
         *([f"The database does not answer: {problem}."] if problem else []),
         *([schema_problem] if schema_problem else []),
@@ -69,6 +70,11 @@ async def health(database: Database, executor: Executor, lease: LeaseThread, ser
         waiting=executor.slots.waiting,
         reasons=reasons,
     )
+
+
+def _problem_of(service: Service, refusals: Mapping[Statement, str]) -> str | None:
+    refused = [f"the database refuses {each.name}: {refusals[each]}" for each in service.statements if each in refusals]
+    return service.problem or next(iter(refused), None)
 
 
 async def _ask(database: Database) -> tuple[str | None, str | None]:

@@ -175,7 +175,9 @@ class LeaseThread:
             now = time.monotonic()
             if self.alive_at is not None and not self.is_alive and not self._is_overdue:
                 self._is_overdue = True
-                self._tell(lambda: self._events.on_overdue(self.problem))
+                stood_still = now - looked_at >= 4 * LOOK_EVERY_SECONDS
+                silence = "this process stood still" if stood_still else "the database does not answer"
+                self._tell(self._events.on_overdue, self.problem or silence)
             if now - looked_at < 4 * LOOK_EVERY_SECONDS and self._loop.is_running():  # this process was not frozen
                 self._blocked_loop.look(now - self._loop_watch.beat_at)
             looked_at = now

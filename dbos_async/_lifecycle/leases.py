@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from dbos_async._database.outages import CONNECT_ERRORS
+from dbos_async._database.outages import CONNECT_ERRORS, Meaning, meaning_of
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import UNOWNED_KEY
@@ -23,6 +23,7 @@ from dbos_async._lifecycle.blocked_loop import BlockedLoop
 from dbos_async._lifecycle.expiry import Expiry, has_left
 from dbos_async._lifecycle.lease_thread import LeaseThread
 from dbos_async._lifecycle.leftovers import Leftovers
+from dbos_async._lifecycle.services import LOG_EVERY_SECONDS
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
@@ -59,6 +60,7 @@ class Leases:
         self._registered: asyncio.Future[None] = self._loop.create_future()
         self._expiry = Expiry(executor.executor_id)
         self._free_at = 0.0
+        self._log_at = 0.0
         self._leftovers = leftovers
         self.thread = LeaseThread(
             url,
@@ -121,12 +123,16 @@ class Leases:
         """The lease was not renewed in time: others may take the workflows over."""
         if self._executor.suspended is None and not self._executor.closing:
             text = "The lease of this executor is overdue (%s): others may take its workflows over, and it begins none."
-            log.warning(text, reason or "this process stood still")
+            log.warning(text, reason)
             self._executor.suspend("the lease is overdue")
 
     def on_problem(self, error: Exception) -> None:
         """An attempt to renew the lease has failed."""
-        if isinstance(error, asyncpg.InsufficientPrivilegeError) and not self._registered.done():
+        if self._registered.done():
+            if meaning_of(error) is not Meaning.LOST and time.monotonic() >= self._log_at:
+                self._log_at = time.monotonic() + LOG_EVERY_SECONDS
+                log.error("The lease could not be renewed, which is tried again.", exc_info=error)
+        elif isinstance(error, asyncpg.InsufficientPrivilegeError):
             self._registered.set_exception(
                 ConfigurationError(
                     f"This role may not work with the tables of dbos_async ({reason_of(error)}): "

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
+from dbos_async._executor import claiming
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
-from dbos_async._lifecycle import periodic
+from dbos_async._lifecycle import leases, leftovers, periodic
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
@@ -89,7 +90,7 @@ class Runtime:
         finally:
             set_launched(None)
             for service in self.services:
-                service.task.cancel()
+                service.close()
             self.services = []
             await self.leases.thread.stop()
             await self.database.close()
@@ -100,21 +101,28 @@ class Runtime:
         return await health(self.database, self.executor, self.leases.thread, self.services)
 
     def _serve(self) -> None:
-        for name, service in (
-            ("take-overs", self.leases.keep_looking),
-            ("leftovers", self.leftovers.keep_giving_back),
-            ("claims", self.claiming.keep_claiming),
-            ("deadlines", functools.partial(periodic.keep_deadlines, self.executor)),
-            ("unclaimable", functools.partial(periodic.keep_reporting_unclaimable, self.database)),
-        ):
-            self.services.append(Service(name, service))
+        self.services = [
+            Service("take-overs", self.leases.keep_looking, leases.OTHERS, leases.EXPIRE, leases.FREE),
+            Service("leftovers", self.leftovers.keep_giving_back, leftovers.OWNED, leftovers.GIVE_BACK),
+            Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
+            Service(
+                "deadlines",
+                functools.partial(periodic.keep_deadlines, self.executor),
+                periodic.DUE,
+                periodic.CANCEL_DUE,
+            ),
+            Service(
+                "unclaimable",
+                functools.partial(periodic.keep_reporting_unclaimable, self.database),
+                periodic.UNCLAIMABLE,
+            ),
+        ]
         self.executor.service = self.services[0].task
 
     async def _end_services(self) -> None:
-        tasks = [service.task for service in self.services]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        for service in self.services:
+            service.close()
+        await asyncio.wait([service.task for service in self.services])
 
     async def _find_url(self) -> str:
         url = self._settings.url or os.environ.get("DBOS_DATABASE_URL")

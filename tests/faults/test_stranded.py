@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID
-from dbos_async._lifecycle import releasing
+from dbos_async._lifecycle import leftovers
 from tests.support.eventually import eventually
 from tests.support.processes import running
 from tests.support.proxy import Proxy
@@ -203,8 +203,8 @@ async def test_w10_what_an_executor_owns_and_does_not_run_is_found(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever has made it so: here somebody's hand."""
-    monkeypatch.setattr(releasing, "LOOK_EVERY_SECONDS", 2.0)
-    monkeypatch.setattr(releasing, "LOOK_AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr(leftovers, "LOOK_EVERY_SECONDS", 2.0)
+    monkeypatch.setattr(leftovers, "LOOK_AGAIN_SECONDS", 1.0)
     async with DBOS(database_url):
         own = await connection.fetchval("select id from dbos_async.executors")
         await connection.execute(NOBODY_S)
