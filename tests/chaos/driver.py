@@ -14,14 +14,20 @@ from typing import Any
 
 import asyncpg
 
-from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
+from dbos_async import DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import migrations
+from tests.chaos.calls import open_client, persist
 from tests.chaos.checker import check
 from tests.chaos.direct import Direct
+from tests.chaos.executor import Executor
 from tests.chaos.facts import PREPARE, Tally, Watched
-from tests.chaos.nemesis import Executor, Nemesis
+from tests.chaos.ground import CLOCK, LIVES, RIGHTS, as_role, members
+from tests.chaos.liveness import Liveness
+from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
 from tests.chaos.races import Races
+from tests.chaos.services import Services
+from tests.chaos.troubles import SMALL_QUEUE
 from tests.support.postgres import LOSES_NOTHING, Server
 from tests.support.proxy import Proxy
 
@@ -38,38 +44,34 @@ class Campaign:
 
     def __init__(self, server: Server, executors: Sequence[Executor], proxy: Proxy, direct: Direct, seed: int) -> None:
         self.tally = Tally()
-        self.nemesis = Nemesis(executors, proxy, server, direct, seed)
+        self.nemesis = Nemesis(executors, proxy, server, direct, seed, self.tally)
         self.executors = executors
         self._direct = direct
         self._seed = seed
         self._url = proxy.url
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
+        self._liveness = Liveness(
+            server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
+        )
+        self._watching = asyncio.create_task(self._liveness.watch(), name="liveness")
 
     async def race(self, is_over: Callable[[], bool]) -> None:
         """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
-        async with self._open_client() as client:
+        async with open_client(self._url, self.tally) as client:
             await self._races.play(client, is_over)
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
         plan, watched = make_plan(self._seed, number, size), Watched()
-        async with self._open_client() as client:
+        self._liveness.disturbed.update(plan.victims)
+        troubles, waves = self.nemesis.troubles, self.nemesis.transactions.plans
+        moves = troubles.clock_moves
+        waves.append(plan)
+        async with open_client(self._url, self.tally) as client:
             wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
-            await wave.start()
-            work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
-            has_ended = await wave.has_ended(give_up_after_seconds)
-            if not has_ended:
-                log.info("Wave %d takes long: let there be peace.", number)
-                await self.nemesis.make_peace()
-                has_ended = await wave.has_ended(give_up_after_seconds)
-                if not has_ended:
-                    self.tally.violations += await wave.what_is_left()
-                    work.cancel()
-                self.nemesis.go_on()
-            await asyncio.gather(work, return_exceptions=True)
-            if has_ended:
-                work.result()
-                await wave.ask_for_results()
+            await self._bring_to_its_end(wave, number, give_up_after_seconds)
+        waves.remove(plan)
+        watched.clock_moved = troubles.clock_moves != moves or troubles.clock_moves % 2 == 1
         verdict = await check(self._direct, plan, watched)
         self.tally.operations += verdict.operations
         self.tally.violations += verdict.violations
@@ -77,25 +79,32 @@ class Campaign:
         self.tally.takeovers += verdict.takeovers
         self.tally.waves += 1
 
-    @asynccontextmanager
-    async def _open_client(self) -> AsyncIterator[DBOSClient]:
-        while True:
-            client = DBOSClient(self._url, connect_timeout_seconds=2.0)
-            try:
-                await client.__aenter__()
-            except DatabaseUnavailableError:
-                self.tally.repeats += 1
-            else:
-                break
-        try:
-            yield client
-        finally:
-            await client.__aexit__(None, None, None)
+    async def _bring_to_its_end(self, wave: _Wave, number: int, give_up_after_seconds: float) -> None:
+        await wave.start()
+        work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
+        has_ended = await wave.has_ended(give_up_after_seconds)
+        if not has_ended:
+            log.info("Wave %d takes long: let there be peace.", number)
+            await self.nemesis.make_peace()
+            has_ended = await wave.has_ended(give_up_after_seconds)
+            if not has_ended:
+                self.tally.violations += await wave.what_is_left()
+                work.cancel()
+            self.nemesis.go_on()
+        await asyncio.gather(work, return_exceptions=True)
+        if has_ended:
+            work.result()
+            await wave.ask_for_results()
 
     async def finish(self) -> Tally:
         """Shut every executor down, and add up."""
         await self.nemesis.make_peace()
+        self._watching.cancel()
+        async with open_client(self._url, self.tally) as client:
+            services = Services(self.executors, self.nemesis, self._liveness, self._direct, self.tally)
+            await services.check(client)
         for executor in self.executors:
+            self.nemesis.absences.gone(executor.name)
             if executor.process is not None and executor.process.returncode is not None:
                 self.tally.violations.append(f"D4: {executor.name} ended by itself with {executor.process.returncode}.")
             elif not await executor.stop():
@@ -107,22 +116,34 @@ class Campaign:
         return self.tally
 
 
+async def prepare(server: Server, names: Sequence[str]) -> None:
+    """Make the tables, what watches over them, and a role for each executor and the client."""
+    # The search path of the database counts for the second connection, and for what that makes.
+    for commands in ([CLOCK], [PREPARE, LIVES, RIGHTS, members([*names, "client"])]):
+        connection = await asyncpg.connect(server.url)
+        try:
+            if CLOCK not in commands:
+                await migrations.migrate(connection)
+            for command in commands:
+                await connection.execute(command)
+        finally:
+            await connection.close()
+
+
 @asynccontextmanager
 async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     """Everything that a run of the suite needs; nothing of it is left afterwards."""
-    server = Server(*LOSES_NOTHING)
+    server = Server(*LOSES_NOTHING, *SMALL_QUEUE)
     await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
-    proxy, direct = Proxy(server.url), Direct(server.url)
+    proxy, direct = Proxy(as_role(server.url, "client")), Direct(server.url)
+    names = [f"executor-{number}" for number in range(executors)]
     running: list[Executor] = []
     try:
-        connection = await asyncpg.connect(server.url)
-        await migrations.migrate(connection)
-        await connection.execute(PREPARE)
-        await connection.close()
+        await prepare(server, names)
         await proxy.open()
-        for number in range(executors):
-            running.append(Executor(f"executor-{number}", server, folder))
+        for name in names:
+            running.append(Executor(name, server, folder))
             await running[-1].start()
         suite = Campaign(server, running, proxy, direct, seed)
         yield suite
@@ -213,20 +234,19 @@ class _Wave:
     async def _watch_event(self, one: str) -> None:
         seen = self._watched.events.setdefault(one, [])
         while not self._ended.is_set():
-            value = await self._persist(lambda: self._client.get_event(one, "e"))
+            value = await self._persist(lambda: self._client.get_event(one, "e"), is_limited=False)
             seen.append(value["n"])
             await asyncio.sleep(self._random.uniform(0.1, 0.5))
 
     async def _watch_stream(self, one: str) -> None:
         seen = self._watched.streams.setdefault((one, "s1"), [])
-        while True:
-            try:
-                async with aclosing(self._client.read_stream(one, "s1", offset=len(seen))) as values:
-                    async for value in values:
-                        seen.append(value["n"])
-                return
-            except DatabaseUnavailableError:
-                self._tally.repeats += 1
+
+        async def follow() -> None:
+            async with aclosing(self._client.read_stream(one, "s1", offset=len(seen))) as values:
+                async for value in values:
+                    seen.append(value["n"])
+
+        await self._persist(follow, is_limited=False)
 
     async def has_ended(self, within_seconds: float) -> bool:
         """Wait until every workflow has ended. A cancellation that came late, after the resuming, is made good."""
@@ -251,15 +271,11 @@ class _Wave:
     async def ask_for_results(self) -> None:
         """Ask for some results as everybody would."""
         for one in self._random.sample(list(self._plan.programs), min(len(self._plan.programs), 10)):
-            self._watched.results[one] = await self._persist(lambda one=one: self._result(one))  # type: ignore[misc]  # it is called at once
+            self._watched.results[one] = await self._persist(lambda one=one: self._result(one), is_limited=False)  # type: ignore[misc]  # it is called at once
 
     async def _result(self, one: str) -> Any:
         return await (await self._client.retrieve_workflow(one)).get_result()
 
-    async def _persist(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Call until the database was there; what may have been committed is simply called again."""
-        while True:
-            try:
-                return await call()
-            except DatabaseUnavailableError:
-                self._tally.repeats += 1
+    async def _persist(self, call: Callable[[], Awaitable[Any]], *, is_limited: bool = True) -> Any:
+        """Call until the database was there. A limited call must give up in time."""
+        return await persist(self._tally, call, is_limited=is_limited)

@@ -1,0 +1,126 @@
+"""Open transactions of others, which have started ids, used keys or sent to running workflows, and end after seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+from dbos_async import DBOSClient, DBOSError, SetWorkflowID
+from tests.chaos.calls import open_client, persist
+from tests.chaos.direct import AWAY
+from tests.chaos.facts import Tally
+from tests.chaos.ground import as_role
+from tests.chaos.plan import Plan, walk
+from tests.chaos.troubles import REFUSED, Session, Troubles
+
+BESIDE_SECONDS = 8.0
+"""So long a start of another id may take while somebody's transaction is open: most of that is this machine's load."""
+
+PATIENCE_SECONDS = 150.0
+
+DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "envelope": False}
+
+
+class Transactions:
+    """Sessions that use the library's own verbs in a transaction, and take their time to end it."""
+
+    def __init__(self, troubles: Troubles, random: Random, tally: Tally) -> None:
+        self.plans: list[Plan] = []
+        """The waves that are under way."""
+        self._troubles, self._random, self._tally = troubles, random, tally
+        self._url = as_role(troubles.url, "client")
+        self._numbers = itertools.count()
+
+    def kinds(self) -> dict[str, tuple[int, Callable[[], Awaitable[None]]]]:
+        """Each kind by its name, with its weight."""
+        return {"open transaction": (7, self._disturb), "open transaction on one id": (5, self._trade)}
+
+    async def _disturb(self) -> None:
+        """Start, send and use keys among the workflows of a wave; all of that is rolled back in the end."""
+        if not self.plans:
+            return
+        plan, random = self._random.choice(self.plans), self._random
+        children = [
+            i["id"] for program in plan.programs.values() for i in walk(program) if i["do"] == "start" and i["id"]
+        ]
+        messages = [message for calls in plan.outside.values() for call in calls for message in call.messages]
+        ids = list(plan.programs)
+        with suppress(*AWAY, *REFUSED, DBOSError):
+            async with open_client(self._url, self._tally) as client, self._troubles.session() as session:
+                await session.execute("begin")
+                for _ in range(random.randint(1, 4)):
+                    match random.choice(("start", "send", "key", "key")):
+                        case "start":
+                            with SetWorkflowID(random.choice(children or ids)):
+                                await client.start_workflow("chaos", ["never"], connection=session)
+                        case "send":
+                            await client.send(random.choice(ids), "never", "never", connection=session)
+                        case _:
+                            message = random.choice(messages)
+                            await client.send(
+                                message.destination_id, "never", message.topic,
+                                idempotency_key=message.idempotency_key, connection=session,
+                            )  # fmt: skip
+                await asyncio.sleep(self._troubles.seconds(1, 12))
+                await session.execute("rollback")
+
+    async def _trade(self) -> None:
+        """Start an id and send to it with a key, in a transaction, while others do the same; then commit or roll back."""
+        one = f"trade {next(self._numbers)}"
+        async with open_client(self._url, self._tally) as client:
+            contest: list[asyncio.Task[Any]] = []
+            with suppress(*AWAY, *REFUSED, DBOSError):
+                async with self._troubles.session() as session:
+                    await session.execute("begin")
+                    await self._deal(client, one, session)
+                    contest.append(asyncio.create_task(persist(self._tally, lambda: self._deal(client, one, None))))
+                    await self._look_beside(client, one, contest)
+                    await session.execute("select 1")  # Did it live until now?
+                    await session.execute(self._random.choice(("commit", "rollback")))
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await asyncio.gather(*contest)
+                    await persist(self._tally, lambda: self._deal(client, one, None))
+                    result = await persist(self._tally, lambda: _result(client, one))
+            except TimeoutError:
+                self._tally.violations.append(f"W10: {one!r} never ended after the transaction that had started it.")
+            else:
+                if result != [["goods"]]:
+                    self._tally.violations.append(f"W1/M3: {one!r} got {result} instead of one message.")
+
+    async def _deal(self, client: DBOSClient, one: str, session: Session | None) -> None:
+        with SetWorkflowID(one):
+            if session is None:
+                await client.start_workflow("chaos", [DRAIN])
+            else:
+                await client.start_workflow("chaos", [DRAIN], connection=session)
+        await client.send(one, "goods", "trade", idempotency_key="key", connection=session)
+
+    async def _look_beside(self, client: DBOSClient, one: str, contest: list[asyncio.Task[Any]]) -> None:
+        """Starts of other ids are not delayed, unless the database has other troubles, too."""
+        began, alone = time.monotonic(), self._troubles.active == 1
+        beside = [
+            asyncio.create_task(persist(self._tally, lambda name=name: self._start_other(client, name)))  # type: ignore[misc]  # it is called at once
+            for name in (f"{one} beside {n}" for n in range(4))
+        ]
+        contest += beside
+        await asyncio.sleep(self._troubles.seconds(1, 12))
+        alone = alone and self._troubles.active == 1
+        late = sum(not task.done() for task in beside)
+        if alone and late and time.monotonic() - began > BESIDE_SECONDS:
+            self._tally.violations.append(
+                f"W10: {late} of 4 starts of other ids waited for the transaction of {one!r}."
+            )
+
+    async def _start_other(self, client: DBOSClient, name: str) -> None:
+        with SetWorkflowID(name):
+            await client.start_workflow("chaos", [])
+
+
+async def _result(client: DBOSClient, one: str) -> Any:
+    return await (await client.retrieve_workflow(one)).get_result()
