@@ -46,9 +46,9 @@ class Campaign:
         self.tally = Tally()
         self.nemesis = Nemesis(executors, proxy, server, direct, seed, self.tally)
         self.executors = executors
-        self._direct = direct
+        self.direct = direct
         self._seed = seed
-        self._url = proxy.url
+        self.url = proxy.url
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
         self._liveness = Liveness(
             server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
@@ -57,7 +57,7 @@ class Campaign:
 
     async def race(self, is_over: Callable[[], bool]) -> None:
         """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
-        async with open_client(self._url, self.tally) as client:
+        async with open_client(self.url, self.tally) as client:
             await self._races.play(client, is_over)
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
@@ -67,12 +67,12 @@ class Campaign:
         troubles, waves = self.nemesis.troubles, self.nemesis.transactions.plans
         moves = troubles.clock_moves
         waves.append(plan)
-        async with open_client(self._url, self.tally) as client:
-            wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
+        async with open_client(self.url, self.tally) as client:
+            wave = _Wave(self, client, self.direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await self._bring_to_its_end(wave, number, give_up_after_seconds)
         waves.remove(plan)
         watched.clock_moved = troubles.clock_moves != moves or troubles.clock_moves % 2 == 1
-        verdict = await check(self._direct, plan, watched)
+        verdict = await check(self.direct, plan, watched)
         self.tally.operations += verdict.operations
         self.tally.violations += verdict.violations
         self.tally.workflows += verdict.workflows
@@ -100,8 +100,8 @@ class Campaign:
         """Shut every executor down, and add up."""
         await self.nemesis.make_peace()
         self._watching.cancel()
-        async with open_client(self._url, self.tally) as client:
-            services = Services(self.executors, self.nemesis, self._liveness, self._direct, self.tally)
+        async with open_client(self.url, self.tally) as client:
+            services = Services(self.executors, self.nemesis, self._liveness, self.direct, self.tally)
             await services.check(client)
         for executor in self.executors:
             self.nemesis.absences.gone(executor.name)
