@@ -35,19 +35,23 @@ class Absences:
     def __init__(self) -> None:
         self._all: list[Absence] = []
 
+    def note(self, *absences: Absence) -> None:
+        """Keep these."""
+        self._all += absences
+
     def gone(self, executor: str) -> None:
         """Its process is about to end."""
-        self._all.append(Absence(executor, "gone", time.time(), time.time()))
+        self.note(Absence(executor, "gone", time.time(), time.time()))
 
     def lost(self, *executors: str) -> None:
         """They lose connections now."""
-        self._all += [Absence(executor, "lost", time.time(), time.time()) for executor in executors]
+        self.note(*(Absence(executor, "lost", time.time(), time.time()) for executor in executors))
 
     @contextmanager
     def silent(self, executor: str) -> Iterator[None]:
         """The database hears nothing of it for as long as this block lasts."""
         absence = Absence(executor, "silent", time.time())
-        self._all.append(absence)
+        self.note(absence)
         try:
             yield
         finally:
