@@ -122,7 +122,7 @@ class DatabaseUnavailableError(DBOSError):
         fate = "it may or may not have been committed" if self.may_have_committed else "nothing was committed"
         return (
             f"The database did not answer for {self.waited_seconds:g} seconds ({self.reason}); "
-            f"{fate}: check that Postgres runs and can be reached, then call again."
+            f"{fate}: call again once Postgres can be reached and does not refuse the call."
         )
 
 

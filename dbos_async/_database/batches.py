@@ -2,43 +2,55 @@
 
 While a batch is at the server, later calls gather for the next one; a lone call leaves at once. A partition has at most one
 batch in flight, so its calls keep their order. A call that fails by itself harms no other call: a deadlock repeats the batch,
-and an error that concerns data splits it until the call at fault stands alone.
+and any other error splits it until the calls at fault stand alone. If a value is at fault, the call fails. Otherwise it is set
+aside (`aside.py`): the server refuses it now, or another transaction holds a lock that it needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import itertools
 import logging
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
+from typing import Final
 
 import asyncpg
 
+from dbos_async._database.aside import Aside
 from dbos_async._database.calls import Call, Observer, Result, Row, batch_columns
 from dbos_async._database.connections import Postgres
-from dbos_async._database.outages import RETRYABLE, backoff_seconds, is_lost, is_refused
+from dbos_async._database.flights import Flight, pieces
+from dbos_async._database.outages import Meaning, backoff_seconds, meaning_of
 from dbos_async._database.probe import AFTER_SECONDS
-from dbos_async._database.statement import Sql, Statement
+from dbos_async._database.statement import Statement
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
-from dbos_async.errors import DatabaseUnavailableError, LaunchError
+from dbos_async.errors import DatabaseUnavailableError, InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
 
-MAX_CALLS = 500
-MAX_BYTES = 1 << 20
-MAX_RETRIES = 20
-MAX_STATEMENT_CANCELS = 2
-SWEEP_EVERY_SECONDS = 0.25
-WARN_EVERY_SECONDS = 60.0
+MAX_CALLS: Final = 500
+MAX_BYTES: Final = 1 << 20
 
-TOO_LARGE_A_BATCH = (asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
-"""A batch may be too much for a statement_timeout or for the memory where its calls one by one are not."""
+MAX_CONFLICTS: Final = 20
+"""So often a batch is repeated because others changed the same rows. After that it counts as refused."""
+
+MAX_REFUSALS: Final = 2
+"""So often a batch is refused as a whole, before it is split."""
+
+MAX_SET_ASIDE_IN_A_ROW: Final = 3
+"""If so many calls of a batch are refused one after the other, probably all are. The rest stays together."""
+
+SWEEP_EVERY_SECONDS: Final = 0.25
+WARN_EVERY_SECONDS: Final = 60.0
+
+STILL_AT_WORK: Final = "it is still at work"
+LOCKED: Final = "another transaction holds a lock that the call needs"
 
 
 @dataclass(slots=True, eq=False)
@@ -48,40 +60,6 @@ class _Partition:
     statement: Statement
     waiting: deque[Call] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
-    batch: Sequence[Call] = ()
-    """The calls in flight."""
-    began: float = 0.0
-    """Since when they are, by the time of the loop."""
-    flushes: list[asyncio.Future[None]] = field(default_factory=list)
-    """Resolved when nothing is in flight any more."""
-    untold: list[tuple[Call, Result]] = field(default_factory=list)
-    """Resolved calls that the waiters of this process are not woken for yet."""
-    is_at_server: bool = False
-    """The statement was sent, and may be committed at any moment."""
-    is_silent: bool = False
-    """The statement takes long, and the database cannot be asked about it."""
-
-    def land(self) -> None:
-        """Nothing is in flight any more."""
-        self.batch = ()
-        for flush in self.flushes:
-            if not flush.done():
-                flush.set_result(None)
-        self.flushes.clear()
-
-    @property
-    def is_stuck(self) -> bool:
-        return self.worker is not None and (self.is_silent or not self.is_at_server)
-
-
-@dataclass(slots=True)
-class _Attempts:
-    """How often a batch was tried, and what is executed next."""
-
-    sql: Sql
-    failures: int = 0
-    losses: int = 0
-    warn_at: float = 0.0
 
 
 class Batches:
@@ -92,12 +70,19 @@ class Batches:
         self._wakeups = wakeups
         self._give_up_after_seconds = give_up_after_seconds
         self._partitions: dict[tuple[Statement, int], _Partition] = {}
+        self._flights: set[Flight] = set()
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._departures = itertools.count(1)
+        self._warn_at: dict[Meaning, float] = {}
+        self._reason = STILL_AT_WORK
+        """Why calls have no result yet, as far as that is known."""
         self.losses: int = 0
         """How often a connection was lost while a batch was at the server, so that it may have been committed."""
+        self.has_calls_left: bool = False
+        """Whether calls were given up at the end that the server may still commit."""
         self._loop = asyncio.get_running_loop()
+        self._aside = Aside(self._loop, self._attempt_alone)
 
     def call(
         self,
@@ -119,6 +104,11 @@ class Batches:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         if not call.retry_forever:
             call.give_up_at = self._loop.time() + self._give_up_after_seconds
+            if self._sweeper is None:
+                self._set_sweeper(call.give_up_at)
+        if self._aside.partitions and self._aside.has(call):
+            self._aside.add(call)
+            return call
         statement = call.statement
         key = statement, hash(call.partition) % statement.parallelism
         partition = self._partitions.get(key)
@@ -132,27 +122,29 @@ class Batches:
             partition.worker = self._loop.create_task(self._work(partition), name=name, context=context)
         return call
 
-    def is_slow(self, seconds: float) -> bool:
-        """Whether a batch has waited for the database longer than this."""
+    def is_slow(self, seconds: float, partition: str | int) -> bool:
+        """Whether a batch has waited for the database longer than this, or a call of this partition was set aside."""
         since = self._loop.time() - seconds
-        return any(partition.batch and partition.began < since for partition in self._partitions.values())
+        return any(flight.began < since for flight in self._flights) or self._aside.has_partition(partition)
 
     async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this partition in it any more."""
-        flushes: list[asyncio.Future[None]] = []
-        for (statement, number), each in self._partitions.items():
-            if number == hash(partition) % statement.parallelism and each.worker is not None:
-                flush = self._loop.create_future()
-                each.flushes.append(flush)
-                flushes.append(flush)
-        if flushes:
-            await asyncio.wait(flushes)
+        flights = [each for each in self._flights if any(call.partition == partition for call in each.calls)]
+        if flights:
+            await asyncio.wait([flight.landed(self._loop) for flight in flights])
 
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Accept no more calls, and fail those that have no result after this time."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
+        _, left = await asyncio.gather(
+            self._close_partitions(within_seconds), self._aside.close(within_seconds=within_seconds)
+        )
+        for call in left:
+            call.fail(LaunchError("DBOS was shut down while this call was waiting."))
+
+    async def _close_partitions(self, within_seconds: float) -> None:
         workers = [each.worker for each in self._partitions.values() if each.worker is not None]
         if workers:
             _, workers_left = await asyncio.wait(workers, timeout=within_seconds)
@@ -162,135 +154,240 @@ class Batches:
                 await asyncio.wait(workers_left)
 
     async def _work(self, partition: _Partition) -> None:
+        untold: list[tuple[Call, Result]] = []
         try:
             while partition.waiting:
-                partition.batch = batch = _next_batch(partition.waiting)
-                partition.began = self._loop.time()
+                flight = Flight(partition.statement, _next_batch(partition.waiting), self._loop.time())
+                untold = flight.untold
+                self._flights.add(flight)
                 try:
-                    await self._run(partition, batch)
+                    await self._run(flight)
                 finally:
-                    partition.land()
-                    for call in batch:
-                        call.fail(LaunchError("DBOS was shut down while this call was under way."))
+                    self._land(flight)
                 # Callers of this batch run now, and their next calls join the next batch. Other waiters are woken once that has
                 # been sent, so the server works while they run (decision 4).
                 await asyncio.sleep(0)
-                if partition.untold:
-                    self._loop.call_soon(self._wake_local_waiters, partition.untold)
-                    partition.untold = []
+                if untold:
+                    self._loop.call_soon(self._wake_local_waiters, untold)
+                    untold = []
         finally:
             partition.worker = None
-            partition.land()
-            self._wake_local_waiters(partition.untold)
+            self._wake_local_waiters(untold)
             if self._closed:
                 for call in partition.waiting:
                     call.fail(LaunchError("DBOS was shut down while this call was waiting."))
 
-    async def _run(self, partition: _Partition, batch: list[Call]) -> None:
-        """Bring one batch to its end: each call has a result, fails by its own fault, or has waited long enough."""
-        statement = partition.statement
-        attempts = _Attempts(statement.sql_if_new or statement.sql)
-        while batch:
+    def _land(self, flight: Flight) -> None:
+        """The flight is over. Calls that are left have no result since DBOS is closed."""
+        self._flights.discard(flight)
+        self.has_calls_left |= bool(flight.calls) and flight.is_at_server
+        for call in flight.calls:
+            call.fail(LaunchError("DBOS was shut down while this call was under way."))
+        flight.land()
+
+    async def _run(self, flight: Flight) -> None:
+        """Execute a batch until each of its calls has a result, has failed by its own fault, or was set aside."""
+        while flight.calls:
             try:
-                records = await self._execute(partition, batch, attempts)
+                records = await self._execute(flight, flight.calls)
             except Exception as error:
-                attempts.failures += 1
-                if _concerns_one_call(error, attempts, batch):
-                    return await self._split(partition, batch, error)
-                if isinstance(error, RETRYABLE):
-                    attempts.sql = statement.sql
-                    pause = random.uniform(0, 0.002 * attempts.failures)
+                meaning = self._note_failure(flight, flight.calls, error)
+                if meaning is Meaning.CONFLICT:
+                    await asyncio.sleep(random.uniform(0, 0.002 * flight.failures))
+                elif meaning is Meaning.LOST:
+                    await asyncio.sleep(backoff_seconds(flight.failures))
+                elif self._closed:
+                    return
+                elif meaning is Meaning.REFUSED and flight.failures < MAX_REFUSALS:
+                    await asyncio.sleep(backoff_seconds(flight.failures))
+                elif len(flight.calls) == 1:
+                    self._end_alone(flight.calls.pop(), error, meaning)
                 else:
-                    self._note_outage(partition, batch, attempts, error)
-                    pause = backoff_seconds(attempts.failures)
-                partition.is_at_server = False
-                await asyncio.sleep(pause)
+                    await self._split(flight)
             else:
-                return self._resolve(partition, batch, records)
-            finally:
-                partition.is_at_server = partition.is_silent = False
+                self._resolve(flight, flight.calls, records)
+                flight.calls = []
 
-    async def _execute(self, partition: _Partition, batch: list[Call], attempts: _Attempts) -> list[asyncpg.Record]:
+    async def _split(self, flight: Flight) -> None:
+        """Execute the calls of a batch in ever smaller pieces. Calls are left if the database is away, or refuses every call."""
+        queue = deque(pieces(flight.calls))
+        set_aside_in_a_row = 0
+        while queue and set_aside_in_a_row < MAX_SET_ASIDE_IN_A_ROW and not self._closed:
+            piece = queue.popleft()
+            try:
+                records = await self._execute(flight, piece)
+            except Exception as error:
+                meaning = self._note_failure(flight, piece, error)
+                if meaning in (Meaning.LOST, Meaning.CONFLICT):
+                    queue.append(piece)
+                    break
+                if len(piece) > 1:
+                    queue.extend(pieces(piece))
+                elif self._end_alone(piece[0], error, meaning):
+                    set_aside_in_a_row += 1
+                    queue = deque(filter(None, map(self._without_set_aside, queue)))
+            else:
+                self._resolve(flight, piece, records)
+                set_aside_in_a_row = 0
+            flight.calls = [call for piece in queue for call in piece]
+        flight.calls = [call for piece in queue for call in piece]
+        if flight.calls:
+            random.shuffle(flight.calls)  # so that no call that is refused keeps the others behind it for ever
+            await asyncio.sleep(backoff_seconds(flight.failures))
+
+    def _without_set_aside(self, piece: list[Call]) -> list[Call]:
+        """The calls of a piece, without those that follow another call of their partition: these are set aside, too."""
+        following = [call for call in piece if self._aside.has(call)]
+        for call in following:
+            self._aside.add(call)
+        return [call for call in piece if call not in following] if following else piece
+
+    def _end_alone(self, call: Call, error: Exception, meaning: Meaning) -> bool:
+        """End a call that failed on its own. True if it was set aside, and will be repeated."""
+        if meaning is Meaning.VALUE:
+            refusal = InvalidValueError("A value of this call", f"the database refused it: {reason_of(error)}")
+            refusal.__cause__ = error
+            call.fail(refusal)
+        elif meaning is Meaning.FAULT:
+            call.fail(error)
+        else:
+            self._aside.add(call, failures=1)
+            return True
+        return False
+
+    async def _attempt_alone(self, call: Call) -> bool:
+        """Execute a call that was set aside. False if it must be repeated later."""
+        flight = Flight(call.statement, [call], self._loop.time())
+        self._flights.add(flight)
+        try:
+            while flight.calls:
+                try:
+                    records = await self._execute(flight, flight.calls)
+                except Exception as error:
+                    meaning = self._note_failure(flight, flight.calls, error)
+                    if meaning is Meaning.CONFLICT:
+                        continue
+                    if self._closed:
+                        break
+                    flight.calls = []
+                    if meaning in (Meaning.VALUE, Meaning.FAULT):
+                        self._end_alone(call, error, meaning)
+                        return True
+                    return False
+                else:
+                    self._resolve(flight, flight.calls, records)
+                    flight.calls = []
+            return True
+        finally:
+            self._land(flight)
+
+    async def _execute(self, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
         # A statement that was cut off because it was silent gets more time, in case it is only slow.
-        probe_after_seconds = AFTER_SECONDS * 2 ** min(attempts.losses, 5)
-        on_probe = functools.partial(self._on_probe, partition)
-        async with self._postgres.acquire(probe_after_seconds=probe_after_seconds, on_probe=on_probe) as connection:
+        probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
+        flight.is_at_server = False
+        async with self._postgres.acquire(
+            probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
+        ) as connection:
             # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
-            batch[:] = [call for call in batch if not call.done() or call.must_finish]
-            if not batch:
+            calls[:] = [call for call in calls if not call.done() or call.must_finish]
+            if not calls:
                 return []
-            partition.is_at_server = True
-            is_ordered = partition.statement.is_ordered
+            flight.is_at_server = True
+            is_ordered = flight.statement.is_ordered
             if is_ordered:
-                self._depart(batch)
-            if len(batch) == 1 and len(batch[0].rows) == 1:
-                order = batch[0].order_columns if is_ordered else ()
-                return await connection.fetch(attempts.sql.one_row, 0, *batch[0].rows[0], *order)
-            return await connection.fetch(attempts.sql.batch, *batch_columns(batch, is_ordered=is_ordered))
+                self._depart(calls)
+            if len(calls) == 1 and len(calls[0].rows) == 1:
+                order = calls[0].order_columns if is_ordered else ()
+                return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
+            return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
 
-    def _depart(self, batch: list[Call]) -> None:
+    def _depart(self, calls: list[Call]) -> None:
         """Tell the calls that they leave together: those of one run share a place in its order."""
         departure = next(self._departures)
-        for call in batch:
+        for call in calls:
             if call.ticket is not None:
                 call.ticket.depart(departure)
             if call.observer is not None:
                 call.observer.on_departure(call, departure)
 
-    def _note_outage(self, partition: _Partition, batch: list[Call], attempts: _Attempts, error: Exception) -> None:
-        if attempts.warn_at <= self._loop.time():
-            attempts.warn_at = self._loop.time() + WARN_EVERY_SECONDS
-            kind, reason = type(error).__name__, reason_of(error)
-            log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
-        if partition.is_at_server and not is_refused(error):
-            attempts.sql = partition.statement.sql
-            attempts.losses += 1
+    def _note_failure(self, flight: Flight, calls: list[Call], error: Exception) -> Meaning:
+        """Note that these calls of a flight have failed together; what that means for them."""
+        flight.failures += 1
+        meaning = meaning_of(error)
+        if meaning in (Meaning.CONFLICT, Meaning.LOST):
+            flight.sql = flight.statement.sql
+        if meaning is Meaning.CONFLICT:
+            flight.conflicts += 1
+            return Meaning.REFUSED if flight.conflicts > MAX_CONFLICTS else meaning
+        if meaning is Meaning.LOST and flight.is_at_server:
+            flight.losses += 1
             self.losses += 1
-            for call in batch:
+            for call in calls:
                 call.lose_result()
-        partition.is_at_server = False
-        self._give_up(reason_of(error))
+        flight.is_at_server = False
+        if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
+            self._reason = LOCKED if meaning is Meaning.LOCKED else reason_of(error)
+            self._warn(flight, error, meaning)
+        return meaning
 
-    def _on_probe(self, partition: _Partition, silence: BaseException | None) -> None:
-        partition.is_silent = silence is not None
-        if silence is not None:
-            self._give_up(reason_of(silence))
-
-    def _give_up(self, reason: str) -> None:
-        """Fail the calls that have waited long enough, now and for as long as any partition is stuck."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+    def _warn(self, flight: Flight, error: Exception, meaning: Meaning) -> None:
         now = self._loop.time()
-        stuck = [partition for partition in self._partitions.values() if partition.is_stuck]
-        for partition in stuck:
-            for calls, is_at_server in ((partition.batch, partition.is_at_server), (partition.waiting, False)):
-                for call in calls:
-                    if call.give_up_at <= now:
-                        may_have_committed = call.was_sent or is_at_server
-                        call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, reason))
-            partition.waiting = deque(call for call in partition.waiting if not call.done())
-        self._sweeper = self._loop.call_later(SWEEP_EVERY_SECONDS, self._give_up, reason) if stuck else None
+        if (
+            now < self._warn_at.get(meaning, now)
+            or meaning is Meaning.LOCKED
+            or self._postgres.loop_watch.was_blocked()
+        ):
+            return
+        self._warn_at[meaning] = now + WARN_EVERY_SECONDS
+        kind, reason = type(error).__name__, reason_of(error)
+        if meaning is Meaning.LOST:
+            log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
+        else:
+            name = flight.statement.name
+            log.warning("The database refuses %s (%s: %s): calls wait and are repeated.", name, kind, reason)
 
-    async def _split(self, partition: _Partition, batch: list[Call], error: Exception) -> None:
-        if len(batch) == 1:
-            return batch[0].fail(error)
-        middle = len(batch) // 2
-        await self._run(partition, batch[:middle])
-        await self._run(partition, batch[middle:])
+    def _on_probe(self, silence: BaseException | None) -> None:
+        if silence is not None:
+            self._reason = reason_of(silence)
 
-    def _resolve(self, partition: _Partition, batch: list[Call], records: list[asyncpg.Record]) -> None:
-        results: list[Result] = [[] for _ in batch]
+    def _set_sweeper(self, at: float) -> None:
+        self._sweeper = self._loop.call_at(at, self._sweep, context=contextvars.Context())
+
+    def _sweep(self) -> None:
+        """Fail the calls that have waited long enough, wherever they are, and come back for the next one."""
+        self._sweeper = None
+        now = self._loop.time()
+        if self._postgres.loop_watch.was_blocked():
+            return self._set_sweeper(now + SWEEP_EVERY_SECONDS)  # the results may be here, and not read yet
+        at_server = [(call, flight.is_at_server) for flight in self._flights for call in flight.calls]
+        waiting = [(call, False) for partition in self._partitions.values() for call in partition.waiting]
+        aside = [(call, False) for call in self._aside.calls]
+        next_at = inf
+        for call, is_at_server in (*at_server, *waiting, *aside):
+            if call.give_up_at > now:
+                next_at = min(next_at, call.give_up_at)
+            elif not call.done():
+                may_have_committed = call.was_sent or is_at_server
+                call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, self._reason))
+        for partition in self._partitions.values():
+            if partition.waiting and partition.waiting[0].done():
+                partition.waiting = deque(call for call in partition.waiting if not call.done())
+        if next_at < inf:
+            self._set_sweeper(max(next_at, now + SWEEP_EVERY_SECONDS))
+
+    def _resolve(self, flight: Flight, calls: list[Call], records: list[asyncpg.Record]) -> None:
+        results: list[Result] = [[] for _ in calls]
         for record in records:
             results[record[0]].append(record)
-        for call, result in zip(batch, results, strict=True):
+        for call, result in zip(calls, results, strict=True):
             try:
                 call.resolve(result)
                 if call.wakes and self._wakeups.has_waiters(call.wakes):
-                    partition.untold.append((call, result))
+                    flight.untold.append((call, result))
             except Exception:
                 log.exception("The result of %s could not be handled.", call.statement.name)
-        if len(batch) == 1:
-            self._wake_local_waiters(partition.untold)
+        if len(calls) == 1:
+            self._wake_local_waiters(flight.untold)
 
     def _wake_local_waiters(self, untold: list[tuple[Call, Result]]) -> None:
         for call, result in untold:
@@ -299,15 +396,6 @@ class Batches:
             except Exception:
                 log.exception("The waiters for %s could not be woken.", call.statement.name)
         untold.clear()
-
-
-def _concerns_one_call(error: Exception, attempts: _Attempts, batch: list[Call]) -> bool:
-    """Whether the batch is split: to find the call at fault, or since it is too large as one."""
-    if isinstance(error, RETRYABLE):
-        return attempts.failures > MAX_RETRIES
-    if isinstance(error, TOO_LARGE_A_BATCH) and attempts.failures > MAX_STATEMENT_CANCELS and len(batch) > 1:
-        return True
-    return not is_lost(error)
 
 
 def _next_batch(waiting: deque[Call]) -> list[Call]:

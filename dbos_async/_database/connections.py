@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.outages import is_lost, is_usable_after
 from dbos_async._database.probe import AFTER_SECONDS, OnProbe, Probe, close
 from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts
@@ -33,6 +34,8 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # What waits longer for a lock than this is repeated on its own, and holds up nothing else (decision 50).
+    "lock_timeout": "500ms",
     # The server's keepalive packets detect a client that vanished, and keep firewalls from forgetting the connection.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -65,6 +68,7 @@ class Postgres:
         self._waiters: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
         self._slots = asyncio.Semaphore(max_connections)
         self._closed = False
+        self.loop_watch: Final = LoopWatch()
         self._probe = Probe(self.connect, self.discard_idle)
         self.watching: Final = self._probe.watching
         self.watch: Final = self._probe.watch
@@ -75,10 +79,15 @@ class Postgres:
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         errors: list[Exception] = []
-        for host in list(self._hosts):
+        hosts = deque(self._hosts)
+        while hosts:
+            host = hosts.popleft()
             try:
                 connection = await self._connect_to(host)
             except TimeoutError:
+                if self.loop_watch.was_blocked():
+                    hosts.appendleft(host)  # the host may have answered in time
+                    continue
                 errors.append(TimeoutError(f"no connection within {self._host_seconds:g} seconds"))
                 continue
             except Exception as error:

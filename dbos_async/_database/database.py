@@ -11,7 +11,7 @@ import asyncpg
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
-from dbos_async._database.listener import Listener, OnConnect
+from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
@@ -50,12 +50,14 @@ class Database:
         self.call: Final = self.batches.call
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
+        self.listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
 
-    async def open(self, *, migrate: bool, on_connect: OnConnect | None = None) -> None:
+    async def open(self, *, migrate: bool) -> None:
         """Connect, bring the schema up to date (or only check it), and listen."""
+        self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
-        listener = Listener(self.postgres, self.wakeups, on_connect)
+        self.listener = listener = Listener(self.postgres, self.wakeups)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
@@ -78,6 +80,7 @@ class Database:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self.postgres.close()
+        self.postgres.loop_watch.stop()
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
         # Both ways can be repeated, so this waits for a database that is not there yet or goes away meanwhile.
@@ -87,6 +90,7 @@ class Database:
                 connection = await self.postgres.connect()
                 try:
                     with self.postgres.watching(connection, AFTER_SECONDS, None):
+                        await connection.execute("set lock_timeout = 0")  # a migration waits for another one
                         await schema(connection)
                     return
                 finally:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
 import anyio
 import asyncpg
 
 from dbos_async._database.connections import Postgres
-from dbos_async._database.outages import backoff_seconds, is_lost
+from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
 from dbos_async._database.probe import terminated_after
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
@@ -25,21 +24,22 @@ CHANNEL = "dbos_async"
 DIGEST_HEX_DIGITS = 16
 ASK_EVERY_SECONDS = 5.0
 ANSWER_WITHIN_SECONDS = 5.0
-
-OnConnect = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
+LOG_EVERY_SECONDS = 60.0
 
 
 class Listener:
-    """Listens until cancelled. ``on_connect`` is called with every new connection, before the waiters are woken."""
+    """Listens until cancelled."""
 
-    def __init__(self, postgres: Postgres, wakeups: Wakeups, on_connect: OnConnect | None = None) -> None:
+    def __init__(self, postgres: Postgres, wakeups: Wakeups) -> None:
         self._postgres = postgres
         self._wakeups = wakeups
-        self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
         self.connected = anyio.Event()
         """Set when the first connection listens."""
-        self.last_error = "no connection could be made"
+        self.is_listening: bool = False
+        """Whether it has a connection now."""
+        self.last_error: str = "no connection could be made"
+        self._log_at = float("-inf")
 
     async def run(self) -> None:
         """Listen until cancelled. Reconnect at once after a lost connection, then with growing pauses."""
@@ -49,11 +49,11 @@ class Listener:
                 await self._listen_once()
                 failures = 0
             except Exception as error:
-                if not is_lost(error) and not isinstance(error, asyncpg.PostgresError):
-                    raise
                 failures += 1
                 self.last_error = reason_of(error)
-                if failures == 1:
+                if not isinstance(error, CONNECT_ERRORS):
+                    self._log_unexpected(error)
+                elif failures == 1 and not self._postgres.loop_watch.was_blocked():
                     kind = type(error).__name__
                     log.warning("The listener lost the database (%s: %s) and connects again.", kind, reason_of(error))
             await asyncio.sleep(backoff_seconds(failures))
@@ -65,8 +65,7 @@ class Listener:
             connection.add_termination_listener(lambda _: lost.set())
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 await connection.add_listener(CHANNEL, self._on_notification)
-                if self._on_connect is not None:
-                    await self._on_connect(connection)
+            self.is_listening = True
             self._wakeups.wake_all()
             self.connected.set()
             while not lost.is_set():
@@ -75,7 +74,13 @@ class Listener:
                 if not lost.is_set():
                     await self._ping(connection)
         finally:
+            self.is_listening = False
             connection.terminate()
+
+    def _log_unexpected(self, error: Exception) -> None:
+        if self._loop.time() >= self._log_at:
+            self._log_at = self._loop.time() + LOG_EVERY_SECONDS
+            log.error("The listener failed and begins again.", exc_info=error)
 
     async def _ping(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         sent_at = self._loop.time()

@@ -1,7 +1,8 @@
-"""What an error of Postgres or asyncpg means: whether the connection is lost, and whether to repeat the statement."""
+"""What an error of Postgres or asyncpg means: whose fault it is, and whether to repeat the statement."""
 
 from __future__ import annotations
 
+import enum
 import random
 
 import asyncpg
@@ -39,8 +40,49 @@ CONNECT_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncp
 TRANSACTION_TIMEOUT = "25P04"
 """The SQLSTATE of an error for which only newer releases of asyncpg have a class."""
 
+VALUE_CLASSES = ("22", "23")
+"""The classes of SQLSTATE that concern a value: data exceptions, and constraints that it violates."""
+
+TOO_DEEP = "54001"
+"""The SQLSTATE of a value that is nested too deeply."""
+
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 1.0
+
+
+class Meaning(enum.Enum):
+    """What an error means for the calls of the statement that ended with it."""
+
+    LOST = enum.auto()
+    """The database is away. The statement may have been committed."""
+    CONFLICT = enum.auto()
+    """Another transaction changed the same rows: repeat the statement."""
+    VALUE = enum.auto()
+    """A value of one call cannot be stored, now or later."""
+    LOCKED = enum.auto()
+    """Another transaction holds a lock that a call needs."""
+    REFUSED = enum.auto()
+    """The database does not do this now, for whatever reason. It may do it later."""
+    FAULT = enum.auto()
+    """Not an error of the database: the call itself is wrong."""
+
+
+def meaning_of(error: BaseException) -> Meaning:
+    """Return what an error means for the calls of the statement."""
+    if isinstance(error, RETRYABLE):
+        return Meaning.CONFLICT
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return Meaning.LOCKED
+    if isinstance(error, REFUSED):
+        return Meaning.REFUSED
+    if is_lost(error):
+        return Meaning.LOST
+    if isinstance(error, asyncpg.InterfaceError):
+        return Meaning.VALUE  # an argument of a wrong type
+    if not isinstance(error, asyncpg.PostgresError):
+        return Meaning.FAULT
+    code = error.sqlstate or ""
+    return Meaning.VALUE if code[:2] in VALUE_CLASSES or code == TOO_DEEP else Meaning.REFUSED
 
 
 def is_lost(error: BaseException) -> bool:
@@ -51,18 +93,13 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, LOST) or getattr(error, "sqlstate", None) == TRANSACTION_TIMEOUT
 
 
-def is_refused(error: BaseException) -> bool:
-    """Return whether the database answered that it did nothing."""
-    return isinstance(error, REFUSED)
-
-
 def is_usable_after(error: BaseException) -> bool:
     """Return whether the connection that raised this error can be used again."""
-    if isinstance(error, asyncpg.InterfaceError):
-        return isinstance(error, ValueError)
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-        return False  # This server is no longer the primary: connect anew to find the one that is.
-    return isinstance(error, asyncpg.PostgresError) and (is_refused(error) or not is_lost(error))
+    meaning = meaning_of(error)
+    if meaning is Meaning.REFUSED:
+        # A new connection finds the primary if this server is none any more, and has a new session if this one is at fault.
+        return isinstance(error, REFUSED) and not isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+    return meaning is not Meaning.LOST and isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError))
 
 
 def backoff_seconds(failures: int) -> float:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from typing import Final
-
-import anyio
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
@@ -23,14 +20,8 @@ CLAIM_PAUSE_SECONDS = 0.01
 WAKE_ALL_AFTER_SECONDS = 2.0
 """After taking a workflow over from another executor, all waiting calls of this process query the database once more."""
 
-RECLAIM_AFTER_SECONDS = 6.0
-"""From a lost connection until the first reclaim."""
-
-RECLAIM_EVERY_SECONDS = 30.0
-
 with load(__name__) as sql:
     CLAIM: Final = sql.statement("CLAIM", parallelism=1)
-    OWNED: Final = sql.statement("OWNED", parallelism=1)
 
 
 class Claiming(Observer):
@@ -42,9 +33,6 @@ class Claiming(Observer):
         self._has_more = False
         """Set when workflows may be left that were not claimed for want of a slot."""
         self._wake_all_timer: asyncio.TimerHandle | None = None
-        self._lost_answers = 0
-        """How many answers had been lost when the next reclaim was scheduled."""
-        self._reclaim_at = inf
         executor.slots.on_slot_freed = self._on_slot_freed
 
     async def keep_claiming(self) -> None:
@@ -53,16 +41,6 @@ class Claiming(Observer):
             async for subscription in changes:
                 if await self._claim():
                     subscription.poll_within(CLAIM_PAUSE_SECONDS)
-
-    async def reclaim_if_due(self) -> None:
-        """Run what this executor owns and does not run, if a connection was lost with the answer to a start or claim."""
-        if self._lost_answers != self._database.batches.losses:
-            self._lost_answers = self._database.batches.losses
-            self._reclaim_at = anyio.current_time() + RECLAIM_AFTER_SECONDS
-        if anyio.current_time() >= self._reclaim_at:
-            # A commit may be delayed for longer than its connection lives, so one query is not enough.
-            self._reclaim_at = anyio.current_time() + RECLAIM_EVERY_SECONDS
-            await self._reclaim()
 
     def close(self) -> None:
         """Cancel the timer, when the executor shuts down."""
@@ -75,7 +53,7 @@ class Claiming(Observer):
         most = min(executor.free_slots, MAX_CLAIMED)
         names = list(executor.workflows)
         self._has_more = most <= 0
-        if executor.closing or most <= 0 or not names:
+        if executor.closing or executor.suspended is not None or most <= 0 or not names:
             return False
         row = executor.id, encode_value(names), executor.application_version, most
         executor.reserved_slots += most
@@ -99,14 +77,6 @@ class Claiming(Observer):
         # A message sent in the process of the former owner at the moment of the claim may not have been announced (decision 31).
         self._wake_all_timer = None
         self._database.wakeups.wake_all()
-
-    async def _reclaim(self) -> None:
-        executor = self._executor
-        running = list(executor.runs)  # listed before the query, so that a run that ends meanwhile does not begin again
-        row = executor.id, encode_value(running)
-        for _, workflow_id, *rest in await self._database.call(OWNED, [row], partition="", retry_forever=True):
-            if workflow_id not in executor.runs:
-                executor.begin(workflow_id, *rest)
 
     def _on_slot_freed(self) -> None:
         if self._has_more and self._executor.free_slots > 0:

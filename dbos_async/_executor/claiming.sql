@@ -1,4 +1,4 @@
--- Claiming: an executor takes workflows that no executor owns, and finds those that it owns and does not run.
+-- Claiming: an executor takes workflows that no executor owns.
 
 -- name: CLAIM (executor_id text, workflow_names json, application_version text, most int)
 -- The oldest unowned workflows that this executor knows. Rows that others lock at this moment are skipped, until the next claim; "more"
@@ -32,10 +32,3 @@ claimed as (
 )
 select :n as n, seen.count >= :most as more, claimed.*
 from (select count(*) from found) as seen left join claimed on true
-
--- name: OWNED (executor_id text, running json)
-select :n as n, id, name, input, attempt, recoveries, trace_parent,
-       extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
-from dbos_async.workflows
-where status = 'PENDING' and owner = :executor_id and claimed_at < clock_timestamp() - interval '5 seconds'
-  and (id in (select json_array_elements_text(:running))) is not true

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-import asyncpg
-
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
 from dbos_async._runs.run import Outcome, Run
@@ -51,10 +49,9 @@ class RunCompletion(Observer):
 
     def on_failure(self, error: BaseException | None) -> None:
         # A refused outcome is replaced by the error that says so. After any other failure the workflow's next run ends it.
-        if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)) and not self._was_refused:
+        if isinstance(error, InvalidValueError) and not self._was_refused:
             self._was_refused = True
-            problem = f"the database refused it: {error}"
-            refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", problem)
+            refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", error.problem)
             return self.store(Outcome("ERROR", None, encode_error(refused)))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)

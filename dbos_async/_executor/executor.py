@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import DUE_KEY, end_key
+from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
 from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
@@ -83,8 +83,10 @@ class Executor:
         """The runs of this executor, by the ids of their workflows."""
         self.closing = False
         """Set when the executor shuts down and begins nothing more."""
-        self.lease: asyncio.Task[None] | None = None
-        """The task that renews the lease, as long as this executor lives."""
+        self.suspended: str | None = None
+        """Why this executor begins nothing until its lease is renewed: others may take its workflows over."""
+        self.service: asyncio.Task[None] | None = None
+        """A task that lasts as long as the executor: it is cancelled earlier only when the event loop closes."""
         self.slots = Slots(_do_nothing)
         self.gate = Gate(self.loop, run_of_body)
         self.task_factory = TaskFactory(self.loop, current, WorkflowContext, hides_tasks=not self.gate.view.can_see)
@@ -105,7 +107,7 @@ class Executor:
 
     def reserve(self) -> str | None:
         """The owner for a workflow that is being started; ``None`` when no slot is free, so that any executor may claim it."""
-        if self.closing or self.free_slots <= 0:
+        if self.closing or self.suspended is not None or self.free_slots <= 0:
             return None
         self.reserved_slots += 1
         return self.id
@@ -126,7 +128,7 @@ class Executor:
         seconds_left: float | None = None,
     ) -> Run | None:
         """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller."""
-        if self.closing:
+        if self.closing or self.suspended is not None:
             return None
         earlier = self.runs.get(workflow_id)
         if earlier is not None:
@@ -144,6 +146,21 @@ class Executor:
         if seconds_left is not None:
             run.end.deadline_timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
         return run
+
+    def suspend(self, reason: str) -> None:
+        """Stop every run without an outcome, and begin nothing until `go_on`."""
+        self.suspended = reason
+        if self.runs:
+            log.warning("This executor stops its %d runs: %s.", len(self.runs), reason)
+        for run in list(self.runs.values()):
+            run.stop(reason)
+
+    def go_on(self) -> None:
+        """Begin runs again."""
+        if self.suspended is not None:
+            log.info("This executor goes on: its lease is renewed.")
+        self.suspended = None
+        self.database.wakeups.wake(UNOWNED_KEY)
 
     def check_ownership_soon(self, run: Run) -> None:
         """Check in the background whether the run still owns its workflow, and stop it if not."""
@@ -216,7 +233,7 @@ class Executor:
             run.stop("the process was told to end")
             raise
         except BaseException as error:
-            if self.lease is not None and self.lease.cancelling():
+            if self.service is not None and self.service.cancelling():
                 run.stop("the event loop closes without a shutdown of DBOS")
                 raise
             # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.

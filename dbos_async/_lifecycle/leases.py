@@ -1,84 +1,176 @@
 """Leases: how executors show that they are alive, and what happens to the workflows of those that are not.
 
-A launched executor renews its lease, by the clock of the database. It also holds an advisory lock on its listening connection:
-when the process is killed, the server releases that lock within moments. A released lock is only a hint, so the executor has
-two seconds to reconnect and renew. An executor whose lease has expired loses its workflows, and live executors claim them.
+A thread of its own renews the lease of a launched executor (`lease_thread.py`). Each executor observes the others. One that has
+expired (`expiry.py`) is removed, and workflows whose owner is no executor are freed again and again, so that live executors claim
+them: also those that the owner's calls in flight make later, and those whose rows somebody had locked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Final
+import time
+from typing import Any, Final
 
 import asyncpg
 
+from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.sql import load
+from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
+from dbos_async._lifecycle.blocked_loop import BlockedLoop
+from dbos_async._lifecycle.expiry import Expiry, has_left
+from dbos_async._lifecycle.lease_thread import LeaseThread
+from dbos_async._lifecycle.releasing import Releasing
 from dbos_async._serialization.values import encode_value
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
 log = logging.getLogger("dbos_async")
 
 LEASE_SECONDS = 15.0
 RENEW_EVERY_SECONDS = 1.0
 
-LOCK_LIVENESS = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
+LOOK_EVERY_SECONDS: Final = 1.0
+LOOK_AGAIN_SECONDS: Final = 0.25
+"""How soon the next look is when the connection of another executor seems to be lost."""
+
+FREE_EVERY_SECONDS: Final = 5.0
+MAX_FREED: Final = 1000
+
+LEAVE_WITHIN_SECONDS: Final = 3.0
+LEAVE_AGAIN_SECONDS: Final = 0.1
 
 with load(__name__) as sql:
     RENEW: Final = sql.statement("RENEW", parallelism=1)
-    REAP: Final = sql.statement("REAP", parallelism=1)
-    GIVE_BACK: Final = sql.statement("GIVE_BACK", parallelism=1)
+    OTHERS: Final = sql.statement("OTHERS", parallelism=1)
+    EXPIRE: Final = sql.statement("EXPIRE", parallelism=1)
+    FREE: Final = sql.statement("FREE", parallelism=1)
+    LEAVE: Final = sql.statement("LEAVE", parallelism=1)
 
 
 class Leases:
-    """Renews the lease of one executor, and frees the workflows of executors whose lease has expired."""
+    """Keeps the lease of one executor, and frees the workflows of executors that have expired or left."""
 
-    def __init__(self, executor: Executor, claiming: Claiming) -> None:
+    def __init__(self, executor: Executor, releasing: Releasing, url: str, *, max_blocked_seconds: float) -> None:
         self._database = executor.database
         self._executor = executor
-        self._claiming = claiming
+        self._loop = asyncio.get_running_loop()
+        self._registered: asyncio.Future[None] = self._loop.create_future()
+        self._expiry = Expiry()
+        self._free_at = 0.0
+        self._releasing = releasing
+        self.thread = LeaseThread(
+            url,
+            executor.id,
+            RENEW,
+            self._row,
+            self,
+            self._database.postgres.loop_watch,
+            BlockedLoop(executor),
+            lease_seconds=LEASE_SECONDS,
+            renew_every_seconds=RENEW_EVERY_SECONDS,
+            max_blocked_seconds=max_blocked_seconds,
+        )
 
-    async def lock_liveness(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        """Take the lock that shows that this executor's connection is open."""
-        await connection.execute(LOCK_LIVENESS, self._executor.id)
+    async def register(self, within_seconds: float) -> None:
+        """Become an executor."""
+        self.thread.start()
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._registered
+        except TimeoutError:
+            raise DatabaseUnavailableError(within_seconds, False, self.thread.problem) from None
+        await self.look()
 
-    async def register(self) -> None:
-        """Become an executor, and free the workflows of an earlier launch under the same ``executor_id`` if that is gone."""
-        await self.renew()
-        await self.reap()
+    async def leave(self) -> None:
+        """Be an executor no longer, and free the workflows that ran here, so that others claim them at once."""
+        self.thread.renews = False
+        row = self._executor.id, self._database.batches.has_calls_left, UNOWNED_KEY
+        give_up_at = time.monotonic() + LEAVE_WITHIN_SECONDS
+        try:
+            while True:
+                try:
+                    async with self._database.postgres.acquire() as connection:
+                        await connection.fetch(LEAVE.sql.one_row, 0, *row)
+                    return
+                except CONNECT_ERRORS as error:
+                    if time.monotonic() > give_up_at:
+                        text = "The workflows that ran here could not be freed (%s): other executors take them over."
+                        log.warning(text, reason_of(error))
+                        return
+                await asyncio.sleep(LEAVE_AGAIN_SECONDS)
+        finally:
+            await self.thread.stop()
 
-    async def renew(self) -> bool:
-        """Extend the lease, and clear the mark of a lost connection. True when the database did not know this executor."""
+    def on_renewed(self, *, is_new: bool) -> None:
+        """The lease was renewed; ``is_new`` when the database did not know this executor."""
         executor = self._executor
-        names = encode_value(list(executor.workflows))
-        row = executor.id, executor.executor_id, executor.application_version, names, LEASE_SECONDS
-        answer = await self._database.call(RENEW, [row], partition="", retry_forever=True)
-        return bool(answer[0]["is_new"])
+        if not self._registered.done():
+            self._registered.set_result(None)
+        elif is_new and executor.suspended is None:
+            executor.suspend("other executors saw no sign of life of it and take its workflows over")
+        if executor.suspended is not None:
+            self._releasing.begin_anew()
 
-    async def reap(self) -> None:
-        """Remove expired executors and free their workflows."""
-        row = self._executor.id, self._executor.executor_id, LEASE_SECONDS, UNOWNED_KEY
-        answer = await self._database.call(REAP, [row], partition="", retry_forever=True, wakes=[UNOWNED_KEY])
-        _, executors, workflows = answer[0]
-        if workflows:
-            log.info("%d executors have expired; other executors take over their %d workflows.", executors, workflows)
+    def on_overdue(self, reason: str) -> None:
+        """The lease was not renewed in time: others may take the workflows over."""
+        if self._executor.suspended is None and not self._executor.closing:
+            self._executor.suspend(f"its lease could not be renewed for {LEASE_SECONDS:g} seconds ({reason})")
 
-    async def give_back(self) -> None:
-        """Free the workflows that ran here, so that other executors claim them at once."""
-        async with self._database.postgres.acquire() as connection:
-            await connection.fetch(GIVE_BACK.sql.one_row, 0, self._executor.id, UNOWNED_KEY)
+    def on_problem(self, error: Exception) -> None:
+        """An attempt to renew the lease has failed."""
+        if isinstance(error, asyncpg.InsufficientPrivilegeError) and not self._registered.done():
+            self._registered.set_exception(
+                ConfigurationError(
+                    f"This role may not work with the tables of dbos_async ({reason_of(error)}): "
+                    "grant it the rights on them, or connect as another role."
+                )
+            )
 
-    async def keep_lease(self) -> None:
-        """Renew the lease and reap expired executors, until cancelled."""
+    async def keep_looking(self) -> None:
+        """Observe the other executors, and free what has no owner any more, until cancelled."""
         with self._database.changes() as changes:
             async for subscription in changes:
-                if await self.renew():
-                    log.warning(
-                        "This executor was silent for so long that its lease expired: its workflows may run elsewhere."
-                    )
-                    for run in list(self._executor.runs.values()):
-                        self._executor.check_ownership_soon(run)
-                await self.reap()
-                await self._claiming.reclaim_if_due()
-                subscription.poll_within(RENEW_EVERY_SECONDS)
+                await self.look()
+                subscription.poll_within(LOOK_AGAIN_SECONDS if self._expiry.is_suspicious else LOOK_EVERY_SECONDS)
+
+    async def look(self) -> None:
+        """Remove the executors that have expired, and free workflows whose owner is none."""
+        executor = self._executor
+        rows = await self._database.call(OTHERS, [(executor.id, LEASE_SECONDS)], partition="", retry_forever=True)
+        is_first = self._free_at == 0.0
+        if is_first:
+            self._warn_of_namesakes(rows)
+        expired = self._expiry.look(rows, time.monotonic(), LEASE_SECONDS)
+        if executor.suspended is not None:
+            return
+        if expired:
+            removed = await self._database.call(EXPIRE, expired, partition="", retry_forever=True)
+            if removed:
+                log.info("%d executors have expired: their workflows are freed.", len(removed))
+        if expired or time.monotonic() >= self._free_at:
+            await self._free()
+
+    def _warn_of_namesakes(self, rows: list[asyncpg.Record]) -> None:
+        for row in rows:
+            if row["executor_id"] == self._executor.executor_id and row["is_locked"] and not has_left(row):
+                log.warning(
+                    "Another executor with the executor_id %r is live, since %s: give each process an executor_id of its own.",
+                    row["executor_id"], row["started_at"].isoformat(" ", "seconds"),
+                )  # fmt: skip
+
+    async def _free(self) -> None:
+        row = MAX_FREED, UNOWNED_KEY
+        workflows = MAX_FREED
+        while workflows >= MAX_FREED:
+            answer = await self._database.call(FREE, [row], partition="", retry_forever=True, wakes=[UNOWNED_KEY])
+            workflows = answer[0]["workflows"]
+            if workflows:
+                log.info("%d workflows whose executor is gone were freed.", workflows)
+        self._free_at = time.monotonic() + FREE_EVERY_SECONDS
+
+    def _row(self) -> tuple[Any, ...]:
+        executor = self._executor
+        names = encode_value(list(executor.workflows))
+        return executor.id, executor.executor_id, executor.application_version, names, LEASE_SECONDS

@@ -1,4 +1,5 @@
--- Leases of executors: renewed, found to have expired, and given back.
+-- Leases of executors: renewed, looked at, found to have expired, and given back. Nothing here compares times of the server: an observer
+-- notes by its own clock since when a lease has not changed (expiry.py). "lease_until" tells people, and releases before 0.2.
 
 -- name: RENEW (id text, executor_id text, application_version text, workflow_names json, lease_seconds float8)
 with seen as (
@@ -14,65 +15,115 @@ on conflict (id) do update
     set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
 returning :n as n, e.xmax = 0 as is_new
 
--- name: REAP (id text, executor_id text, lease_seconds float8, digest bytea)
--- Finds the expired executors and frees their workflows. After a restart or a promotion of the server no executor holds its lock, and
--- every lease may have run out. Then no executor counts as expired before one whole lease, except those that had come back since.
-with others as materialized (
-    select e.id, e.lost_at,
-           e.lease_until < clock_timestamp() and server.is_settled as expired,
-           e.executor_id = :executor_id as replaced,
-           (server.is_settled or e.lease_until - server.lease > server.seen_at) and not exists (
-               select 1 from pg_locks as l
-               where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
-                 and l.database = (select d.oid from pg_database as d where d.datname = current_database())
-                 and l.classid::bigint << 32 | l.objid::bigint
-                     = hashtextextended('dbos_async executor ' || e.id, 0)) as unlocked
-    from dbos_async.executors as e, (
-        select seen_at, lease, seen_at + lease < clock_timestamp() as is_settled
-        from dbos_async.servers, make_interval(secs => :lease_seconds) as lease
-        where incarnation = dbos_async.incarnation()
-    ) as server
-    where e.id <> :id
+-- name: OTHERS (id text, lease_seconds float8)
+-- All other executors: their leases, whether their liveness locks are held, and their beats. After a start or a promotion of the server
+-- all connections are gone: for one lease, only those "have come back" that have renewed theirs since. Without others the id is null.
+with locks as materialized (
+    select classid, objid, objsubid from pg_locks
+    where locktype = 'advisory' and granted
+      and database = (select oid from pg_database where datname = current_database())
+)
+select :n as n, server.incarnation, e.id, e.executor_id, e.started_at, e.lease_until,
+       coalesce(
+           server.seen_at + server.lease < clock_timestamp() or e.lease_until - server.lease > server.seen_at, false
+       ) as has_come_back,
+       exists (
+           select from locks
+           where objsubid = 1 and classid::bigint << 32 | objid::bigint
+                 = hashtextextended('dbos_async executor ' || e.id, 0)) as is_locked,
+       (select max(objid::bigint) from locks
+        where objsubid = 2 and classid = hashtext('dbos_async beat ' || e.id)::oid) as beat
+from (
+    select i.incarnation, make_interval(secs => :lease_seconds) as lease,
+           (select seen_at from dbos_async.servers where incarnation = i.incarnation limit 1) as seen_at
+    from dbos_async.incarnation() as i(incarnation)
+) as server
+left join lateral (
+    select * from dbos_async.executors where id <> :id
+) as e on true
+
+-- name: EXPIRE (id text, lease_until timestamptz)
+-- Removes executors whose leases are still those that were seen. The row of one that renews its lease now is skipped.
+with expired as materialized (
+    select c.n, e.id
+    from :rows
+    cross join lateral (
+        select id, lease_until from dbos_async.executors where id = c.id for update skip locked
+    ) as e
+    where e.lease_until = c.lease_until
 ),
-noticed as (
-    update dbos_async.executors set lost_at = clock_timestamp()
-    where id = any (array(select id from others where unlocked and lost_at is null)) and lost_at is null
+removed as (
+    delete from dbos_async.executors where id = any (array(select id from expired))
+)
+select n, id from expired
+
+-- name: FREE (most int, digest bytea)
+-- Frees workflows whose owner is no executor any more, or has left. Rows that others lock at this moment are left for the next time.
+-- The owners are found one after the other, each with one look into the index.
+with recursive owners(owner) as (
+    (select owner from dbos_async.workflows
+     where status = 'PENDING' and owner is not null order by owner limit 1)
+    union all
+    select (select owner from dbos_async.workflows
+            where status = 'PENDING' and owner is not null and owner > o.owner order by owner limit 1)
+    from owners as o where o.owner is not null
 ),
-expired_executors as materialized (
-    select e.id from dbos_async.executors as e
-    where e.id = any (array(
-        select id from others
-        where expired or (unlocked and (replaced or lost_at + interval '2 seconds' < clock_timestamp()))))
-      and (e.lost_at is not null or e.lease_until < clock_timestamp()
-           or e.executor_id = :executor_id)
-    for update skip locked
+gone as materialized (
+    select o.owner, e.id is not null as has_left
+    from owners as o
+    left join lateral (
+        select id, lease_until from dbos_async.executors where id = o.owner limit 1
+    ) as e on true
+    where o.owner is not null and (e.id is null or e.lease_until = '-infinity')
 ),
-reaped as (
-    delete from dbos_async.executors where id = any (array(select id from expired_executors))
+found as materialized (
+    select w.ctid, g.has_left
+    from gone as g
+    cross join lateral (
+        select ctid from dbos_async.workflows
+        where status = 'PENDING' and owner = g.owner limit :most for no key update skip locked
+    ) as w
 ),
 freed as (
+    -- The death of an executor counts. One that has left did not die.
     update dbos_async.workflows as w
     set owner = null,
-        recoveries = case when exists (
-            select 1 from dbos_async.steps as s where s.workflow_id = w.id
-              and s.completed_at > w.claimed_at and s.completed_at <= clock_timestamp())
+        recoveries = case
+            when w.ctid = any (array(select ctid from found where has_left)) then w.recoveries
+            when w.claimed_at > clock_timestamp() or exists (
+                select 1 from dbos_async.steps as s where s.workflow_id = w.id
+                  and s.completed_at > w.claimed_at and (s.verb <> 'sleep' or s.completed_at <= clock_timestamp()))
             then 1 else w.recoveries + 1 end
-    where w.status = 'PENDING' and w.owner = any (array(select id from expired_executors))
+    where ctid = any (array(select ctid from found)) and status = 'PENDING'
     returning w.id
 ),
 announced as (
     select dbos_async.announce(:digest) where exists (select 1 from freed)
 )
-select :n as n, (select count(*) from expired_executors) as executors, (select count(*) from freed) as workflows
+select :n as n, (select count(*) from freed) as workflows
 from (select 1) as one left join announced on true
 
--- name: GIVE_BACK (id text, digest bytea)
-with gone as (
-    delete from dbos_async.executors where id = :id
+-- name: LEAVE (id text, has_calls_left boolean, digest bytea)
+-- Gives back all workflows of an executor that shuts down, and removes it. If calls of it may still commit, or others lock rows of its,
+-- the executor stays for a while, with a lease that says that it has left, and FREE does the rest.
+with owned as materialized (
+    select ctid from dbos_async.workflows where status = 'PENDING' and owner = :id
+),
+found as materialized (
+    select ctid from dbos_async.workflows where status = 'PENDING' and owner = :id for no key update skip locked
+),
+rest as materialized (
+    select :has_calls_left or (select count(*) from found) < (select count(*) from owned) as is_left
+),
+removed as (
+    delete from dbos_async.executors where id = :id and not (select is_left from rest)
+),
+has_left as (
+    update dbos_async.executors set lease_until = '-infinity' where id = :id and (select is_left from rest)
 ),
 freed as (
     update dbos_async.workflows set owner = null
-    where status = 'PENDING' and owner = :id
+    where ctid = any (array(select ctid from found)) and status = 'PENDING'
     returning id
 ),
 announced as (

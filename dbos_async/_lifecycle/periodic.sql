@@ -18,3 +18,21 @@ order by w.name, w.application_version
 select :n as n, id from dbos_async.workflows
 where deadline is not null and ended_at is null and deadline <= clock_timestamp()
 order by deadline limit :most
+
+-- name: CANCEL_DUE (id text, digest bytea)
+-- Cancels the workflows whose deadlines have passed. Rows that others lock at this moment are skipped, until the next time.
+with locked as materialized (
+    select c.n, c.digest, w.id
+    from (select * from :rows order by id) as c
+    cross join lateral (
+        select id, deadline, ended_at from dbos_async.workflows where id = c.id for no key update skip locked
+    ) as w
+    where w.ended_at is null and w.deadline <= clock_timestamp()
+),
+cancelled as (
+    update dbos_async.workflows
+    set status = 'CANCELLED', attempt = attempt + 1, owner = null, ended_at = clock_timestamp()
+    where id = any (array(select id from locked))
+),
+announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+select n, id from locked, announced

@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     migrate: bool
     connect_timeout_seconds: float
     drain_seconds: float
+    max_blocked_seconds: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Settings:
     migrate: bool = True
     connect_timeout_seconds: float = 30.0
     drain_seconds: float = 10.0
+    max_blocked_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         if self.executor_id is not None:
@@ -45,6 +47,7 @@ class Settings:
         check_int(self.max_payload_bytes, 1, "max_payload_bytes")
         check_duration(self.connect_timeout_seconds, "connect_timeout_seconds")
         check_duration(self.drain_seconds, "drain_seconds")
+        check_duration(self.max_blocked_seconds, "max_blocked_seconds")
 
 
 Settings.__init__.__qualname__ = "DBOS"  # what Python names when an option is misspelt

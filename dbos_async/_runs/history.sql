@@ -1,7 +1,8 @@
 -- name: PAGE (workflow_id text, branch text, after int)
 -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back, "has_places" whether the order of results
 -- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. An empty
--- page has one row without a number.
+-- page has one row without a number. A sleep is complete when its time has come. It also is, whatever the clock says now, when the next
+-- step began after it: clocks may be set back.
 select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.place, s.asked_after,
        coalesce(s.more, false) as more, o.has_places
 from :rows
@@ -19,7 +20,12 @@ left join lateral (
                sum(t.bytes) over (order by t.number) as weight
         from (
             select number, verb, key, output, error, message_id, place, asked_after,
-                   coalesce(completed_at <= clock_timestamp(), false) as completed,
+                   case when verb <> 'sleep' or completed_at <= clock_timestamp() then completed_at is not null
+                        else exists (
+                            select from dbos_async.steps as later
+                            where later.workflow_id = c.workflow_id and later.branch = c.branch
+                              and later.number = steps.number + 1 and later.started_at >= steps.completed_at)
+                   end as completed,
                    coalesce(pg_column_size(output), 0) + coalesce(pg_column_size(error), 0) + 64 as bytes
             from dbos_async.steps
             where workflow_id = c.workflow_id and branch = c.branch and number > c.after

@@ -133,8 +133,8 @@ class Run(RunTasks):
     host: RunHost
     gate: Gate
     """What gives its order turns."""
-    partition: int = field(default_factory=itertools.cycle(range(60)).__next__)
-    """What keeps its calls in order: the runs of a process take the partitions in turn."""
+    partition: int = field(default_factory=itertools.count().__next__)
+    """What keeps its calls in order, and tells them from those of other runs."""
     history: History | None = None
     """What earlier runs of the workflow have recorded; ``None`` in the first run."""
     order: Order | None = None

@@ -18,8 +18,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
-import asyncpg
-
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -84,7 +82,12 @@ class Step(NumberedStep):
                     return result
                 if invalid is not None:
                     return await self._record(None, encode_error(invalid), 0.0)
-                result, _ = await self.attempt(call)
+                try:
+                    result, _ = await self.attempt(call)
+                except InvalidValueError as refusal:
+                    if call.statement is RECORD:
+                        raise
+                    return await self._record(None, encode_error(refusal), 0.0)
                 assert result is not None, f"{call.statement.name} does not wait."
                 return result
         except asyncio.CancelledError:
@@ -299,9 +302,8 @@ class Step(NumberedStep):
         try:
             size = len(output or "") + len(error or "")
             return await self.perform(self.call(RECORD, [(*row, output, error, took_seconds)], size=size))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as refusal:
-            problem = f"the database refused it: {refusal}"
-            refused = InvalidValueError(f"The outcome of {named(self.verb, self.key)}", problem)
+        except InvalidValueError as refusal:
+            refused = InvalidValueError(f"The outcome of {named(self.verb, self.key)}", refusal.problem)
             return await self.perform(self.call(RECORD, [(*row, None, encode_error(refused), took_seconds)]))
 
 

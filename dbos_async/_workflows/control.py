@@ -26,19 +26,11 @@ async def cancel(database: Database, workflow_id: str) -> None:
     digest = end_key(workflow_id)
 
     async def find() -> None:
-        answer = await database.call(CANCEL, [(workflow_id, False, digest)], partition=workflow_id, wakes=[digest])
+        answer = await database.call(CANCEL, [(workflow_id, digest)], partition=workflow_id, wakes=[digest])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
 
     await read(database, "cancel_workflow", workflow_id, find)
-
-
-async def cancel_if_due(database: Database, workflow_id: str) -> None:
-    """End a workflow whose deadline has passed, unless it has ended or its deadline was lifted meanwhile."""
-    digest = end_key(workflow_id)
-    await database.call(
-        CANCEL, [(workflow_id, True, digest)], partition=workflow_id, wakes=[digest], retry_forever=True
-    )
 
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:

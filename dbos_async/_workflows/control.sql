@@ -1,11 +1,11 @@
 -- Cancel and resume. Both add one to the attempt, which is the fence: whatever an earlier run still writes is then too late.
 
--- name: CANCEL (id text, only_if_due boolean, digest bytea)
+-- name: CANCEL (id text, digest bytea)
 with locked as materialized (
-    select c.n, c.digest, w.id, w.ended_at is null and (not c.only_if_due or w.deadline <= clock_timestamp()) as ends
+    select c.n, c.digest, w.id, w.ended_at is null as ends
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, deadline, ended_at from dbos_async.workflows where id = c.id for no key update
+        select id, ended_at from dbos_async.workflows where id = c.id for no key update
     ) as w
 ),
 cancelled as (

@@ -38,7 +38,7 @@ order by c.n, w.created_at, w.id
 -- name: LIST_STEPS (workflow_id text)
 select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step,
        s.verb, s.key, s.output, s.error, s.started_at,
-       case when s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
+       case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
 from :rows
 cross join lateral (
     select * from dbos_async.steps where workflow_id = c.workflow_id

@@ -113,9 +113,6 @@ async def test_m1_m4_what_a_sender_that_gave_up_has_delivered_goes_back(
         answer = await fetch(self, sql, *args)
         if sql == forms(sending.SEND)["new, alone"] and not delivered:
             delivered.append(answer[0]["delivered"])
-            for partition in launched.executor().database.batches._partitions.values():
-                partition.is_silent = partition.is_at_server
-            launched.executor().database.batches._give_up("the server is silent")
             await gave_up.wait()
             RECEIVES[0].cancel()
             await eventually(is_abandoned)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, LaunchError
+from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, InvalidValueError, LaunchError
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.connections import Postgres
@@ -84,8 +84,10 @@ async def test_a_bad_call_fails_alone(batches: Batches) -> None:
     calls = (batches.call(DIVIDE, [(value,)], partition="") for value in (1, 2, 0, 4, 0))
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(o) if isinstance(o, BaseException) else o[0][1] for o in outcomes] == [
-        100, 50, asyncpg.DivisionByZeroError, 25, asyncpg.DivisionByZeroError,
+        100, 50, InvalidValueError, 25, InvalidValueError,
     ]  # fmt: skip
+    assert isinstance(outcomes[2], InvalidValueError)
+    assert isinstance(outcomes[2].__cause__, asyncpg.DivisionByZeroError)
     odd: list[Any] = [1, "one", 4]
     outcomes = await asyncio.gather(
         *(batches.call(DIVIDE, [(value,)], partition="") for value in odd), return_exceptions=True

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 from dbos_async._executor import claiming, ending
-from dbos_async._lifecycle import leases
 from dbos_async._messaging import events, send, streams
 from dbos_async._workflows import start
 from tests.support.races import CLAIM_BY_HAND, TABLES, blocked, everything, outcome
@@ -314,40 +313,6 @@ async def test_w3_two_claims_share_no_workflow(one: Any, two: Any) -> None:
     assert [(r["id"], r["more"]) for r in await execute(two, claiming.CLAIM, row)] == [(None, True)]
     await one.execute("commit")
     assert [(r["id"], r["more"]) for r in await execute(two, claiming.CLAIM, row)] == [("v3", False)]
-
-
-async def test_w2_an_executor_that_comes_back_in_time_is_not_buried(one: Any, two: Any, three: Any) -> None:
-    await one.execute(
-        "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until, lost_at) "
-        "values ('me', 'me', '{}', now() + interval '1 hour', now() - interval '1 minute')"
-    )
-    await one.execute("insert into dbos_async.servers select dbos_async.incarnation(), now() - interval '1 minute'")
-    await one.execute("begin")
-    await execute(one, leases.RENEW, ("me", "me", None, '["f"]', 15.0))
-    reap = ("another", "another", 0.0, b"d")
-    await execute(two, leases.REAP, reap)
-    await one.execute("commit")
-    assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") == "me"
-    await one.execute("update dbos_async.executors set lost_at = now() - interval '1 minute'")
-    (answer,) = await execute(two, leases.REAP, reap)
-    assert (answer["executors"], answer["workflows"]) == (1, 1)
-    assert await three.fetchval("select owner from dbos_async.workflows where id = 'w'") is None
-
-
-async def test_w5_after_a_promotion_of_the_server_nobody_counts_as_dead_before_a_whole_lease(one: Any) -> None:
-    # Neither leases that ran out nor missing locks count while the server is younger than a lease to those who are back.
-    await one.execute(
-        "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until, lost_at) "
-        "values ('me', 'me', '{}', now() - interval '1 minute', now() - interval '1 minute')"
-    )
-    await one.execute("insert into dbos_async.servers values ('an earlier life', now() - interval '1 day')")
-    await execute(one, leases.RENEW, ("another", "another", None, "[]", 15.0))
-    reap = ("another", "another", 15.0, b"d")
-    (answer,) = await execute(one, leases.REAP, reap)
-    assert (answer["executors"], answer["workflows"]) == (0, 0)
-    await one.execute("update dbos_async.servers set seen_at = now() - interval '16 seconds'")
-    (answer,) = await execute(one, leases.REAP, reap)
-    assert (answer["executors"], answer["workflows"]) == (1, 1)
 
 
 async def test_e2_what_a_step_says_late_does_not_come_behind_what_was_said_after_it(one: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
-from dbos_async._lifecycle import leases
+from dbos_async._lifecycle import lease_thread
 from tests.support.statements import ACTS, FETCHED, FORMS, SETTING, Row, all_statements, arguments, forms, step
 
 STATEMENTS = {
@@ -103,7 +103,8 @@ async def test_every_statement_can_be_prepared(name: str, form: str, plain: Any)
 @pytest.mark.parametrize(
     "sql",
     [
-        leases.LOCK_LIVENESS,
+        lease_thread.LOCK_LIVENESS,
+        lease_thread.BEAT,
         migrations.LOCK,
         migrations.FIND_SCHEMA,
         migrations.FIND_TABLE,

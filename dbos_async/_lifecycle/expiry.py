@@ -1,0 +1,90 @@
+"""Which other executors have expired, as one executor sees it.
+
+Clocks of servers jump and differ, so no time that another machine has written decides. An executor looks at the leases of the
+others once a second and notes, by its own monotonic clock, since when each has not changed. Two things change: the row, by each
+renewal, and the beat, an advisory lock that needs no table and so waits for nothing.
+
+An executor has expired when neither has changed for a whole lease. It also has when its connection is gone, as the server tells by
+its free liveness lock, and two seconds have brought neither a new connection nor a renewal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+LOST_SECONDS: Final = 2.0
+"""How long an executor has to come back after its connection was lost."""
+
+LEFT_SECONDS: Final = 60.0
+"""How long the row of an executor stays that has left and had calls under way."""
+
+MAX_PAUSE_SECONDS: Final = 5.0
+"""After a longer pause between two looks the observer was away itself, and begins to count anew."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of one executor."""
+
+    state: tuple[datetime, int | None]
+    """Its lease and its beat."""
+    changed_at: float
+    unlocked_since: float | None = None
+
+
+class Expiry:
+    """Notes what it sees of the other executors; times are those of a monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._looked_at: float | None = None
+        self._incarnation: str | None = None
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the connection of an executor seems to be lost, so that another look is due soon."""
+        return any(each.unlocked_since is not None for each in self._seen.values())
+
+    def look(self, rows: Sequence[Any], now: float, lease_seconds: float) -> list[tuple[str, datetime]]:
+        """Note what OTHERS has answered; the executors that have expired, each with the lease that it had."""
+        if self._looked_at is not None and now - self._looked_at > MAX_PAUSE_SECONDS:
+            self._seen.clear()
+        self._looked_at = now
+        if rows[0]["incarnation"] != self._incarnation:
+            self._incarnation = rows[0]["incarnation"]
+            self._seen.clear()
+        others = [row for row in rows if row["id"] is not None]
+        self._seen = {row["id"]: self._note(row, now) for row in others}
+        return [(row["id"], row["lease_until"]) for row in others if self._has_expired(row, now, lease_seconds)]
+
+    def _note(self, row: Any, now: float) -> _Seen:
+        state = row["lease_until"], row["beat"]
+        seen = self._seen.get(row["id"])
+        if seen is None:
+            seen = _Seen(state, now)
+        elif seen.state != state:
+            seen.state, seen.changed_at = state, now
+        if row["is_locked"]:
+            seen.unlocked_since = None
+        elif seen.unlocked_since is None:
+            seen.unlocked_since = now
+        return seen
+
+    def _has_expired(self, row: Any, now: float, lease_seconds: float) -> bool:
+        seen = self._seen[row["id"]]
+        if has_left(row):
+            return now - seen.changed_at >= LEFT_SECONDS
+        if now - seen.changed_at >= lease_seconds:
+            return True
+        if seen.unlocked_since is None or not row["has_come_back"]:
+            return False
+        return now - max(seen.unlocked_since, seen.changed_at) >= LOST_SECONDS
+
+
+def has_left(row: Any) -> bool:
+    """Whether the executor has shut down, and its row stays for calls that may commit late."""
+    lease_until: datetime = row["lease_until"]
+    return lease_until.year == 1  # '-infinity'

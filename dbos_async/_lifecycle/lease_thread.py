@@ -1,0 +1,200 @@
+"""The thread that keeps the lease of an executor, also while its event loop is blocked.
+
+It has an event loop and a connection of its own. Once a second it moves the beat, an advisory lock, and renews the row. The server
+gives the lock without touching a table, so neither locks nor refusals keep the beat from moving. Other executors take either for a
+sign of life. The thread stops when the event loop of the program is closed, or has been blocked for too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import asyncpg
+
+from dbos_async._database.connections import Postgres
+from dbos_async._database.loop_watch import LoopWatch
+from dbos_async._database.outages import backoff_seconds
+from dbos_async._database.probe import close, terminated_after
+from dbos_async._database.statement import Statement
+from dbos_async._database.urls import reason_of
+from dbos_async._lifecycle.blocked_loop import BlockedLoop
+
+log = logging.getLogger("dbos_async")
+
+ANSWER_WITHIN_SECONDS: Final = 5.0
+LOOK_EVERY_SECONDS: Final = 0.25
+MAX_BEAT: Final = 2**31 - 1
+
+LOCK_LIVENESS: Final = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"
+
+BEAT: Final = """
+    select pg_try_advisory_lock_shared(hashtext('dbos_async beat ' || $1), $2),
+           case when $3::int4 is not null then pg_advisory_unlock_shared(hashtext('dbos_async beat ' || $1), $3) end
+"""
+
+
+class LeaseEvents(Protocol):
+    """What the thread tells the executor, in the executor's event loop."""
+
+    def on_renewed(self, *, is_new: bool) -> None:
+        """The lease was renewed; ``is_new`` when the database did not know the executor."""
+
+    def on_overdue(self, reason: str) -> None:
+        """The lease was not renewed in time: others may take the workflows over."""
+
+    def on_problem(self, error: Exception) -> None:
+        """An attempt to renew the lease has failed."""
+
+
+class LeaseThread:
+    """Keeps one lease. ``row`` makes the columns of the renewal; all else may be read from any thread."""
+
+    def __init__(
+        self,
+        url: str,
+        executor_id: str,
+        renew: Statement,
+        row: Callable[[], tuple[Any, ...]],
+        events: LeaseEvents,
+        loop_watch: LoopWatch,
+        blocked_loop: BlockedLoop,
+        *,
+        lease_seconds: float,
+        renew_every_seconds: float,
+        max_blocked_seconds: float,
+    ) -> None:
+        self._url, self._executor_id, self._renew, self._row = url, executor_id, renew, row
+        self._events, self._loop_watch, self._blocked_loop = events, loop_watch, blocked_loop
+        self._lease_seconds = lease_seconds
+        self._renew_every_seconds = renew_every_seconds
+        self._max_blocked_seconds = max_blocked_seconds
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread_loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._must_stop = False
+        self._is_overdue = False
+        self.renews: bool = True
+        """Whether the row is renewed. Without that only the beat goes on."""
+        self.alive_at: float | None = None
+        """When the last beat or renewal that succeeded was sent, by the monotonic clock; ``None`` before the first."""
+        self.problem: str = "no connection could be made"
+        """Why the last attempt failed; empty when it succeeded."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the lease is kept."""
+        return self.alive_at is not None and time.monotonic() - self.alive_at < self._lease_seconds
+
+    def start(self) -> None:
+        """Keep the lease from now on."""
+        threading.Thread(target=self._main, name="dbos_async lease", daemon=True).start()
+
+    async def stop(self) -> None:
+        """Keep it no longer; return when the thread has ended."""
+        self._must_stop = True
+        if self._thread_loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # its loop is closed already
+                self._thread_loop.call_soon_threadsafe(self._task.cancel)
+        await asyncio.wait([self._ended])
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._keep())
+        except asyncio.CancelledError:
+            pass  # it was stopped
+        except Exception:
+            log.exception("The thread that keeps the lease has ended.")
+        finally:
+            self._tell(self._ended.set_result, None)
+
+    async def _keep(self) -> None:
+        self._task, self._thread_loop = asyncio.current_task(), asyncio.get_running_loop()
+        looking = asyncio.create_task(self._look())
+        postgres = Postgres(self._url, max_connections=1)
+        failures = 0
+        try:
+            while not self._is_over:
+                before = self.alive_at
+                try:
+                    if self._may_renew:
+                        await self._keep_on(postgres)
+                except Exception as error:
+                    self._note_problem(error)
+                failures = 0 if self.alive_at != before else failures + 1
+                await asyncio.sleep(backoff_seconds(failures))
+        finally:
+            looking.cancel()
+            await postgres.close()
+
+    async def _keep_on(self, postgres: Postgres) -> None:
+        """Keep the lease over one connection, until that breaks."""
+        connection = await postgres.connect()
+        beat: int | None = None
+        try:
+            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                await connection.execute(LOCK_LIVENESS, self._executor_id)
+            while not self._is_over and self._may_renew:
+                sent_at = time.monotonic()
+                next_beat = time.monotonic_ns() // 1_000_000 % MAX_BEAT
+                with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                    await connection.fetchrow(BEAT, self._executor_id, next_beat, beat)
+                beat = next_beat
+                if self.alive_at is not None:
+                    self.alive_at = sent_at
+                if self.renews:
+                    await self._renew_row(connection, sent_at)
+                await asyncio.sleep(self._renew_every_seconds)
+        finally:
+            await close(connection)
+
+    async def _renew_row(self, connection: asyncpg.Connection[asyncpg.Record], sent_at: float) -> None:
+        try:
+            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                records = await connection.fetch(self._renew.sql.one_row, 0, *self._row())
+        except asyncpg.PostgresError as error:
+            if connection.is_closed():
+                raise
+            self._note_problem(error)  # the beat goes on
+        else:
+            self.alive_at, self.problem, self._is_overdue = sent_at, "", False
+            self._tell(lambda: self._events.on_renewed(is_new=bool(records[0]["is_new"])))
+
+    async def _look(self) -> None:
+        """Look several times a second whether the lease is overdue, or the event loop of the program is blocked."""
+        looked_at = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            now = time.monotonic()
+            if self.alive_at is not None and not self.is_alive and not self._is_overdue:
+                self._is_overdue = True
+                self._tell(lambda: self._events.on_overdue(self.problem))
+            if now - looked_at < 4 * LOOK_EVERY_SECONDS and self._loop.is_running():  # this process was not frozen
+                self._blocked_loop.look(now - self._loop_watch.beat_at)
+            looked_at = now
+
+    @property
+    def _is_over(self) -> bool:
+        return self._must_stop or self._loop.is_closed()
+
+    @property
+    def _may_renew(self) -> bool:
+        if time.monotonic() - self._loop_watch.beat_at < self._max_blocked_seconds:
+            return True
+        self.problem = f"the event loop has been blocked for {self._max_blocked_seconds:g} seconds"
+        return False
+
+    def _note_problem(self, error: Exception) -> None:
+        self.problem = f"{type(error).__name__}: {reason_of(error)}"
+        self._tell(self._events.on_problem, error)
+
+    def _tell(self, callback: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(callback, *args)
