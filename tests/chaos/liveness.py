@@ -24,7 +24,8 @@ LIVES = "select number, at, what, launch, executor, by from chaos.lives where nu
 
 PENDING = """
     select w.id, w.name, w.owner, w.attempt, e.executor_id as executor
-    from dbos_async.workflows as w left join dbos_async.executors as e on e.id = w.owner where w.status = 'PENDING'
+    from dbos_async.workflows as w
+    left join dbos_async.executors as e on e.id = w.owner and e.lease_until > '-infinity' where w.status = 'PENDING'
 """
 
 
@@ -139,7 +140,7 @@ class Liveness:
         if owner is None:
             return "was claimed by nobody"
         if executor is None:
-            return f"had an owner that does not exist ({owner})"
+            return f"had an owner that does not exist or has left ({owner})"
         if name == "chaos" and not any(begun.attempt == attempt for begun in self._runs.get(one, ())):
             return f"was owned by {executor} and not run"
         return None
