@@ -87,6 +87,7 @@ class Liveness:
         with self._file.open("rb") as file:
             file.seek(self._offset)
             lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]  # The last one may not be complete yet.
         self._offset += len(lines)
         for line in lines.splitlines():
             begun = Begun(*json.loads(line))
