@@ -20,10 +20,10 @@ LATE_SECONDS = 15.0
 """So long a call may take that is to give up after two seconds: most of that is this machine's load."""
 
 
-async def persist(tally: Tally, call: Callable[[], Awaitable[T]], *, is_limited: bool = False) -> T:
+async def persist(tally: Tally, call: Callable[[], Awaitable[T]], *, limited: str = "") -> T:
     """Call until the database was there; what may have been committed is simply called again.
 
-    An error of asyncpg is a violation, and so is a limited call that does not give up in time.
+    An error of asyncpg is a violation, and so is a call of a limited kind, which is named, that does not give up in time.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -36,8 +36,8 @@ async def persist(tally: Tally, call: Callable[[], Awaitable[T]], *, is_limited:
             note_once(tally, f"D4: a call outside raised asyncpg's {type(error).__name__}: {error}")
             await asyncio.sleep(0.2)
         finally:
-            if is_limited and loop.time() - began > LATE_SECONDS:
-                note_once(tally, f"W10: a call that gives up after two seconds took {loop.time() - began:.0f} s.")
+            if limited and loop.time() - began > LATE_SECONDS:
+                note_once(tally, f"W10: {limited}, which gives up after two seconds, took {loop.time() - began:.0f} s.")
 
 
 def note_once(tally: Tally, violation: str) -> None:

@@ -87,7 +87,7 @@ async def _start(suite: Campaign, client: DBOSClient, one: str, number: int, sec
         with SetWorkflowID(one):
             await client.start_workflow("chaos", _program(one, number, seconds))
 
-    await persist(suite.tally, start, is_limited=True)
+    await persist(suite.tally, start, limited="start")
 
 
 def _program(one: str, number: int, seconds: float) -> Program:
@@ -120,7 +120,7 @@ async def _send(suite: Campaign, client: DBOSClient, ids: list[str], seconds: fl
 
 
 async def _send_one(suite: Campaign, client: DBOSClient, one: str, number: int) -> None:
-    await persist(suite.tally, lambda: client.send(one, number, "news", idempotency_key=f"{number}"), is_limited=True)
+    await persist(suite.tally, lambda: client.send(one, number, "news", idempotency_key=f"{number}"), limited="send")
 
 
 async def _count(suite: Campaign, name: str) -> int:

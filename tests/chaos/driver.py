@@ -177,13 +177,13 @@ class _Wave:
 
         async def start(one: str, program: list[Any]) -> None:
             async with limit:
-                await self._persist(lambda: self._start(one, program))
+                await self._persist(lambda: self._start(one, program), limited="start")
                 if self._random.random() < 0.1:  # somebody else comes too late with other arguments
-                    await self._persist(lambda: self._start(one, []))
+                    await self._persist(lambda: self._start(one, []), limited="start")
 
         await asyncio.gather(*(start(one, program) for one, program in self._plan.programs.items()))
         go = [SendMessage(one, "go", GO, idempotency_key="go") for one in self._plan.programs]
-        await self._persist(lambda: self._client.send_bulk(go))
+        await self._persist(lambda: self._client.send_bulk(go), limited="send_bulk")
 
     async def _start(self, one: str, program: list[Any]) -> None:
         with SetWorkflowID(one):
@@ -202,10 +202,11 @@ class _Wave:
                 (m,) = call.messages
                 key = m.idempotency_key
                 await self._persist(
-                    lambda m=m, key=key: self._client.send(m.destination_id, m.message, m.topic, idempotency_key=key)  # type: ignore[misc]  # it is called at once
+                    lambda m=m, key=key: self._client.send(m.destination_id, m.message, m.topic, idempotency_key=key),  # type: ignore[misc]  # it is called at once
+                    limited="send",
                 )
             else:
-                await self._persist(lambda call=call: self._client.send_bulk(call.messages))  # type: ignore[misc]  # it is called at once
+                await self._persist(lambda call=call: self._client.send_bulk(call.messages), limited="send_bulk")  # type: ignore[misc]  # it is called at once
             for message in call.messages:
                 self._watched.sent[message.idempotency_key or ""] = called, loop.time()
             self._tally.operations["send outside"] += 1
@@ -216,9 +217,9 @@ class _Wave:
 
         async def torment(one: str) -> None:
             await asyncio.sleep(self._random.uniform(0, 8))
-            await self._persist(lambda: self._client.cancel_workflow(one))
+            await self._persist(lambda: self._client.cancel_workflow(one), limited="cancel")
             await asyncio.sleep(self._random.uniform(0, 2))
-            await self._persist(lambda: self._client.resume_workflow(one))
+            await self._persist(lambda: self._client.resume_workflow(one), limited="resume")
             self._tally.operations["cancel and resume outside"] += 1
 
         await asyncio.gather(*(torment(one) for one in self._plan.victims))
@@ -234,8 +235,9 @@ class _Wave:
     async def _watch_event(self, one: str) -> None:
         seen = self._watched.events.setdefault(one, [])
         while not self._ended.is_set():
-            value = await self._persist(lambda: self._client.get_event(one, "e"), is_limited=False)
-            seen.append(value["n"])
+            value = await self._persist(lambda: self._client.get_event(one, "e"))
+            if value is not None:  # Or nothing could be set for a minute.
+                seen.append(value["n"])
             await asyncio.sleep(self._random.uniform(0.1, 0.5))
 
     async def _watch_stream(self, one: str) -> None:
@@ -246,7 +248,7 @@ class _Wave:
                 async for value in values:
                     seen.append(value["n"])
 
-        await self._persist(follow, is_limited=False)
+        await self._persist(follow)
 
     async def has_ended(self, within_seconds: float) -> bool:
         """Wait until every workflow has ended. A cancellation that came late, after the resuming, is made good."""
@@ -257,7 +259,7 @@ class _Wave:
                 return False
             if all(row["status"] == "CANCELLED" for row in left):
                 for row in left:
-                    await self._persist(lambda row=row: self._client.resume_workflow(row["id"]))  # type: ignore[misc]  # it is called at once
+                    await self._persist(lambda row=row: self._client.resume_workflow(row["id"]), limited="resume")  # type: ignore[misc]  # it is called at once
             await asyncio.sleep(0.3)
         self._ended.set()
         return True
@@ -271,11 +273,11 @@ class _Wave:
     async def ask_for_results(self) -> None:
         """Ask for some results as everybody would."""
         for one in self._random.sample(list(self._plan.programs), min(len(self._plan.programs), 10)):
-            self._watched.results[one] = await self._persist(lambda one=one: self._result(one), is_limited=False)  # type: ignore[misc]  # it is called at once
+            self._watched.results[one] = await self._persist(lambda one=one: self._result(one))  # type: ignore[misc]  # it is called at once
 
     async def _result(self, one: str) -> Any:
         return await (await self._client.retrieve_workflow(one)).get_result()
 
-    async def _persist(self, call: Callable[[], Awaitable[Any]], *, is_limited: bool = True) -> Any:
-        """Call until the database was there. A limited call must give up in time."""
-        return await persist(self._tally, call, is_limited=is_limited)
+    async def _persist(self, call: Callable[[], Awaitable[Any]], *, limited: str = "") -> Any:
+        """Call until the database was there. A call of a limited kind must give up in time."""
+        return await persist(self._tally, call, limited=limited)

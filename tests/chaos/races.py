@@ -66,13 +66,13 @@ class _PatientJudge(Judge):
     tally: Tally
 
     async def start(self, workflow_id: str, program: Program) -> None:
-        await persist(self.tally, lambda: super(_PatientJudge, self).start(workflow_id, program), is_limited=True)
+        await persist(self.tally, lambda: super(_PatientJudge, self).start(workflow_id, program), limited="start")
 
     async def resume(self, workflow_id: str) -> None:
-        await persist(self.tally, lambda: super(_PatientJudge, self).resume(workflow_id), is_limited=True)
+        await persist(self.tally, lambda: super(_PatientJudge, self).resume(workflow_id), limited="resume")
 
     async def cancel(self, workflow_id: str) -> None:
-        await persist(self.tally, lambda: super(_PatientJudge, self).cancel(workflow_id), is_limited=True)
+        await persist(self.tally, lambda: super(_PatientJudge, self).cancel(workflow_id), limited="cancel")
 
 
 class Races:

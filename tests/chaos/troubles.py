@@ -140,6 +140,10 @@ class Troubles:
         except (*AWAY, *REFUSED):
             pass  # The server ended it, or somebody else was first.
 
+    async def _recover(self) -> None:
+        """Before the next trouble of its kind something must get done."""
+        await asyncio.sleep(self.seconds(2, 4))
+
     async def _lock_table(self) -> None:
         """As ``create index`` does, which writers wait for."""
         table, mode = self.random.choice(TABLES), self.random.choice(AS_AN_INDEX_DOES)
@@ -167,8 +171,9 @@ class Troubles:
         }  # fmt: skip
         async with self._shape:
             await self.surely(REFUSE.format(**wanted))
-            await asyncio.sleep(self.seconds(1, 8))
+            await asyncio.sleep(self.seconds(1, self.random.choice((4, 8, 8, 16))))
             await self.surely(ALLOW.format(**wanted))
+            await self._recover()
 
     async def _rename(self) -> None:
         """As somebody does who restores a table from a backup."""
@@ -177,14 +182,16 @@ class Troubles:
             await self.surely(f"alter table if exists dbos_async.{table} rename to {table}_away")
             await asyncio.sleep(self.seconds(0.5, 4))
             await self.surely(f"alter table if exists dbos_async.{table}_away rename to {table}")
+            await self._recover()
 
     async def _revoke(self) -> None:
         """Take a right from every executor and client, and give it back."""
         right = self.random.choice(RIGHTS)
         async with self._one_at_a_time:
             await self.surely(f"revoke {right} from {APPLICATION}")
-            await asyncio.sleep(self.seconds(1, 8))
+            await asyncio.sleep(self.seconds(1, self.random.choice((4, 8, 8, 16))))
             await self.surely(f"grant {right} to {APPLICATION}")
+            await self._recover()
 
     async def _move_clock(self) -> None:
         """Forward for good, or back for a while: a deadline is a time of the server, and must come before the suite gives up."""
@@ -215,6 +222,7 @@ class Troubles:
             except AWAY:
                 pass  # With the server its queue is gone.
             await self.surely("select pg_notification_queue_usage()", """select pg_notify('somebody else', '')""")
+            await self._recover()
 
     async def _fill(self, sender: Session) -> None:
         try:
