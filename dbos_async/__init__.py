@@ -1,5 +1,6 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
+from dbos_async._lifecycle.health import Health
 from dbos_async._runs.start_options import SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
@@ -43,6 +44,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "Envelope",
     "Event",
+    "Health",
     "InvalidArgumentError",
     "InvalidMessageError",
     "InvalidStreamValueError",

@@ -8,6 +8,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
+from dbos_async._lifecycle.health import Health
 from dbos_async._lifecycle.runtime import Runtime
 from dbos_async._lifecycle.settings import Options, Settings, takes_options
 from dbos_async._lifecycle.signals import SigtermHandler
@@ -165,6 +166,22 @@ class DBOS:
         """
         if _current is not None:
             await _current.__aexit__(None, None, None)
+
+    @staticmethod
+    async def health() -> Health:
+        """How the launched DBOS stands: its database, listener, lease and services. Takes at most some seconds, also in an outage.
+
+        Raises `LaunchError` when DBOS is not launched. `Health` explains what is answered.
+
+        Example:
+            ```python
+            health = await DBOS.health()
+            assert health.ok, health.reasons
+            ```
+        """
+        if _current is None:
+            raise launched.not_launched()
+        return await _current._runtime.health()
 
     @staticmethod
     def workflow(

@@ -25,9 +25,7 @@ def set_launched(executor: Executor | None) -> None:
 def executor() -> Executor:
     """The launched executor of this process, if it may be used from here."""
     if _launched is None:
-        raise LaunchError(
-            "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
-        )
+        raise not_launched()
     # A thread runs one event loop at a time. So if this is the executor's thread and its loop runs, it is the running loop:
     # a cheaper test than get_running_loop().
     if (get_ident() != _launched.thread or not _launched.loop.is_running()) and _running_loop() is not _launched.loop:
@@ -35,6 +33,13 @@ def executor() -> Executor:
             "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
         )
     return _launched
+
+
+def not_launched() -> LaunchError:
+    """The error of a call that needs a launched DBOS."""
+    return LaunchError(
+        "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
+    )
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

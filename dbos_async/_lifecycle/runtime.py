@@ -14,6 +14,7 @@ from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
 from dbos_async._lifecycle import periodic
+from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.releasing import Releasing
 from dbos_async._lifecycle.services import Service
@@ -93,6 +94,10 @@ class Runtime:
             await self.leases.thread.stop()
             await self.database.close()
             await self._stop_server()
+
+    async def health(self) -> Health:
+        """How everything stands."""
+        return await health(self.database, self.executor, self.leases.thread, self.services)
 
     def _serve(self) -> None:
         for name, service in (
