@@ -48,10 +48,12 @@ def note_once(tally: Tally, violation: str) -> None:
 
 
 @asynccontextmanager
-async def open_client(url: str, tally: Tally) -> AsyncIterator[DBOSClient]:
+async def open_client(
+    url: str, tally: Tally, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> AsyncIterator[DBOSClient]:
     """A client, as soon as the database is there and lets it in."""
     while True:
-        client = DBOSClient(url, connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+        client = DBOSClient(url, connect_timeout_seconds=connect_timeout_seconds)
         try:
             await client.__aenter__()
         except DBOSError:  # It is away, or does not let the client read the schema.

@@ -71,9 +71,9 @@ class Nemesis:
 
     def is_calm(self, executor: str | None) -> bool:
         """Whether the database has no trouble, and this executor (without a name: any one) has none."""
-        if self.troubles.active or self._restarting.locked():
-            return False
-        return any(not one.in_trouble.locked() for one in self._executors if executor in (None, one.name))
+        return not self.troubles.active and any(
+            not one.in_trouble.locked() for one in self._executors if executor in (None, one.name)
+        )
 
     async def rage(self, pause_seconds: float, only: Sequence[str] = ()) -> None:
         """Until cancelled, do something bad (only of these kinds) after each pause of about that length."""
@@ -119,14 +119,16 @@ class Nemesis:
         self._peace.clear()
 
     async def _do(self, kind: str) -> None:
-        self.troubles.active += kind in self._of_all
+        concerns_all = kind in self._of_all or kind.startswith("restart")
+        self.troubles.active += concerns_all
+        self.troubles.begun += concerns_all
         try:
             await self._kinds[kind][1]()
             self.faults[kind] += 1
         except Exception as error:
             self.violations.append(f"The suite itself is at fault: {kind} ended with {type(error).__name__}: {error}.")
         finally:
-            self.troubles.active -= kind in self._of_all
+            self.troubles.active -= concerns_all
 
     def _some_executor(self) -> Executor:
         free = [executor for executor in self._executors if not executor.in_trouble.locked()]

@@ -11,15 +11,15 @@ from random import Random
 from typing import Any
 
 from dbos_async import DBOSClient, DBOSError, SetWorkflowID
-from tests.chaos.calls import open_client, persist
+from tests.chaos.calls import note_once, open_client, persist
 from tests.chaos.direct import AWAY
 from tests.chaos.facts import Tally
 from tests.chaos.ground import as_role
 from tests.chaos.plan import Plan, walk
 from tests.chaos.troubles import REFUSED, Session, Troubles
 
-BESIDE_SECONDS = 8.0
-"""So long a start of another id may take while somebody's transaction is open: most of that is this machine's load."""
+BESIDE_SECONDS = 3.0
+"""A start takes less than this on a busy machine, and a transaction more."""
 
 PATIENCE_SECONDS = 150.0
 
@@ -72,7 +72,8 @@ class Transactions:
     async def _trade(self) -> None:
         """Start an id and send to it with a key, in a transaction, while others do the same; then commit or roll back."""
         one = f"trade {next(self._numbers)}"
-        async with open_client(self._url, self._tally) as client:
+        # Its calls last longer than the transaction: what waits behind them is seen to wait.
+        async with open_client(self._url, self._tally, connect_timeout_seconds=20.0) as client:
             contest: list[asyncio.Task[Any]] = []
             with suppress(*AWAY, *REFUSED, DBOSError):
                 async with self._troubles.session() as session:
@@ -102,24 +103,22 @@ class Transactions:
         await client.send(one, "goods", "trade", idempotency_key="key", connection=session)
 
     async def _look_beside(self, client: DBOSClient, one: str, contest: list[asyncio.Task[Any]]) -> None:
-        """Starts of other ids are not delayed, unless the database has other troubles, too."""
-        began, alone = time.monotonic(), self._troubles.active == 1
-        beside = [
-            asyncio.create_task(persist(self._tally, lambda name=name: self._start_other(client, name)))  # type: ignore[misc]  # it is called at once
-            for name in (f"{one} beside {n}" for n in range(4))
-        ]
-        contest += beside
-        await asyncio.sleep(self._troubles.seconds(1, 12))
-        alone = alone and self._troubles.active == 1
-        late = sum(not task.done() for task in beside)
-        if alone and late and time.monotonic() - began > BESIDE_SECONDS:
-            self._tally.violations.append(
-                f"W10: {late} of 4 starts of other ids waited for the transaction of {one!r}."
-            )
+        """Starts of other ids go on."""
+        contest += [asyncio.create_task(self._start_other(client, f"{one} beside {n}")) for n in range(8)]
+        await asyncio.sleep(self._troubles.seconds(BESIDE_SECONDS + 1, 12))
 
     async def _start_other(self, client: DBOSClient, name: str) -> None:
-        with SetWorkflowID(name):
-            await client.start_workflow("chaos", [])
+        """Start another id. That does not take as long as the transaction, unless the database has other troubles, too."""
+        is_alone, begun, began = self._troubles.active == 1, self._troubles.begun, time.monotonic()
+        await persist(self._tally, lambda: _start(client, name))
+        took = time.monotonic() - began
+        if is_alone and begun == self._troubles.begun and took > BESIDE_SECONDS:
+            note_once(self._tally, f"W10: the start of {name!r} took {took:.1f} s: it waited for another id.")
+
+
+async def _start(client: DBOSClient, name: str) -> None:
+    with SetWorkflowID(name):
+        await client.start_workflow("chaos", [])
 
 
 async def _result(client: DBOSClient, one: str) -> Any:

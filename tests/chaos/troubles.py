@@ -81,6 +81,9 @@ class Troubles:
     random: Random
     longest_seconds: float = 30.0
     active: int = 0
+    """How many troubles of the whole database are under way."""
+    begun: int = 0
+    """How many have begun so far."""
     clock_moves: int = 0
     _numbers: int = 0
     _shift: float = 0.0
