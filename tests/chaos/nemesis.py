@@ -121,7 +121,9 @@ class Nemesis:
     async def _do(self, kind: str) -> None:
         concerns_all = kind in self._of_all or kind.startswith("restart")
         self.troubles.active += concerns_all
-        self.troubles.begun += concerns_all
+        slows = concerns_all and not kind.startswith("open transaction")
+        self.troubles.slowing += slows
+        self.troubles.begun += slows
         try:
             await self._kinds[kind][1]()
             self.faults[kind] += 1
@@ -129,6 +131,7 @@ class Nemesis:
             self.violations.append(f"The suite itself is at fault: {kind} ended with {type(error).__name__}: {error}.")
         finally:
             self.troubles.active -= concerns_all
+            self.troubles.slowing -= slows
 
     def _some_executor(self) -> Executor:
         free = [executor for executor in self._executors if not executor.in_trouble.locked()]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+
+import asyncpg
+from asyncpg.transaction import Transaction
 
 from dbos_async import DBOSClient, DBOSError, SetWorkflowID
 from tests.chaos.calls import note_once, open_client, persist
@@ -50,24 +53,22 @@ class Transactions:
         ]
         messages = [message for calls in plan.outside.values() for call in calls for message in call.messages]
         ids = list(plan.programs)
-        with suppress(*AWAY, *REFUSED, DBOSError):
-            async with open_client(self._url, self._tally) as client, self._troubles.session() as session:
-                await session.execute("begin")
-                for _ in range(random.randint(1, 4)):
-                    match random.choice(("start", "send", "key", "key")):
-                        case "start":
-                            with SetWorkflowID(random.choice(children or ids)):
-                                await client.start_workflow("chaos", ["never"], connection=session)
-                        case "send":
-                            await client.send(random.choice(ids), "never", "never", connection=session)
-                        case _:
-                            message = random.choice(messages)
-                            await client.send(
-                                message.destination_id, "never", message.topic,
-                                idempotency_key=message.idempotency_key, connection=session,
-                            )  # fmt: skip
-                await asyncio.sleep(self._troubles.seconds(1, 12))
-                await session.execute("rollback")
+        async with open_client(self._url, self._tally) as client, self._transaction() as (session, transaction):
+            for _ in range(random.randint(1, 4)):
+                match random.choice(("start", "send", "key", "key")):
+                    case "start":
+                        with SetWorkflowID(random.choice(children or ids)):
+                            await client.start_workflow("chaos", ["never"], connection=session)
+                    case "send":
+                        await client.send(random.choice(ids), "never", "never", connection=session)
+                    case _:
+                        message = random.choice(messages)
+                        await client.send(
+                            message.destination_id, "never", message.topic,
+                            idempotency_key=message.idempotency_key, connection=session,
+                        )  # fmt: skip
+            await asyncio.sleep(self._troubles.seconds(1, 12))
+            await transaction.rollback()
 
     async def _trade(self) -> None:
         """Start an id and send to it with a key, in a transaction, while others do the same; then commit or roll back."""
@@ -75,14 +76,11 @@ class Transactions:
         # Its calls last longer than the transaction: what waits behind them is seen to wait.
         async with open_client(self._url, self._tally, connect_timeout_seconds=20.0) as client:
             contest: list[asyncio.Task[Any]] = []
-            with suppress(*AWAY, *REFUSED, DBOSError):
-                async with self._troubles.session() as session:
-                    await session.execute("begin")
-                    await self._deal(client, one, session)
-                    contest.append(asyncio.create_task(persist(self._tally, lambda: self._deal(client, one, None))))
-                    await self._look_beside(client, one, contest)
-                    await session.execute("select 1")  # Did it live until now?
-                    await session.execute(self._random.choice(("commit", "rollback")))
+            async with self._transaction() as (session, transaction):
+                await self._deal(client, one, session)
+                contest.append(asyncio.create_task(persist(self._tally, lambda: self._deal(client, one, None))))
+                await self._look_beside(client, one, contest)
+                await self._random.choice((transaction.commit, transaction.rollback))()
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await asyncio.gather(*contest)
@@ -93,6 +91,20 @@ class Transactions:
             else:
                 if result != [["goods"]]:
                     self._tally.violations.append(f"W1/M3: {one!r} got {result} instead of one message.")
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[tuple[Session, Transaction]]:
+        """A session with a transaction that is open; both may be gone before the block ends, for any reason but a mistake here."""
+        async with self._troubles.session() as session:
+            transaction = session.transaction()
+            try:
+                await transaction.start()
+                yield session, transaction
+            except asyncpg.InterfaceError:
+                if not session.is_closed():
+                    raise
+            except (*AWAY, *REFUSED, DBOSError):
+                pass
 
     async def _deal(self, client: DBOSClient, one: str, session: Session | None) -> None:
         with SetWorkflowID(one):
@@ -109,10 +121,10 @@ class Transactions:
 
     async def _start_other(self, client: DBOSClient, name: str) -> None:
         """Start another id. That does not take as long as the transaction, unless the database has other troubles, too."""
-        is_alone, begun, began = self._troubles.active == 1, self._troubles.begun, time.monotonic()
+        is_calm, begun, began = not self._troubles.slowing, self._troubles.begun, time.monotonic()
         await persist(self._tally, lambda: _start(client, name))
         took = time.monotonic() - began
-        if is_alone and begun == self._troubles.begun and took > BESIDE_SECONDS:
+        if is_calm and begun == self._troubles.begun and took > BESIDE_SECONDS:
             note_once(self._tally, f"W10: the start of {name!r} took {took:.1f} s: it waited for another id.")
 
 

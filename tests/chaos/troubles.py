@@ -82,8 +82,10 @@ class Troubles:
     longest_seconds: float = 30.0
     active: int = 0
     """How many troubles of the whole database are under way."""
+    slowing: int = 0
+    """How many of them may delay any call: all but open transactions."""
     begun: int = 0
-    """How many have begun so far."""
+    """How many of those have begun so far."""
     clock_moves: int = 0
     _numbers: int = 0
     _shift: float = 0.0
