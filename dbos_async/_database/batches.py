@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -22,35 +21,27 @@ from typing import Final
 import asyncpg
 
 from dbos_async._database.aside import Aside
-from dbos_async._database.calls import Call, Observer, Result, Row, batch_columns
+from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.connections import Postgres
 from dbos_async._database.flights import Flight, pieces
-from dbos_async._database.outages import Meaning, backoff_seconds, meaning_of
-from dbos_async._database.probe import AFTER_SECONDS
+from dbos_async._database.outages import Meaning, backoff_seconds
+from dbos_async._database.sending import Sending
 from dbos_async._database.statement import Statement
+from dbos_async._database.time_limits import TimeLimits
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
-from dbos_async.errors import DatabaseUnavailableError, InvalidValueError, LaunchError
+from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
 
 MAX_CALLS: Final = 500
 MAX_BYTES: Final = 1 << 20
 
-MAX_CONFLICTS: Final = 20
-"""So often a batch is repeated because others changed the same rows. After that it counts as refused."""
-
 MAX_REFUSALS: Final = 2
 """So often a batch is refused as a whole, before it is split."""
 
 MAX_SET_ASIDE_IN_A_ROW: Final = 3
 """If so many calls of a batch are refused one after the other, probably all are. The rest stays together."""
-
-SWEEP_EVERY_SECONDS: Final = 0.25
-WARN_EVERY_SECONDS: Final = 60.0
-
-STILL_AT_WORK: Final = "it is still at work"
-LOCKED: Final = "another transaction holds a lock that the call needs"
 
 
 @dataclass(slots=True, eq=False)
@@ -66,23 +57,16 @@ class Batches:
     """The partitions of one process."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, *, give_up_after_seconds: float = 30.0) -> None:
-        self._postgres = postgres
         self._wakeups = wakeups
-        self._give_up_after_seconds = give_up_after_seconds
         self._partitions: dict[tuple[Statement, int], _Partition] = {}
         self._flights: set[Flight] = set()
         self._closed = False
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._departures = itertools.count(1)
-        self._warn_at: dict[Meaning, float] = {}
-        self._reason = STILL_AT_WORK
-        """Why calls have no result yet, as far as that is known."""
-        self.losses: int = 0
-        """How often a connection was lost while a batch was at the server, so that it may have been committed."""
         self.has_calls_left: bool = False
         """Whether calls were given up at the end that the server may still commit."""
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(self._loop, self._attempt_alone)
+        self._limits = TimeLimits(self._loop, postgres.loop_watch, give_up_after_seconds, self._pending)
+        self._sending = Sending(self._loop, postgres, self._limits)
 
     def call(
         self,
@@ -103,9 +87,7 @@ class Batches:
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         if not call.retry_forever:
-            call.give_up_at = self._loop.time() + self._give_up_after_seconds
-            if self._sweeper is None:
-                self._set_sweeper(call.give_up_at)
+            self._limits.begin(call)
         if self._aside.partitions and self._aside.has(call):
             self._aside.add(call)
             return call
@@ -122,6 +104,11 @@ class Batches:
             partition.worker = self._loop.create_task(self._work(partition), name=name, context=context)
         return call
 
+    @property
+    def losses(self) -> int:
+        """How often a connection was lost while a batch was at the server, so that it may have been committed."""
+        return self._sending.losses
+
     def is_slow(self, seconds: float, partition: str | int) -> bool:
         """Whether a batch has waited for the database longer than this, or a call of this partition was set aside."""
         since = self._loop.time() - seconds
@@ -136,8 +123,7 @@ class Batches:
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Accept no more calls, and fail those that have no result after this time."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self._limits.close()
         _, left = await asyncio.gather(
             self._close_partitions(within_seconds), self._aside.close(within_seconds=within_seconds)
         )
@@ -189,9 +175,9 @@ class Batches:
         """Execute a batch until each of its calls has a result, has failed by its own fault, or was set aside."""
         while flight.calls:
             try:
-                records = await self._execute(flight, flight.calls)
+                records = await self._sending.execute(flight, flight.calls)
             except Exception as error:
-                meaning = self._note_failure(flight, flight.calls, error)
+                meaning = self._sending.note_failure(flight, flight.calls, error)
                 if meaning is Meaning.CONFLICT:
                     await asyncio.sleep(random.uniform(0, 0.002 * flight.failures))
                 elif meaning is Meaning.LOST:
@@ -215,9 +201,9 @@ class Batches:
         while queue and set_aside_in_a_row < MAX_SET_ASIDE_IN_A_ROW and not self._closed:
             piece = queue.popleft()
             try:
-                records = await self._execute(flight, piece)
+                records = await self._sending.execute(flight, piece)
             except Exception as error:
-                meaning = self._note_failure(flight, piece, error)
+                meaning = self._sending.note_failure(flight, piece, error)
                 if meaning in (Meaning.LOST, Meaning.CONFLICT):
                     queue.append(piece)
                     break
@@ -262,9 +248,9 @@ class Batches:
         try:
             while flight.calls:
                 try:
-                    records = await self._execute(flight, flight.calls)
+                    records = await self._sending.execute(flight, flight.calls)
                 except Exception as error:
-                    meaning = self._note_failure(flight, flight.calls, error)
+                    meaning = self._sending.note_failure(flight, flight.calls, error)
                     if meaning is Meaning.CONFLICT:
                         continue
                     if self._closed:
@@ -281,99 +267,18 @@ class Batches:
         finally:
             self._land(flight)
 
-    async def _execute(self, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
-        # A statement that was cut off because it was silent gets more time, in case it is only slow.
-        probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
-        flight.is_at_server = False
-        async with self._postgres.acquire(
-            probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
-        ) as connection:
-            # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
-            calls[:] = [call for call in calls if not call.done() or call.must_finish]
-            if not calls:
-                return []
-            flight.is_at_server = True
-            is_ordered = flight.statement.is_ordered
-            if is_ordered:
-                self._depart(calls)
-            if len(calls) == 1 and len(calls[0].rows) == 1:
-                order = calls[0].order_columns if is_ordered else ()
-                return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
-            return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
-
-    def _depart(self, calls: list[Call]) -> None:
-        """Tell the calls that they leave together: those of one run share a place in its order."""
-        departure = next(self._departures)
-        for call in calls:
-            if call.ticket is not None:
-                call.ticket.depart(departure)
-            if call.observer is not None:
-                call.observer.on_departure(call, departure)
-
-    def _note_failure(self, flight: Flight, calls: list[Call], error: Exception) -> Meaning:
-        """Note that these calls of a flight have failed together; what that means for them."""
-        flight.failures += 1
-        meaning = meaning_of(error)
-        if meaning in (Meaning.CONFLICT, Meaning.LOST):
-            flight.sql = flight.statement.sql
-        if meaning is Meaning.CONFLICT:
-            flight.conflicts += 1
-            return Meaning.REFUSED if flight.conflicts > MAX_CONFLICTS else meaning
-        if meaning is Meaning.LOST and flight.is_at_server:
-            flight.losses += 1
-            self.losses += 1
-            for call in calls:
-                call.lose_result()
-        flight.is_at_server = False
-        if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
-            self._reason = LOCKED if meaning is Meaning.LOCKED else reason_of(error)
-            self._warn(flight, error, meaning)
-        return meaning
-
-    def _warn(self, flight: Flight, error: Exception, meaning: Meaning) -> None:
-        now = self._loop.time()
-        if (
-            now < self._warn_at.get(meaning, now)
-            or meaning is Meaning.LOCKED
-            or self._postgres.loop_watch.was_blocked()
-        ):
-            return
-        self._warn_at[meaning] = now + WARN_EVERY_SECONDS
-        kind, reason = type(error).__name__, reason_of(error)
-        if meaning is Meaning.LOST:
-            log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
-        else:
-            name = flight.statement.name
-            log.warning("The database refuses %s (%s: %s): calls wait and are repeated.", name, kind, reason)
-
-    def _on_probe(self, silence: BaseException | None) -> None:
-        if silence is not None:
-            self._reason = reason_of(silence)
-
-    def _set_sweeper(self, at: float) -> None:
-        self._sweeper = self._loop.call_at(at, self._sweep, context=contextvars.Context())
-
-    def _sweep(self) -> None:
-        """Fail the calls that have waited long enough, wherever they are, and come back for the next one."""
-        self._sweeper = None
-        now = self._loop.time()
-        if self._postgres.loop_watch.was_blocked():
-            return self._set_sweeper(now + SWEEP_EVERY_SECONDS)  # the results may be here, and not read yet
-        at_server = [(call, flight.is_at_server) for flight in self._flights for call in flight.calls]
-        waiting = [(call, False) for partition in self._partitions.values() for call in partition.waiting]
-        aside = [(call, False) for call in self._aside.calls]
-        next_at = inf
-        for call, is_at_server in (*at_server, *waiting, *aside):
-            if call.give_up_at > now:
-                next_at = min(next_at, call.give_up_at)
-            elif not call.done():
-                may_have_committed = call.was_sent or is_at_server
-                call.fail(DatabaseUnavailableError(self._give_up_after_seconds, may_have_committed, self._reason))
+    def _pending(self) -> Iterator[tuple[Call, float]]:
+        """All calls without a result, and when they were sent."""
+        for flight in self._flights:
+            for call in flight.calls:
+                yield call, flight.sent_at
         for partition in self._partitions.values():
             if partition.waiting and partition.waiting[0].done():
                 partition.waiting = deque(call for call in partition.waiting if not call.done())
-        if next_at < inf:
-            self._set_sweeper(max(next_at, now + SWEEP_EVERY_SECONDS))
+            for call in partition.waiting:
+                yield call, -inf
+        for call in self._aside.calls:
+            yield call, -inf
 
     def _resolve(self, flight: Flight, calls: list[Call], records: list[asyncpg.Record]) -> None:
         results: list[Result] = [[] for _ in calls]

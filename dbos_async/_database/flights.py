@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from math import isqrt
+from math import inf, isqrt
 from typing import Final
 
 from dbos_async._database.calls import Call, Result
@@ -25,6 +25,7 @@ class Flight:
         "failures",
         "is_at_server",
         "losses",
+        "sent_at",
         "sql",
         "statement",
         "untold",
@@ -42,6 +43,7 @@ class Flight:
         self.losses = 0
         """How many attempts ended with a lost connection."""
         self.is_at_server = False
+        self.sent_at = -inf
         """The statement was sent, and may be committed at any moment."""
         self.untold: list[tuple[Call, Result]] = []
         """Calls that have a result for which the waiters of this process are not woken yet."""

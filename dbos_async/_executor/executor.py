@@ -148,17 +148,18 @@ class Executor:
         return run
 
     def suspend(self, reason: str) -> None:
-        """Stop every run without an outcome, and begin nothing until `go_on`."""
+        """Begin nothing until `go_on`. Runs go on: without the database none gets further than its present step."""
         self.suspended = reason
-        if self.runs:
-            log.warning("This executor stops its %d runs: %s.", len(self.runs), reason)
+
+    def stop_runs(self, reason: str) -> None:
+        """Stop every run without an outcome."""
         for run in list(self.runs.values()):
+            if not run.over and run.stopped is None:
+                log.warning("A run of workflow %r stops: %s.", run.workflow_id, reason)
             run.stop(reason)
 
     def go_on(self) -> None:
         """Begin runs again."""
-        if self.suspended is not None:
-            log.info("This executor goes on: its lease is renewed.")
         self.suspended = None
         self.database.wakeups.wake(UNOWNED_KEY)
 

@@ -45,8 +45,9 @@ class BlockedLoop:
         if frame is None:
             return  # its thread has ended
         log.warning(
-            "%s has blocked the event loop for %.1f seconds: write the step as a def, or use asyncio.to_thread. It is here:\n%s",
-            self._find(frame), seconds, "".join(traceback.format_list(traceback.extract_stack(frame)[-MAX_FRAMES:])).rstrip(),
+            "%s has blocked the event loop for %.1f seconds: "
+            "put code that blocks into a step written as a def, or use asyncio.to_thread. It is here:\n%s",
+            self._find(frame), seconds, _stack(frame),
         )  # fmt: skip
 
     def _find(self, frame: FrameType) -> str:
@@ -75,3 +76,15 @@ class BlockedLoop:
             if run.main_task is task or any(ref() is task for ref in run.task_refs or ()):
                 return run
         return None
+
+
+def _stack(frame: FrameType) -> str:
+    """Where the program is, from the turn of the event loop inwards, without the frames of this package."""
+    frames: list[traceback.FrameSummary] = []
+    for outer, line in traceback.walk_stack(frame):
+        module = outer.f_globals.get("__name__", "")
+        if module == "asyncio.events":
+            break
+        if not module.startswith("dbos_async.") and len(frames) < MAX_FRAMES:
+            frames += traceback.StackSummary.extract([(outer, line)])
+    return "".join(traceback.format_list(frames[::-1])).rstrip()

@@ -18,6 +18,9 @@ from typing import Any, Final
 LOST_SECONDS: Final = 2.0
 """How long an executor has to come back after its connection was lost."""
 
+PREDECESSOR_SECONDS: Final = 0.5
+"""The same for an earlier launch under the same executor_id whose connection was gone at the first look."""
+
 LEFT_SECONDS: Final = 60.0
 """How long the row of an executor stays that has left and had calls under way."""
 
@@ -33,12 +36,14 @@ class _Seen:
     """Its lease and its beat."""
     changed_at: float
     unlocked_since: float | None = None
+    is_predecessor: bool = False
 
 
 class Expiry:
     """Notes what it sees of the other executors; times are those of a monotonic clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor_id: str) -> None:
+        self._executor_id = executor_id
         self._seen: dict[str, _Seen] = {}
         self._looked_at: float | None = None
         self._incarnation: str | None = None
@@ -50,6 +55,7 @@ class Expiry:
 
     def look(self, rows: Sequence[Any], now: float, lease_seconds: float) -> list[tuple[str, datetime]]:
         """Note what OTHERS has answered; the executors that have expired, each with the lease that it had."""
+        is_first = self._looked_at is None
         if self._looked_at is not None and now - self._looked_at > MAX_PAUSE_SECONDS:
             self._seen.clear()
         self._looked_at = now
@@ -57,16 +63,17 @@ class Expiry:
             self._incarnation = rows[0]["incarnation"]
             self._seen.clear()
         others = [row for row in rows if row["id"] is not None]
-        self._seen = {row["id"]: self._note(row, now) for row in others}
+        self._seen = {row["id"]: self._note(row, now, is_first=is_first) for row in others}
         return [(row["id"], row["lease_until"]) for row in others if self._has_expired(row, now, lease_seconds)]
 
-    def _note(self, row: Any, now: float) -> _Seen:
+    def _note(self, row: Any, now: float, *, is_first: bool) -> _Seen:
         state = row["lease_until"], row["beat"]
         seen = self._seen.get(row["id"])
         if seen is None:
-            seen = _Seen(state, now)
+            is_namesake = row["executor_id"] == self._executor_id
+            seen = _Seen(state, now, is_predecessor=is_first and is_namesake and not row["is_locked"])
         elif seen.state != state:
-            seen.state, seen.changed_at = state, now
+            seen.state, seen.changed_at, seen.is_predecessor = state, now, False
         if row["is_locked"]:
             seen.unlocked_since = None
         elif seen.unlocked_since is None:
@@ -81,7 +88,8 @@ class Expiry:
             return True
         if seen.unlocked_since is None or not row["has_come_back"]:
             return False
-        return now - max(seen.unlocked_since, seen.changed_at) >= LOST_SECONDS
+        seconds = PREDECESSOR_SECONDS if seen.is_predecessor else LOST_SECONDS
+        return now - max(seen.unlocked_since, seen.changed_at) >= seconds
 
 
 def has_left(row: Any) -> bool:

@@ -28,7 +28,7 @@ from dbos_async._lifecycle.blocked_loop import BlockedLoop
 log = logging.getLogger("dbos_async")
 
 ANSWER_WITHIN_SECONDS: Final = 5.0
-LOOK_EVERY_SECONDS: Final = 0.25
+LOOK_EVERY_SECONDS: Final = 0.5
 MAX_BEAT: Final = 2**31 - 1
 
 LOCK_LIVENESS: Final = "select pg_advisory_lock_shared(hashtextextended('dbos_async executor ' || $1, 0))"

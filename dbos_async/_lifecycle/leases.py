@@ -57,7 +57,7 @@ class Leases:
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._registered: asyncio.Future[None] = self._loop.create_future()
-        self._expiry = Expiry()
+        self._expiry = Expiry(executor.executor_id)
         self._free_at = 0.0
         self._releasing = releasing
         self.thread = LeaseThread(
@@ -108,15 +108,21 @@ class Leases:
         executor = self._executor
         if not self._registered.done():
             self._registered.set_result(None)
-        elif is_new and executor.suspended is None:
-            executor.suspend("other executors saw no sign of life of it and take its workflows over")
-        if executor.suspended is not None:
+        elif is_new:
+            log.warning("This executor was silent for so long that its lease expired: its workflows may run elsewhere.")
+            executor.suspend("other executors take its workflows over")
+            executor.stop_runs("another executor takes its workflow over")
             self._releasing.begin_anew()
+        elif executor.suspended is not None and not self._releasing.begins_anew:
+            log.info("The lease of this executor is renewed.")
+            executor.go_on()
 
     def on_overdue(self, reason: str) -> None:
         """The lease was not renewed in time: others may take the workflows over."""
         if self._executor.suspended is None and not self._executor.closing:
-            self._executor.suspend(f"its lease could not be renewed for {LEASE_SECONDS:g} seconds ({reason})")
+            text = "The lease of this executor is overdue (%s): others may take its workflows over, and it begins none."
+            log.warning(text, reason or "this process stood still")
+            self._executor.suspend("the lease is overdue")
 
     def on_problem(self, error: Exception) -> None:
         """An attempt to renew the lease has failed."""

@@ -1,7 +1,7 @@
 """Gives back what this executor owns and does not run, so that an executor claims it anew.
 
 Such workflows are left by a start or a claim whose answer was lost, by an outcome that could not be stored, and by runs that were
-stopped because the lease was overdue.
+stopped since other executors had taken this one for dead.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class Releasing:
         self._losses = 0
         """How many answers had been lost at the last look."""
         self._can_begin_anew = asyncio.Event()
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether everything is being given back."""
+        return self._can_begin_anew.is_set()
 
     def begin_anew(self) -> None:
         """The lease is renewed: give everything back, and go on as an executor that has just been launched."""

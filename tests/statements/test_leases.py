@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dbos_async._lifecycle import leases, releasing
-from dbos_async._lifecycle.expiry import LEFT_SECONDS, LOST_SECONDS, Expiry
+from dbos_async._lifecycle.expiry import LEFT_SECONDS, LOST_SECONDS, PREDECESSOR_SECONDS, Expiry
 from dbos_async._workflows import control
 from tests.support.statements import execute
 
@@ -43,7 +43,7 @@ def seen(
 
 
 def test_w10_an_executor_expires_when_neither_its_lease_nor_its_beat_has_changed() -> None:
-    expiry = Expiry()
+    expiry = Expiry("me")
     assert expiry.look(seen(0), 0.0, 15.0) == []
     for second in range(1, 30):
         assert expiry.look(seen(0, beat=second), second, 15.0) == [], "its renewals are refused, and its beat goes on"
@@ -57,7 +57,7 @@ def test_w10_an_executor_expires_when_neither_its_lease_nor_its_beat_has_changed
 
 
 def test_w10_an_observer_that_was_away_begins_to_count_anew() -> None:
-    expiry = Expiry()
+    expiry = Expiry("me")
     expiry.look(seen(0), 0.0, 15.0)
     assert expiry.look(seen(0), 100.0, 15.0) == []
     assert expiry.look(seen(0), 104.0, 15.0) == []
@@ -65,7 +65,7 @@ def test_w10_an_observer_that_was_away_begins_to_count_anew() -> None:
 
 
 def test_w2_an_executor_without_its_connection_has_two_seconds_to_come_back() -> None:
-    expiry = Expiry()
+    expiry = Expiry("me")
     expiry.look(seen(0), 0.0, 15.0)
     assert expiry.look(seen(0, is_locked=False), 1.0, 15.0) == []
     assert bool(expiry.is_suspicious)
@@ -78,7 +78,7 @@ def test_w2_an_executor_without_its_connection_has_two_seconds_to_come_back() ->
 
 
 def test_w5_after_a_promotion_of_the_server_nobody_expires_before_a_whole_lease() -> None:
-    expiry = Expiry()
+    expiry = Expiry("me")
     expiry.look(seen(0), 0.0, 15.0)
     for second in range(1, 14):
         expiry.look(seen(0), second, 15.0)
@@ -89,11 +89,30 @@ def test_w5_after_a_promotion_of_the_server_nobody_expires_before_a_whole_lease(
 
 
 def test_w2_an_executor_that_has_left_stays_for_calls_that_commit_late() -> None:
-    expiry = Expiry()
+    expiry = Expiry("me")
     left: list[Any] = [{**seen(0, is_locked=False)[0], "lease_until": NEVER}]
     for second in range(int(LEFT_SECONDS)):
         assert expiry.look(left, second, 15.0) == []
     assert expiry.look(left, LEFT_SECONDS, 15.0) == [("other", NEVER)]
+
+
+def test_w2_an_earlier_launch_under_the_same_executor_id_has_half_a_second() -> None:
+    expiry = Expiry("other")
+    assert expiry.look(seen(0, is_locked=False), 0.0, 15.0) == []
+    assert expiry.look(seen(0, is_locked=False), PREDECESSOR_SECONDS - 0.1, 15.0) == []
+    assert expiry.look(seen(0, is_locked=False), PREDECESSOR_SECONDS, 15.0) != []
+
+
+def test_w10_a_live_executor_of_the_same_executor_id_has_two_seconds_like_all_others() -> None:
+    expiry = Expiry("other")
+    expiry.look(seen(0), 0.0, 15.0)
+    assert expiry.look(seen(0, is_locked=False), 1.0, 15.0) == []
+    assert expiry.look(seen(0, is_locked=False), 2.9, 15.0) == []
+    returned = Expiry("other")
+    returned.look(seen(0, is_locked=False), 0.0, 15.0)
+    returned.look(seen(1), 0.3, 15.0)
+    assert returned.look(seen(1, is_locked=False), 0.4, 15.0) == []
+    assert returned.look(seen(1, is_locked=False), 2.0, 15.0) == []
 
 
 async def test_w10_an_executor_that_renews_its_lease_at_this_moment_is_not_removed(one: Any, two: Any) -> None:

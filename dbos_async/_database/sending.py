@@ -1,0 +1,110 @@
+"""Sends the calls of a flight to the server, and notes what it means when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from math import inf
+from typing import Final
+
+import asyncpg
+
+from dbos_async._database.calls import Call, batch_columns
+from dbos_async._database.connections import Postgres
+from dbos_async._database.flights import Flight
+from dbos_async._database.outages import Meaning, meaning_of
+from dbos_async._database.probe import AFTER_SECONDS
+from dbos_async._database.time_limits import TimeLimits
+from dbos_async._database.urls import reason_of
+
+log = logging.getLogger("dbos_async")
+
+MAX_CONFLICTS: Final = 20
+"""So often a batch is repeated because others changed the same rows. After that it counts as refused."""
+
+WARN_EVERY_SECONDS: Final = 60.0
+
+LOCKED: Final = "another transaction holds a lock that the call needs"
+
+
+class Sending:
+    """What all batches of one process share on their way to the server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, postgres: Postgres, limits: TimeLimits) -> None:
+        self._loop, self._postgres, self._limits = loop, postgres, limits
+        self._departures = itertools.count(1)
+        self._warn_at: dict[Meaning, float] = {}
+        self.losses: int = 0
+        """How often a connection was lost while a batch was at the server, so that it may have been committed."""
+
+    async def execute(self, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
+        """Execute the statement for these calls of a flight, without those whose callers have left."""
+        # A statement that was cut off because it was silent gets more time, in case it is only slow.
+        probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
+        flight.is_at_server, flight.sent_at = False, -inf
+        async with self._postgres.acquire(
+            probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
+        ) as connection:
+            # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
+            calls[:] = [call for call in calls if not call.done() or call.must_finish]
+            if not calls:
+                return []
+            flight.is_at_server, flight.sent_at = True, self._loop.time()
+            is_ordered = flight.statement.is_ordered
+            if is_ordered:
+                self._depart(calls)
+            if len(calls) == 1 and len(calls[0].rows) == 1:
+                order = calls[0].order_columns if is_ordered else ()
+                return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
+            return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+
+    def _depart(self, calls: list[Call]) -> None:
+        """Tell the calls that they leave together: those of one run share a place in its order."""
+        departure = next(self._departures)
+        for call in calls:
+            if call.ticket is not None:
+                call.ticket.depart(departure)
+            if call.observer is not None:
+                call.observer.on_departure(call, departure)
+
+    def note_failure(self, flight: Flight, calls: list[Call], error: Exception) -> Meaning:
+        """Note that these calls of a flight have failed together; what that means for them."""
+        flight.failures += 1
+        meaning = meaning_of(error)
+        if meaning in (Meaning.CONFLICT, Meaning.LOST):
+            flight.sql = flight.statement.sql
+        if meaning is Meaning.CONFLICT:
+            flight.conflicts += 1
+            return Meaning.REFUSED if flight.conflicts > MAX_CONFLICTS else meaning
+        if meaning is Meaning.LOST and flight.is_at_server:
+            flight.losses += 1
+            self.losses += 1
+            for call in calls:
+                call.lose_result()
+        flight.is_at_server, flight.sent_at = False, -inf
+        if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
+            self._limits.reason = reason_of(error) + (f": {LOCKED}" if meaning is Meaning.LOCKED else "")
+            self._limits.fail_late(calls)
+            self._warn(flight, error, meaning)
+        return meaning
+
+    def _warn(self, flight: Flight, error: Exception, meaning: Meaning) -> None:
+        now = self._loop.time()
+        if (
+            now < self._warn_at.get(meaning, now)
+            or meaning is Meaning.LOCKED
+            or self._postgres.loop_watch.was_blocked()
+        ):
+            return
+        self._warn_at[meaning] = now + WARN_EVERY_SECONDS
+        kind, reason = type(error).__name__, reason_of(error)
+        if meaning is Meaning.LOST:
+            log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
+        else:
+            name = flight.statement.name
+            log.warning("The database refuses %s (%s: %s): calls wait and are repeated.", name, kind, reason)
+
+    def _on_probe(self, silence: BaseException | None) -> None:
+        if silence is not None:
+            self._limits.reason = reason_of(silence)
