@@ -95,7 +95,7 @@ def _program(one: str, number: int, seconds: float) -> Program:
     step: Instruction = {"do": "step", "kind": "plain"}
     match number % 4:
         case 0:
-            program = [{**step, "kind": "long", "seconds": seconds * 0.3 * (1 + number % 5)}, step]
+            program = [{**step, "kind": "long", "seconds": seconds * 0.25 * (1 + number % 5)}, step]
         case 1:
             program = [{"do": "drain", "topic": "news", "up_to": MESSAGES_EACH, "envelope": False}, step]
         case 2:
