@@ -1,7 +1,8 @@
 """Durable messages, events and streams between asyncio workflows, on the Postgres you already have."""
 
+from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
-from dbos_async._runs.start_options import SetWorkflowID, SetWorkflowTimeout
+from dbos_async._runs.start_options import SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
 from dbos_async.client import DBOSClient
@@ -27,6 +28,7 @@ from dbos_async.errors import (
     StepTimeoutError,
     StreamClosedError,
     StreamTimeoutError,
+    SystemExitError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowEndedError,
@@ -35,6 +37,8 @@ from dbos_async.errors import (
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Stream, Topic
+
+_logs.install()
 
 __all__ = [
     "ConfigurationError",
@@ -60,12 +64,14 @@ __all__ = [
     "RegistrationError",
     "ReplayMismatchError",
     "SendMessage",
+    "SetApplicationVersion",
     "SetWorkflowID",
     "SetWorkflowTimeout",
     "StepTimeoutError",
     "Stream",
     "StreamClosedError",
     "StreamTimeoutError",
+    "SystemExitError",
     "Topic",
     "WorkflowCancelledError",
     "WorkflowConflictError",

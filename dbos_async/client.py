@@ -14,7 +14,7 @@ from dbos_async._workflows.registry import call_by_name
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.verbs import WorkflowVerbs
 from dbos_async.errors import LaunchError, WrongPlaceError
-from dbos_async.keys import check_duration, check_int
+from dbos_async.keys import check_duration, check_int, check_version
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection
@@ -31,7 +31,9 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
 
     ``migrate=True`` also creates or updates the schema; by default it is only checked. ``max_payload_bytes`` is how large the JSON
     of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot be reached, then it
-    raises `DatabaseUnavailableError`. Results are plain JSON values unless the workflow is started by its function.
+    raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what this client starts;
+    ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some starts. Results are
+    plain JSON values unless the workflow is started by its function.
 
     Example:
         ```python
@@ -48,11 +50,13 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         migrate: bool = False,
         max_payload_bytes: int = 8 * 2**20,
         connect_timeout_seconds: float = 30.0,
+        application_version: str | None = None,
     ) -> None:
         self._url = url
         self._migrate = migrate
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
+        self._application_version = check_version(application_version)
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
     async def __aenter__(self) -> Self:
@@ -93,7 +97,7 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         """Start a workflow by its registered name, or by its function; any live executor that knows it runs it.
 
         Returns the handle once the start is committed. Arguments given with a name travel as plain JSON, and the result is a plain
-        JSON value. Ids, ``connection=`` and errors are those of `DBOS.start_workflow`.
+        JSON value. Ids, versions, ``connection=`` and errors are those of `DBOS.start_workflow`.
 
         Example:
             ```python
@@ -107,7 +111,7 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         """
         connection, kwargs = start.split_connection(workflow, kwargs)
         name, text, result_type = call_by_name(workflow, args, kwargs)
-        return await start.start(self._database, name, text, result_type, None, connection)
+        return await start.start(self._database, name, text, result_type, None, connection, self._application_version)
 
     @property
     def _database(self) -> Database:

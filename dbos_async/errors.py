@@ -22,6 +22,7 @@ DBOSError
 ├── WorkflowEndedError             a task, thread or step outlived its workflow, run or step
 ├── StreamClosedError              a value written to a closed stream
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
+├── SystemExitError                a step or workflow called sys.exit
 ├── StreamTimeoutError             no value came in time (also a TimeoutError)
 ├── ReplayMismatchError            a replay asked for another step than the recorded one
 └── RecordedError                  a recorded error whose type is not imported in this process
@@ -282,9 +283,19 @@ class StepTimeoutError(DBOSError, TimeoutError):
     timeout_seconds: float
 
     def __str__(self) -> str:
+        return f"The step {self.step!r} took longer than {self.timeout_seconds:g} seconds: raise timeout_seconds, or speed it up."
+
+
+@_with_fields
+class SystemExitError(DBOSError):
+    """Raised in the place of ``SystemExit`` by a step or workflow whose code called ``sys.exit``; ``code`` is its argument."""
+
+    what: str
+    code: int | str | None
+
+    def __str__(self) -> str:
         return (
-            f"The step {self.step!r} took longer than its {self.timeout_seconds:g} seconds: "
-            "raise timeout_seconds, or make it faster."
+            f"{self.what} called sys.exit({self.code!r:.100}): raise an exception there, and end the program elsewhere."
         )
 
 

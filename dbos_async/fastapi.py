@@ -15,11 +15,15 @@ before anything parses it, with Starlette's own middleware (FastAPI's ``max_body
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
+import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
+import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,6 +44,7 @@ from dbos_async.errors import (
     InvalidArgumentError,
     InvalidStreamValueError,
     InvalidValueError,
+    LaunchError,
     MessageNotFoundError,
     RedeliveryError,
     WorkflowCancelledError,
@@ -49,11 +54,15 @@ from dbos_async.errors import (
 )
 from dbos_async.keys import Stream, check_key, check_seconds, key_and_type
 
+log = logging.getLogger("dbos_async")
+
 App = TypeVar("App")
 Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_AFTER_SECONDS = 5
+CUT_OFF_AFTER_SECONDS = 5.0
+"""So long a client has to read the rest of its event stream when the server stops."""
 LAST_OFFSET = 2**31 - 2
 
 STATUS_CODES: dict[type[DBOSError], int] = {
@@ -115,7 +124,10 @@ def add_error_handlers(app: Starlette) -> None:
 
 
 class _EventStream(EventSourceResponse):
-    """Ends the response in good order when the server stops, so that no error is logged and browsers reconnect."""
+    """Ends the response in good order when the server stops, so that no error is logged and browsers reconnect.
+
+    A client that reads no more does not keep the server from stopping: it is cut off after a while.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = False
@@ -127,7 +139,35 @@ class _EventStream(EventSourceResponse):
 
         await super().__call__(scope, receive, watched_send)
         if is_open:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            transport = _transport(scope, receive)
+            if transport is not None:
+                asyncio.get_running_loop().call_later(CUT_OFF_AFTER_SECONDS, _cut_off, transport)
+            with anyio.move_on_after(CUT_OFF_AFTER_SECONDS + 1):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _transport(scope: Scope, receive: Receive) -> asyncio.Transport | None:
+    """The connection of this request, if uvicorn serves it. ASGI has no way to cut it off.
+
+    uvicorn is asked by the handler of its signals, since middleware may have put another ``receive`` in the place of its own.
+    """
+    cycles: list[Any] = [getattr(receive, "__self__", None)]
+    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    cycles += [
+        getattr(each, "cycle", None) for each in getattr(getattr(server, "server_state", None), "connections", ())
+    ]
+    for cycle in cycles:
+        served: Any = getattr(cycle, "scope", None)
+        if served is scope or (isinstance(served, dict) and served.get("state", served) is scope.get("state")):
+            transport = getattr(cycle, "transport", None)
+            return transport if isinstance(transport, asyncio.Transport) or hasattr(transport, "abort") else None
+    return None
+
+
+def _cut_off(transport: asyncio.Transport) -> None:
+    if transport.get_write_buffer_size() > 0:
+        log.warning("A client of an event stream has stopped reading and was cut off, since the server stops.")
+    transport.abort()
 
 
 async def stream_response(
@@ -208,6 +248,8 @@ async def _body(
                 del page
     except WorkflowNotFoundError:
         yield _end("DELETED", offset)
+    except LaunchError:
+        return  # the client or the DBOS that reads was closed: the browser connects again
 
 
 def _events(page: live.Page, offset: int) -> bytes:

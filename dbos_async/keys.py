@@ -109,6 +109,11 @@ def check_key(key: object, what: str) -> str:
     return key
 
 
+def check_version(version: object) -> str | None:
+    """Return an ``application_version`` if it is ``None`` or a text that can be a key, else raise `InvalidArgumentError`."""
+    return None if version is None else check_key(version, "application_version")
+
+
 def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | None:
     """Return a time to wait if it is a number of at least 0, else raise `InvalidArgumentError`.
 

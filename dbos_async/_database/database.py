@@ -74,7 +74,8 @@ class Database:
             raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.last_error)
 
     async def close(self) -> None:
-        """End every call under way and close every connection."""
+        """End every wait and every call under way, and close every connection."""
+        self.wakeups.close()
         await self.batches.close()
         if self._listening is not None:
             self._listening.cancel()

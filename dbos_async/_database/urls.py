@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
+from dbos_async._logs import shown
+
 
 class Host(NamedTuple):
     """One server of the database. Its name is a host name, an IP address, or the folder of a Unix socket."""
@@ -58,9 +60,9 @@ def why_unusable(url: str, error: Exception) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if it has none."""
+    """Return the first line of an error's message as it may be shown, or the name of its type if it has none."""
     (reason, *_) = str(error).splitlines() or [""]
-    return reason or type(error).__name__
+    return shown(reason) or type(error).__name__
 
 
 def without_password(url: str) -> str:

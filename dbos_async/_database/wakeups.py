@@ -21,6 +21,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
 
+from dbos_async.errors import LaunchError
+
 RECHECK_SECONDS = 30.0
 """Every waiter polls again after at most this time, in case a notification was lost."""
 RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
@@ -128,8 +130,10 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Self:
-        """Return when it is time for a poll."""
+        """Return when it is time for a poll. Raises `LaunchError` when the register is closed, since no change comes any more."""
         if not self.woken and not self._updates:
+            if self._wakeups.is_closed:
+                raise self._wakeups.closed_error()
             loop = self._wakeups.loop
             self._waiter = loop.create_future()
             self._ticks = 0
@@ -142,6 +146,8 @@ class Subscription:
                 if timer is not None:
                     timer.cancel()
                 self._waiter = None
+            if self._wakeups.is_closed:
+                raise self._wakeups.closed_error()
         self.changed, self.woken = self.woken, False
         self._polls_in_seconds = RECHECK_SECONDS
         return self
@@ -201,6 +207,8 @@ class Wakeups:
         self._listeners: dict[bytes, ChangeListener] = {}
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
+        self.is_closed: bool = False
+        """Whether no change comes any more."""
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -221,6 +229,20 @@ class Wakeups:
                 subscription.wake()
         for listener in list(self._listeners.values()):
             listener.changed()
+
+    def close(self) -> None:
+        """Tell every waiter that no change comes any more: it raises `LaunchError`, and so does one that comes later."""
+        self.is_closed = True
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.wake()
+
+    @staticmethod
+    def closed_error() -> LaunchError:
+        """What a waiter raises then."""
+        return LaunchError(
+            "This DBOS or DBOSClient was closed while this call was waiting: launch or open one, then call again."
+        )
 
     def has_waiters(self, keys: Sequence[bytes]) -> bool:
         """Whether a change of these keys concerns this process. A waiter that comes later polls first, and sees it."""

@@ -25,7 +25,8 @@ locked as materialized (
 ),
 claimed as (
     update dbos_async.workflows
-    set owner = :executor_id, attempt = attempt + 1, claimed_at = clock_timestamp()
+    set owner = :executor_id, attempt = attempt + 1, claimed_at = clock_timestamp(),
+        application_version = coalesce(application_version, :application_version)
     where ctid = any (array(select ctid from locked))
     returning id, name, input, attempt, recoveries, trace_parent,
               extract(epoch from deadline - clock_timestamp())::float8 as seconds_left

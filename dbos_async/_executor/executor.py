@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from typing import Any, Final, Protocol
@@ -20,6 +21,8 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._logs import shown
+from dbos_async._runs import exits, threads
 from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
@@ -29,7 +32,7 @@ from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import encode_value, size_error
-from dbos_async.errors import InvalidValueError, ReplayMismatchError
+from dbos_async.errors import InvalidValueError, ReplayMismatchError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
@@ -37,7 +40,7 @@ RUNS_OF_ONE = 1_000_000
 """The last six digits of a workflow's ``attempt`` count its runs."""
 
 STUBBORN_SECONDS = 5.0
-"""How long the executor keeps cancelling code that swallows its cancellation."""
+"""How long the executor keeps cancelling code that swallows its cancellation, and waits for threads that cannot be stopped."""
 
 _NO_OUTCOME = Outcome("ERROR", None, None)
 
@@ -140,7 +143,7 @@ class Executor:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
-        task = self.task_factory.make_main_task(run, work, f"workflow {workflow_id}")
+        task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
         self._tasks.add(task)
         self.database.wakeups.add_listener(run.end_key, run)
         if seconds_left is not None:
@@ -188,6 +191,13 @@ class Executor:
             log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, reason)
             run.stop(reason)
 
+    def stop_cancelled(self, workflow_id: str, attempt: int) -> None:
+        """Stop the run of a workflow that was cancelled. ``attempt`` is its fence since then: a later run goes on."""
+        run = self.runs.get(workflow_id)
+        if run is not None and run.attempt < attempt and not run.over and run.stopped is None:
+            log.info("A run of workflow %r stops: it was cancelled.", workflow_id)
+            run.stop("it was cancelled")
+
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, give the running steps that time to finish, then stop every run without an outcome."""
         self.closing = True
@@ -209,6 +219,8 @@ class Executor:
             # context of the code that happens to trigger the collection.
             _left_behind.add(task)
             log.warning("%s swallows its cancellation and was left behind.", task.get_name())
+        for step in await threads.left_behind(give_up_at - self.loop.time()):
+            log.warning("The step %r%s still runs in a thread and was left behind.", step.name, _workflow_of(step))
 
     def _unfinished(self) -> list[asyncio.Future[Any]]:
         # A task that is cancelled before its first turn never reaches _work, so it is still in _tasks, but done.
@@ -217,6 +229,7 @@ class Executor:
 
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
+        forks = exits.forks
         tracing.attach(trace_parent)
         outcome = _NO_OUTCOME
         try:
@@ -227,18 +240,16 @@ class Executor:
                 outcome = call
             else:
                 args, kwargs = call
-                outcome = _success(run, workflow, await workflow.function(*args, **kwargs))
+                try:
+                    value = await workflow.function(*args, **kwargs)
+                finally:
+                    if exits.forks != forks:
+                        exits.leave_child(sys.exception())
+                outcome = _success(run, workflow, value)
         except Exception as error:
-            outcome = _failure(error)
-        except (SystemExit, KeyboardInterrupt):
-            run.stop("the process was told to end")
-            raise
+            outcome = _failure(run, error)
         except BaseException as error:
-            if self.service is not None and self.service.cancelling():
-                run.stop("the event loop closes without a shutdown of DBOS")
-                raise
-            # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
-            outcome = _failure(error)
+            outcome = self._end_of(run, error)
         finally:
             run.over = True
             try:
@@ -246,6 +257,19 @@ class Executor:
                     await self._cancel_tasks_inside(run)
             finally:
                 self._end(run, outcome)
+
+    def _end_of(self, run: Run, error: BaseException) -> Outcome:
+        """The outcome of a function that raised this, which is no Exception. A run that was ended from outside is stopped."""
+        exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
+        if isinstance(exit_error, SystemExitError):
+            return _failure(run, exit_error)
+        if self.service is not None and self.service.cancelling():
+            run.stop("the event loop closes without a shutdown of DBOS")
+            return _NO_OUTCOME
+        if not exits.is_outcome(error):
+            exits.interrupt(run, error)
+        # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
+        return _failure(run, error)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome of a run that is over; a stopped run has none."""
@@ -307,8 +331,15 @@ def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
     return Outcome("SUCCESS", result, None)
 
 
-def _failure(error: BaseException) -> Outcome:
+def _failure(run: Run, error: BaseException) -> Outcome:
+    if run.stopped is None:
+        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
     return Outcome("ERROR", None, encode_error(error))
+
+
+def _workflow_of(step: threads.Job) -> str:
+    body = step.context.get(current)
+    return "" if body is None else f" of workflow {body.run.workflow_id!r}"
 
 
 def _do_nothing() -> None:

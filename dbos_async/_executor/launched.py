@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from threading import get_ident
 
 from dbos_async._database.database import Database
 from dbos_async._executor.executor import Executor
 from dbos_async.errors import LaunchError, WrongPlaceError
+
+STOP_WITHIN_SECONDS = 1.0
 
 _launched: Executor | None = None
 
@@ -40,6 +43,27 @@ def not_launched() -> LaunchError:
     return LaunchError(
         "DBOS is not launched: write 'async with DBOS(...):' around your program, or await DBOS.launch(...)."
     )
+
+
+def stop_cancelled(database: Database, workflow_id: str, attempt: int) -> None:
+    """Stop the run of a workflow of this database that was cancelled, if it runs in this process; see `Executor.stop_cancelled`."""
+    if _launched is not None and _launched.database is database:
+        _launched.stop_cancelled(workflow_id, attempt)
+
+
+async def stop_if_lost(database: Database, workflow_id: str) -> None:
+    """Return once the run of this workflow in this process is stopped, if the workflow is not its own any more.
+
+    The caller may know that from a connection of its own, as a client does. It waits for a moment only: the run hears of the
+    change by itself, too.
+    """
+    if _launched is None or _launched.loop is not database.loop:
+        return
+    run = _launched.runs.get(workflow_id)
+    if run is not None and run.stopped is None and not run.over:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN_SECONDS):
+                await _launched.stop_if_not_owner(run)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from dbos_async._database.loop_watch import BLOCKED_SECONDS
 from dbos_async._executor.executor import Executor
+from dbos_async._logs import Lines
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.run import Run
 
@@ -46,8 +47,8 @@ class BlockedLoop:
             return  # its thread has ended
         log.warning(
             "%s has blocked the event loop for %.1f seconds: "
-            "put code that blocks into a step written as a def, or use asyncio.to_thread. It is here:\n%s",
-            self._find(frame), seconds, _stack(frame),
+            "put code that blocks into a step written as a def, or use asyncio.to_thread. It is here:%s",
+            self._find(frame), seconds, Lines(_stack(frame)),
         )  # fmt: skip
 
     def _find(self, frame: FrameType) -> str:

@@ -22,10 +22,10 @@ order by deadline limit :most
 -- name: CANCEL_DUE (id text, digest bytea)
 -- Cancels the workflows whose deadlines have passed. Rows that others lock at this moment are skipped, until the next time.
 with locked as materialized (
-    select c.n, c.digest, w.id
+    select c.n, c.digest, w.id, w.attempt
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, deadline, ended_at from dbos_async.workflows where id = c.id for no key update skip locked
+        select id, attempt, deadline, ended_at from dbos_async.workflows where id = c.id for no key update skip locked
     ) as w
     where w.ended_at is null and w.deadline <= clock_timestamp()
 ),
@@ -35,4 +35,4 @@ cancelled as (
     where id = any (array(select id from locked))
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
-select n, id from locked, announced
+select n, id, attempt + 1 as attempt from locked, announced

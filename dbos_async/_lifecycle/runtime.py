@@ -104,7 +104,7 @@ class Runtime:
             ("take-overs", self.leases.keep_looking),
             ("releases", self.releasing.keep_releasing),
             ("claims", self.claiming.keep_claiming),
-            ("deadlines", functools.partial(periodic.keep_deadlines, self.database)),
+            ("deadlines", functools.partial(periodic.keep_deadlines, self.executor)),
             ("unclaimable", functools.partial(periodic.keep_reporting_unclaimable, self.database)),
         ):
             self.services.append(Service(name, service))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypedDict, TypeVar
 
-from dbos_async.keys import check_duration, check_int, check_key
+from dbos_async.keys import check_duration, check_int, check_key, check_version
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.executor_id is not None:
             check_key(self.executor_id, "executor_id")
+        check_version(self.application_version)
         check_int(self.max_running, 1, "max_running")
         check_int(self.max_payload_bytes, 1, "max_payload_bytes")
         check_duration(self.connect_timeout_seconds, "connect_timeout_seconds")

@@ -49,6 +49,14 @@ class StepContext:
     run: Run
     path: str
     over: bool = False
+    tasks: weakref.WeakSet[asyncio.Task[object]] | None = None
+    """The tasks that were started inside."""
+
+    def add_task(self, task: asyncio.Task[object]) -> None:
+        """Remember the task as long as it lives."""
+        if self.tasks is None:
+            self.tasks = weakref.WeakSet()
+        self.tasks.add(task)
 
 
 Context = WorkflowContext | StepContext

@@ -1,9 +1,9 @@
 """Whether a run has anything left to do in this turn of the event loop.
 
-asyncio does not tell that in public. This file has every private name of asyncio and anyio that the package uses: the callbacks
-that are ready (``loop._ready``), the timers (``loop._scheduled``), what each calls (``handle._callback``) and in which context
-(``handle._context``). Where a loop hides them, as uvloop does, a run is quiet after `IDLE_TURNS` turns in which nothing arrived
-and all its tasks waited (``task._fut_waiter``).
+asyncio does not tell that in public. This file has every private name of asyncio and anyio that the package uses, but for those of
+threads (`_runs/threads.py`): the callbacks that are ready (``loop._ready``), the timers (``loop._scheduled``), what each calls
+(``handle._callback``) and in which context (``handle._context``). Where a loop hides them, as uvloop does, a run is quiet after
+`IDLE_TURNS` turns in which nothing arrived and all its tasks waited (``task._fut_waiter``).
 
 A cancelled scope of anyio cancels its tasks in every turn until they have ended. When that callback alone is ready, and was in the
 turn before as well, it has nothing left to do.

@@ -118,9 +118,14 @@ class TaskFactory:
         ) -> asyncio.Task[Any]:
             context: contextvars.Context | None = options.get("context")
             here: Any = current.get() if context is None else context.get(current)
-            if type(here) is not body or type(coroutine) is _AsyncGeneratorClose:
-                return asyncio.Task(coroutine, loop=loop, **options)
-            return make_task(here.run, loop, coroutine, options)
+            if type(here) is body:
+                if type(coroutine) is not _AsyncGeneratorClose:
+                    return make_task(here.run, loop, coroutine, options)
+                here = None
+            task = asyncio.Task(coroutine, loop=loop, **options)
+            if here is not None:
+                here.add_task(task)  # of a step
+            return task
 
         def construct(
             coroutine: Coroutine[Any, Any, Any], *, loop: asyncio.AbstractEventLoop, **options: Any

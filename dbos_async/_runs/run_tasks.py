@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from dbos_async._runs import exits
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.set_start import SetStart
 
@@ -96,6 +97,10 @@ class RunTasks:
         if len(refs) > self.most_task_refs:
             self.task_refs = [ref for ref in refs if (one := ref()) is not None and not one.done()]
             self.most_task_refs = 2 * len(self.task_refs) + FEW_TASKS
+
+    def exit_of_a_task(self) -> SystemExit | None:
+        """The SystemExit with which one of them has ended the event loop."""
+        return exits.exit_of([ref() for ref in self.task_refs or ()])
 
     def add_hidden_task(self, task: asyncio.Task[Any]) -> None:
         """Remember the task until it has ended, since the event loop does not tell what it does."""

@@ -1,4 +1,4 @@
-"""What a start takes from the ``with`` blocks around it: the id of the workflow, and its deadline."""
+"""What a start takes from the ``with`` blocks around it: the id of the workflow, its version and its deadline."""
 
 from __future__ import annotations
 
@@ -88,6 +88,40 @@ class SetWorkflowTimeout:
     def __exit__(self, *_: object) -> None:
         allowed_seconds.reset(self._before.pop())
 
+
+class SetApplicationVersion:
+    """``with SetApplicationVersion("2"):`` a workflow that is started in the block runs only in executors of this version.
+
+    Executors that have no version run it, too. Without the block a workflow gets the version of the executor that starts it, or the
+    ``application_version`` of the client, or, if that has none, the version of the first executor that claims it. Raises
+    `InvalidArgumentError` unless the version is a text of 1 to 512 characters.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def greet(name: str) -> str:
+            return f"hello, {name}"
+
+        async with DBOSClient(url) as client:
+            with SetApplicationVersion("2"):
+                handle = await client.start_workflow("greet", "world")
+            assert (await handle.get_status()).application_version == "2"
+        ```
+    """
+
+    def __init__(self, application_version: str) -> None:
+        self.application_version: str = check_key(application_version, "The version of SetApplicationVersion")
+        self._before: list[Token[str | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(wanted_version.set(self.application_version))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wanted_version.reset(self._before.pop())
+
+
+wanted_version: ContextVar[str | None] = ContextVar("dbos_async_wanted_version", default=None)
 
 allowed_seconds: ContextVar[float | None] = ContextVar("dbos_async_allowed_seconds", default=None)
 

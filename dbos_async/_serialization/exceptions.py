@@ -9,18 +9,20 @@ import base64
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
-from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode_value, safe_str, utf8_safe
+from dbos_async._serialization import bounded
+from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode_value, safe_str, type_adapter, utf8_safe
 from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
 
 MAX_ERROR_DEPTH = 8
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 1 << 20
 MAX_PART_LENGTH = 1000
+MAX_ARGS = 10_000
 
 # Built-in exceptions keep these fields outside of their arguments and their __dict__.
 _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
@@ -56,9 +58,12 @@ def decode_error(text: str, of: str = "") -> Exception:
     ``of`` names the record's origin in the message for a record that cannot be read.
     """
     try:
-        return _rebuild(_Record.model_validate_json(text, strict=True))
+        if len(text) <= 2 * MAX_ERROR_LENGTH:  # encode_error writes no longer ones
+            record: _Record = bounded.validate_json(type_adapter(_Record), text, strict=True)
+            return _rebuild(record, iter(range(MAX_ERRORS)))
     except (ValueError, RecursionError):
-        return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT_LENGTH])
+        pass
+    return RecordedError(f"an unreadable record of {of}" if of else "an unreadable record", text[:EXCERPT_LENGTH])
 
 
 class _Record(BaseModel):
@@ -70,7 +75,7 @@ class _Record(BaseModel):
     attributes: dict[str, Any] = {}
     notes: list[str] = []
     cause: _Record | None = None
-    exceptions: list[_Record] = []
+    exceptions: Annotated[list[_Record], Field(max_length=MAX_ERRORS)] = []
 
 
 def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Record:
@@ -89,7 +94,9 @@ def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Recor
         if missing := len(error.exceptions) - len(record.exceptions):
             record.notes.append(f"{missing} more errors of this group are not recorded.")
     else:
-        record.args = [_argument(argument) for argument in error.args]
+        record.args = [_argument(argument) for argument in error.args[:MAX_ARGS]]
+        if missing := len(error.args) - len(record.args):
+            record.notes.append(f"{missing} more arguments of this error are not recorded.")
     return record
 
 
@@ -127,10 +134,10 @@ def _as_plain_json(value: object) -> Any:
         return None
 
 
-def _rebuild(record: _Record) -> Exception:
+def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
     kind = _imported(record.type)
     try:
-        error = _make(kind, record) if kind else None
+        error = _make(kind, record, budget) if kind else None
     except Exception:  # The stored arguments do not fit this type.
         error = None
     if error is None:
@@ -138,11 +145,11 @@ def _rebuild(record: _Record) -> Exception:
     for note in record.notes:
         BaseException.add_note(error, note)
     if record.cause is not None:
-        error.__cause__ = _rebuild(record.cause)
+        error.__cause__ = _rebuild(record.cause, budget)
     return error
 
 
-def _make(kind: type[Exception], record: _Record) -> Exception:
+def _make(kind: type[Exception], record: _Record, budget: Iterator[int]) -> Exception:
     if _is_dbos_error(kind):
         dbos_error = kind(*record.args)
         str(dbos_error)  # raises if the stored arguments are not those of such an error
@@ -150,7 +157,8 @@ def _make(kind: type[Exception], record: _Record) -> Exception:
     # The type's own __new__ and __init__ are not called: a received exception must not run code.
     built_in: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if issubclass(kind, ExceptionGroup):
-        members = [_rebuild(member) for member in record.exceptions]
+        # zip takes from the members first, so that none is left when the budget is: as many were recorded.
+        members = [_rebuild(member, budget) for member, _ in zip(record.exceptions, budget, strict=False)]
         error: Exception = built_in.__new__(kind, str(record.args[0]), members or [RecordedError(record.type, "…")])
     else:
         error = built_in.__new__(kind, *record.args)

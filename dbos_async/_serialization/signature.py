@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Callable
 from inspect import Parameter
-from types import SimpleNamespace
+from types import GenericAlias, SimpleNamespace
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError
@@ -21,6 +21,8 @@ _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _BY_INDEX = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _PARAM_SPEC = (typing.ParamSpecArgs, typing.ParamSpecKwargs)
 _EMPTY_CALL = '{"args":[],"kwargs":{}}'
+_MANY = 100
+"""More arguments of one parameter than these are decoded as one value."""
 _SAME_IN_JSON = frozenset((str, bool, int))
 # Kinds of type that pydantic can check but that have no JSON form. (An Iterable would arrive as a generator.)
 _WITHOUT_JSON = frozenset(("callable", "generator", "is-instance", "is-subclass"))
@@ -88,8 +90,17 @@ class Signature:
             raise InvalidValueError(
                 f"The stored call of {of}", 'it is not of the form {"args": [...], "kwargs": {...}}'
             )
-        args = [self._decode(self._parameter_at(index), value, of) for index, value in enumerate(call["args"])]
-        return args, {key: self._decode(self._parameter_named(key), value, of) for key, value in call["kwargs"].items()}
+        args = [self._decode(name, value, of) for name, value in zip(self._indexed, call["args"], strict=False)]
+        if len(args) < len(call["args"]):
+            args += self._decode_all(self._var_args, call["args"][len(args) :], list, of)
+        kwargs: dict[str, Any] = call["kwargs"]
+        if not kwargs:
+            return args, kwargs
+        known = {name: self._decode(name, value, of) for name, value in kwargs.items() if name in self._named}
+        if len(known) == len(kwargs):
+            return args, known
+        others = {name: value for name, value in kwargs.items() if name not in known}
+        return args, known | self._decode_all(self._var_kwargs, others, dict, of)
 
     def _parameter_at(self, index: int) -> str:
         """Return the parameter that takes the positional argument at this index, ``""`` if none does."""
@@ -109,6 +120,19 @@ class Signature:
             return value
         what = f"The stored argument {parameter!r} of {of}"
         return decode_value(to_json(value).decode(), declared, what=what)
+
+    def _decode_all(self, parameter: str, values: Any, kind: type[Any], of: str) -> Any:
+        """Decode the items of a list, or the values of a dict, that this parameter takes, which may be millions."""
+        declared = self._declared_types().get(parameter, Any)
+        if declared is Any:
+            return values
+        if len(values) > _MANY:
+            alias = GenericAlias(kind, (declared,) if kind is list else (str, declared))
+            what = f"The stored argument {parameter!r} of {of}"
+            return decode_value(to_json(values).decode(), alias, what=what)
+        if kind is list:
+            return [self._decode(parameter, value, of) for value in values]
+        return {key: self._decode(parameter, value, of) for key, value in values.items()}
 
     def _declared_types(self) -> dict[str, Any]:
         return self._types if self._types is not None else self._resolve(final=True)

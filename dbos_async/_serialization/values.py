@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, SecretBytes, Secr
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypeAliasType
 
+from dbos_async._logs import shown
+from dbos_async._serialization import bounded
 from dbos_async.errors import InvalidValueError
 
 _ErrorType = Callable[[str, str, list[Any] | None], InvalidValueError]
@@ -28,6 +30,11 @@ MAX_DEPTH = 180  # levels; pydantic reads 200, and an envelope, a call or an err
 MAX_ADAPTERS = 4096
 MAX_DETAILS = 20
 EXCERPT_LENGTH = 200
+MAX_SENTENCE_LENGTH = 500
+MAX_SMALL = 1 << 14
+"""The errors of a text of more characters come without their inputs."""
+MAX_COMMAS = 2000
+"""A text that is not small and has more commas, so that it may have very many errors, is validated within bounds."""
 
 _CONFIG = ConfigDict(
     ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
@@ -35,9 +42,13 @@ _CONFIG = ConfigDict(
 _EXPECTED = (ValidationError, PydanticSerializationError, PydanticUserError, ValueError, TypeError, RecursionError)
 _SIMPLE = frozenset((type(None), bool, int, str))
 _JSON_TYPES = frozenset((type(None), bool, int, float, str, list, dict))
-# Finds JSON that may have a number outside the range of float: one with a long exponent or with very many digits.
-_MAYBE_HUGE = re.compile(r"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{199})")
+# Finds JSON that may have a number outside the range of float: one with a long exponent or with very many digits. Digits are
+# counted from the first of a number on, so that the time is linear.
+_MAYBE_HUGE = re.compile(r"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9].)[0-9]{199})")
+_OF_JSON = frozenset(("json_invalid", "json_type", "string_unicode", "recursion_loop", "invalid_key"))
+"""Errors whose messages have no text of a sender."""
 _NOT_FINITE = "it has a NaN, an infinity or a number outside the range of float, which JSON cannot represent"
+# Searched for in short texts only, since some of these take a time that is quadratic.
 _PHRASES = (
     (r"Unable to serialize unknown type: <class '(.+?)'>", r"its type is or has \1, which has no JSON"),
     (r"Unable to generate pydantic-core schema for (.+?)\. Set", r"its declared type is or has \1, which has no JSON"),
@@ -67,7 +78,8 @@ def encode_value(
             data = _dump_plain(value) if declared is Any else _dump_declared(value, type_adapter(declared))
         return data.decode()
     except Exception as problem:  # The serializers and validators of a user's type may raise anything.
-        raise _invalid(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
+        reason = None if isinstance(problem, _EXPECTED) else problem
+        raise _invalid(problem, what, error, declared) from reason
 
 
 def decode_value(
@@ -85,9 +97,13 @@ def decode_value(
             _read(to_json(from_json(text)))
         if declared is Any:
             return _read(text)
-        return type_adapter(declared).validate_json(text, by_alias=True, by_name=True)
+        checker = type_adapter(declared)
+        if len(text) > MAX_SMALL and text.count(",") > MAX_COMMAS:
+            return bounded.validate_json(checker, text)
+        return checker.validate_json(text, by_alias=True, by_name=True)
     except Exception as problem:  # As above.
-        raise _invalid(problem, what, error) from (None if isinstance(problem, _EXPECTED) else problem)
+        reason = None if isinstance(problem, _EXPECTED) else problem
+        raise _invalid(problem, what, error, declared, text if len(text) > MAX_SMALL else None) from reason
 
 
 def display_value(text: str | None) -> Any:
@@ -158,12 +174,15 @@ def _dump_declared(value: object, checker: TypeAdapter[Any]) -> bytes:
     try:
         data = checker.dump_json(value, warnings="error", round_trip=True)
     except PydanticSerializationError:
-        checker.validate_python(value, strict=True)  # This names the problem more clearly if the type is wrong.
+        bounded.validate_strictly(checker, value)  # This names the problem more clearly if the type is wrong.
         raise
     _check_depth(data)
     if b"NaN" in data or b"Infinity" in data:
         _read(data)
-    _check_equal(value, checker.validate_json(data, by_alias=True, by_name=True), checker)
+    if len(data) > MAX_SMALL and data.count(b",") > MAX_COMMAS:
+        _check_equal(value, bounded.validate_json(checker, data), checker)
+    else:
+        _check_equal(value, checker.validate_json(data, by_alias=True, by_name=True), checker)
     return data
 
 
@@ -215,7 +234,7 @@ def _check_equal(value: Any, again: Any, checker: TypeAdapter[Any]) -> None:
     elif sent is not arrived:
         _check_plain(value, objects=True)
         # Where no type is declared, plain JSON arrives.
-        if sent in _JSON_TYPES or arrived not in _JSON_TYPES or "'type': 'any'" not in str(checker.core_schema):
+        if sent in _JSON_TYPES or arrived not in _JSON_TYPES or not _allows_any(checker):
             raise TypeError(f"its type is or has {sent.__qualname__}, which would arrive as {arrived.__qualname__}")
         return
     elif isinstance(value, dict):
@@ -228,6 +247,11 @@ def _check_equal(value: Any, again: Any, checker: TypeAdapter[Any]) -> None:
         pairs = zip(_fields(value), _fields(again), strict=False)
     for one, other in pairs:
         _check_equal(one, other, checker)
+
+
+@functools.lru_cache(maxsize=MAX_ADAPTERS)
+def _allows_any(checker: TypeAdapter[Any]) -> bool:
+    return "'type': 'any'" in str(checker.core_schema)
 
 
 def _fields(value: Any) -> list[Any]:
@@ -250,24 +274,44 @@ def are_equal(one: object, other: object) -> bool:
         return True
 
 
-def _invalid(problem: Exception, what: str, error: _ErrorType) -> InvalidValueError:
+def _invalid(
+    problem: Exception, what: str, error: _ErrorType, declared: Any, large: str | None = None
+) -> InvalidValueError:
     if not isinstance(problem, ValidationError):
         return error(what, _phrase(str(problem) if isinstance(problem, _EXPECTED) else repr(problem)), None)
-    found = problem.errors(include_url=False, include_context=False)
-    path = ".".join(map(str, found[0]["loc"]))
-    sentence = ": ".join(filter(None, (utf8_safe(path), _phrase(found[0]["msg"]))))
-    # The details are stored with the error: they must be JSON, and a long input is cut.
+    count = problem.error_count()
+    found = bounded.errors_of(problem, type_adapter(declared), large)
+    first = found[0]
+    path = shown(".".join(map(_excerpt, first["loc"])))[:EXCERPT_LENGTH]
+    message = _phrase(first["msg"]) if first["type"] in _OF_JSON else _in_one_line(first["msg"])
+    sentence = ": ".join(filter(None, (path, message)))
+    # The details are stored with the error: they must be JSON, and long texts are cut.
     details = [
-        one | {"loc": [*one["loc"]], "input": safe_str(one["input"])[:EXCERPT_LENGTH]} for one in found[:MAX_DETAILS]
+        {
+            "type": one["type"],
+            "loc": [part if isinstance(part, int) else _excerpt(part) for part in one["loc"]],
+            "msg": one["msg"][:MAX_SENTENCE_LENGTH],
+            "input": _excerpt(one["input"]) if "input" in one else "(too large to be shown)",
+        }
+        for one in found[:MAX_DETAILS]
     ]
-    return error(what, f"{sentence} (and {len(found) - 1} more)" if len(found) > 1 else sentence, details)
+    return error(what, f"{sentence} (and {count - 1:,} more)" if count > 1 else sentence, details)
 
 
 def _phrase(text: str) -> str:
+    beginning = text[: 4 * MAX_SENTENCE_LENGTH]
     for pattern, phrase in _PHRASES:
-        if found := re.search(pattern, text):
-            return utf8_safe(found.expand(phrase)).strip()
-    return utf8_safe(" ".join(text.split())).rstrip(".")[:500]
+        if found := re.search(pattern, beginning):
+            return _in_one_line(found.expand(phrase))
+    return _in_one_line(beginning)
+
+
+def _in_one_line(text: str) -> str:
+    return shown(" ".join(text[: 4 * MAX_SENTENCE_LENGTH].split())).rstrip(".")[:MAX_SENTENCE_LENGTH]
+
+
+def _excerpt(value: object) -> str:
+    return safe_str(value[:EXCERPT_LENGTH] if isinstance(value, str) else value)[:EXCERPT_LENGTH]
 
 
 def safe_str(value: object) -> str:

@@ -1,23 +1,40 @@
 """Cancelling a workflow, and resuming a cancelled or parked one.
 
-Both move the fence, so whatever a run of the workflow still has under way comes too late. The executor that runs the workflow is
-woken by the announcement of the end like every waiter, checks whether it still owns the workflow, and stops the run.
+Both move the fence, so whatever a run of the workflow still has under way comes too late. A run in the process that cancels is
+stopped before the caller goes on. An executor of another process is woken by the announcement of the end like every waiter, checks
+whether it still owns the workflow, and stops the run.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY, end_key
+from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import WorkflowNotFoundError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, check_version
 
 with load(__name__) as sql:
     CANCEL: Final = sql.statement("CANCEL")
     RESUME: Final = sql.statement("RESUME")
+
+
+class _Cancelling(Observer):
+    """Stops the run of a workflow in this process as soon as the workflow is cancelled."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def on_result(self, call: Call, result: Result) -> None:
+        for (workflow_id, *_), record in zip(call.rows, result, strict=False):
+            if record["ends"]:
+                launched.stop_cancelled(self._database, workflow_id, record["attempt"])
 
 
 async def cancel(database: Database, workflow_id: str) -> None:
@@ -26,9 +43,12 @@ async def cancel(database: Database, workflow_id: str) -> None:
     digest = end_key(workflow_id)
 
     async def find() -> None:
-        answer = await database.call(CANCEL, [(workflow_id, digest)], partition=workflow_id, wakes=[digest])
+        row: tuple[Any, ...] = workflow_id, digest
+        observer = _Cancelling(database)
+        answer = await database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=observer)
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
+        await launched.stop_if_lost(database, workflow_id)
 
     await read(database, "cancel_workflow", workflow_id, find)
 
@@ -36,7 +56,7 @@ async def cancel(database: Database, workflow_id: str) -> None:
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
     """Make a cancelled or parked workflow PENDING again. It goes on after its last recorded step."""
     check_key(workflow_id, "workflow_id")
-    row: tuple[Any, ...] = workflow_id, application_version, UNOWNED_KEY
+    row: tuple[Any, ...] = workflow_id, check_version(application_version), UNOWNED_KEY
 
     async def find() -> None:
         answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])

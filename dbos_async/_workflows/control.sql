@@ -2,10 +2,10 @@
 
 -- name: CANCEL (id text, digest bytea)
 with locked as materialized (
-    select c.n, c.digest, w.id, w.ended_at is null as ends
+    select c.n, c.digest, w.id, w.attempt, w.ended_at is null as ends
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, ended_at from dbos_async.workflows where id = c.id for no key update
+        select id, attempt, ended_at from dbos_async.workflows where id = c.id for no key update
     ) as w
 ),
 cancelled as (
@@ -14,7 +14,7 @@ cancelled as (
     where id = any (array(select id from locked where ends))
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
-select n, ends from locked, announced
+select n, ends, attempt + 1 as attempt from locked, announced
 
 -- name: RESUME (id text, application_version text, digest bytea)
 with locked as materialized (

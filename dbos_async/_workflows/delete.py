@@ -13,6 +13,7 @@ import anyio
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
+from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
 from dbos_async.keys import check_key
@@ -47,7 +48,7 @@ async def delete(database: Database, workflow_id: str) -> None:
                 if not earlier and await database.call(
                     DELETE, [(workflow_id, attempt, digest)], partition="", wakes=[digest]
                 ):
-                    return
+                    return await launched.stop_if_lost(database, workflow_id)
                 if anyio.current_time() > give_up_at:
                     reason = "transactions that may still write to this workflow stayed open"
                     raise DatabaseUnavailableError(DELETE_WITHIN_SECONDS, False, reason)

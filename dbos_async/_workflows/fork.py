@@ -13,7 +13,7 @@ from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async.errors import InvalidArgumentError, WorkflowConflictError, WorkflowNotFoundError
-from dbos_async.keys import check_key
+from dbos_async.keys import check_key, check_version
 
 with load(__name__) as sql:
     FORK: Final = sql.statement("FORK")
@@ -26,6 +26,7 @@ async def fork(
 ) -> WorkflowHandle[Any]:
     """Start a copy of a workflow that goes on from one of its steps."""
     check_key(workflow_id, "workflow_id")
+    check_version(application_version)
     start = str(start_step)
     if type(start_step) not in (int, str) or _PATH.fullmatch(start) is None or start == "0":
         raise InvalidArgumentError(

@@ -19,7 +19,7 @@ from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
-from dbos_async._runs.start_options import allowed_seconds, assigned
+from dbos_async._runs.start_options import allowed_seconds, assigned, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization.ids import ordered_id
@@ -70,10 +70,14 @@ async def start(
     result_type: Any,
     executor: Executor | None,
     connection: Any = None,
+    client_version: str | None = None,
 ) -> WorkflowHandle[Any]:
-    """Make a workflow's row, unless its id has one. It begins in this executor if that has a free slot."""
+    """Make a workflow's row, unless its id has one. It begins in this executor if that has a free slot and runs its version."""
+    own_version = client_version if executor is None else executor.application_version
+    version = wanted_version.get() or own_version
+    begins_here = executor is not None and own_version in (None, version)
     # A start in the user's transaction may never be committed, so it has no owner: an executor claims it after the commit.
-    owner = executor.reserve() if executor is not None and connection is None else None
+    owner = executor.reserve() if executor is not None and begins_here and connection is None else None
     try:
         context = calling_context(database)
         if connection is not None:
@@ -86,7 +90,6 @@ async def start(
         ticket = assigned.get()
         start_id = ordered_id()
         workflow_id = str(start_id) if ticket is None else ticket.use()
-        version = executor.application_version if executor is not None else None
         key = None if owner else UNOWNED_KEY
         wakes = () if key is None else (key,)
         row: Row = (

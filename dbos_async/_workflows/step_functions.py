@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import anyio
-import anyio.to_thread
-from anyio.lowlevel import RunVar
 
+from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
+from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
-from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError
+from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MAX_THREADS = 40
-
-_threads: RunVar[anyio.CapacityLimiter] = RunVar("dbos_async_step_threads")
 
 
 class StepFunction(Generic[P, R]):
@@ -69,8 +67,20 @@ class StepFunction(Generic[P, R]):
         async def attempt() -> Any:
             body = StepContext(step.run, step.path)
             token = current.set(body)
+            forks = exits.forks
             try:
-                return await self._call(*args, **kwargs)
+                try:
+                    return await self._call(*args, **kwargs)
+                finally:
+                    if exits.forks != forks:
+                        exits.leave_child(sys.exception())
+            except asyncio.CancelledError:
+                if body.tasks is None or (left_with := exits.exit_of(body.tasks)) is None:
+                    raise
+                raise exits.as_error(left_with, f"The step {self.name!r}") from None
+            except (SystemExit, BaseExceptionGroup) as error:
+                outcome = exits.as_error(error, f"The step {self.name!r}")
+                raise outcome from outcome.__cause__
             finally:
                 body.over = True  # stops an abandoned thread from acting in the name of the step
                 current.reset(token)
@@ -84,6 +94,11 @@ class StepFunction(Generic[P, R]):
                 return (text, None) if invalid is None else (None, encode_error(invalid))
             except Exception as error:
                 return None, encode_error(error)
+            except BaseException as error:
+                if exits.is_outcome(error):
+                    return None, encode_error(error)
+                exits.interrupt(step.run, error)
+                raise
 
         done = await step.run_once(find)
         text, what = done.value(), f"The recorded result of step {self.name!r}"
@@ -98,7 +113,7 @@ class StepFunction(Generic[P, R]):
             try:
                 return await self._in_time(call)
             except Exception as error:
-                if attempt == self._max_attempts or isinstance(error, InvalidValueError):
+                if attempt == self._max_attempts or isinstance(error, InvalidValueError) or _ends_the_loop(error):
                     if attempt > 1:
                         error.add_note(f"The step {self.name!r} was tried {attempt} times.")
                     raise
@@ -119,9 +134,7 @@ class StepFunction(Generic[P, R]):
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
-        # A cancellation abandons the thread: it cannot be stopped, but its result is dropped.
-        call = functools.partial(self._function, *args, **kwargs)
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=_thread_limiter())
+        return await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs))
 
 
 class StepDecorator:
@@ -153,10 +166,7 @@ class StepDecorator:
         )
 
 
-def _thread_limiter() -> anyio.CapacityLimiter:
-    try:
-        return _threads.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(MAX_THREADS)
-        _threads.set(limiter)
-        return limiter
+def _ends_the_loop(error: Exception) -> bool:
+    """Whether this comes from a task of the step that has ended the event loop: another attempt would end it again."""
+    task = asyncio.current_task()
+    return isinstance(error, SystemExitError) and task is not None and task.cancelling() > 0

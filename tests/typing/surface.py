@@ -22,6 +22,7 @@ from dbos_async import (
     Event,
     Message,
     SendMessage,
+    SetApplicationVersion,
     SetWorkflowID,
     SetWorkflowTimeout,
     Stream,
@@ -274,6 +275,11 @@ async def decorating() -> None:
 
 
 async def starting(dbos: DBOS, client: DBOSClient, connection: asyncpg.Connection[Any], anything: Any) -> None:
+    with SetApplicationVersion("2") as named:
+        assert_type(named, SetApplicationVersion)
+        assert_type(await client.start_workflow(checkout, "widget"), WorkflowHandle[Paid])
+    SetApplicationVersion(2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a version is a text
+    DBOSClient("postgresql://", application_version="2")
     with SetWorkflowID("order-17") as ticket, SetWorkflowTimeout(60), SetWorkflowTimeout(None):
         assert_type(ticket, SetWorkflowID)
         assert_type(await checkout("widget"), Paid)
