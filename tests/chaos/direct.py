@@ -19,6 +19,9 @@ AWAY = (
     asyncpg.InterfaceError,
 )
 
+RENAMED = asyncpg.UndefinedTableError
+"""A table has another name for some seconds."""
+
 
 class Direct:
     """One connection for the suite itself. It waits for as long as the server is away; a statement may be executed twice."""
@@ -36,7 +39,7 @@ class Direct:
                     if self._connection is None or self._connection.is_closed():
                         self._connection = await asyncpg.connect(self._url, timeout=10)
                     return await self._connection.fetch(sql, *arguments)
-                except AWAY:
+                except (*AWAY, RENAMED):
                     await asyncio.sleep(0.1)
 
     async def close(self) -> None:

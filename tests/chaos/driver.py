@@ -14,14 +14,20 @@ from typing import Any
 
 import asyncpg
 
-from dbos_async import DatabaseUnavailableError, DBOSClient, SendMessage, SetWorkflowID
+from dbos_async import DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import migrations
+from tests.chaos.calls import open_client, persist
 from tests.chaos.checker import check
 from tests.chaos.direct import Direct
+from tests.chaos.executor import Executor
 from tests.chaos.facts import PREPARE, Tally, Watched
-from tests.chaos.nemesis import Executor, Nemesis
+from tests.chaos.ground import CLOCK, LIVES, RIGHTS, as_role, members
+from tests.chaos.liveness import Liveness
+from tests.chaos.nemesis import Nemesis
 from tests.chaos.plan import GO, Plan, make_plan
 from tests.chaos.races import Races
+from tests.chaos.services import Services
+from tests.chaos.troubles import SMALL_QUEUE
 from tests.support.postgres import LOSES_NOTHING, Server
 from tests.support.proxy import Proxy
 
@@ -38,64 +44,67 @@ class Campaign:
 
     def __init__(self, server: Server, executors: Sequence[Executor], proxy: Proxy, direct: Direct, seed: int) -> None:
         self.tally = Tally()
-        self.nemesis = Nemesis(executors, proxy, server, direct, seed)
+        self.nemesis = Nemesis(executors, proxy, server, direct, seed, self.tally)
         self.executors = executors
-        self._direct = direct
+        self.direct = direct
         self._seed = seed
-        self._url = proxy.url
+        self.url = proxy.url
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
+        self._liveness = Liveness(
+            server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
+        )
+        self._watching = asyncio.create_task(self._liveness.watch(), name="liveness")
 
     async def race(self, is_over: Callable[[], bool]) -> None:
         """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
-        async with self._open_client() as client:
+        async with open_client(self.url, self.tally) as client:
             await self._races.play(client, is_over)
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
         plan, watched = make_plan(self._seed, number, size), Watched()
-        async with self._open_client() as client:
-            wave = _Wave(self, client, self._direct, plan, watched, Random(f"{self._seed}/{number} outside"))
-            await wave.start()
-            work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
-            has_ended = await wave.has_ended(give_up_after_seconds)
-            if not has_ended:
-                log.info("Wave %d takes long: let there be peace.", number)
-                await self.nemesis.make_peace()
-                has_ended = await wave.has_ended(give_up_after_seconds)
-                if not has_ended:
-                    self.tally.violations += await wave.what_is_left()
-                    work.cancel()
-                self.nemesis.go_on()
-            await asyncio.gather(work, return_exceptions=True)
-            if has_ended:
-                work.result()
-                await wave.ask_for_results()
-        verdict = await check(self._direct, plan, watched)
+        self._liveness.disturbed.update(plan.victims)
+        troubles, waves = self.nemesis.troubles, self.nemesis.transactions.plans
+        moves = troubles.clock_moves
+        waves.append(plan)
+        async with open_client(self.url, self.tally) as client:
+            wave = _Wave(self, client, self.direct, plan, watched, Random(f"{self._seed}/{number} outside"))
+            await self._bring_to_its_end(wave, number, give_up_after_seconds)
+        waves.remove(plan)
+        watched.clock_moved = troubles.clock_moves != moves or troubles.clock_moves % 2 == 1
+        verdict = await check(self.direct, plan, watched)
         self.tally.operations += verdict.operations
         self.tally.violations += verdict.violations
         self.tally.workflows += verdict.workflows
         self.tally.takeovers += verdict.takeovers
         self.tally.waves += 1
 
-    @asynccontextmanager
-    async def _open_client(self) -> AsyncIterator[DBOSClient]:
-        while True:
-            client = DBOSClient(self._url, connect_timeout_seconds=2.0)
-            try:
-                await client.__aenter__()
-            except DatabaseUnavailableError:
-                self.tally.repeats += 1
-            else:
-                break
-        try:
-            yield client
-        finally:
-            await client.__aexit__(None, None, None)
+    async def _bring_to_its_end(self, wave: _Wave, number: int, give_up_after_seconds: float) -> None:
+        await wave.start()
+        work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
+        has_ended = await wave.has_ended(give_up_after_seconds)
+        if not has_ended:
+            log.info("Wave %d takes long: let there be peace.", number)
+            await self.nemesis.make_peace()
+            has_ended = await wave.has_ended(give_up_after_seconds)
+            if not has_ended:
+                self.tally.violations += await wave.what_is_left()
+                work.cancel()
+            self.nemesis.go_on()
+        await asyncio.gather(work, return_exceptions=True)
+        if has_ended:
+            work.result()
+            await wave.ask_for_results()
 
     async def finish(self) -> Tally:
         """Shut every executor down, and add up."""
         await self.nemesis.make_peace()
+        self._watching.cancel()
+        async with open_client(self.url, self.tally) as client:
+            services = Services(self.executors, self.nemesis, self._liveness, self.direct, self.tally)
+            await services.check(client)
         for executor in self.executors:
+            self.nemesis.absences.gone(executor.name)
             if executor.process is not None and executor.process.returncode is not None:
                 self.tally.violations.append(f"D4: {executor.name} ended by itself with {executor.process.returncode}.")
             elif not await executor.stop():
@@ -107,22 +116,34 @@ class Campaign:
         return self.tally
 
 
+async def prepare(server: Server, names: Sequence[str]) -> None:
+    """Make the tables, what watches over them, and a role for each executor and the client."""
+    # The search path of the database counts for the second connection, and for what that makes.
+    for commands in ([CLOCK], [PREPARE, LIVES, RIGHTS, members([*names, "client"])]):
+        connection = await asyncpg.connect(server.url)
+        try:
+            if CLOCK not in commands:
+                await migrations.migrate(connection)
+            for command in commands:
+                await connection.execute(command)
+        finally:
+            await connection.close()
+
+
 @asynccontextmanager
 async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     """Everything that a run of the suite needs; nothing of it is left afterwards."""
-    server = Server(*LOSES_NOTHING)
+    server = Server(*LOSES_NOTHING, *SMALL_QUEUE)
     await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
-    proxy, direct = Proxy(server.url), Direct(server.url)
+    proxy, direct = Proxy(as_role(server.url, "client")), Direct(server.url)
+    names = [f"executor-{number}" for number in range(executors)]
     running: list[Executor] = []
     try:
-        connection = await asyncpg.connect(server.url)
-        await migrations.migrate(connection)
-        await connection.execute(PREPARE)
-        await connection.close()
+        await prepare(server, names)
         await proxy.open()
-        for number in range(executors):
-            running.append(Executor(f"executor-{number}", server, folder))
+        for name in names:
+            running.append(Executor(name, server, folder))
             await running[-1].start()
         suite = Campaign(server, running, proxy, direct, seed)
         yield suite
@@ -156,13 +177,13 @@ class _Wave:
 
         async def start(one: str, program: list[Any]) -> None:
             async with limit:
-                await self._persist(lambda: self._start(one, program))
+                await self._persist(lambda: self._start(one, program), limited="start")
                 if self._random.random() < 0.1:  # somebody else comes too late with other arguments
-                    await self._persist(lambda: self._start(one, []))
+                    await self._persist(lambda: self._start(one, []), limited="start")
 
         await asyncio.gather(*(start(one, program) for one, program in self._plan.programs.items()))
         go = [SendMessage(one, "go", GO, idempotency_key="go") for one in self._plan.programs]
-        await self._persist(lambda: self._client.send_bulk(go))
+        await self._persist(lambda: self._client.send_bulk(go), limited="send_bulk")
 
     async def _start(self, one: str, program: list[Any]) -> None:
         with SetWorkflowID(one):
@@ -181,10 +202,11 @@ class _Wave:
                 (m,) = call.messages
                 key = m.idempotency_key
                 await self._persist(
-                    lambda m=m, key=key: self._client.send(m.destination_id, m.message, m.topic, idempotency_key=key)  # type: ignore[misc]  # it is called at once
+                    lambda m=m, key=key: self._client.send(m.destination_id, m.message, m.topic, idempotency_key=key),  # type: ignore[misc]  # it is called at once
+                    limited="send",
                 )
             else:
-                await self._persist(lambda call=call: self._client.send_bulk(call.messages))  # type: ignore[misc]  # it is called at once
+                await self._persist(lambda call=call: self._client.send_bulk(call.messages), limited="send_bulk")  # type: ignore[misc]  # it is called at once
             for message in call.messages:
                 self._watched.sent[message.idempotency_key or ""] = called, loop.time()
             self._tally.operations["send outside"] += 1
@@ -195,9 +217,9 @@ class _Wave:
 
         async def torment(one: str) -> None:
             await asyncio.sleep(self._random.uniform(0, 8))
-            await self._persist(lambda: self._client.cancel_workflow(one))
+            await self._persist(lambda: self._client.cancel_workflow(one), limited="cancel")
             await asyncio.sleep(self._random.uniform(0, 2))
-            await self._persist(lambda: self._client.resume_workflow(one))
+            await self._persist(lambda: self._client.resume_workflow(one), limited="resume")
             self._tally.operations["cancel and resume outside"] += 1
 
         await asyncio.gather(*(torment(one) for one in self._plan.victims))
@@ -214,19 +236,19 @@ class _Wave:
         seen = self._watched.events.setdefault(one, [])
         while not self._ended.is_set():
             value = await self._persist(lambda: self._client.get_event(one, "e"))
-            seen.append(value["n"])
+            if value is not None:  # Or nothing could be set for a minute.
+                seen.append(value["n"])
             await asyncio.sleep(self._random.uniform(0.1, 0.5))
 
     async def _watch_stream(self, one: str) -> None:
         seen = self._watched.streams.setdefault((one, "s1"), [])
-        while True:
-            try:
-                async with aclosing(self._client.read_stream(one, "s1", offset=len(seen))) as values:
-                    async for value in values:
-                        seen.append(value["n"])
-                return
-            except DatabaseUnavailableError:
-                self._tally.repeats += 1
+
+        async def follow() -> None:
+            async with aclosing(self._client.read_stream(one, "s1", offset=len(seen))) as values:
+                async for value in values:
+                    seen.append(value["n"])
+
+        await self._persist(follow)
 
     async def has_ended(self, within_seconds: float) -> bool:
         """Wait until every workflow has ended. A cancellation that came late, after the resuming, is made good."""
@@ -237,7 +259,7 @@ class _Wave:
                 return False
             if all(row["status"] == "CANCELLED" for row in left):
                 for row in left:
-                    await self._persist(lambda row=row: self._client.resume_workflow(row["id"]))  # type: ignore[misc]  # it is called at once
+                    await self._persist(lambda row=row: self._client.resume_workflow(row["id"]), limited="resume")  # type: ignore[misc]  # it is called at once
             await asyncio.sleep(0.3)
         self._ended.set()
         return True
@@ -256,10 +278,6 @@ class _Wave:
     async def _result(self, one: str) -> Any:
         return await (await self._client.retrieve_workflow(one)).get_result()
 
-    async def _persist(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Call until the database was there; what may have been committed is simply called again."""
-        while True:
-            try:
-                return await call()
-            except DatabaseUnavailableError:
-                self._tally.repeats += 1
+    async def _persist(self, call: Callable[[], Awaitable[Any]], *, limited: str = "") -> Any:
+        """Call until the database was there. A call of a limited kind must give up in time."""
+        return await persist(self._tally, call, limited=limited)

@@ -108,6 +108,8 @@ class Watched:
     results: dict[str, Any] = field(default_factory=dict)
     sent: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By idempotency key: when a send was first called, and when it returned."""
+    clock_moved: bool = False
+    """Whether the server's clock moved meanwhile."""
 
 
 @dataclass

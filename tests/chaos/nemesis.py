@@ -1,89 +1,37 @@
-"""Executor processes, and everything bad that can happen to them: killed, frozen, cut off, or left without a server."""
+"""Everything bad that can happen to executors: killed, frozen, blocked, cut off, left without a server, or with a troubled one."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from random import Random
 
+from tests.chaos.absences import Absences
 from tests.chaos.direct import Direct
+from tests.chaos.executor import Executor
+from tests.chaos.facts import Tally
+from tests.chaos.transactions import Transactions
+from tests.chaos.troubles import Troubles
 from tests.support.postgres import Server
 from tests.support.proxy import Proxy
-
-ROOT = Path(__file__).parent.parent.parent
 
 TERMINATE = """
     select count(pg_terminate_backend(pid)) from pg_stat_activity
     where application_name = 'dbos_async' and random() < $1
 """
 
-MUST_NOT_BE_LOGGED = re.compile(
-    r"Traceback|CRITICAL|ended unexpectedly|never retrieved|was destroyed|never awaited|REPLAY|recorded as",
-    re.IGNORECASE,
-)
-
-
-class Executor:
-    """One executor process behind a proxy of its own, started again whenever it is gone."""
-
-    def __init__(self, name: str, server: Server, folder: Path) -> None:
-        self.name = name
-        self.proxy = Proxy(server.url)
-        self.log = folder / f"{name}.log"
-        self.bodies = folder / "bodies"
-        """Where the steps of random programs leave their traces."""
-        self.in_trouble = asyncio.Lock()
-        """Held while something bad that takes a while happens to it."""
-        self.process: asyncio.subprocess.Process | None = None
-        self._server = server
-
-    async def start(self) -> None:
-        """Start the process."""
-        await self.proxy.open()
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.chaos.program",
-                self.proxy.url, self._server.url, self.name, str(self.bodies),
-                cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
-            )  # fmt: skip
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-
-    async def stop(self, within_seconds: float = 60.0) -> bool:
-        """Let it shut down. False when it had to be killed."""
-        assert self.process is not None
-        self.signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self.process.wait(), within_seconds)
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
-            return False
-        return True
-
-    def complaints(self) -> list[str]:
-        """The lines of its log that must not be there."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return [
-            f"D4/W4: executor {self.name} logged: {line[:300]}" for line in lines if MUST_NOT_BE_LOGGED.search(line)
-        ]
-
 
 class Nemesis:
     """Does something bad every now and then; knows how to stop and to make good again."""
 
-    def __init__(self, executors: Sequence[Executor], client: Proxy, server: Server, direct: Direct, seed: int) -> None:
+    def __init__(
+        self, executors: Sequence[Executor], client: Proxy, server: Server, direct: Direct, seed: int, tally: Tally
+    ) -> None:
         self.faults: Counter[str] = Counter()
         self.violations: list[str] = []
+        self.absences = Absences()
         self._executors = executors
         self._client = client
         self._server = server
@@ -92,36 +40,56 @@ class Nemesis:
         self._under_way: set[asyncio.Task[None]] = set()
         self._peace = asyncio.Event()
         self._restarting = asyncio.Lock()
-        self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
-            "kill": self._kill,
-            "shut down": self._shut_down,
-            "freeze": self._freeze,
-            "freeze beyond the lease": self._freeze_long,
-            "cut": self._cut,
-            "cut some": self._cut_some,
-            "hold": self._hold,
-            "hold beyond the lease": self._hold_long,
-            "hold, then cut": self._hold_and_cut,
-            "orphan": self._orphan,
-            "refuse": self._refuse,
-            "cut the client": self._cut_client,
-            "hold the client": self._hold_client,
-            "terminate": self._terminate,
-            "restart the server, fast": self._restart_fast,
-            "restart the server, immediate": self._restart_immediate,
+        self.troubles = Troubles(server.url, Random(f"troubles of {seed}"))
+        self.transactions = Transactions(self.troubles, Random(f"transactions of {seed}"), tally)
+        self._kinds: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
+            "kill": (6, self._kill),
+            "shut down": (2, self._shut_down),
+            "freeze": (5, self._freeze),
+            "freeze beyond the lease": (3, self._freeze_long),
+            "block the loop": (8, self._block),
+            "cut": (4, self._cut),
+            "cut some": (5, self._cut_some),
+            "hold": (4, self._hold),
+            "hold beyond the lease": (2, self._hold_long),
+            "hold, then cut": (3, self._hold_and_cut),
+            "orphan": (5, self._orphan),
+            "refuse": (5, self._refuse),
+            "cut the client": (4, self._cut_client),
+            "hold the client": (3, self._hold_client),
+            "terminate": (5, self._terminate),
+            "restart the server, fast": (1, self._restart_fast),
+            "restart the server, immediate": (1, self._restart_immediate),
         }
+        self._of_all = self.troubles.kinds() | self.transactions.kinds()
+        """The troubles of the whole database."""
+        self._kinds |= self._of_all
 
-    weights = (6, 2, 5, 3, 4, 5, 4, 2, 3, 5, 5, 4, 3, 5, 1, 1)
+    def knows(self, kind: str) -> bool:
+        """Whether this server can have a trouble of that kind."""
+        return kind in self._kinds
+
+    def is_calm(self, executor: str | None) -> bool:
+        """Whether the database has no trouble, and this executor (without a name: any one) has none."""
+        return not self.troubles.active and any(
+            not one.in_trouble.locked() for one in self._executors if executor in (None, one.name)
+        )
 
     async def rage(self, pause_seconds: float, only: Sequence[str] = ()) -> None:
         """Until cancelled, do something bad (only of these kinds) after each pause of about that length."""
-        weights = [weight * (not only or kind in only) for kind, weight in zip(self._kinds, self.weights, strict=True)]
+        if unknown := [kind for kind in only if kind not in self._kinds]:
+            raise ValueError(f"There is no kind of fault {unknown[0]!r}: {', '.join(self._kinds)}.")
         while True:
             await asyncio.sleep(self._random.uniform(0.2, 1.8) * pause_seconds)
             # Somebody stays whole, or nothing would ever get done.
             if not self._peace.is_set() and sum(executor.in_trouble.locked() for executor in self._executors) < 2:
-                (kind,) = self._random.choices(list(self._kinds), weights)
-                self.begin(kind)
+                kinds = [
+                    kind
+                    for kind in self._kinds
+                    if (not only or kind in only) and (kind not in self._of_all or self.troubles.active < 2)
+                ]
+                if kinds:
+                    self.begin(self._random.choices(kinds, [self._kinds[kind][0] for kind in kinds])[0])
 
     async def run(self, kinds: Sequence[str], pause_seconds: float) -> None:
         """Do exactly these, with pauses between them, and wait for the last one to be over."""
@@ -151,8 +119,19 @@ class Nemesis:
         self._peace.clear()
 
     async def _do(self, kind: str) -> None:
-        await self._kinds[kind]()
-        self.faults[kind] += 1
+        concerns_all = kind in self._of_all or kind.startswith("restart")
+        self.troubles.active += concerns_all
+        slows = concerns_all and not kind.startswith("open transaction")
+        self.troubles.slowing += slows
+        self.troubles.begun += slows
+        try:
+            await self._kinds[kind][1]()
+            self.faults[kind] += 1
+        except Exception as error:
+            self.violations.append(f"The suite itself is at fault: {kind} ended with {type(error).__name__}: {error}.")
+        finally:
+            self.troubles.active -= concerns_all
+            self.troubles.slowing -= slows
 
     def _some_executor(self) -> Executor:
         free = [executor for executor in self._executors if not executor.in_trouble.locked()]
@@ -163,6 +142,7 @@ class Nemesis:
         async with victim.in_trouble:
             assert victim.process is not None
             self._note_end(victim)
+            self.absences.gone(victim.name)
             victim.signal(signal.SIGKILL)
             await victim.process.wait()
             await asyncio.sleep(self._random.choice((0, 0, 1, 4)))
@@ -172,6 +152,7 @@ class Nemesis:
         victim = self._some_executor()
         async with victim.in_trouble:
             self._note_end(victim)
+            self.absences.gone(victim.name)
             if not await victim.stop():
                 self.violations.append(f"W5: executor {victim.name} did not shut down within a minute.")
             await victim.start()
@@ -183,28 +164,45 @@ class Nemesis:
     async def _freeze(self, seconds: float | None = None) -> None:
         victim = self._some_executor()
         async with victim.in_trouble:
-            victim.signal(signal.SIGSTOP)
-            await asyncio.sleep(seconds or self._random.uniform(0.1, 4))
-            victim.signal(signal.SIGCONT)
+            with self.absences.silent(victim.name):
+                victim.signal(signal.SIGSTOP)
+                await asyncio.sleep(seconds or self._random.uniform(0.1, 4))
+                victim.signal(signal.SIGCONT)
 
     async def _freeze_long(self) -> None:
         await self._freeze(self._random.uniform(15, 20))
 
+    async def _block(self) -> None:
+        """A step, or something else in its process, blocks the event loop. That is no reason to lose a workflow."""
+        victim = self._some_executor()
+        async with victim.in_trouble:
+            seconds = self.troubles.seconds(1, self._random.choice((4, 25)))
+            victim.block(self._random.choice(("loop", "step")), seconds)
+            await asyncio.sleep(seconds)
+
     async def _cut(self) -> None:
-        self._some_executor().proxy.cut()
+        victim = self._some_executor()
+        self.absences.lost(victim.name)
+        victim.proxy.cut()
 
     async def _cut_some(self) -> None:
+        self._note_losses()
         for executor in self._executors:
             executor.proxy.cut(0.4)
+
+    def _note_losses(self) -> None:
+        self.absences.lost(*(executor.name for executor in self._executors))
 
     async def _hold(self, seconds: float | None = None, *, cut: bool = False) -> None:
         victim = self._some_executor()
         async with victim.in_trouble:
-            victim.proxy.hold()
-            await asyncio.sleep(seconds or self._random.uniform(0.1, 5))
-            if cut:
-                victim.proxy.cut()
-            await victim.proxy.heal()
+            with self.absences.silent(victim.name):
+                victim.proxy.hold()
+                await asyncio.sleep(seconds or self._random.uniform(0.1, 5))
+                if cut:
+                    self.absences.lost(victim.name)
+                    victim.proxy.cut()
+                await victim.proxy.heal()
 
     async def _hold_long(self) -> None:
         await self._hold(self._random.uniform(15, 20))
@@ -215,15 +213,18 @@ class Nemesis:
     async def _orphan(self) -> None:
         victim = self._some_executor()
         async with victim.in_trouble:
+            self.absences.lost(victim.name)
             await victim.proxy.orphan(self._random.choice((0.02, 0.3)), self._random.choice((0.05, 0.5, 2, 8)))
 
     async def _refuse(self) -> None:
         victim = self._some_executor()
         async with victim.in_trouble:
-            victim.proxy.refuse()
-            victim.proxy.cut()
-            await asyncio.sleep(self._random.uniform(0.5, 5))
-            await victim.proxy.heal()
+            with self.absences.silent(victim.name):
+                self.absences.lost(victim.name)
+                victim.proxy.refuse()
+                victim.proxy.cut()
+                await asyncio.sleep(self._random.uniform(0.5, 5))
+                await victim.proxy.heal()
 
     async def _cut_client(self) -> None:
         self._client.cut()
@@ -236,6 +237,7 @@ class Nemesis:
         await self._client.heal()
 
     async def _terminate(self) -> None:
+        self._note_losses()
         await self._direct.fetch(TERMINATE, self._random.choice((0.1, 0.5, 1.0)))
 
     async def _restart_fast(self) -> None:
@@ -246,4 +248,5 @@ class Nemesis:
 
     async def _restart(self, mode: str) -> None:
         async with self._restarting:
+            self._note_losses()
             await self._server.restart(mode, self._random.choice((0, 0, 1, 3)))

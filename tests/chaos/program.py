@@ -1,18 +1,22 @@
-"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID FILE``.
+"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID BODIES RUNS``.
 
 It runs until it gets a signal. Its workflow performs the program that it gets as its argument, instruction by instruction, and
 returns what it saw. Every value that it writes carries a token of the run that wrote it, which is not part of the program: so it
-shows which run wrote. It also plays random programs (`tests.replay`). Their steps leave their traces in the file.
+shows which run wrote. It also plays random programs (`tests.replay`). Their steps leave their traces in the file BODIES. Each run
+of a workflow says in the file RUNS that it begins. A line ``loop 3.5`` or ``step 3.5`` on its standard input blocks the event loop
+for so many seconds: at once, or in the next body of a step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -22,7 +26,8 @@ from uuid import uuid4
 
 import anyio.from_thread
 
-from dbos_async import DBOS, DatabaseUnavailableError, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
+from dbos_async import DBOS, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
+from dbos_async._runs.context import current
 from tests.chaos.direct import Direct
 from tests.replay import ledger as replay_ledger
 from tests.replay import workflows as random_programs  # noqa: F401 - registers them
@@ -36,6 +41,9 @@ WRITE_DOWN = """
 
 ledger: Direct
 executor_id = ""
+runs_file = -1
+_blocks: list[float] = []
+"""For how long the next bodies of steps are to block the event loop."""
 _tries: Counter[str] = Counter()
 
 
@@ -61,6 +69,16 @@ def outcome(tag: str, entry: str, run: str) -> dict[str, str]:
 async def plain(tag: str, run: str) -> dict[str, str]:
     entry = str(uuid4())
     await write_down(entry, tag)
+    if _blocks:
+        time.sleep(_blocks.pop())  # noqa: ASYNC251 - the fault that is wanted
+    return outcome(tag, entry, run)
+
+
+@DBOS.step(name="long")
+async def long(tag: str, run: str, seconds: float) -> dict[str, str]:
+    entry = str(uuid4())
+    await write_down(entry, tag)
+    await asyncio.sleep(seconds)
     return outcome(tag, entry, run)
 
 
@@ -108,12 +126,22 @@ STEPS: dict[str, Callable[..., Awaitable[dict[str, str]]]] = {
     "flaky": flaky,
     "failing": failing,
     "inside": inside,
+    "long": long,
 }
 
 
 @DBOS.workflow(name="chaos")
 async def chaos(program: list[Instruction]) -> list[Any]:
+    note_run()
     return await perform(program, Memory())
+
+
+def note_run() -> None:
+    """Say that a run begins: of which workflow, which attempt, here, now."""
+    context = current.get()
+    assert context is not None
+    line = json.dumps([DBOS.workflow_id, context.run.attempt, executor_id, time.time()])
+    os.write(runs_file, f"{line}\n".encode())
 
 
 async def perform(program: list[Instruction], memory: Memory) -> list[Any]:
@@ -122,9 +150,9 @@ async def perform(program: list[Instruction], memory: Memory) -> list[Any]:
 
 
 async def do_step(instruction: Instruction, memory: Memory) -> Any:
-    more = [instruction["to"], instruction["topic"]] if instruction["kind"] == "inside" else []
+    more = {"inside": ("to", "topic"), "long": ("seconds",)}.get(instruction["kind"], ())
     try:
-        return await STEPS[instruction["kind"]](instruction["tag"], memory.run, *more)
+        return await STEPS[instruction["kind"]](instruction["tag"], memory.run, *(instruction[name] for name in more))
     except ValueError as error:
         tag, entry, run = error.args
         return {"raised": type(error).__name__, **outcome(tag, entry, run)}
@@ -260,28 +288,38 @@ VERBS: dict[str, Callable[[Instruction, Memory], Awaitable[Any]]] = {
 }
 
 
-def end_with_the_driver() -> None:
-    """A driver that is gone leaves nothing running."""
-    sys.stdin.buffer.read()
+def obey_the_driver(loop: asyncio.AbstractEventLoop) -> None:
+    """Do what the driver says. A driver that is gone leaves nothing running."""
+    for line in sys.stdin:
+        where, seconds = line.split()
+        loop.call_soon_threadsafe(time.sleep if where == "loop" else _blocks.append, float(seconds))
     os._exit(0)
 
 
-async def main(url: str, ledger_url: str, name: str, file: str) -> None:
-    global ledger, executor_id
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> None:
+    global ledger, executor_id, runs_file
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     ledger, executor_id = Direct(ledger_url), name
-    replay_ledger.keep_in(Path(file))
+    replay_ledger.keep_in(Path(bodies))
+    runs_file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     ended = asyncio.Event()
-    threading.Thread(target=end_with_the_driver, daemon=True).start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=obey_the_driver, args=[loop], daemon=True).start()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     while not ended.is_set():
+        dbos = DBOS(url, executor_id=name)
         try:
-            async with DBOS(url, executor_id=name):
-                await ended.wait()
-        except DatabaseUnavailableError:
-            logging.getLogger("chaos").warning("The database was away for too long to launch.")
+            await dbos.__aenter__()
+        except DBOSError as error:  # The database is away, or refuses what a launch needs.
+            logging.getLogger("chaos").warning("Not launched: %s", error)
+            await asyncio.sleep(0.2)
+            continue
+        try:
+            await ended.wait()
+        finally:
+            await dbos.__aexit__(None, None, None)
     await ledger.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5]))
+    asyncio.run(main(*sys.argv[1:6]))

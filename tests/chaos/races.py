@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
-from dbos_async import DatabaseUnavailableError, DBOSClient
+from dbos_async import DBOSClient
 from dbos_async._executor.executor import RUNS_OF_ONE
+from tests.chaos.calls import persist
 from tests.chaos.direct import Direct
 from tests.chaos.facts import NOTES, Tally
 from tests.replay.judge import SAME, Judge, Verdict
@@ -29,7 +30,6 @@ from tests.replay.records import Ending, contradictions, read_records
 from tests.replay.tally import story
 from tests.support.eventually import eventually
 
-T = TypeVar("T")
 log = logging.getLogger("chaos")
 
 KINDS = (*EXACT, *ORDERED)
@@ -63,22 +63,16 @@ class _Pool:
 class _PatientJudge(Judge):
     """A judge that calls again until the database was there."""
 
+    tally: Tally
+
     async def start(self, workflow_id: str, program: Program) -> None:
-        await _persist(lambda: super(_PatientJudge, self).start(workflow_id, program))
+        await persist(self.tally, lambda: super(_PatientJudge, self).start(workflow_id, program), limited="start")
 
     async def resume(self, workflow_id: str) -> None:
-        await _persist(lambda: super(_PatientJudge, self).resume(workflow_id))
+        await persist(self.tally, lambda: super(_PatientJudge, self).resume(workflow_id), limited="resume")
 
     async def cancel(self, workflow_id: str) -> None:
-        await _persist(lambda: super(_PatientJudge, self).cancel(workflow_id))
-
-
-async def _persist(call: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await call()
-        except DatabaseUnavailableError:
-            await asyncio.sleep(0.1)
+        await persist(self.tally, lambda: super(_PatientJudge, self).cancel(workflow_id), limited="cancel")
 
 
 class Races:
@@ -96,6 +90,7 @@ class Races:
         """Play until it is over, and wait for the programs that are under way."""
         numbers = itertools.count()
         judge = _PatientJudge(self._pool, client, patience_seconds=PATIENCE_SECONDS)
+        judge.tally = self._tally
         polls = asyncio.create_task(judge.poll())
 
         async def player() -> None:

@@ -19,7 +19,7 @@ from tests.replay.ledger import Said
 Node = dict[str, Any]
 """One act or block of a program. ``do`` says what it is, ``tag`` is its name in the log."""
 
-PATIENCE_SECONDS = 600.0
+PATIENCE_SECONDS = 36_000.0
 """How long an act waits for something that surely comes. No outage of the fault suite is so long."""
 
 STEPS: dict[str, Callable[..., Awaitable[Said]]] = {

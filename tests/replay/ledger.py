@@ -54,6 +54,7 @@ class Tail:
         with self.file.open("rb") as file:
             file.seek(self._offset)
             lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]  # The last one may not be complete yet.
         self._offset += len(lines)
         for line in lines.splitlines():
             workflow_id, said = json.loads(line)
