@@ -54,7 +54,7 @@ from dbos_async.errors import (
 )
 from dbos_async.keys import Stream, check_key, check_seconds, key_and_type
 
-log = logging.getLogger("dbos_async")
+_log = logging.getLogger("dbos_async")
 
 App = TypeVar("App")
 Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
@@ -166,7 +166,7 @@ def _transport(scope: Scope, receive: Receive) -> asyncio.Transport | None:
 
 def _cut_off(transport: asyncio.Transport) -> None:
     if transport.get_write_buffer_size() > 0:
-        log.warning("A client of an event stream has stopped reading and was cut off, since the server stops.")
+        _log.warning("A client of an event stream has stopped reading and was cut off, since the server stops.")
     transport.abort()
 
 

@@ -66,10 +66,6 @@ class Aside:
         """Whether calls of the same statement and partition are here."""
         return bool(self.partitions) and (call.statement, call.partition) in self.partitions
 
-    def has_partition(self, partition: str | int) -> bool:
-        """Whether any call of this partition is here."""
-        return any(each == partition for _, each in self.partitions)
-
     def add(self, call: Call, reason: str = "") -> None:
         """Set a call aside, since it has failed for this reason or follows another one."""
         self.partitions[call.statement, call.partition] += 1

@@ -113,10 +113,10 @@ class Batches:
         """The statements of which the server refuses a call again and again, or keeps it waiting, and why."""
         return self._aside.refusals()
 
-    def is_slow(self, seconds: float, partition: str | int) -> bool:
-        """Whether a batch has waited for the database longer than this, or a call of this partition was set aside."""
+    def is_slow(self, seconds: float) -> bool:
+        """Whether a batch has waited for the database longer than this, or a call was set aside."""
         since = self._loop.time() - seconds
-        return any(flight.began < since for flight in self._flights) or self._aside.has_partition(partition)
+        return bool(self._aside.partitions) or any(flight.began < since for flight in self._flights)
 
     async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this partition in it any more."""
@@ -170,7 +170,7 @@ class Batches:
     def _land(self, flight: Flight) -> None:
         """The flight is over. Calls that are left have no result since DBOS is closed."""
         self._flights.discard(flight)
-        self.has_calls_left |= bool(flight.calls) and flight.is_at_server
+        self.has_calls_left |= bool(flight.calls) and bool(flight.at_server)
         for call in flight.calls:
             call.fail(LaunchError("DBOS was shut down while this call was under way."))
         flight.land()
@@ -212,7 +212,7 @@ class Batches:
                     queue.append(piece)
                     break
                 if len(piece) > 1:
-                    queue.extend(pieces(piece))
+                    queue.extendleft(reversed([*pieces(piece)]))
                 elif self._end_alone(piece[0], error, meaning):
                     set_aside_in_a_row += 1
                     queue = deque(filter(None, map(self._without_set_aside, queue)))
@@ -274,8 +274,9 @@ class Batches:
     def _pending(self) -> Iterator[tuple[Call, float]]:
         """All calls without a result, and when they were sent."""
         for flight in self._flights:
+            at_server = {*map(id, flight.at_server)}
             for call in flight.calls:
-                yield call, flight.sent_at
+                yield call, flight.sent_at if id(call) in at_server else -inf
         for partition in self._partitions.values():
             if partition.waiting and partition.waiting[0].done():
                 partition.waiting = deque(call for call in partition.waiting if not call.done())

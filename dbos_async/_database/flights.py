@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from math import inf, isqrt
+from math import isqrt
 from typing import Final
 
 from dbos_async._database.calls import Call, Result
@@ -19,11 +19,11 @@ class Flight:
 
     __slots__ = (
         "_landed",
+        "at_server",
         "began",
         "calls",
         "conflicts",
         "failures",
-        "is_at_server",
         "losses",
         "sent_at",
         "sql",
@@ -42,9 +42,9 @@ class Flight:
         self.failures = self.conflicts = 0
         self.losses = 0
         """How many attempts ended with a lost connection."""
-        self.is_at_server = False
-        self.sent_at = -inf
-        """The statement was sent, and may be committed at any moment."""
+        self.at_server: Sequence[Call] = ()
+        """The calls whose statement was sent, and may be committed at any moment."""
+        self.sent_at = 0.0
         self.untold: list[tuple[Call, Result]] = []
         """Calls that have a result for which the waiters of this process are not woken yet."""
         self._landed: asyncio.Future[None] | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from math import inf
 from typing import Final
 
 import asyncpg
@@ -42,7 +41,7 @@ class Sending:
         """Execute the statement for these calls of a flight, without those whose callers have left."""
         # A statement that was cut off because it was silent gets more time, in case it is only slow.
         probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
-        flight.is_at_server, flight.sent_at = False, -inf
+        flight.at_server = ()
         async with self._postgres.acquire(
             probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
         ) as connection:
@@ -50,7 +49,7 @@ class Sending:
             calls[:] = [call for call in calls if not call.done() or call.must_finish]
             if not calls:
                 return []
-            flight.is_at_server, flight.sent_at = True, self._loop.time()
+            flight.at_server, flight.sent_at = calls, self._loop.time()
             is_ordered = flight.statement.is_ordered
             if is_ordered:
                 self._depart(calls)
@@ -77,12 +76,12 @@ class Sending:
         if meaning is Meaning.CONFLICT:
             flight.conflicts += 1
             return Meaning.REFUSED if flight.conflicts > MAX_CONFLICTS else meaning
-        if meaning is Meaning.LOST and flight.is_at_server:
+        if meaning is Meaning.LOST and flight.at_server:
             flight.losses += 1
             self.losses += 1
             for call in calls:
                 call.lose_result()
-        flight.is_at_server, flight.sent_at = False, -inf
+        flight.at_server = ()
         if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
             self._limits.reason = reason_of(error) + (f": {LOCKED}" if meaning is Meaning.LOCKED else "")
             self._limits.fail_late(calls)

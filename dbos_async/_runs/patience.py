@@ -42,7 +42,7 @@ class Patience:
         now, before = self._run.gate.loop.time(), self._looked_at
         self._looked_at = now
         is_on_time = now - before < 2 * LOOK_EVERY_SECONDS
-        is_slow = self._run.database.batches.is_slow(LOOK_EVERY_SECONDS / 2, self._run.partition)
+        is_slow = self._run.database.batches.is_slow(LOOK_EVERY_SECONDS / 2)
         if is_on_time and now >= self._timers_end and not is_slow:
             self.seconds += 1
         return self.seconds
