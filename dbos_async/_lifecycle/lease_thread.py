@@ -1,8 +1,9 @@
 """The thread that keeps the lease of an executor, also while its event loop is blocked.
 
-It has an event loop and a connection of its own. Once a second it moves the beat, an advisory lock, and renews the row. The server
-gives the lock without touching a table, so neither locks nor refusals keep the beat from moving. Other executors take either for a
-sign of life. The thread stops when the event loop of the program is closed, or has been blocked for too long.
+It has an event loop and a connection of its own. Once a second it moves the beat, an advisory lock, and every other time it renews
+the row. The server gives the lock without touching a table, so neither locks nor refusals keep the beat from moving. Other
+executors take either for a sign of life. The thread stops when the event loop of the program is closed, or has been blocked for
+too long.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ class LeaseThread:
         """Keep the lease over one connection, until that breaks."""
         connection = await postgres.connect()
         beat: int | None = None
+        renew_at = 0.0
         try:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 await connection.execute(LOCK_LIVENESS, self._executor_id)
@@ -149,8 +151,9 @@ class LeaseThread:
                 beat = next_beat
                 if self.alive_at is not None:
                     self.alive_at = sent_at
-                if self.renews:
+                if self.renews and sent_at >= renew_at:
                     await self._renew_row(connection, sent_at)
+                    renew_at = sent_at + 1.5 * self._renew_every_seconds
                 await asyncio.sleep(self._renew_every_seconds)
         finally:
             await close(connection)
