@@ -79,7 +79,7 @@ class LeaseThread:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
-        self._must_stop = False
+        self._is_started = self._must_stop = False
         self._is_overdue = False
         self.renews: bool = True
         """Whether the row is renewed. Without that only the beat goes on."""
@@ -95,11 +95,14 @@ class LeaseThread:
 
     def start(self) -> None:
         """Keep the lease from now on."""
+        self._is_started = True
         threading.Thread(target=self._main, name="dbos_async lease", daemon=True).start()
 
     async def stop(self) -> None:
         """Keep it no longer; return when the thread has ended."""
         self._must_stop = True
+        if not self._is_started:
+            return
         if self._thread_loop is not None and self._task is not None:
             with suppress(RuntimeError):  # its loop is closed already
                 self._thread_loop.call_soon_threadsafe(self._task.cancel)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from dbos_async import ConfigurationError, DatabaseUnavailableError, DBOSClient, InvalidValueError, LaunchError
+from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient, InvalidValueError, LaunchError
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.connections import Postgres
@@ -222,7 +222,10 @@ async def test_d5_a_url_that_cannot_be_used_is_explained_without_its_password(ur
     assert raised.value.__suppress_context__
 
 
-async def test_a_database_that_does_not_exist_is_named(server_url: str) -> None:
+@pytest.mark.parametrize("front", [DBOS, DBOSClient])
+async def test_d5_a_database_that_does_not_exist_is_named_at_once(
+    server_url: str, front: type[DBOS | DBOSClient]
+) -> None:
     with pytest.raises(ConfigurationError, match="no_such_database"):
-        async with DBOSClient(with_database(server_url, "no_such_database")):
+        async with asyncio.timeout(10), front(with_database(server_url, "no_such_database")):
             pass
