@@ -50,7 +50,8 @@ class DBOS:
     - ``migrate=False`` only checks that the schema is up to date.
     - ``connect_timeout_seconds`` is how long calls outside workflows wait for a database that cannot be reached.
     - ``drain_seconds`` is how long running steps may take to finish at the end.
-    - ``max_blocked_seconds`` is for how long code may block the event loop before other executors take the workflows over.
+    - ``max_blocked_seconds`` is for how long code may block the event loop before other executors take the workflows over,
+      at least 1.
 
     Leaving the block lets running steps finish, stops the runs and gives their workflows back to other executors. A SIGTERM
     that the program does not handle itself does the same.

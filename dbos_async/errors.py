@@ -109,7 +109,7 @@ class LaunchError(DBOSError):
 
 @_with_fields
 class DatabaseUnavailableError(DBOSError):
-    """Raised outside of workflows when the database did not answer for ``waited_seconds``.
+    """Raised outside of workflows when the database did not do it within ``waited_seconds``.
 
     ``may_have_committed`` is false when the call certainly changed nothing, true when that is not known.
     ``reason`` is what the last attempt failed with. Calls inside workflows wait for the database instead.
@@ -122,7 +122,7 @@ class DatabaseUnavailableError(DBOSError):
     def __str__(self) -> str:
         fate = "it may or may not have been committed" if self.may_have_committed else "nothing was committed"
         return (
-            f"The database did not answer for {self.waited_seconds:g} seconds ({self.reason}); "
+            f"The database did not do this within {self.waited_seconds:g} seconds ({self.reason}); "
             f"{fate}: call again once Postgres can be reached and does not refuse the call."
         )
 

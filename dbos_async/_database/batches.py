@@ -20,7 +20,7 @@ from typing import Final
 
 import asyncpg
 
-from dbos_async._database.aside import Aside
+from dbos_async._database.aside import Aside, SetAside
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.connections import Postgres
 from dbos_async._database.flights import Flight, pieces
@@ -41,7 +41,9 @@ MAX_REFUSALS: Final = 2
 """So often a batch is refused as a whole, before it is split."""
 
 MAX_SET_ASIDE_IN_A_ROW: Final = 3
-"""If so many calls of a batch are refused one after the other, probably all are. The rest stays together."""
+"""If so many pieces of a batch are refused one after the other, probably all are. The rest stays together."""
+
+RECENT_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,8 @@ class _Partition:
     statement: Statement
     waiting: deque[Call] = field(default_factory=deque)
     worker: asyncio.Task[None] | None = None
+    flight: Flight | None = None
+    """What is under way."""
 
 
 class Batches:
@@ -114,9 +118,11 @@ class Batches:
         return self._aside.refusals()
 
     def is_slow(self, seconds: float) -> bool:
-        """Whether a batch has waited for the database longer than this, or a call was set aside."""
-        since = self._loop.time() - seconds
-        return bool(self._aside.partitions) or any(flight.began < since for flight in self._flights)
+        """Whether a batch has waited for the database longer than this, or a call was set aside in the last minute."""
+        now = self._loop.time()
+        return any(flight.began < now - seconds for flight in self._flights) or any(
+            one.since > now - RECENT_SECONDS for one in self._aside.all
+        )
 
     async def flush(self, partition: str | int) -> None:
         """Wait until no batch that is in flight now can have a call of this partition in it any more."""
@@ -147,7 +153,8 @@ class Batches:
         untold: list[tuple[Call, Result]] = []
         try:
             while partition.waiting:
-                flight = Flight(partition.statement, _next_batch(partition.waiting), self._loop.time())
+                calls = _next_batch(partition.waiting)
+                flight = partition.flight = Flight(partition.statement, calls, self._loop.time())
                 untold = flight.untold
                 self._flights.add(flight)
                 try:
@@ -199,21 +206,27 @@ class Batches:
                 flight.calls = []
 
     async def _split(self, flight: Flight) -> None:
-        """Execute the calls of a batch in ever smaller pieces. Calls are left if the database is away, or refuses every call."""
+        """Execute the calls of a batch in smaller pieces. A piece that is refused, or meets a lock, is set aside call by call.
+
+        Calls are left if the database is away, or seems to refuse every call.
+        """
         queue = deque(pieces(flight.calls))
         set_aside_in_a_row = 0
         while queue and set_aside_in_a_row < MAX_SET_ASIDE_IN_A_ROW and not self._closed:
             piece = queue.popleft()
             try:
-                records = await self._sending.execute(flight, piece)
+                records = await self._sending.execute(flight, piece, is_patient=False)
             except Exception as error:
                 meaning = self._sending.note_failure(flight, piece, error)
                 if meaning in (Meaning.LOST, Meaning.CONFLICT):
                     queue.append(piece)
                     break
-                if len(piece) > 1:
+                if meaning in (Meaning.VALUE, Meaning.FAULT) and len(piece) > 1:
                     queue.extendleft(reversed([*pieces(piece)]))
-                elif self._end_alone(piece[0], error, meaning):
+                    continue
+                for call in piece:
+                    self._end_alone(call, error, meaning)
+                if meaning not in (Meaning.VALUE, Meaning.FAULT):
                     set_aside_in_a_row += 1
                     queue = deque(filter(None, map(self._without_set_aside, queue)))
             else:
@@ -232,8 +245,8 @@ class Batches:
             self._aside.add(call)
         return [call for call in piece if call not in following] if following else piece
 
-    def _end_alone(self, call: Call, error: Exception, meaning: Meaning) -> bool:
-        """End a call that failed on its own. True if it was set aside, and will be repeated."""
+    def _end_alone(self, call: Call, error: Exception, meaning: Meaning) -> None:
+        """Fail a call that is wrong by itself; set any other aside."""
         if meaning is Meaning.VALUE:
             refusal = InvalidValueError("A value of this call", f"the database refused it: {reason_of(error)}")
             refusal.__cause__ = error
@@ -242,17 +255,17 @@ class Batches:
             call.fail(error)
         else:
             self._aside.add(call, reason_of(error))
-            return True
-        return False
 
-    async def _attempt_alone(self, call: Call) -> str | None:
+    async def _attempt_alone(self, one: SetAside) -> str | None:
         """Execute a call that was set aside. Why it must be repeated later, if it must."""
+        call = one.call
         flight = Flight(call.statement, [call], self._loop.time())
+        flight.reason = one.reason
         self._flights.add(flight)
         try:
             while flight.calls:
                 try:
-                    records = await self._sending.execute(flight, flight.calls)
+                    records = await self._sending.execute(flight, flight.calls, is_patient=one.is_patient)
                 except Exception as error:
                     meaning = self._sending.note_failure(flight, flight.calls, error)
                     if meaning is Meaning.CONFLICT:
@@ -271,19 +284,22 @@ class Batches:
         finally:
             self._land(flight)
 
-    def _pending(self) -> Iterator[tuple[Call, float]]:
-        """All calls without a result, and when they were sent."""
+    def _pending(self) -> Iterator[tuple[Call, float, str]]:
+        """All calls without a result, when they were sent, and why they have none."""
         for flight in self._flights:
             at_server = {*map(id, flight.at_server)}
             for call in flight.calls:
-                yield call, flight.sent_at if id(call) in at_server else -inf
+                yield call, flight.sent_at if id(call) in at_server else -inf, flight.reason
         for partition in self._partitions.values():
             if partition.waiting and partition.waiting[0].done():
                 partition.waiting = deque(call for call in partition.waiting if not call.done())
+            reason = "" if partition.flight is None else partition.flight.reason
             for call in partition.waiting:
-                yield call, -inf
-        for call in self._aside.calls:
-            yield call, -inf
+                yield call, -inf, reason
+        under_way = {id(call) for flight in self._flights for call in flight.calls}
+        for one in self._aside.all:
+            if id(one.call) not in under_way:
+                yield one.call, -inf, one.reason
 
     def _resolve(self, flight: Flight, calls: list[Call], records: list[asyncpg.Record]) -> None:
         results: list[Result] = [[] for _ in calls]

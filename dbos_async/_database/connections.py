@@ -34,7 +34,7 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # What waits longer for a lock than this is repeated on its own, and holds up nothing else (decision 50).
+    # What waits longer for a lock than this is repeated on its own, and holds up nothing else (decision 51).
     "lock_timeout": "500ms",
     # The server's keepalive packets detect a client that vanished, and keep firewalls from forgetting the connection.
     "tcp_keepalives_idle": "30",

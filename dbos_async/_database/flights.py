@@ -25,6 +25,7 @@ class Flight:
         "conflicts",
         "failures",
         "losses",
+        "reason",
         "sent_at",
         "sql",
         "statement",
@@ -45,6 +46,8 @@ class Flight:
         self.at_server: Sequence[Call] = ()
         """The calls whose statement was sent, and may be committed at any moment."""
         self.sent_at = 0.0
+        self.reason = ""
+        """Why the last attempt failed."""
         self.untold: list[tuple[Call, Result]] = []
         """Calls that have a result for which the waiters of this process are not woken yet."""
         self._landed: asyncio.Future[None] | None = None
@@ -63,7 +66,7 @@ class Flight:
 
 
 def pieces(calls: Sequence[Call]) -> Iterator[list[Call]]:
-    """Parts of about equal size. Two rounds of this reach the single calls of any batch."""
+    """Parts of about equal size: single calls if there are few."""
     size = isqrt(len(calls)) if len(calls) > FEW else 1
     for start in range(0, len(calls), size):
         yield list(calls[start : start + size])

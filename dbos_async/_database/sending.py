@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from typing import Final
@@ -12,12 +13,15 @@ import asyncpg
 from dbos_async._database.calls import Call, batch_columns
 from dbos_async._database.connections import Postgres
 from dbos_async._database.flights import Flight
-from dbos_async._database.outages import Meaning, meaning_of
+from dbos_async._database.outages import Meaning, is_usable_after, meaning_of
 from dbos_async._database.probe import AFTER_SECONDS
 from dbos_async._database.time_limits import TimeLimits
 from dbos_async._database.urls import reason_of
 
 log = logging.getLogger("dbos_async")
+
+BE_IMPATIENT: Final = "set lock_timeout = '50ms'"
+BE_PATIENT: Final = "set lock_timeout = '500ms'"
 
 MAX_CONFLICTS: Final = 20
 """So often a batch is repeated because others changed the same rows. After that it counts as refused."""
@@ -37,26 +41,43 @@ class Sending:
         self.losses: int = 0
         """How often a connection was lost while a batch was at the server, so that it may have been committed."""
 
-    async def execute(self, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
-        """Execute the statement for these calls of a flight, without those whose callers have left."""
+    async def execute(self, flight: Flight, calls: list[Call], *, is_patient: bool = True) -> list[asyncpg.Record]:
+        """Execute the statement for these calls of a flight, without those whose callers have left.
+
+        If it ``is_patient`` it waits half a second for a lock, else only as long as other batches hold theirs.
+        """
         # A statement that was cut off because it was silent gets more time, in case it is only slow.
         probe_after_seconds = AFTER_SECONDS * 2 ** min(flight.losses, 5)
         flight.at_server = ()
-        async with self._postgres.acquire(
-            probe_after_seconds=probe_after_seconds, on_probe=self._on_probe
-        ) as connection:
+        on_probe = functools.partial(self._on_probe, flight)
+        async with self._postgres.acquire(probe_after_seconds=probe_after_seconds, on_probe=on_probe) as connection:
             # Calls whose callers timed out or were cancelled while a connection was waited for are dropped.
             calls[:] = [call for call in calls if not call.done() or call.must_finish]
             if not calls:
                 return []
-            flight.at_server, flight.sent_at = calls, self._loop.time()
-            is_ordered = flight.statement.is_ordered
-            if is_ordered:
-                self._depart(calls)
-            if len(calls) == 1 and len(calls[0].rows) == 1:
-                order = calls[0].order_columns if is_ordered else ()
-                return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
-            return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+            if is_patient:
+                return await self._fetch(connection, flight, calls)
+            await connection.execute(BE_IMPATIENT)
+            try:
+                records = await self._fetch(connection, flight, calls)
+            except Exception as error:
+                if is_usable_after(error):
+                    await connection.execute(BE_PATIENT)
+                raise
+            await connection.execute(BE_PATIENT)
+            return records
+
+    async def _fetch(
+        self, connection: asyncpg.Connection[asyncpg.Record], flight: Flight, calls: list[Call]
+    ) -> list[asyncpg.Record]:
+        flight.at_server, flight.sent_at = calls, self._loop.time()
+        is_ordered = flight.statement.is_ordered
+        if is_ordered:
+            self._depart(calls)
+        if len(calls) == 1 and len(calls[0].rows) == 1:
+            order = calls[0].order_columns if is_ordered else ()
+            return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
+        return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
 
     def _depart(self, calls: list[Call]) -> None:
         """Tell the calls that they leave together: those of one run share a place in its order."""
@@ -83,8 +104,8 @@ class Sending:
                 call.lose_result()
         flight.at_server = ()
         if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
-            self._limits.reason = reason_of(error) + (f": {LOCKED}" if meaning is Meaning.LOCKED else "")
-            self._limits.fail_late(calls)
+            flight.reason = reason_of(error) + (f": {LOCKED}" if meaning is Meaning.LOCKED else "")
+            self._limits.fail_late(calls, flight.reason)
             self._warn(flight, error, meaning)
         return meaning
 
@@ -104,6 +125,7 @@ class Sending:
             name = flight.statement.name
             log.warning("The database refuses %s (%s: %s): calls wait and are repeated.", name, kind, reason)
 
-    def _on_probe(self, silence: BaseException | None) -> None:
+    @staticmethod
+    def _on_probe(flight: Flight, silence: BaseException | None) -> None:
         if silence is not None:
-            self._limits.reason = reason_of(silence)
+            flight.reason = reason_of(silence)

@@ -21,19 +21,18 @@ STILL_AT_WORK: Final = "it is still at work"
 
 
 class TimeLimits:
-    """Fails the calls that are late. ``pending`` gives all calls without a result, each with the time at which it was sent."""
+    """Fails the calls that are late. ``pending`` gives all calls without a result, each with the time at which it was
+    sent and the reason why it has none."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         loop_watch: LoopWatch,
         seconds: float,
-        pending: Callable[[], Iterable[tuple[Call, float]]],
+        pending: Callable[[], Iterable[tuple[Call, float, str]]],
     ) -> None:
         self._loop, self._loop_watch, self._seconds, self._pending = loop, loop_watch, seconds, pending
         self._timer: asyncio.TimerHandle | None = None
-        self.reason: str = STILL_AT_WORK
-        """Why calls have no result yet, as far as that is known."""
 
     def begin(self, call: Call) -> None:
         """The call begins to wait."""
@@ -46,12 +45,12 @@ class TimeLimits:
         if self._timer is not None:
             self._timer.cancel()
 
-    def fail_late(self, calls: Iterable[Call]) -> None:
+    def fail_late(self, calls: Iterable[Call], reason: str) -> None:
         """Fail those of these calls that are late. None of them is at the server now."""
         now = self._loop.time()
         for call in calls:
             if call.give_up_at <= now:
-                self._fail(call, may_have_committed=call.was_sent)
+                self._fail(call, reason, may_have_committed=call.was_sent)
 
     def _sweep(self) -> None:
         """Fail the calls that have waited long enough, and come back for the next one."""
@@ -60,17 +59,17 @@ class TimeLimits:
         if self._loop_watch.was_blocked():
             return self._set_timer(now + SWEEP_EVERY_SECONDS)  # the results may be here, and not read yet
         next_at = inf
-        for call, sent_at in list(self._pending()):
+        for call, sent_at, reason in list(self._pending()):
             give_up_at = max(call.give_up_at, sent_at + GRACE_SECONDS)
             if give_up_at > now:
                 next_at = min(next_at, give_up_at)
             else:
-                self._fail(call, may_have_committed=call.was_sent or sent_at > -inf)
+                self._fail(call, reason, may_have_committed=call.was_sent or sent_at > -inf)
         if next_at < inf:
             self._set_timer(max(next_at, now + SWEEP_EVERY_SECONDS))
 
-    def _fail(self, call: Call, *, may_have_committed: bool) -> None:
-        call.fail(DatabaseUnavailableError(self._seconds, may_have_committed, self.reason))
+    def _fail(self, call: Call, reason: str, *, may_have_committed: bool) -> None:
+        call.fail(DatabaseUnavailableError(self._seconds, may_have_committed, reason or STILL_AT_WORK))
 
     def _set_timer(self, at: float) -> None:
         self._timer = self._loop.call_at(at, self._sweep, context=contextvars.Context())

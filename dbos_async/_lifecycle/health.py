@@ -27,7 +27,7 @@ class Health:
     - ``ok`` is whether everything below is as it should be, and DBOS does not shut down; if not, ``reasons`` has one sentence each.
     - ``database`` is whether the database has answered within two seconds, ``schema`` whether its schema fits this release.
     - ``listener`` is whether notifications are heard. Without them waits go on by polls, at most 30 seconds late.
-    - ``lease`` is whether the lease is kept. Without it other executors take the workflows over, and none run here.
+    - ``lease`` is whether the lease is kept. Without it other executors may take the workflows over, and none begins here.
     - ``services`` has the background services by name: "ok", or the error that the service has not recovered from yet.
     - ``running`` is how many workflows run here, ``waiting`` how many of those only wait.
     """

@@ -110,12 +110,15 @@ class LeaseThread:
 
     def _main(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                runner.run(self._keep())
-        except asyncio.CancelledError:
-            pass  # it was stopped
-        except Exception:
-            log.exception("The thread that keeps the lease has ended.")
+            while not self._is_over:
+                try:
+                    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                        runner.run(self._keep())
+                except asyncio.CancelledError:
+                    return  # it was stopped
+                except Exception:
+                    log.exception("The thread that keeps the lease failed and begins again.")
+                    time.sleep(1)
         finally:
             self._tell(self._ended.set_result, None)
 
@@ -142,24 +145,36 @@ class LeaseThread:
         """Keep the lease over one connection, until that breaks."""
         connection = await postgres.connect()
         beat: int | None = None
+        is_locked = False
         renew_at = 0.0
         try:
-            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                await connection.execute(LOCK_LIVENESS, self._executor_id)
             while not self._is_over and self._may_renew:
                 sent_at = time.monotonic()
+                is_locked = is_locked or await self._execute(connection, LOCK_LIVENESS, self._executor_id)
                 next_beat = time.monotonic_ns() // 1_000_000 % MAX_BEAT
-                with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                    await connection.fetchrow(BEAT, self._executor_id, next_beat, beat)
-                beat = next_beat
-                if self.alive_at is not None:
-                    self.alive_at = sent_at
-                if self.renews and sent_at >= renew_at:
+                has_moved = await self._execute(connection, BEAT, self._executor_id, next_beat, beat)
+                if has_moved:
+                    beat = next_beat
+                    if self.alive_at is not None:
+                        self.alive_at = sent_at
+                if self.renews and (sent_at >= renew_at or not has_moved):
                     await self._renew_row(connection, sent_at)
                     renew_at = sent_at + 1.5 * self._renew_every_seconds
                 await asyncio.sleep(self._renew_every_seconds)
         finally:
             await close(connection)
+
+    async def _execute(self, connection: asyncpg.Connection[asyncpg.Record], sql: str, *args: object) -> bool:
+        """Execute this. False if the server refused it: the connection stays, and so does what it has locked."""
+        try:
+            with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                await connection.fetch(sql, *args)
+        except asyncpg.PostgresError as error:
+            if connection.is_closed():
+                raise
+            self._note_problem(error)
+            return False
+        return True
 
     async def _renew_row(self, connection: asyncpg.Connection[asyncpg.Record], sent_at: float) -> None:
         try:
@@ -185,7 +200,10 @@ class LeaseThread:
                 silence = "this process stood still" if stood_still else "the database does not answer"
                 self._tell(self._events.on_overdue, self.problem or silence)
             if now - looked_at < 4 * LOOK_EVERY_SECONDS and self._loop.is_running():  # this process was not frozen
-                self._blocked_loop.look(now - self._loop_watch.beat_at)
+                try:
+                    self._blocked_loop.look(now - self._loop_watch.beat_at)
+                except Exception:  # it reads the frames of another thread, with whatever objects are there
+                    log.debug("What blocks the event loop could not be named.", exc_info=True)
             looked_at = now
 
     @property

@@ -83,7 +83,11 @@ class Leases:
                 await self._registered
         except TimeoutError:
             raise DatabaseUnavailableError(within_seconds, False, self.thread.problem) from None
-        await self.look()
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether other executors know this one."""
+        return self.thread.alive_at is not None
 
     async def leave(self) -> None:
         """Be an executor no longer, and free the workflows that ran here, so that others claim them at once."""
@@ -129,9 +133,12 @@ class Leases:
     def on_problem(self, error: Exception) -> None:
         """An attempt to renew the lease has failed."""
         if self._registered.done():
-            if meaning_of(error) is not Meaning.LOST and time.monotonic() >= self._log_at:
-                self._log_at = time.monotonic() + LOG_EVERY_SECONDS
-                log.error("The lease could not be renewed, which is tried again.", exc_info=error)
+            meaning = meaning_of(error)
+            if meaning is Meaning.LOST or time.monotonic() < self._log_at:
+                return  # the listener says that the database is away
+            self._log_at = time.monotonic() + LOG_EVERY_SECONDS
+            text = "The row of this executor is not renewed (%s). The beat goes on, and the renewal is tried again."
+            log.warning(text, reason_of(error), exc_info=None if meaning is Meaning.LOCKED else error)
         elif isinstance(error, asyncpg.InsufficientPrivilegeError):
             self._registered.set_exception(
                 ConfigurationError(

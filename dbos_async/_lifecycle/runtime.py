@@ -21,6 +21,7 @@ from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
 from dbos_async._workflows.registry import registered
+from dbos_async.errors import LaunchError, WrongPlaceError
 
 MIN_SECONDS_FOR_CALLS = 1.0
 """So long a shutdown waits for the calls under way, also when it gives steps no time to finish."""
@@ -66,7 +67,7 @@ class Runtime:
                 self._serve()
             except BaseException:
                 set_launched(None)
-                await self.leases.thread.stop()
+                await (self.leases.leave() if self.leases.is_registered else self.leases.thread.stop())
                 await self.database.close()
                 raise
         except BaseException:
@@ -98,6 +99,10 @@ class Runtime:
 
     async def health(self) -> Health:
         """How everything stands."""
+        if not self.services:
+            raise LaunchError("DBOS is just being launched or was shut down: ask for its health while it runs.")
+        if asyncio.get_running_loop() is not self.database.loop:
+            raise WrongPlaceError("DBOS was launched in another event loop: ask for its health from there.")
         return await health(self.database, self.executor, self.leases.thread, self.services)
 
     def _serve(self) -> None:

@@ -49,6 +49,8 @@ class Service:
     @property
     def problem(self) -> str | None:
         """The error that it has not recovered from yet."""
+        if self._is_closed:
+            return None
         if self.task.done():
             return CANCELLED
         if self._loop.time() - self._failed_at > RECOVERED_AFTER_SECONDS:
@@ -60,6 +62,11 @@ class Service:
             try:
                 await self._serve()
                 raise RuntimeError("The service has returned.")
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._note(RuntimeError(f"something that it waited for was cancelled ({error})"))
             except Exception as error:
                 self._note(error)
             await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures, 10), MAX_PAUSE_SECONDS))

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypedDict, TypeVar
 
+from dbos_async.errors import InvalidArgumentError
 from dbos_async.keys import check_duration, check_int, check_key, check_version
+
+MIN_BLOCKED_SECONDS = 1.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +51,10 @@ class Settings:
         check_int(self.max_payload_bytes, 1, "max_payload_bytes")
         check_duration(self.connect_timeout_seconds, "connect_timeout_seconds")
         check_duration(self.drain_seconds, "drain_seconds")
-        check_duration(self.max_blocked_seconds, "max_blocked_seconds")
+        if check_duration(self.max_blocked_seconds, "max_blocked_seconds") < MIN_BLOCKED_SECONDS:
+            raise InvalidArgumentError(
+                f"max_blocked_seconds must be at least {MIN_BLOCKED_SECONDS:g} and is {self.max_blocked_seconds:g}."
+            )
 
 
 Settings.__init__.__qualname__ = "DBOS"  # what Python names when an option is misspelt

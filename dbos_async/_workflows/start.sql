@@ -6,7 +6,7 @@
 -- with an owner is its first attempt there.
 with calls as materialized (
     select c.*, coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
-           t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+           t.name is not null as taken, coalesce(t.start_id = c.start_id and mod(t.attempt, 1000000) = 1, false) as taken_by_this,
            case when t.start_id = c.start_id then t.attempt / 1000000
                 else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
     from :rows
@@ -60,7 +60,7 @@ with calls as materialized (
            case when not :is_owner_by_either then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome,
            coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
-           t.name is not null as taken, coalesce(t.start_id = c.start_id, false) as taken_by_this,
+           t.name is not null as taken, coalesce(t.start_id = c.start_id and mod(t.attempt, 1000000) = 1, false) as taken_by_this,
            case when t.start_id = c.start_id then t.attempt / 1000000
                 else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
     from :rows

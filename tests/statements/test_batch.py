@@ -148,7 +148,7 @@ async def test_calls_are_repeated_when_their_connection_breaks(batches: Batches,
 async def test_d4_outside_of_workflows_a_call_gives_up_in_time(wakeups: Wakeups) -> None:
     postgres = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
     batches = Batches(postgres, wakeups, give_up_after_seconds=0.2)
-    with pytest.raises(DatabaseUnavailableError, match=r"did not answer for 0.2 seconds .*; nothing was committed"):
+    with pytest.raises(DatabaseUnavailableError, match=r"did not do this within 0.2 seconds .*; nothing was committed"):
         await batches.call(ECHO, [("x",)], partition="")
     retry_forever = batches.call(ECHO, [("x",)], partition="", retry_forever=True)
     await asyncio.sleep(0.5)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from dbos_async._executor import claiming
 from dbos_async._lifecycle import leases, leftovers
 from dbos_async._lifecycle.expiry import LEFT_SECONDS, LOST_SECONDS, PREDECESSOR_SECONDS, Expiry
-from dbos_async._workflows import control
+from dbos_async._workflows import control, start
 from tests.support.statements import execute
 
 LEASE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -168,6 +170,19 @@ async def test_w10_an_executor_that_leaves_stays_known_while_something_may_follo
     assert answer["workflows"] == (2 if locks else 3)
     assert await two.fetchval("select count(*) from dbos_async.executors where lease_until = '-infinity'") == stays
     assert await two.fetchval("select count(*) from dbos_async.executors") == stays
+
+
+async def test_w3_a_start_that_is_repeated_begins_no_run_that_another_executor_has_taken_over(one: Any) -> None:
+    row = ("mine", "f", "{}", "me", None, None, uuid4(), None, b"d")
+    (answer,) = await execute(one, start.START_BY_ID, row)
+    assert answer["started"]
+    (answer,) = await execute(one, start.START_BY_ID, row)
+    assert answer["started"], "its first answer was lost, and nobody else runs it"
+    await one.execute("update dbos_async.workflows set owner = null where id = 'mine'")
+    claimed = await execute(one, claiming.CLAIM, ("another", '["f"]', None, 1))
+    assert [record["id"] for record in claimed] == ["mine"]
+    (answer,) = await execute(one, start.START_BY_ID, row)
+    assert not answer["started"]
 
 
 async def test_w10_only_what_is_still_owned_by_the_same_run_is_given_back(one: Any, two: Any) -> None:
