@@ -227,7 +227,7 @@ class Batches:
                 for call in piece:
                     self._end_alone(call, error, meaning)
                 if meaning not in (Meaning.VALUE, Meaning.FAULT):
-                    set_aside_in_a_row += 1
+                    set_aside_in_a_row += meaning is Meaning.REFUSED
                     queue = deque(filter(None, map(self._without_set_aside, queue)))
             else:
                 self._resolve(flight, piece, records)
@@ -273,6 +273,7 @@ class Batches:
                     if self._closed:
                         break
                     flight.calls = []
+                    one.is_locked = meaning is Meaning.LOCKED
                     if meaning in (Meaning.VALUE, Meaning.FAULT):
                         self._end_alone(call, error, meaning)
                         return None

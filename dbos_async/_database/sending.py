@@ -20,7 +20,7 @@ from dbos_async._database.urls import reason_of
 
 log = logging.getLogger("dbos_async")
 
-BE_IMPATIENT: Final = "set lock_timeout = '50ms'"
+BE_IMPATIENT: Final = "set lock_timeout = '20ms'"
 BE_PATIENT: Final = "set lock_timeout = '500ms'"
 
 MAX_CONFLICTS: Final = 20

@@ -159,7 +159,7 @@ class LeaseThread:
                         self.alive_at = sent_at
                 if self.renews and (sent_at >= renew_at or not has_moved):
                     await self._renew_row(connection, sent_at)
-                    renew_at = sent_at + 1.5 * self._renew_every_seconds
+                    renew_at = sent_at + (0.0 if self.problem else 1.5 * self._renew_every_seconds)
                 await asyncio.sleep(self._renew_every_seconds)
         finally:
             await close(connection)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from dbos_async._database import batches, connections, listener, probe
+from dbos_async._database import connections, listener, probe, sending
 from tests.support.databases import new_database
 from tests.support.postgres import SMALL, Server, chosen_version, versions
 
@@ -55,7 +55,7 @@ async def quiet() -> AsyncIterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the seconds after which a silent connection is probed."""
-    monkeypatch.setattr(batches, "AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(sending, "AFTER_SECONDS", 0.5)
     monkeypatch.setattr(probe, "EVERY_SECONDS", 0.2)
     monkeypatch.setattr(probe, "ANSWER_WITHIN_SECONDS", 0.5)
     monkeypatch.setattr(listener, "ASK_EVERY_SECONDS", 0.5)

@@ -49,7 +49,7 @@ async def charge(what: str) -> str:
     return f"receipt for {what}"
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="order by clock")
 async def order() -> list[str]:
     first = await charge("a")
     await DBOS.sleep(0.2)
