@@ -10,7 +10,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from dbos_async.keys import Topic
+from dbos_async._checks import check_instance, check_key, check_optional_key
+from dbos_async.keys import Topic, topic_and_type
 
 T = TypeVar("T")
 
@@ -64,6 +65,16 @@ class SendMessage:
     topic: str | Topic[Any] | None = None
     idempotency_key: str | None = None
     headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        destination_id = check_key(self.destination_id, "destination_id")
+        key = check_optional_key(self.idempotency_key, "idempotency_key")
+        topic_and_type(self.topic)
+        if self.headers is not None:
+            check_instance(self.headers, Mapping, "headers")
+        if destination_id is not self.destination_id or key is not self.idempotency_key:  # of a subclass of str
+            object.__setattr__(self, "destination_id", destination_id)
+            object.__setattr__(self, "idempotency_key", key)
 
     if TYPE_CHECKING:
         # The __init__ that the dataclass makes, typed so that type checkers compare the message with the type of its topic.
