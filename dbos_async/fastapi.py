@@ -206,7 +206,7 @@ async def stream_response(
     """
     check_instance(request, Request, "request")
     workflow_id = check_key(workflow_id, "workflow_id")
-    name, _ = key_and_type(key, "The key of a stream")
+    name, _ = key_and_type(key, Stream)
     heartbeat_seconds = check_duration(heartbeat_seconds, "heartbeat_seconds", least=0.001, most=MAX_WAIT_SECONDS)
     retry_seconds = check_duration(retry_seconds, "retry_seconds", most=MAX_WAIT_SECONDS)
     if client is not None:

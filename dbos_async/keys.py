@@ -6,8 +6,9 @@ import builtins
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
-from dbos_async._checks import check_key
+from dbos_async._checks import check_key, excerpt
 from dbos_async._serialization.signature import check_declared
+from dbos_async.errors import InvalidArgumentError
 
 T = TypeVar("T")
 
@@ -75,16 +76,23 @@ class Stream(_TypedKey[T]):
     """
 
 
-def key_and_type(key: str | _TypedKey[Any], what: str) -> tuple[str, Any]:
-    """Return the name and the declared type of a key. The type is ``Any`` for a plain ``str``, which is checked first."""
-    if isinstance(key, _TypedKey):
+def key_and_type(key: object, kind: type[_TypedKey[Any]]) -> tuple[str, Any]:
+    """Return the name and the declared type of a topic, an event or a stream. The type of a plain ``str`` is ``Any``."""
+    if isinstance(key, kind):
         return key.name, key.type
-    return check_key(key, what), Any
+    if isinstance(key, _TypedKey):
+        raise InvalidArgumentError(f"{_ROLES[kind]} must be a str or made by {kind.__name__}(…) and is {excerpt(key)}.")
+    return check_key(key, _ROLES[kind]), Any
 
 
 def topic_and_type(topic: str | Topic[Any] | None) -> tuple[str, Any]:
     """Return the name and the declared type of a topic. For ``None`` the name is empty: the message has no topic."""
-    return ("", Any) if topic is None else key_and_type(topic, "A topic")
+    return ("", Any) if topic is None else key_and_type(topic, Topic)
+
+
+_ROLES: dict[type[_TypedKey[Any]], str] = {
+    Topic: "A topic", Event: "The key of an event", Stream: "The key of a stream"
+}  # fmt: skip
 
 
 def _with_article(key: _TypedKey[Any]) -> str:

@@ -28,7 +28,7 @@ with load(__name__) as sql:
 
 async def set_event(database: Database, key: str | Event[Any], value: Any) -> None:
     """Store a value of the event."""
-    name, declared = key_and_type(key, "The key of an event")
+    name, declared = key_and_type(key, Event)
     context = in_workflow_or_step(calling_context(database), "set_event")
     text = encode_value(value, declared, what=f"The value of event {name!r}")
     invalid = size_error(text, database.max_payload_bytes, f"The value of event {name!r}")
@@ -43,7 +43,7 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
 async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:
     """The latest value; waits for the first. ``None`` after the time limit, or when the workflow has ended without a value."""
     workflow_id = check_key(workflow_id, "workflow_id")
-    name, declared = key_and_type(key, "The key of an event")
+    name, declared = key_and_type(key, Event)
     seconds = check_seconds(timeout_seconds)
     context = calling_context(database)
     what = _what(name, workflow_id)

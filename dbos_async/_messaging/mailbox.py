@@ -45,7 +45,7 @@ async def list_messages(
     workflow_id = check_key(workflow_id, "workflow_id")
     status = None if status is None else check_choice(status, STATUSES, "status")
     limit = check_int(limit, 1, "limit")
-    name = None if topic is None else key_and_type(topic, "A topic")[0]
+    name = None if topic is None else key_and_type(topic, Topic)[0]
     row = workflow_id, name, status, limit, None if after is None else _id(after)
 
     async def find() -> list[Message]:

@@ -47,7 +47,10 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
     outgoing = [
         _outgoing(message, f"Message {index} of send_bulk", local_executor_id) for index, message in enumerate(messages)
     ]
-    if outgoing:
+    if not outgoing:
+        if connection is not None:
+            check_connection(connection, calling_context(database), "send_bulk")
+    else:
         await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
 
 

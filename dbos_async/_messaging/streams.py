@@ -48,7 +48,7 @@ class _Boundary(TypedDict):
 
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
-    name, declared = key_and_type(key, "The key of a stream")
+    name, declared = key_and_type(key, Stream)
     context = in_workflow_or_step(calling_context(database), "write_stream")
     text = encode_value(value, declared, what=f"The value for stream {name!r}")
     await _write(database, context, "write_stream", name, text)
@@ -56,7 +56,7 @@ async def write_stream(database: Database, key: str | Stream[Any], value: Any) -
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
     """Accept no more values."""
-    name, _ = key_and_type(key, "The key of a stream")
+    name, _ = key_and_type(key, Stream)
     context = in_workflow_or_step(calling_context(database), "close_stream")
     await _write(database, context, "close_stream", name, None)
 
@@ -66,7 +66,7 @@ def read_stream(
 ) -> AsyncGenerator[Any, None]:
     """Yield the values from ``offset`` on, in order, until the stream has ended."""
     workflow_id = check_key(workflow_id, "workflow_id")
-    name, declared = key_and_type(key, "The key of a stream")
+    name, declared = key_and_type(key, Stream)
     return _values(
         database, workflow_id, name, declared, check_int(offset, 0, "offset"), check_seconds(timeout_seconds)
     )
