@@ -172,7 +172,7 @@ class Signature:
                 has_json, reason = False, f" ({' '.join(str(problem).split()):.200})"
             if not has_json:
                 raise RegistrationError(
-                    f"The {what} of {self._name} is annotated as {annotation!r:.100}, which has no JSON{reason}: "
+                    f"The {what} of {self._name} is annotated as {excerpt(annotation)}, which has no JSON{reason}: "
                     "annotate it with a type that pydantic can serialize, or not at all."
                 )
         if complete:

@@ -22,7 +22,7 @@ class RegisteredWorkflow(Generic[P, R]):
     def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
         if not inspect.iscoroutinefunction(function):
             raise RegistrationError(
-                f"@DBOS.workflow() decorates async functions, and {function!r:.100} is none: "
+                f"@DBOS.workflow() decorates async functions, and {excerpt(function)} is none: "
                 "write 'async def' and @DBOS.workflow()."
             )
         functools.update_wrapper(cast("Any", self), function)  # what starts it makes it callable

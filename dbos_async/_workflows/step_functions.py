@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import anyio
 
-from dbos_async._checks import check_key
+from dbos_async._checks import check_key, excerpt
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
@@ -44,7 +44,7 @@ class StepFunction(Generic[P, R]):
     ) -> None:
         if not inspect.isroutine(function):
             raise RegistrationError(
-                f"@DBOS.step() decorates functions, and {function!r:.100} is none: write @DBOS.step()."
+                f"@DBOS.step() decorates functions, and {excerpt(function)} is none: write @DBOS.step()."
             )
         functools.update_wrapper(self, function)
         self.name: str = check_key(name or function.__qualname__, "The name of a step")

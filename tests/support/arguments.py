@@ -58,6 +58,8 @@ class NoZone(tzinfo):
     def utcoffset(self, moment: datetime | None) -> timedelta:
         raise ValueError("no offset")
 
+    dst = tzname = utcoffset  # type: ignore[assignment]  # all raise
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -72,7 +74,7 @@ class Missing:
     """Stands for a parameter that is left out."""
 
 
-OBJECTS = (object(), Shouts(), Mute(), [], {}, 1j, int)
+OBJECTS: tuple[Any, ...] = (object(), Shouts(), Mute(), [], {}, 1j, int)
 NO_TEXTS = (5, True, 1.5, b"k", bytearray(b"k"), *OBJECTS)
 UNSTORABLE = ("a\0b", "\0", "\ud800", "a\udfff", "x" * 513)
 NO_NUMBERS = (
