@@ -188,7 +188,7 @@ def _stored(text: str, what: str) -> str:
         )
     if "\0" in text:
         raise InvalidArgumentError(f"{what} must not contain the NUL character: {excerpt(text)}.")
-    if not _is_unicode(text):
+    if not text.isascii() and not _is_unicode(text):
         raise InvalidArgumentError(f"{what} must be valid Unicode and has a lone surrogate: {excerpt(text)}.")
     return text
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from dbos_async._checks import check_instance, check_key, check_optional_key
+from dbos_async._checks import check_instance, check_key
 from dbos_async.keys import Topic, topic_and_type
 
 T = TypeVar("T")
@@ -68,12 +68,17 @@ class SendMessage:
 
     def __post_init__(self) -> None:
         destination_id = check_key(self.destination_id, "destination_id")
-        key = check_optional_key(self.idempotency_key, "idempotency_key")
-        topic_and_type(self.topic)
+        topic, key = self.topic, self.idempotency_key
+        if topic is not None and not isinstance(topic, Topic):
+            topic = topic_and_type(topic)[0]
+        if key is not None:
+            key = check_key(key, "idempotency_key")
         if self.headers is not None:
             check_instance(self.headers, Mapping, "headers")
-        if destination_id is not self.destination_id or key is not self.idempotency_key:  # of a subclass of str
+        if not (destination_id is self.destination_id and topic is self.topic and key is self.idempotency_key):
+            # Of a subclass of str the plain text counts.
             object.__setattr__(self, "destination_id", destination_id)
+            object.__setattr__(self, "topic", topic)
             object.__setattr__(self, "idempotency_key", key)
 
     if TYPE_CHECKING:

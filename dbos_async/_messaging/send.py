@@ -24,7 +24,7 @@ from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
-from dbos_async.keys import topic_and_type
+from dbos_async.keys import Topic
 
 with load(__name__) as sql:
     SEND: Final = sql.statement("SEND")
@@ -122,7 +122,10 @@ def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) ->
     if not isinstance(message, SendMessage):
         raise InvalidArgumentError(f"{what} must be a SendMessage and is of type {kind_of(message)}.")
     destination_id = message.destination_id
-    topic, declared = topic_and_type(message.topic)
+    # SendMessage has checked them.
+    topic, declared = (
+        (message.topic.name, message.topic.type) if isinstance(message.topic, Topic) else (message.topic or "", Any)
+    )
     payload = encode_value(
         message.message, declared, what=f"The message to {destination_id!r}", error=InvalidMessageError
     )
