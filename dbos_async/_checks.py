@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
 MAX_KEY_LENGTH = 512
 MAX_INT = 2**31 - 1
+MAX_PORT = 65535
 MAX_WAIT_SECONDS = 100 * 365 * 86400.0
 MAX_EXCERPT_LENGTH = 100
 
@@ -66,6 +68,11 @@ def check_url(url: object) -> str:
     url = str.__str__(url)
     if "\0" in url or not _is_unicode(url):
         raise InvalidArgumentError(f"{what} must have neither a NUL character nor a lone surrogate.")
+    hosts = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    if any(len(port) > 5 or not 0 < int(port) <= MAX_PORT for port in re.findall(":([0-9]+)(?=,|$)", hosts)):
+        raise InvalidArgumentError(
+            f"{what} must have ports from 1 to {MAX_PORT}: any other would be cut to one of them."
+        )
     return url
 
 

@@ -50,7 +50,7 @@ class Settings:
             "migrate": check_flag(self.migrate, "migrate"),
             "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),
             "drain_seconds": check_duration(self.drain_seconds, "drain_seconds"),
-            "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds"),
+            "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds", least=1),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the way of a frozen dataclass

@@ -15,6 +15,7 @@ from dbos_async._checks import check_loop, kind_of
 from dbos_async._database.calls import Result, Row
 from dbos_async._database.outages import RETRYABLE
 from dbos_async._database.statement import Statement
+from dbos_async._database.urls import reason_of
 from dbos_async._runs.context import Context, WorkflowContext, check_live
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
@@ -46,6 +47,20 @@ async def execute_inside(connection: Any, statement: Statement, rows: Sequence[R
                 f"The database of connection= has no tables of dbos_async ({error}): "
                 "use a connection to the database of the workflows."
             ) from None
+        except _UNUSABLE as error:
+            raise InvalidArgumentError(
+                f"The connection of connection= cannot be used for this call ({reason_of(error)}): use one that does nothing "
+                "else meanwhile, in a transaction that has not failed and may write the tables of dbos_async."
+            ) from error
+
+
+_UNUSABLE = (
+    asyncpg.InterfaceError,
+    asyncpg.InFailedSQLTransactionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""What a statement raises on a connection that is busy or closed, or in a transaction that has failed or may not write this."""
 
 
 def check_connection(connection: Any, context: Context | None, verb: str) -> None:

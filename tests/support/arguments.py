@@ -95,7 +95,10 @@ NO_NUMBERS = (
 NO_DURATIONS = (*NO_NUMBERS, None)
 NO_VALUES = (object(), Mute(), float("nan"), float("inf"), {1: 2}, "\ud800", [float("-inf")], 10**5000)
 NO_INTS = (True, False, 1.0, "1", b"1", None, float("nan"), 2**31, 2**63, 10**5000, -(10**5000), *OBJECTS)
-NO_URLS = (5, True, b"postgresql://user:secret@host/db", "", "postgresql://a\0b", "postgresql://\ud800", *OBJECTS)
+NO_URLS = (
+    "postgresql://localhost:65536/x", "postgresql://a:5432,b:99999999/x", "postgresql://u:p@[::1]:0/x",
+    5, True, b"postgresql://user:secret@host/db", "", "postgresql://a\0b", "postgresql://\ud800", *OBJECTS,
+)  # fmt: skip
 NO_STEPS = (
     0,
     -1,
@@ -159,7 +162,7 @@ KINDS: dict[str, Kind] = {
     "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
     "limit": COUNT,
     "max_attempts": COUNT,
-    "max_blocked_seconds": DURATION,
+    "max_blocked_seconds": Kind(1, (*NO_DURATIONS, 0, 0.9)),
     "max_payload_bytes": COUNT,
     "max_recovery_attempts": Kind(0, (-1, "x", 1.5, True, 2**31, float("nan"), b"1", Mute()), takes_none=True),
     "max_running": COUNT,
