@@ -43,6 +43,7 @@ from dbos_async.errors import (
     DatabaseUnavailableError,
     DBOSError,
     InvalidArgumentError,
+    InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
     LaunchError,
@@ -284,8 +285,8 @@ def _heartbeat() -> ServerSentEvent:
 
 
 async def _answer(_request: Request, error: Exception) -> Response:
-    if isinstance(error, InvalidStreamValueError):
-        raise error  # a stored value does not fit the reader's type, which is not the client's fault
+    if isinstance(error, (InvalidStreamValueError, InvalidCallError)):
+        raise error  # a stored value does not fit the reader's type, or the program calls a function wrongly: no client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}
     headers: Mapping[str, str] | None = None

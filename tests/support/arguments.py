@@ -7,6 +7,7 @@ user. So whoever adds one says here what may be passed.
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
@@ -190,6 +191,7 @@ KINDS: dict[str, Kind] = {
     "url": Kind("postgresql://localhost/shop", (*NO_URLS, None)),
     "value": Kind(1, NO_VALUES),
     "version": Kind(18, (0, -1, *NO_INTS)),
+    "wait_if_parked": FLAG,
     "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
     "workflow_id": ID,
 }
@@ -205,13 +207,17 @@ OTHER_KINDS: dict[str, Kind] = {
 }
 """Where the name does not say enough: the parameters of these functions."""
 
-SHOWN: Final = {"Envelope", "Message", "Health", "WorkflowStatus", "WorkflowStep"}
-"""Classes that functions return, and nobody makes."""
+SHOWN: Final = {
+    "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+}  # fmt: skip
+"""Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
 CONSTRUCTORS: Final = (
     DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Event, Stream,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
+PROGRAMS: Final = {"cli", "lint"}
+PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys"} | PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -264,18 +270,19 @@ def surface() -> dict[str, Entry]:
 
 def unplaced() -> list[str]:
     """The public names and parameters that this module does not know."""
-    made = {each.__name__ for each in CONSTRUCTORS} | {"WorkflowHandle"} | SHOWN
-    names = [
-        name
-        for name in dbos_async.__all__
-        if name not in made and not issubclass(getattr(dbos_async, name), BaseException)
-    ]
-    return names + [
+    made = {each.__name__ for each in CONSTRUCTORS} | SHOWN
+    names = [name for name in dbos_async.__all__ if name not in made and not _is_error(getattr(dbos_async, name))]
+    modules = {each.name for each in pkgutil.iter_modules(dbos_async.__path__) if not each.name.startswith("_")}
+    return [*names, *(modules - PUBLIC_MODULES)] + [
         f"{entry.name}({parameter}=)"
         for entry in surface().values()
         for parameter in entry.parameters
         if parameter not in KINDS
     ]
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
