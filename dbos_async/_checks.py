@@ -158,7 +158,7 @@ def check_folder(folder: object, what: str) -> Path:
 def check_instance(value: object, kind: type[Any], what: str) -> None:
     """Raise unless the value is of this class."""
     if not isinstance(value, kind):
-        raise InvalidArgumentError(f"{what} must be a {kind.__name__} and is of type {kind_of(value)}.")
+        raise InvalidArgumentError(f"{what} must be of type {kind.__name__} and is of type {kind_of(value)}.")
 
 
 def check_callable(value: object, what: str) -> None:
