@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import asyncpg
 import typer
 
+from dbos_async._checks import check_url
 from dbos_async._database import migrations
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable
@@ -36,7 +37,7 @@ def migrate(
     if not url:
         _fail("No database: name its URL, or set DBOS_DATABASE_URL.")
     try:
-        applied = asyncio.run(_migrate(url, check))
+        applied = asyncio.run(_migrate(check_url(url), check))
     except DBOSError as error:
         _fail(str(error))
     except UNUSABLE as error:

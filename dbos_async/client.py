@@ -6,18 +6,22 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
+from dbos_async._checks import check_duration, check_flag, check_int, check_loop, check_optional_key, check_url
 from dbos_async._database.database import Database
 from dbos_async._messaging.verbs import MessagingVerbs
+from dbos_async._runs.start_options import wanted_version
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
+from dbos_async._workflows.known import KnownNames
 from dbos_async._workflows.registry import call_by_name
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.verbs import WorkflowVerbs
-from dbos_async.errors import LaunchError, WrongPlaceError
-from dbos_async.keys import check_duration, check_int, check_version
+from dbos_async.errors import LaunchError
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection
+
+OTHER_LOOP = "This DBOSClient was opened in another event loop: use it there, or open one in each loop."
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,11 +56,12 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         connect_timeout_seconds: float = 30.0,
         application_version: str | None = None,
     ) -> None:
-        self._url = url
-        self._migrate = migrate
+        self._url = check_url(url)
+        self._migrate = check_flag(migrate, "migrate")
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
-        self._application_version = check_version(application_version)
+        self._application_version = check_optional_key(application_version, "application_version")
+        self._known_names = KnownNames()
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
     async def __aenter__(self) -> Self:
@@ -80,6 +85,7 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._opened is not None:
+            check_loop(self._opened[1], OTHER_LOOP)
             database, self._opened = self._opened[0], None
             await database.close()
 
@@ -99,6 +105,9 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         Returns the handle once the start is committed. Arguments given with a name travel as plain JSON, and the result is a plain
         JSON value. Ids, versions, ``connection=`` and errors are those of `DBOS.start_workflow`.
 
+        The first start of a name that no live executor knows logs a warning. The workflow then waits for an executor, and its
+        `WorkflowStatus.unclaimable` is true. Arguments that its function does not take end the workflow in ERROR.
+
         Example:
             ```python
             @DBOS.workflow(name="checkout")  # in the application
@@ -111,6 +120,8 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         """
         connection, kwargs = start.split_connection(workflow, kwargs)
         name, text, result_type = call_by_name(workflow, args, kwargs)
+        version = wanted_version.get() or self._application_version
+        await self._known_names.warn_once(self._database, name, version, args, kwargs)
         return await start.start(self._database, name, text, result_type, None, connection, self._application_version)
 
     @property
@@ -118,6 +129,5 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         if self._opened is None:
             raise LaunchError("This DBOSClient is not open: write 'async with DBOSClient(url) as client:'.")
         database, loop = self._opened
-        if asyncio.get_running_loop() is not loop:
-            raise WrongPlaceError("This DBOSClient was opened in another event loop: open one in each loop.")
+        check_loop(loop, OTHER_LOOP)
         return database

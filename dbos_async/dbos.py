@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
+from dbos_async._checks import check_optional_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._lifecycle.health import Health
@@ -16,10 +17,10 @@ from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
+from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
-from dbos_async.keys import check_int, check_seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -166,6 +167,7 @@ class DBOS:
             ```
         """
         if _current is not None:
+            _current._runtime.check_loop()
             await _current.__aexit__(None, None, None)
 
     @staticmethod
@@ -182,18 +184,20 @@ class DBOS:
         """
         if _current is None:
             raise launched.not_launched()
+        _current._runtime.check_loop()
         return await _current._runtime.health()
 
     @staticmethod
     def workflow(
-        name: str | None = None, max_recovery_attempts: int = 50
+        name: str | None = None, max_recovery_attempts: int | None = 50
     ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]:
         """Register an ``async def`` as a workflow: called, it runs durably, and after a crash it continues from its last step.
 
         Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
-        than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked.
+        than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked (``None``: never).
 
-        Raises `RegistrationError` when the function is not an ``async def``, or when another function has the name.
+        Raises `InvalidArgumentError` when an option cannot be used, `RegistrationError` when the function is not an
+        ``async def``, or when another function has the name.
 
         Example:
             ```python
@@ -206,13 +210,14 @@ class DBOS:
         """
         if callable(name):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
-        return lambda function: Workflow(function, name, max_recovery_attempts)
+        name, most = check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts)
+        return lambda function: Workflow(function, name, most)
 
     @staticmethod
     def step(
         name: str | None = None,
         retries_allowed: bool = False,
-        max_attempts: int = 3,
+        max_attempts: int = DEFAULT_ATTEMPTS,
         interval_seconds: float = 1.0,
         backoff_rate: float = 2.0,
         timeout_seconds: float | None = None,
@@ -222,6 +227,9 @@ class DBOS:
         With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
         ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
         (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step.
+
+        Raises `InvalidArgumentError` when an option cannot be used. Options of retries without ``retries_allowed`` do nothing,
+        and a ``UserWarning`` says so.
 
         Example:
             ```python
@@ -238,11 +246,8 @@ class DBOS:
         """
         if callable(name):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
-        check_int(max_attempts, 1, "max_attempts")
-        check_seconds(interval_seconds, "interval_seconds")
-        check_seconds(timeout_seconds)
         return StepDecorator(
-            name, max_attempts if retries_allowed else 1, interval_seconds, backoff_rate, timeout_seconds
+            *step_options(name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds)
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from dbos_async._checks import check_folder, check_int
 from dbos_async.errors import ConfigurationError, NoDatabaseError
 
 FOLDER = ".dbos_async"
@@ -49,7 +50,7 @@ class EmbeddedPostgres:
                 self._lock.release_write_lock()
 
 
-async def start(directory: Path | None = None, *, version: int = 18) -> EmbeddedPostgres:
+async def start(directory: Path | str | None = None, *, version: int = 18) -> EmbeddedPostgres:
     """Start the server of a folder (default: ``.dbos_async`` in the working directory), or join it if it runs already.
 
     Raises `NoDatabaseError` if the extra ``embedded`` is not installed, `ConfigurationError` if the server does not start::
@@ -61,9 +62,11 @@ async def start(directory: Path | None = None, *, version: int = 18) -> Embedded
         finally:
             await server.stop()
     """
+    folder = Path.cwd() / FOLDER if directory is None else check_folder(directory, "directory")
+    check_int(version, 1, "version")
     joined: list[EmbeddedPostgres] = []
     try:
-        await anyio.to_thread.run_sync(lambda: joined.append(join(directory or Path.cwd() / FOLDER, version)))
+        await anyio.to_thread.run_sync(lambda: joined.append(join(folder, version)))
     except BaseException:
         for server in joined:
             server.leave()  # the caller was cancelled meanwhile
@@ -71,8 +74,10 @@ async def start(directory: Path | None = None, *, version: int = 18) -> Embedded
     return joined[0]
 
 
-def join(directory: Path, version: int = 18) -> EmbeddedPostgres:
+def join(directory: Path | str, version: int = 18) -> EmbeddedPostgres:
     """Do what `start` does, but block the thread."""
+    directory = check_folder(directory, "directory")
+    check_int(version, 1, "version")
     try:
         with warnings.catch_warnings():
             # At its import the wheel looks for the runtime folder of the login session, and warns on machines without one.

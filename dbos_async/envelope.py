@@ -10,7 +10,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from dbos_async.keys import Topic
+from dbos_async._checks import check_instance, check_key
+from dbos_async.keys import Topic, topic_and_type
 
 T = TypeVar("T")
 
@@ -64,6 +65,21 @@ class SendMessage:
     topic: str | Topic[Any] | None = None
     idempotency_key: str | None = None
     headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        destination_id = check_key(self.destination_id, "destination_id")
+        topic, key = self.topic, self.idempotency_key
+        if topic is not None and not isinstance(topic, Topic):
+            topic = topic_and_type(topic)[0]
+        if key is not None:
+            key = check_key(key, "idempotency_key")
+        if self.headers is not None:
+            check_instance(self.headers, Mapping, "headers")
+        if not (destination_id is self.destination_id and topic is self.topic and key is self.idempotency_key):
+            # Of a subclass of str the plain text counts.
+            object.__setattr__(self, "destination_id", destination_id)
+            object.__setattr__(self, "topic", topic)
+            object.__setattr__(self, "idempotency_key", key)
 
     if TYPE_CHECKING:
         # The __init__ that the dataclass makes, typed so that type checkers compare the message with the type of its topic.

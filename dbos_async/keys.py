@@ -6,12 +6,11 @@ import builtins
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
+from dbos_async._checks import check_key, excerpt
+from dbos_async._serialization.signature import check_declared
 from dbos_async.errors import InvalidArgumentError
 
 T = TypeVar("T")
-
-MAX_KEY_LENGTH = 512
-MAX_WAIT_SECONDS = 100 * 365 * 86400.0
 
 
 @dataclass(frozen=True, init=False)
@@ -24,7 +23,9 @@ class _TypedKey(Generic[T]):
     @overload
     def __init__(self, name: str, type: Any) -> None: ...
     def __init__(self, name: str, type: Any) -> None:
-        object.__setattr__(self, "name", check_key(name, f"The name of {_with_article(self)}"))
+        kind = _with_article(self)
+        object.__setattr__(self, "name", check_key(name, f"The name of {kind}"))
+        check_declared(type, f"The type of {kind}")
         object.__setattr__(self, "type", type)
 
 
@@ -75,71 +76,23 @@ class Stream(_TypedKey[T]):
     """
 
 
-def key_and_type(key: str | _TypedKey[Any], what: str) -> tuple[str, Any]:
-    """Return the name and the declared type of a key. The type is ``Any`` for a plain ``str``, which is checked first."""
-    if isinstance(key, _TypedKey):
+def key_and_type(key: object, kind: type[_TypedKey[Any]]) -> tuple[str, Any]:
+    """Return the name and the declared type of a topic, an event or a stream. The type of a plain ``str`` is ``Any``."""
+    if isinstance(key, kind):
         return key.name, key.type
-    return check_key(key, what), Any
+    if isinstance(key, _TypedKey):
+        raise InvalidArgumentError(f"{_ROLES[kind]} must be a str or made by {kind.__name__}(…) and is {excerpt(key)}.")
+    return check_key(key, _ROLES[kind]), Any
 
 
 def topic_and_type(topic: str | Topic[Any] | None) -> tuple[str, Any]:
     """Return the name and the declared type of a topic. For ``None`` the name is empty: the message has no topic."""
-    return ("", Any) if topic is None else key_and_type(topic, "A topic")
+    return ("", Any) if topic is None else key_and_type(topic, Topic)
 
 
-def check_key(key: object, what: str) -> str:
-    """Return the key if it is a ``str`` of 1 to 512 characters without NUL and lone surrogates, else raise `InvalidArgumentError`.
-
-    ``what`` names the argument in the sentence of that error.
-    """
-    if not isinstance(key, str):
-        raise InvalidArgumentError(f"{what} must be a str and is of type {type(key).__name__}: {key!r:.100}.")
-    if not key:
-        raise InvalidArgumentError(f"{what} must not be empty.")
-    if len(key) > MAX_KEY_LENGTH:
-        raise InvalidArgumentError(
-            f"{what} must have at most {MAX_KEY_LENGTH} characters and has {len(key)}: {key[:40]!r}…."
-        )
-    if "\0" in key:
-        raise InvalidArgumentError(f"{what} must not contain the NUL character: {key[:100]!r}.")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgumentError(f"{what} must be valid Unicode and has a lone surrogate: {key[:100]!r}.") from None
-    return key
-
-
-def check_version(version: object) -> str | None:
-    """Return an ``application_version`` if it is ``None`` or a text that can be a key, else raise `InvalidArgumentError`."""
-    return None if version is None else check_key(version, "application_version")
-
-
-def check_seconds(seconds: object, what: str = "timeout_seconds") -> float | None:
-    """Return a time to wait if it is a number of at least 0, else raise `InvalidArgumentError`.
-
-    ``None``, and any time beyond a hundred years, means no limit and is returned as ``None``.
-    """
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise InvalidArgumentError(
-            f"{what} must be a number of seconds of at least 0, or None, and is {seconds!r:.100}."
-        )
-    return None if seconds > MAX_WAIT_SECONDS else float(seconds)
-
-
-def check_duration(seconds: object, what: str) -> float:
-    """Return a time that has to be given if it is a number of at least 0, else raise `InvalidArgumentError`."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise InvalidArgumentError(f"{what} must be a number of seconds of at least 0 and is {seconds!r:.100}.")
-    return float(seconds)
-
-
-def check_int(number: object, minimum: int, what: str) -> int:
-    """Return the number if it is an ``int`` from ``minimum`` to 2³¹ - 1, else raise `InvalidArgumentError`."""
-    if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number < 2**31:
-        raise InvalidArgumentError(f"{what} must be a whole number of at least {minimum} and is {number!r:.100}.")
-    return number
+_ROLES: dict[type[_TypedKey[Any]], str] = {
+    Topic: "A topic", Event: "The key of an event", Stream: "The key of a stream"
+}  # fmt: skip
 
 
 def _with_article(key: _TypedKey[Any]) -> str:

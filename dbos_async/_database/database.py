@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from dbos_async._checks import check_int, check_url
 from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
@@ -16,8 +17,7 @@ from dbos_async._database.outages import is_lost
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
-from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError, InvalidArgumentError
-from dbos_async.keys import check_int
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
 
 class Database:
@@ -31,11 +31,7 @@ class Database:
         max_payload_bytes: int = 8 * 2**20,
         max_connections: int = 8,
     ) -> None:
-        if not isinstance(url, str):
-            raise InvalidArgumentError(
-                f"The URL of the database must be a str and is of type {type(url).__name__}: {url!r:.100}."
-            )
-        self._url = url
+        self._url = url = check_url(url)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.local_executor_id: str | None = None
         """The id of the executor of this process, if it runs one."""

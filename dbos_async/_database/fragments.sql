@@ -48,6 +48,18 @@ string_agg(distinct :key, '')
 -- fragment for one row: announced_keys(key)
 string_agg(:key, '')
 
+-- fragment: some_live_executor_knows
+-- Whether a live executor has the name of w, a workflow, and runs its version.
+exists (
+    select 1 from dbos_async.executors as e
+    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
+      and (e.application_version is null or w.application_version is null
+           or e.application_version = w.application_version))
+
+-- fragment: is_unclaimable
+-- Whether w, a row of workflows, waits for an executor although no live one can run it.
+w.status = 'PENDING' and w.owner is null and not :some_live_executor_knows
+
 -- fragment: error(type, arguments)
 -- A recorded error of the package.
 json_build_object('type', :type, 'args', json_build_array(:arguments))

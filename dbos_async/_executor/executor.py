@@ -310,6 +310,7 @@ def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[
     if recoveries > workflow.max_recovery_attempts:
         return Outcome("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, None)
     try:
+        workflow.signature.resolve()  # before anything is done whose result could not be recorded
         return workflow.signature.decode_call(text, f"workflow {run.workflow_id!r}")
     except InvalidValueError as unreadable:
         if run.history is None:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from threading import get_ident
 
+from dbos_async import _checks
 from dbos_async._database.database import Database
 from dbos_async._executor.executor import Executor
-from dbos_async.errors import LaunchError, WrongPlaceError
+from dbos_async.errors import LaunchError
 
 STOP_WITHIN_SECONDS = 1.0
 
@@ -31,11 +32,17 @@ def executor() -> Executor:
         raise not_launched()
     # A thread runs one event loop at a time. So if this is the executor's thread and its loop runs, it is the running loop:
     # a cheaper test than get_running_loop().
-    if (get_ident() != _launched.thread or not _launched.loop.is_running()) and _running_loop() is not _launched.loop:
-        raise WrongPlaceError(
-            "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
-        )
+    if get_ident() != _launched.thread or not _launched.loop.is_running():
+        check_loop(_launched)
     return _launched
+
+
+def check_loop(executor: Executor) -> None:
+    """Raise unless the executor was launched in the event loop that runs here."""
+    sentence = (
+        "DBOS was launched in another event loop: call it from there, for example with anyio.from_thread.run(...)."
+    )
+    _checks.check_loop(executor.loop, sentence)
 
 
 def not_launched() -> LaunchError:
@@ -64,13 +71,6 @@ async def stop_if_lost(database: Database, workflow_id: str) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_WITHIN_SECONDS):
                 await _launched.stop_if_not_owner(run)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def database() -> Database:

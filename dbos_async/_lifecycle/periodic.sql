@@ -7,11 +7,7 @@ from (
     where status = 'PENDING' and owner is null and created_at < clock_timestamp() - interval '1 minute'
     group by name, application_version
 ) as w
-where not exists (
-    select 1 from dbos_async.executors as e
-    where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
-      and (e.application_version is null or w.application_version is null
-           or e.application_version = w.application_version))
+where not :some_live_executor_knows
 order by w.name, w.application_version
 
 -- name: DUE (most int)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
-from dbos_async._executor import claiming
+from dbos_async._executor import claiming, launched
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
@@ -20,7 +20,7 @@ from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
-from dbos_async._workflows.registry import registered
+from dbos_async._workflows.registry import check_registered, registered
 from dbos_async.errors import LaunchError, WrongPlaceError
 
 MIN_SECONDS_FOR_CALLS = 1.0
@@ -42,6 +42,7 @@ class Runtime:
 
     async def open(self) -> None:
         """Connect, migrate, listen, and take over abandoned workflows. Whatever was opened is closed if this fails."""
+        check_registered()
         settings = self._settings
         try:
             url = await self._find_url()
@@ -96,6 +97,11 @@ class Runtime:
             await self.leases.thread.stop()
             await self.database.close()
             await self._stop_server()
+
+    def check_loop(self) -> None:
+        """Raise unless DBOS was launched in this event loop."""
+        if self.services:  # A launch that is under way has none yet.
+            launched.check_loop(self.executor)
 
     async def health(self) -> Health:
         """How everything stands."""

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypedDict, TypeVar
 
-from dbos_async.errors import InvalidArgumentError
-from dbos_async.keys import check_duration, check_int, check_key, check_version
-
-MIN_BLOCKED_SECONDS = 1.0
+from dbos_async._checks import check_duration, check_flag, check_int, check_optional_key, check_url
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,17 +41,19 @@ class Settings:
     max_blocked_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.executor_id is not None:
-            check_key(self.executor_id, "executor_id")
-        check_version(self.application_version)
-        check_int(self.max_running, 1, "max_running")
-        check_int(self.max_payload_bytes, 1, "max_payload_bytes")
-        check_duration(self.connect_timeout_seconds, "connect_timeout_seconds")
-        check_duration(self.drain_seconds, "drain_seconds")
-        if check_duration(self.max_blocked_seconds, "max_blocked_seconds") < MIN_BLOCKED_SECONDS:
-            raise InvalidArgumentError(
-                f"max_blocked_seconds must be at least {MIN_BLOCKED_SECONDS:g} and is {self.max_blocked_seconds:g}."
-            )
+        checked = {
+            "url": None if self.url is None else check_url(self.url),
+            "executor_id": check_optional_key(self.executor_id, "executor_id"),
+            "application_version": check_optional_key(self.application_version, "application_version"),
+            "max_running": check_int(self.max_running, 1, "max_running"),
+            "max_payload_bytes": check_int(self.max_payload_bytes, 1, "max_payload_bytes"),
+            "migrate": check_flag(self.migrate, "migrate"),
+            "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),
+            "drain_seconds": check_duration(self.drain_seconds, "drain_seconds"),
+            "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds", least=1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # the way of a frozen dataclass
 
 
 Settings.__init__.__qualname__ = "DBOS"  # what Python names when an option is misspelt

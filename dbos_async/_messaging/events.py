@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from dbos_async._checks import check_key, check_seconds
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, now
@@ -16,7 +17,7 @@ from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.step import Step, read
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value, encode_value, size_error
-from dbos_async.keys import Event, check_key, check_seconds, key_and_type
+from dbos_async.keys import Event, key_and_type
 
 with load(__name__) as sql:
     SET_EVENT: Final = sql.statement("SET_EVENT")
@@ -27,7 +28,7 @@ with load(__name__) as sql:
 
 async def set_event(database: Database, key: str | Event[Any], value: Any) -> None:
     """Store a value of the event."""
-    name, declared = key_and_type(key, "The key of an event")
+    name, declared = key_and_type(key, Event)
     context = in_workflow_or_step(calling_context(database), "set_event")
     text = encode_value(value, declared, what=f"The value of event {name!r}")
     invalid = size_error(text, database.max_payload_bytes, f"The value of event {name!r}")
@@ -41,8 +42,8 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
 
 async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:
     """The latest value; waits for the first. ``None`` after the time limit, or when the workflow has ended without a value."""
-    check_key(workflow_id, "workflow_id")
-    name, declared = key_and_type(key, "The key of an event")
+    workflow_id = check_key(workflow_id, "workflow_id")
+    name, declared = key_and_type(key, Event)
     seconds = check_seconds(timeout_seconds)
     context = calling_context(database)
     what = _what(name, workflow_id)
@@ -59,7 +60,7 @@ async def get_event(database: Database, workflow_id: str, key: str | Event[Any],
 
 async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]:
     """The latest value of every event that the workflow has set so far."""
-    check_key(workflow_id, "workflow_id")
+    workflow_id = check_key(workflow_id, "workflow_id")
 
     async def find() -> dict[str, Any]:
         rows = await database.call(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)

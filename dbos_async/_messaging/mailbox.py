@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
+from dbos_async._checks import check_choice, check_int, check_key, excerpt
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
@@ -21,7 +22,7 @@ from dbos_async.errors import (
     RedeliveryError,
     WorkflowNotFoundError,
 )
-from dbos_async.keys import Topic, check_int, check_key, key_and_type
+from dbos_async.keys import Topic, key_and_type
 
 with load(__name__) as sql:
     MESSAGES: Final = sql.statement("MESSAGES", parallelism=1)
@@ -41,11 +42,10 @@ async def list_messages(
     after: UUID | str | None,
 ) -> list[Message]:
     """The messages of a workflow that fit every filter, the oldest first."""
-    check_key(workflow_id, "workflow_id")
-    if status is not None and status not in STATUSES:
-        raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_int(limit, 1, "limit")
-    name = None if topic is None else key_and_type(topic, "A topic")[0]
+    workflow_id = check_key(workflow_id, "workflow_id")
+    status = None if status is None else check_choice(status, STATUSES, "status")
+    limit = check_int(limit, 1, "limit")
+    name = None if topic is None else key_and_type(topic, Topic)[0]
     row = workflow_id, name, status, limit, None if after is None else _id(after)
 
     async def find() -> list[Message]:
@@ -105,7 +105,7 @@ def _id(message_id: UUID | str) -> UUID:
     try:
         return message_id if isinstance(message_id, UUID) else UUID(message_id)
     except (ValueError, AttributeError, TypeError):
-        raise InvalidArgumentError(f"The id of a message is a UUID, and {message_id!r:.100} is not.") from None
+        raise InvalidArgumentError(f"The id of a message is a UUID, and {excerpt(message_id)} is not.") from None
 
 
 def _message(record: Any) -> Message:

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from dbos_async._checks import check_seconds
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
@@ -24,7 +25,7 @@ from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
 from dbos_async.envelope import Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
-from dbos_async.keys import Topic, check_seconds, topic_and_type
+from dbos_async.keys import Topic, topic_and_type
 
 with load(__name__) as sql:
     TAKE_WAITING: Final = sql.statement("TAKE_WAITING")

@@ -6,10 +6,11 @@ is recorded already, nothing is stored. The statement also delivers the message 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from dbos_async._checks import check_instance, kind_of
 from dbos_async._database.calls import Call, Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -23,7 +24,7 @@ from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
-from dbos_async.keys import check_key, topic_and_type
+from dbos_async.keys import Topic
 
 with load(__name__) as sql:
     SEND: Final = sql.statement("SEND")
@@ -42,10 +43,14 @@ async def send(database: Database, message: SendMessage, connection: Any = None)
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
     """Store all messages, or none."""
     local_executor_id = executor_without_announcement(database, connection)
+    check_instance(messages, Iterable, "messages")
     outgoing = [
         _outgoing(message, f"Message {index} of send_bulk", local_executor_id) for index, message in enumerate(messages)
     ]
-    if outgoing:
+    if not outgoing:
+        if connection is not None:
+            check_connection(connection, calling_context(database), "send_bulk")
+    else:
         await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
 
 
@@ -115,18 +120,27 @@ class _OutgoingMessage(NamedTuple):
 
 def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) -> _OutgoingMessage:
     if not isinstance(message, SendMessage):
-        raise InvalidArgumentError(f"{what} must be a SendMessage and is of type {type(message).__name__}.")
-    destination_id = check_key(message.destination_id, f"{what}: its destination_id")
-    topic, declared = topic_and_type(message.topic)
+        raise InvalidArgumentError(f"{what} must be a SendMessage and is of type {kind_of(message)}.")
+    destination_id = message.destination_id
+    # SendMessage has checked them.
+    topic, declared = (
+        (message.topic.name, message.topic.type) if isinstance(message.topic, Topic) else (message.topic or "", Any)
+    )
     payload = encode_value(
         message.message, declared, what=f"The message to {destination_id!r}", error=InvalidMessageError
     )
-    key = message.idempotency_key
-    if key is not None:
-        check_key(key, f"{what}: its idempotency_key")
     headers = _headers(message.headers, what)
     digest = message_key(destination_id, topic)
-    return _OutgoingMessage(ordered_id(), destination_id, topic, payload, headers, digest, local_executor_id, key)
+    return _OutgoingMessage(
+        ordered_id(),
+        destination_id,
+        topic,
+        payload,
+        headers,
+        digest,
+        local_executor_id,
+        message.idempotency_key,
+    )
 
 
 def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None:

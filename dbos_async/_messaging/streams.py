@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from dbos_async._checks import check_int, check_key, check_loop, check_seconds
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -29,7 +30,7 @@ from dbos_async._runs.waiting import wait
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
-from dbos_async.keys import Stream, check_int, check_key, check_seconds, key_and_type
+from dbos_async.keys import Stream, key_and_type
 
 with load(__name__) as sql:
     WRITE: Final = sql.statement("WRITE")
@@ -47,7 +48,7 @@ class _Boundary(TypedDict):
 
 async def write_stream(database: Database, key: str | Stream[Any], value: Any) -> None:
     """Append one value."""
-    name, declared = key_and_type(key, "The key of a stream")
+    name, declared = key_and_type(key, Stream)
     context = in_workflow_or_step(calling_context(database), "write_stream")
     text = encode_value(value, declared, what=f"The value for stream {name!r}")
     await _write(database, context, "write_stream", name, text)
@@ -55,19 +56,26 @@ async def write_stream(database: Database, key: str | Stream[Any], value: Any) -
 
 async def close_stream(database: Database, key: str | Stream[Any]) -> None:
     """Accept no more values."""
-    name, _ = key_and_type(key, "The key of a stream")
+    name, _ = key_and_type(key, Stream)
     context = in_workflow_or_step(calling_context(database), "close_stream")
     await _write(database, context, "close_stream", name, None)
 
 
-async def read_stream(
+def read_stream(
     database: Database, workflow_id: str, key: str | Stream[Any], offset: int, timeout_seconds: float | None
 ) -> AsyncGenerator[Any, None]:
     """Yield the values from ``offset`` on, in order, until the stream has ended."""
-    check_key(workflow_id, "workflow_id")
-    name, declared = key_and_type(key, "The key of a stream")
-    check_int(offset, 0, "offset")
-    seconds = check_seconds(timeout_seconds)
+    workflow_id = check_key(workflow_id, "workflow_id")
+    name, declared = key_and_type(key, Stream)
+    return _values(
+        database, workflow_id, name, declared, check_int(offset, 0, "offset"), check_seconds(timeout_seconds)
+    )
+
+
+async def _values(
+    database: Database, workflow_id: str, name: str, declared: Any, offset: int, seconds: float | None
+) -> AsyncGenerator[Any, None]:
+    check_loop(database.loop, "This stream is read in another event loop: call read_stream in the loop that reads it.")
     context = calling_context(database)
     pages = (
         _recorded_pages(database, workflow_id, name, declared, offset, seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import Self
 
+from dbos_async._checks import check_key, check_seconds
 from dbos_async.errors import WrongPlaceError
-from dbos_async.keys import check_key, check_seconds
 
 
 class SetWorkflowID:

@@ -14,8 +14,10 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
+from dbos_async._checks import excerpt
+from dbos_async._logs import shown
 from dbos_async._serialization.values import decode_value, encode_value, type_adapter
-from dbos_async.errors import InvalidValueError, RegistrationError
+from dbos_async.errors import InvalidArgumentError, InvalidCallError, InvalidValueError, RegistrationError
 
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _BY_INDEX = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -60,15 +62,18 @@ class Signature:
         """The annotation of the result, ``Any`` if there is none."""
         return self._declared_types().get("return", Any)
 
+    def resolve(self) -> None:
+        """Raise `RegistrationError` if an annotation names something that is defined nowhere."""
+        self._declared_types()
+
     def takes(self, name: str) -> bool:
         """Return whether an argument may be given by this name."""
         return name in self._named or bool(self._var_kwargs)
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Return the call as JSON. Arguments that do not bind raise Python's own ``TypeError``."""
+        """Return the call as JSON. Arguments that do not bind raise `InvalidCallError`, which is also a ``TypeError``."""
         if kwargs or not self._min_args <= len(args) <= self._max_args:
-            bound = self._signature.bind(*args, **kwargs)
-            args, kwargs = bound.args, bound.kwargs
+            args, kwargs = self.bind(args, kwargs)
         if not args and not kwargs:
             return _EMPTY_CALL
         stored_args = [self._encode(self._parameter_at(index), value) for index, value in enumerate(args)]
@@ -76,6 +81,14 @@ class Signature:
             f"{encode_value(key)}:{self._encode(self._parameter_named(key), value)}" for key, value in kwargs.items()
         ]
         return f'{{"args":[{",".join(stored_args)}],"kwargs":{{{",".join(stored_kwargs)}}}}}'
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments by position and by name. Raises `InvalidCallError` when the function does not take them."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as problem:
+            raise InvalidCallError(f"{shown(self._name)} cannot be called with these arguments: {problem}.") from None
+        return bound.args, bound.kwargs
 
     def decode_call(self, text: str, of: str = "") -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments, each of its annotated type. Whether they bind is not checked: the call itself does that.
@@ -159,7 +172,7 @@ class Signature:
                 has_json, reason = False, f" ({' '.join(str(problem).split()):.200})"
             if not has_json:
                 raise RegistrationError(
-                    f"The {what} of {self._name} is annotated as {annotation!r:.100}, which has no JSON{reason}: "
+                    f"The {what} of {self._name} is annotated as {excerpt(annotation)}, which has no JSON{reason}: "
                     "annotate it with a type that pydantic can serialize, or not at all."
                 )
         if complete:
@@ -176,6 +189,23 @@ class Signature:
         if declared in (typing.Never, typing.NoReturn) or isinstance(declared, _PARAM_SPEC):
             return Any
         return declared
+
+
+def check_declared(declared: Any, what: str) -> None:
+    """Raise unless values of this type have JSON. A type that names something defined further down is not checked yet."""
+    reason = ""
+    try:
+        if declared is Any or _has_json(type_adapter(declared).core_schema):
+            return
+    except (NameError, AttributeError):
+        return
+    except PydanticSchemaGenerationError:
+        pass
+    except Exception as problem:  # The schema of a user's type may raise anything.
+        reason = f" ({shown(' '.join(str(problem).split()))[:200]})"
+    raise InvalidArgumentError(
+        f"{what} is {excerpt(declared)}, which has no JSON{reason}: give a type that pydantic can serialize."
+    )
 
 
 def encode_plain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

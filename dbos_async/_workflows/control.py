@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from dbos_async._checks import check_key, check_optional_key
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -16,7 +17,6 @@ from dbos_async._database.wakeups import UNOWNED_KEY, end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import WorkflowNotFoundError
-from dbos_async.keys import check_key, check_version
 
 with load(__name__) as sql:
     CANCEL: Final = sql.statement("CANCEL")
@@ -39,7 +39,7 @@ class _Cancelling(Observer):
 
 async def cancel(database: Database, workflow_id: str) -> None:
     """End a workflow that has not ended."""
-    check_key(workflow_id, "workflow_id")
+    workflow_id = check_key(workflow_id, "workflow_id")
     digest = end_key(workflow_id)
 
     async def find() -> None:
@@ -55,8 +55,8 @@ async def cancel(database: Database, workflow_id: str) -> None:
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
     """Make a cancelled or parked workflow PENDING again. It goes on after its last recorded step."""
-    check_key(workflow_id, "workflow_id")
-    row: tuple[Any, ...] = workflow_id, check_version(application_version), UNOWNED_KEY
+    workflow_id = check_key(workflow_id, "workflow_id")
+    row: tuple[Any, ...] = workflow_id, check_optional_key(application_version, "application_version"), UNOWNED_KEY
 
     async def find() -> None:
         answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])

@@ -10,13 +10,13 @@ from typing import Final
 
 import anyio
 
+from dbos_async._checks import check_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
-from dbos_async.keys import check_key
 
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
 DELETE_WITHIN_SECONDS = 30.0
@@ -28,7 +28,7 @@ with load(__name__) as sql:
 
 async def delete(database: Database, workflow_id: str) -> None:
     """Remove a workflow that has ended, with its steps, messages, events and streams."""
-    check_key(workflow_id, "workflow_id")
+    workflow_id = check_key(workflow_id, "workflow_id")
     digest = end_key(workflow_id)
 
     async def find() -> None:

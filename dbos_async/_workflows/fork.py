@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from dbos_async._checks import MAX_INT, MAX_KEY_LENGTH, check_key, check_optional_key, excerpt
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
@@ -13,7 +14,6 @@ from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async.errors import InvalidArgumentError, WorkflowConflictError, WorkflowNotFoundError
-from dbos_async.keys import check_key, check_version
 
 with load(__name__) as sql:
     FORK: Final = sql.statement("FORK")
@@ -25,13 +25,9 @@ async def fork(
     database: Database, workflow_id: str, start_step: int | str, application_version: str | None
 ) -> WorkflowHandle[Any]:
     """Start a copy of a workflow that goes on from one of its steps."""
-    check_key(workflow_id, "workflow_id")
-    check_version(application_version)
-    start = str(start_step)
-    if type(start_step) not in (int, str) or _PATH.fullmatch(start) is None or start == "0":
-        raise InvalidArgumentError(
-            f"start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') and is {start_step!r:.100}."
-        )
+    workflow_id = check_key(workflow_id, "workflow_id")
+    application_version = check_optional_key(application_version, "application_version")
+    start = _check_path(start_step)
     ticket = assigned.get()
     new_id = str(ordered_id()) if ticket is None else ticket.use()
     # A workflow records the id of the copy first, so that its replay makes no second copy.
@@ -49,6 +45,19 @@ async def fork(
 
     await read(database, "fork_workflow", fork_id, find, str)
     return WorkflowHandle(database, fork_id)
+
+
+def _check_path(start_step: object) -> str:
+    """The path of a step. Each of its numbers is one that a step can have."""
+    if type(start_step) in (int, str):
+        text = str(start_step) if not isinstance(start_step, int) or abs(start_step) <= MAX_INT else ""
+        is_path = len(text) <= MAX_KEY_LENGTH and _PATH.fullmatch(text) is not None
+        if is_path and all(1 <= int(number) <= MAX_INT for number in text.split(".")):
+            return text
+    raise InvalidArgumentError(
+        "start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') "
+        f"and is {excerpt(start_step)}."
+    )
 
 
 async def _same(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Generic, TypeVar, cast
 
+from dbos_async._checks import check_loop
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
@@ -55,13 +56,13 @@ class WorkflowHandle(Generic[R]):
                 assert str(error) == "no such item"
             ```
         """
-        end = self._end
-        if end is not None and not isinstance(calling_context(self._database), WorkflowContext):
+        database, end = self._in_this_loop(), self._end
+        if end is not None and not isinstance(calling_context(database), WorkflowContext):
             # A run in this process reports its end as soon as that is committed, so the database need not be asked.
             outcome = await end.wait()
             if outcome is not None:
                 return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
-        return cast("R", await _result(self._database, self.workflow_id, self._result_type))
+        return cast("R", await _result(database, self.workflow_id, self._result_type))
 
     async def get_status(self) -> WorkflowStatus:
         """How the workflow stands now. Raises `WorkflowNotFoundError` when it does not exist.
@@ -76,7 +77,13 @@ class WorkflowHandle(Generic[R]):
             assert (await handle.get_status()).status == "PENDING"
             ```
         """
-        return await get_status(self._database, self.workflow_id)
+        return await get_status(self._in_this_loop(), self.workflow_id)
+
+    def _in_this_loop(self) -> Database:
+        check_loop(
+            self._database.loop, "This handle belongs to another event loop: use it in the one that it was made in."
+        )
+        return self._database
 
 
 async def _result(database: Database, workflow_id: str, declared: Any) -> Any:

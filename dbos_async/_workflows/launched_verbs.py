@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from dbos_async._checks import check_seconds
 from dbos_async._runs import sleep
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
@@ -12,7 +13,6 @@ from dbos_async._workflows.registry import find, registered
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.verbs import WorkflowVerbs
 from dbos_async.errors import InvalidArgumentError
-from dbos_async.keys import check_seconds
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection

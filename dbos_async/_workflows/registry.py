@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
+from dbos_async._checks import check_key, excerpt
 from dbos_async._serialization.signature import Signature, encode_plain_call
 from dbos_async.errors import RegistrationError
-from dbos_async.keys import check_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,7 +22,7 @@ class RegisteredWorkflow(Generic[P, R]):
     def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
         if not inspect.iscoroutinefunction(function):
             raise RegistrationError(
-                f"@DBOS.workflow() decorates async functions, and {function!r:.100} is none: "
+                f"@DBOS.workflow() decorates async functions, and {excerpt(function)} is none: "
                 "write 'async def' and @DBOS.workflow()."
             )
         functools.update_wrapper(cast("Any", self), function)  # what starts it makes it callable
@@ -38,6 +39,17 @@ class RegisteredWorkflow(Generic[P, R]):
         registered[self.name] = self
 
 
+def check_registered() -> None:
+    """Raise `RegistrationError` if an annotation of a workflow or step cannot be resolved by now, when DBOS launches."""
+    for workflow in list(registered.values()):
+        workflow.signature.resolve()
+    for signature in list(step_signatures):
+        signature.resolve()
+
+
+step_signatures: WeakSet[Signature] = WeakSet()
+"""The signatures of every step that this process knows."""
+
 registered: dict[str, RegisteredWorkflow[Any, Any]] = {}
 """Every workflow that this process knows, by its name."""
 
@@ -46,7 +58,7 @@ def find(function: Any) -> RegisteredWorkflow[Any, Any]:
     """The workflow that a caller named by its decorated function."""
     if isinstance(function, RegisteredWorkflow):
         return function
-    raise RegistrationError(f"{function!r:.100} is not a workflow: decorate it with @DBOS.workflow().")
+    raise RegistrationError(f"{excerpt(function)} is not a workflow: decorate it with @DBOS.workflow().")
 
 
 def call_by_name(function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[str, str, Any]:

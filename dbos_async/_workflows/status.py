@@ -7,12 +7,20 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from dbos_async._checks import (
+    check_choice,
+    check_flag,
+    check_int,
+    check_key,
+    check_moment,
+    check_optional_key,
+    check_text,
+)
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs.step import read
 from dbos_async._serialization.values import display_value
-from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
-from dbos_async.keys import check_int, check_key
+from dbos_async.errors import WorkflowNotFoundError
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
@@ -31,6 +39,8 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``executor_id`` is the executor that runs the workflow now, ``None`` when none does; ``attempt`` counts its runs.
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
+    - ``unclaimable`` is whether it waits for an executor although no live one can run it: none knows its name, or none has its
+      ``application_version``.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
     """
 
@@ -50,6 +60,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     claimed_at: datetime | None
     deadline: datetime | None
     ended_at: datetime | None
+    unclaimable: bool = False
 
 
 class WorkflowStep(BaseModel, frozen=True):
@@ -70,7 +81,7 @@ class WorkflowStep(BaseModel, frozen=True):
 
 async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     """How the workflow of this id stands now."""
-    check_key(workflow_id, "workflow_id")
+    workflow_id = check_key(workflow_id, "workflow_id")
 
     async def find() -> WorkflowStatus:
         answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
@@ -96,15 +107,17 @@ async def list_workflows(
     after: str | None,
 ) -> list[WorkflowStatus]:
     """The workflows that fit every filter, the oldest first."""
-    if status is not None and status not in STATUSES:
-        raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_int(limit, 1, "limit")
-    for moment in (since, until):
-        if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-            raise InvalidArgumentError(
-                f"since and until must be datetimes with a time zone, and {moment!r:.100} is none."
-            )
-    row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
+    row = (
+        None if status is None else check_choice(status, STATUSES, "status"),
+        check_optional_key(name, "name"),
+        None if id_prefix is None else check_text(id_prefix, "id_prefix"),
+        check_moment(since, "since"),
+        check_moment(until, "until"),
+        check_optional_key(parent_id, "parent_id"),
+        None if unclaimable is None else check_flag(unclaimable, "unclaimable"),
+        check_int(limit, 1, "limit"),
+        check_optional_key(after, "after"),
+    )
 
     async def find() -> list[WorkflowStatus]:
         return [_status(record) for record in await database.call(LIST, [row], partition="")]
@@ -115,7 +128,7 @@ async def list_workflows(
 
 async def list_workflow_steps(database: Database, workflow_id: str) -> list[WorkflowStep]:
     """The recorded steps of a workflow, in the order in which they began."""
-    check_key(workflow_id, "workflow_id")
+    workflow_id = check_key(workflow_id, "workflow_id")
 
     async def find() -> list[WorkflowStep]:
         return [

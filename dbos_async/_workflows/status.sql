@@ -3,7 +3,7 @@
 -- fragment: status_columns
 w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
 mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-w.created_at, w.claimed_at, w.deadline, w.ended_at
+w.created_at, w.claimed_at, w.deadline, w.ended_at, :is_unclaimable as unclaimable
 
 -- name: STATUS (id text)
 select c.n, :status_columns
@@ -23,12 +23,7 @@ cross join lateral (
       and (c.since is null or w.created_at >= c.since)
       and (c.until is null or w.created_at < c.until)
       and (c.parent_id is null or w.parent_id = c.parent_id)
-      and (c.unclaimable is null or c.unclaimable = (
-            w.status = 'PENDING' and w.owner is null and not exists (
-                select 1 from dbos_async.executors as e
-                where e.lease_until > clock_timestamp() and w.name = any (e.workflow_names)
-                  and (e.application_version is null or w.application_version is null
-                       or e.application_version = w.application_version))))
+      and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
       and (c.after is null or (w.created_at, w.id) > (a.created_at, a.id))
     order by w.created_at, w.id
     limit c.most

@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import anyio
 
+from dbos_async._checks import check_key, excerpt
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
@@ -19,6 +20,7 @@ from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
+from dbos_async._workflows.registry import step_signatures
 from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
@@ -42,12 +44,13 @@ class StepFunction(Generic[P, R]):
     ) -> None:
         if not inspect.isroutine(function):
             raise RegistrationError(
-                f"@DBOS.step() decorates functions, and {function!r:.100} is none: write @DBOS.step()."
+                f"@DBOS.step() decorates functions, and {excerpt(function)} is none: write @DBOS.step()."
             )
         functools.update_wrapper(self, function)
-        self.name: str = name or function.__qualname__
+        self.name: str = check_key(name or function.__qualname__, "The name of a step")
         self._function = function
         self._signature = Signature(function, takes_stored_arguments=False)
+        step_signatures.add(self._signature)
         self._is_coroutine = inspect.iscoroutinefunction(function)
         self._max_attempts = max_attempts
         self._interval_seconds = interval_seconds
@@ -62,6 +65,7 @@ class StepFunction(Generic[P, R]):
         context = current.get()
         if not isinstance(context, WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
+        self._signature.resolve()  # before anything is done whose result could not be recorded
         step = Step(context, "step", self.name)
 
         async def attempt() -> Any:

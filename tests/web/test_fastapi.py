@@ -21,6 +21,7 @@ from dbos_async import (
     DBOS,
     DatabaseUnavailableError,
     DBOSClient,
+    InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
     LaunchError,
@@ -95,6 +96,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (InvalidValueError("The call", "it is not JSON"), 422, "The call cannot be used"),
     (DatabaseUnavailableError(30, True, "db.internal:5432"), 503, "call again"),
     (InvalidStreamValueError("Value 3", "it is no number", None, 3), 500, ""),
+    (InvalidCallError("f cannot be called with these arguments."), 500, ""),
     (LaunchError("not launched"), 500, ""),
 ]
 

@@ -1,0 +1,290 @@
+"""The public surface, parameter by parameter: what each function is called with, and what it must refuse.
+
+A parameter that is not in `KINDS`, or a public name that `surface` does not find a place for, fails the tests of this module's
+user. So whoever adds one says here what may be passed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+import dbos_async
+from dbos_async import (
+    DBOS,
+    DBOSClient,
+    Event,
+    SendMessage,
+    SetApplicationVersion,
+    SetWorkflowID,
+    SetWorkflowTimeout,
+    Stream,
+    Topic,
+    WorkflowHandle,
+    embedded,
+    fastapi,
+)
+from tests.support.workflows import echo
+
+LIVES: Final = "lives"
+"""The workflow that the calls are about."""
+
+
+class Shouts:
+    """Its ``repr`` would begin a line of its own."""
+
+    def __repr__(self) -> str:
+        return "a\nb"
+
+
+class Mute:
+    """Its ``repr`` raises."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
+class NoZone(tzinfo):
+    """A time zone that raises."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        raise ValueError("no offset")
+
+    dst = tzname = utcoffset  # type: ignore[assignment]  # all raise
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is passed as a parameter: one value that is right, and values that must be refused."""
+
+    right: Any
+    wrong: tuple[Any, ...]
+    takes_none: bool = False
+
+
+class Missing:
+    """Stands for a parameter that is left out."""
+
+
+OBJECTS: tuple[Any, ...] = (object(), Shouts(), Mute(), [], {}, 1j, int)
+NO_TEXTS = (5, True, 1.5, b"k", bytearray(b"k"), *OBJECTS)
+UNSTORABLE = ("a\0b", "\0", "\ud800", "a\udfff", "x" * 513)
+NO_NUMBERS = (
+    "5",
+    b"5",
+    "",
+    Decimal(5),
+    timedelta(seconds=5),
+    True,
+    False,
+    float("nan"),
+    -1,
+    -0.5,
+    float("-inf"),
+    -(10**400),
+    *OBJECTS,
+)
+NO_DURATIONS = (*NO_NUMBERS, None)
+NO_VALUES = (object(), Mute(), float("nan"), float("inf"), {1: 2}, "\ud800", [float("-inf")], 10**5000)
+NO_INTS = (True, False, 1.0, "1", b"1", None, float("nan"), 2**31, 2**63, 10**5000, -(10**5000), *OBJECTS)
+NO_URLS = (
+    "postgresql://localhost:65536/x", "postgresql://a:5432,b:99999999/x", "postgresql://u:p@[::1]:0/x",
+    5, True, b"postgresql://user:secret@host/db", "", "postgresql://a\0b", "postgresql://\ud800", *OBJECTS,
+)  # fmt: skip
+NO_STEPS = (
+    0,
+    -1,
+    2**31,
+    10**5000,
+    True,
+    1.5,
+    None,
+    b"1",
+    "",
+    "0",
+    "1.",
+    ".1",
+    "1.0",
+    "-1",
+    "\u0661",
+    "1\n",
+    "1.99999999999",
+    "1." * 600 + "1",
+)
+LAST = datetime.max.replace(tzinfo=timezone(timedelta(hours=-23)))
+FIRST = datetime.min.replace(tzinfo=timezone(timedelta(hours=23)))
+NO_MOMENTS = (
+    "2026-01-01", 5, 1.5, True, date(2026, 1, 1), datetime(2026, 1, 1), LAST, FIRST,  # noqa: DTZ001
+    datetime(2026, 1, 1, tzinfo=NoZone()), *OBJECTS,
+)  # fmt: skip
+NO_HEADERS = (5, "a", b"a", [("a", "b")], {"a": 1}, {1: "a"}, {"a": "\ud800"}, {"a": b"b"}, {"a": None}, object())
+NO_FUNCTIONS = (5, b"f", None, len, lambda: None, object(), Shouts(), Mute())
+NO_MESSAGES = (5, None, "abc", b"abc", [5], [None], [SendMessage(LIVES, 1), "x"], SendMessage(LIVES, 1), Mute())
+
+KEY = Kind("key", (*NO_TEXTS, "", *UNSTORABLE, None))
+ID = Kind(LIVES, KEY.wrong)
+SECONDS = Kind(0, NO_NUMBERS, takes_none=True)
+DURATION = Kind(1, NO_DURATIONS)
+BOUNDED = Kind(1, (*NO_DURATIONS, float("inf"), 10**400))
+COUNT = Kind(1, (0, -1, *NO_INTS))
+FLAG = Kind(True, (0, 1, "yes", "", None, b"", *OBJECTS))
+FILTER = Kind(None, KEY.wrong[:-1], takes_none=True)
+
+KINDS: dict[str, Kind] = {
+    "after": FILTER,
+    "app": Kind(Starlette(), (5, None, object(), Starlette)),
+    "application_version": Kind("v", KEY.wrong),
+    "args": Kind((1,), ((), (1, 2), (object(),), (float("nan"),), ("\ud800",))),
+    "backoff_rate": BOUNDED,
+    "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
+    "connect_timeout_seconds": DURATION,
+    "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
+    "destination_id": ID,
+    "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),
+    "drain_seconds": DURATION,
+    "executor_id": FILTER,
+    "function": Kind(echo, (*NO_FUNCTIONS, "echo")),
+    "headers": Kind(None, NO_HEADERS, takes_none=True),
+    "heartbeat_seconds": Kind(1, (*BOUNDED.wrong, 0)),
+    "id_prefix": Kind(None, (*NO_TEXTS, *UNSTORABLE), takes_none=True),
+    "idempotency_key": FILTER,
+    "inside": Kind(None, (5, "x", object()), takes_none=True),
+    "interval_seconds": BOUNDED,
+    "key": Kind("key", (*KEY.wrong, Topic("t", int))),
+    "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
+    "limit": COUNT,
+    "max_attempts": COUNT,
+    "max_blocked_seconds": Kind(1, (*NO_DURATIONS, 0, 0.9)),
+    "max_payload_bytes": COUNT,
+    "max_recovery_attempts": Kind(0, (-1, "x", 1.5, True, 2**31, float("nan"), b"1", Mute()), takes_none=True),
+    "max_running": COUNT,
+    "message": Kind(1, NO_VALUES),
+    "message_id": Kind("018f3b9e-0000-7000-8000-000000000000", (5, None, b"x" * 16, "x", "", "\0", "\ud800", *OBJECTS)),
+    "messages": Kind((), NO_MESSAGES),
+    "migrate": FLAG,
+    "name": KEY,
+    "offset": Kind(0, (-1, *NO_INTS)),
+    "parent_id": FILTER,
+    "request": Kind(Request({"type": "http", "headers": [], "query_string": b""}), (5, None, "x", object())),
+    "retries_allowed": FLAG,
+    "retry_seconds": BOUNDED,
+    "seconds": Kind(1, NO_NUMBERS, takes_none=True),
+    "since": Kind(datetime(2026, 1, 1, tzinfo=UTC), NO_MOMENTS),
+    "start_step": Kind(1, NO_STEPS),
+    "status": Kind(
+        None, (5, b"PENDING", "pending", "", "\0", "\ud800", ["PENDING", 5], True, *OBJECTS[:3]), takes_none=True
+    ),
+    "timeout_seconds": SECONDS,
+    "topic": Kind(None, (*NO_TEXTS, "", *UNSTORABLE, Event("e", int)), takes_none=True),
+    "type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
+    "unclaimable": FLAG,
+    "until": Kind(datetime(2026, 1, 1, tzinfo=UTC), NO_MOMENTS),
+    "url": Kind("postgresql://localhost/shop", (*NO_URLS, None)),
+    "value": Kind(1, NO_VALUES),
+    "version": Kind(18, (0, -1, *NO_INTS)),
+    "wait_if_parked": FLAG,
+    "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
+    "workflow_id": ID,
+}
+"""What each parameter takes, by its name."""
+
+AFTER: Final = Kind(None, KINDS["message_id"].wrong, takes_none=True)
+OTHER_KINDS: dict[str, Kind] = {
+    "DBOS.list_messages after": AFTER,
+    "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
+    "DBOSClient.list_messages after": AFTER,
+    "SendMessage headers": Kind(None, (5, "a", b"a", [("a", "b")], object()), takes_none=True),
+    "SendMessage message": Kind(1, ()),  # `send_bulk` encodes it, and refuses what has no JSON
+}
+"""Where the name does not say enough: the parameters of these functions."""
+
+SHOWN: Final = {
+    "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+}  # fmt: skip
+"""Classes that functions and decorators return, and nobody makes."""
+PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
+CONSTRUCTORS: Final = (
+    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Event, Stream,
+)  # fmt: skip
+MODULES: Final = (fastapi, embedded)
+PROGRAMS: Final = {"cli", "lint"}
+PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys"} | PROGRAMS
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One public function: by which name it is found, and its parameters."""
+
+    name: str
+    parameters: dict[str, inspect.Parameter]
+
+    def kind(self, parameter: str) -> Kind:
+        """What this parameter takes."""
+        return OTHER_KINDS.get(f"{self.name} {parameter}") or KINDS[parameter]
+
+    def wrong(self, parameter: str) -> list[Any]:
+        """The values that this parameter must refuse; ``None`` is right where it is the default."""
+        kind = self.kind(parameter)
+        takes_none = kind.takes_none or self.parameters[parameter].default is None
+        return [value for value in kind.wrong if value is not None or not takes_none]
+
+    def arguments(self, parameter: str | None = None, value: Any = None) -> tuple[list[Any], dict[str, Any]]:
+        """Right arguments, but for this parameter."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for name, each in self.parameters.items():
+            given = value if name == parameter else self.kind(name).right
+            if each.kind is each.VAR_POSITIONAL:
+                args += given
+            elif each.kind is each.VAR_KEYWORD:
+                kwargs |= given
+            elif each.kind is each.POSITIONAL_ONLY:
+                args.append(given)
+            elif name == parameter or each.default is each.empty:
+                kwargs[name] = given
+        return args, kwargs
+
+
+def surface() -> dict[str, Entry]:
+    """Every public function, constructor, decorator and method, by its name."""
+    found: dict[str, Any] = {each.__name__: each for each in CONSTRUCTORS}
+    for owner in (DBOS, DBOSClient, WorkflowHandle):
+        for name in dir(owner):
+            if not name.startswith("_") and f"{owner.__name__}.{name}" not in PROPERTIES:
+                found[f"{owner.__name__}.{name}"] = getattr(owner, name)
+    for module in MODULES:
+        for name, each in vars(module).items():
+            if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_"):
+                found[f"{module.__name__.rpartition('.')[2]}.{name}"] = each
+    return {name: Entry(name, _parameters(each)) for name, each in found.items()}
+
+
+def unplaced() -> list[str]:
+    """The public names and parameters that this module does not know."""
+    made = {each.__name__ for each in CONSTRUCTORS} | SHOWN
+    names = [name for name in dbos_async.__all__ if name not in made and not _is_error(getattr(dbos_async, name))]
+    modules = {each.name for each in pkgutil.iter_modules(dbos_async.__path__) if not each.name.startswith("_")}
+    return [*names, *(modules - PUBLIC_MODULES)] + [
+        f"{entry.name}({parameter}=)"
+        for entry in surface().values()
+        for parameter in entry.parameters
+        if parameter not in KINDS
+    ]
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(function).parameters
+    return {name: each for name, each in found.items() if name != "self"}
