@@ -55,8 +55,12 @@ class Sending:
                 self._depart(calls)
             if len(calls) == 1 and len(calls[0].rows) == 1:
                 order = calls[0].order_columns if is_ordered else ()
-                return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
-            return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+                records = await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
+            else:
+                records = await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+        if self._postgres.outage_log.is_open:
+            self._postgres.outage_log.end()
+        return records
 
     def _depart(self, calls: list[Call]) -> None:
         """Tell the calls that they leave together: those of one run share a place in its order."""
@@ -99,6 +103,7 @@ class Sending:
         self._warn_at[meaning] = now + WARN_EVERY_SECONDS
         kind, reason = type(error).__name__, reason_of(error)
         if meaning is Meaning.LOST:
+            self._postgres.outage_log.begin()
             log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
         else:
             name = flight.statement.name

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
+from dbos_async._database.urls import shown_url
 from dbos_async._executor import claiming
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
@@ -20,7 +23,10 @@ from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
+from dbos_async._logs import counted
 from dbos_async._workflows.registry import registered
+
+log = logging.getLogger("dbos_async")
 
 MIN_SECONDS_FOR_CALLS = 1.0
 """So long a shutdown waits for the calls under way, also when it gives steps no time to finish."""
@@ -64,6 +70,7 @@ class Runtime:
                 await self.leases.register(settings.connect_timeout_seconds)
                 set_launched(self.executor)
                 self._serve()
+                self._log_launch(url)
             except BaseException:
                 set_launched(None)
                 await self.leases.thread.stop()
@@ -99,6 +106,14 @@ class Runtime:
     async def health(self) -> Health:
         """How everything stands."""
         return await health(self.database, self.executor, self.leases.thread, self.services)
+
+    def _log_launch(self, url: str) -> None:
+        log.info(
+            "DBOS %s is launched as executor %r%s on %s: %s registered, lease of %g s.",
+            version("dbos_async"), self.executor.executor_id,
+            f" of version {self.executor.application_version!r}" if self.executor.application_version else "",
+            shown_url(url), counted(len(registered), "workflow"), leases.LEASE_SECONDS,
+        )  # fmt: skip
 
     def _serve(self) -> None:
         self.services = [

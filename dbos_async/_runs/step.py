@@ -274,6 +274,7 @@ class Step(NumberedStep):
         error = None if output is not None else encode_error(invalid)
         row = (*self.columns, output, error)
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
+        log.warning("Workflow %r cannot read what %s has brought: %s", run.workflow_id, self.name, invalid)
 
     async def park_undecodable(self, invalid: InvalidValueError) -> NoReturn:
         """Park the workflow: an earlier run could decode a value that the code as it is now cannot."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 import anyio
 
 from dbos_async._runs import exits
-from dbos_async._runs.context import StepContext, WorkflowContext, current
+from dbos_async._runs.context import StepContext, WorkflowContext, current, of_workflow
 from dbos_async._runs.step import Step
 from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
@@ -117,7 +117,17 @@ class StepFunction(Generic[P, R]):
                     if attempt > 1:
                         error.add_note(f"The step {self.name!r} was tried {attempt} times.")
                     raise
-                log.info("Step %r failed (%s) and is tried again in %g s.", self.name, type(error).__name__, pause)
+                text = "Step %r%s failed in attempt %d of %d and is tried again in %g s: %s: %s"
+                log.warning(
+                    text,
+                    self.name,
+                    of_workflow(current.get()),
+                    attempt,
+                    self._max_attempts,
+                    pause,
+                    type(error).__name__,
+                    error,
+                )
             await anyio.sleep(pause)
             pause *= self._backoff_rate
         raise AssertionError("The last attempt returns or raises.")
