@@ -64,6 +64,11 @@ class _Shown(str):
         return self._as_repr
 
 
+def text_of(value: object) -> str:
+    """Return the text of a value, whatever its class does, as the log shows it."""
+    return str(_Shown.of(value))
+
+
 class _SafeText(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not isinstance(record.msg, str) or not record.msg.isprintable():

@@ -135,6 +135,13 @@ def check_duration(seconds: object, what: str) -> float:
     return float(seconds)
 
 
+def check_bool(flag: object, what: str) -> bool:
+    """Return the flag if it is a ``bool``, else raise `InvalidArgumentError`."""
+    if not isinstance(flag, bool):
+        raise InvalidArgumentError(f"{what} must be True or False and is {flag!r:.100}.")
+    return flag
+
+
 def check_int(number: object, minimum: int, what: str) -> int:
     """Return the number if it is an ``int`` from ``minimum`` to 2³¹ - 1, else raise `InvalidArgumentError`."""
     if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number < 2**31:

@@ -13,10 +13,11 @@ from pathlib import Path
 from dbos_async import embedded
 from dbos_async._database.database import Database
 from dbos_async._database.urls import shown_url
-from dbos_async._executor import claiming
+from dbos_async._executor import claiming, running_steps
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
+from dbos_async._executor.running_steps import RunningSteps
 from dbos_async._lifecycle import leases, leftovers, periodic
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
@@ -119,6 +120,7 @@ class Runtime:
         self.services = [
             Service("take-overs", self.leases.keep_looking, leases.OTHERS, leases.EXPIRE, leases.FREE),
             Service("leftovers", self.leftovers.keep_giving_back, leftovers.OWNED, leftovers.GIVE_BACK),
+            Service("steps under way", RunningSteps(self.executor).keep_telling, running_steps.TELL_STEPS),
             Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
             Service(
                 "deadlines",

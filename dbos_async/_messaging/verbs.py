@@ -190,13 +190,18 @@ class MessagingVerbs(ABC):
         status: str | None = None,
         limit: int = 100,
         after: UUID | str | None = None,
+        newest_first: bool = False,
+        payloads: bool = True,
+        cursor: str | None = None,
     ) -> list[Message]:
         """The messages that were sent to a workflow, the oldest first, at most ``limit``.
 
         ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"`` or ``"rejected"`` (the
-        receiver could not read the message, and `Message.rejected` says why). ``after`` is the last id of the page before.
+        receiver could not read the message, and `Message.rejected` says why). ``payloads=False`` leaves the payloads out.
+        ``after`` is the last id of the page before, ``cursor`` the ``cursor`` of its last row, as for `DBOS.list_workflows`: the
+        pages show each message once, also one whose send is committed late.
 
-        Raises `WorkflowNotFoundError` when there is no such workflow.
+        Raises `WorkflowNotFoundError` when there is no such workflow, `InvalidArgumentError` when an argument cannot be used.
 
         Example:
             ```python
@@ -210,8 +215,9 @@ class MessagingVerbs(ABC):
             ```
         """
         return await mailbox.list_messages(
-            self._database, workflow_id, topic=topic, status=status, limit=limit, after=after
-        )
+            self._database, workflow_id, topic=topic, status=status, newest_first=newest_first, payloads=payloads,
+            limit=limit, after=after, cursor=cursor,
+        )  # fmt: skip
 
     async def redeliver(self, message_id: UUID | str) -> None:
         """Append a copy of a rejected message to the queue of its workflow, so that the repaired code receives it.

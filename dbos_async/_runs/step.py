@@ -111,7 +111,7 @@ class Step(NumberedStep):
             self.is_begun = True
             run.begin_step()
             try:
-                began = time.monotonic()
+                self.began = time.monotonic()
                 bodies = run.step_bodies
                 bodies[self] = before = self.task.cancelling()
                 try:
@@ -121,7 +121,7 @@ class Step(NumberedStep):
                     was_cancelled = self.task.cancelling() > before and run.end_cancelled_body()
                 if was_cancelled:
                     raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
-                return await self._record(output, error, time.monotonic() - began)
+                return await self._record(output, error, time.monotonic() - self.began)
             finally:
                 run.end_step()
         except asyncio.CancelledError:

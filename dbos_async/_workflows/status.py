@@ -1,25 +1,28 @@
-"""How workflows stand: one by its id, all that fit a filter, and the steps of one."""
+"""How workflows stand: one by its id, and all that fit a filter."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dbos_async._database.database import Database
+from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
 from dbos_async._runs.step import read
-from dbos_async._serialization.values import display_value
+from dbos_async._serialization.values import display_value, encode_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
-from dbos_async.keys import check_int, check_key
+from dbos_async.keys import check_bool, check_int, check_key
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")
     LIST: Final = sql.statement("LIST", parallelism=1)
-    LIST_STEPS: Final = sql.statement("LIST_STEPS", parallelism=1)
+    LIST_NEWEST: Final = sql.statement("LIST_NEWEST", parallelism=1)
 
 
 class WorkflowStatus(BaseModel, frozen=True):
@@ -33,6 +36,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
+    - ``cursor`` is where the next page begins if this is the last workflow of a page, ``None`` outside of lists.
     """
 
     workflow_id: str
@@ -51,22 +55,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     claimed_at: datetime | None
     deadline: datetime | None
     ended_at: datetime | None
-
-
-class WorkflowStep(BaseModel, frozen=True):
-    """One recorded step.
-
-    ``step`` is its path, as `DBOS.fork_workflow` takes it; ``verb`` and ``key`` say what it did; ``output`` and ``error`` are plain
-    JSON. ``completed_at`` is ``None`` while the step waits.
-    """
-
-    step: str
-    verb: str
-    key: str
-    output: Any
-    error: Any
-    started_at: datetime
-    completed_at: datetime | None
+    cursor: str | None = Field(default=None, repr=False)
 
 
 async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
@@ -83,58 +72,112 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     return status
 
 
-async def list_workflows(
-    database: Database,
+@dataclass(frozen=True)
+class WorkflowFilter:
+    """What `list_workflows` asks for, checked. ``None`` fits all."""
+
+    ids: str | None
+    statuses: str | None
+    names: str | None
+    versions: str | None
+    id_prefix: str | None
+    since: datetime | None
+    until: datetime | None
+    parent_id: str | None
+    unclaimable: bool | None
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        """The columns of the statement."""
+        return tuple(vars(self).values())
+
+
+def workflow_filter(
     *,
-    status: str | None,
-    name: str | None,
+    ids: str | Sequence[str] | None,
+    status: str | Sequence[str] | None,
+    name: str | Sequence[str] | None,
+    application_version: str | Sequence[str] | None,
     id_prefix: str | None,
     since: datetime | None,
     until: datetime | None,
     parent_id: str | None,
     unclaimable: bool | None,
-    limit: int,
-    after: str | None,
-) -> list[WorkflowStatus]:
-    """The workflows that fit every filter, the oldest first."""
-    if status is not None and status not in STATUSES:
-        raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {status!r:.100}.")
-    check_int(limit, 1, "limit")
+) -> WorkflowFilter:
+    """The filter of these arguments."""
+    for one in _each(status, "status") or ():
+        if one not in STATUSES:
+            raise InvalidArgumentError(f"status must be one of {', '.join(STATUSES)} and is {one!r:.100}.")
     for moment in (since, until):
         if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
             raise InvalidArgumentError(
                 f"since and until must be datetimes with a time zone, and {moment!r:.100} is none."
             )
-    row = status, name, id_prefix, since, until, parent_id, unclaimable, limit, after
+    return WorkflowFilter(
+        _json(ids, "workflow_id"), _json(status, "status"), _json(name, "name"),
+        _json(application_version, "application_version"), id_prefix, since, until, parent_id, unclaimable,
+    )  # fmt: skip
+
+
+async def list_workflows(
+    database: Database,
+    fits: WorkflowFilter,
+    *,
+    newest_first: bool,
+    payloads: bool,
+    limit: int,
+    after: str | None,
+    cursor: str | None,
+) -> list[WorkflowStatus]:
+    """The workflows that fit the filter, the oldest or the newest first."""
+    check_int(limit, 1, "limit")
+    check_bool(newest_first, "newest_first")
+    check_bool(payloads, "payloads")
+    before, of = None, ("list_workflows", fits, newest_first)
+    if cursor is not None:
+        if after is not None:
+            raise InvalidArgumentError("after and cursor both say where the page begins: give one of them.")
+        before = Cursor.of(cursor, datetime, str)
+    elif after is not None:
+        before = database.pages.find(of, check_key(after, "after"))
+    known_after = after if before is None else None
+    columns = (None,) * 7 if before is None else (*before[:5], *before.position)
+    row = (*fits.columns, payloads, limit, known_after, *columns)
 
     async def find() -> list[WorkflowStatus]:
-        return [_status(record) for record in await database.call(LIST, [row], partition="")]
+        records = await database.call(LIST_NEWEST if newest_first else LIST, [row], partition="")
+        if records[0]["is_unknown"]:
+            raise unknown_after(after)
+        found = [_listed(record, before) for record in records if record["workflow_id"] is not None]
+        if found:
+            database.pages.remember(of, found[-1][0].workflow_id, found[-1][1])
+        return [status for status, _ in found]
 
     found: list[WorkflowStatus] = await read(database, "list_workflows", "", find, list[WorkflowStatus])
     return found
 
 
-async def list_workflow_steps(database: Database, workflow_id: str) -> list[WorkflowStep]:
-    """The recorded steps of a workflow, in the order in which they began."""
-    check_key(workflow_id, "workflow_id")
-
-    async def find() -> list[WorkflowStep]:
-        return [
-            WorkflowStep(
-                step=step, verb=verb, key=key, output=display_value(output), error=display_value(error),
-                started_at=started_at, completed_at=completed_at,
-            )
-            for _, step, verb, key, output, error, started_at, completed_at
-            in await database.call(LIST_STEPS, [(workflow_id,)], partition=workflow_id)
-        ]  # fmt: skip
-
-    steps: list[WorkflowStep] = await read(database, "list_workflow_steps", workflow_id, find, list[WorkflowStep])
-    return steps
+def _each(given: str | Sequence[str] | None, what: str) -> list[str] | None:
+    if given is None:
+        return None
+    several = [given] if isinstance(given, str) else given
+    if not isinstance(several, Iterable):
+        raise InvalidArgumentError(f"{what} must be a str or a sequence of str and is {given!r:.100}.")
+    return [check_key(one, what) for one in several]
 
 
-def _status(record: Any) -> WorkflowStatus:
-    fields = dict(record)
-    del fields["n"]
+def _json(given: str | Sequence[str] | None, what: str) -> str | None:
+    each = _each(given, what)
+    return None if each is None else encode_value(each)
+
+
+def _listed(record: Any, before: Cursor | None) -> tuple[WorkflowStatus, Cursor]:
+    cursor = Cursor.after(before, record, (record["created_at"], record["workflow_id"]))
+    return _status(record, cursor.text), cursor
+
+
+def _status(record: Any, cursor: str | None = None) -> WorkflowStatus:
+    fields = {name: record[name] for name in WorkflowStatus.model_fields if name != "cursor"}
     for name in ("input", "output", "error"):
         fields[name] = display_value(fields[name])
-    return WorkflowStatus(**fields)
+    return WorkflowStatus(**fields, cursor=cursor)
