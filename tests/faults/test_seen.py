@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, InvalidMessageError, SetWorkflowID, Topic
-from dbos_async._executor import launched
+from dbos_async import DBOS, DBOSClient, InvalidMessageError, SetWorkflowID, Topic, WorkflowStep
+from dbos_async._executor import launched, running_steps
+from dbos_async._executor.running_steps import RunningSteps
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 from tests.support.workflows import echo, wait_for_ever
@@ -81,6 +84,7 @@ async def test_d5_launch_and_the_return_of_the_database_are_one_line_each(databa
             assert "as executor 'till' of version '7' on postgresql://" in line
             assert "workflows registered, lease of 15 s." in line
             proxy.refuse()
+            proxy.cut()
             waiting = asyncio.create_task(DBOS.list_workflows())
             await eventually(lambda: lines("unavailable") + lines("lost the database"))
             assert not lines("is back")
@@ -116,3 +120,116 @@ async def test_w2_the_executor_of_a_workflow_is_seen_after_its_end(dbos: DBOS) -
     await DBOS.resume_workflow(handle.workflow_id)
     await eventually(lambda: handle.workflow_id in launched.executor().runs)
     assert (await handle.get_status()).executor_id == me
+
+
+GO: list[asyncio.Event] = []
+"""What the steps of the present test wait for."""
+
+
+@pytest.fixture
+def go() -> asyncio.Event:
+    GO[:] = [asyncio.Event()]
+    return GO[0]
+
+
+@DBOS.step(name="patient", retries_allowed=True, max_attempts=2, interval_seconds=60)
+async def patient() -> str:
+    raise ConnectionError("the shop is closed")
+
+
+@DBOS.workflow()
+async def call_patient() -> str:
+    return await patient()
+
+
+@DBOS.step(name="endless")
+async def endless() -> str:
+    await GO[0].wait()
+    return "done"
+
+
+@DBOS.workflow()
+async def parent() -> str:
+    handle = await DBOS.start_workflow(child)
+    mine = asyncio.create_task(endless())
+    other: str = await handle.get_result()
+    return f"{other} {await mine}"
+
+
+@DBOS.workflow()
+async def child() -> str:
+    return await endless()
+
+
+Steps = Callable[[str], Awaitable[list[WorkflowStep]]]
+
+
+async def _shows(steps: Steps, workflow_id: str, *expected: tuple[str, int | None]) -> bool:
+    found = [step for step in await steps(workflow_id) if step.completed_at is None]
+    return [(step.verb, step.attempt) for step in found] == list(expected)
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_d5_what_runs_and_waits_is_in_the_list_of_steps(
+    dbos: DBOS, database_url: str, where: str, go: asyncio.Event
+) -> None:
+    began = datetime.now(UTC)
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(parent)
+    with SetWorkflowID("tried"):
+        await DBOS.start_workflow(call_patient)
+    async with DBOSClient(database_url) as client:
+        steps: Steps = DBOS.list_workflow_steps if where == "here" else client.list_workflow_steps
+        await eventually(lambda: _shows(steps, "w", ("get_result", None), ("step", 1)))
+        await eventually(lambda: _shows(steps, "tried", ("step", 2)))
+        (step,) = await steps("tried")
+        assert (step.step, step.key, step.last_error) == ("1", "patient", "ConnectionError: the shop is closed")
+        assert step.next_attempt_at is not None
+        assert timedelta(seconds=50) < step.next_attempt_at - began < timedelta(seconds=75)
+        waits = [step for step in await steps("w") if step.verb == "get_result"]
+        (started,) = [step for step in await steps("w") if step.verb == "start_workflow"]
+        assert waits[0].key == started.output
+        assert timedelta(seconds=-1) < waits[0].started_at - began < timedelta(seconds=10)
+        go.set()
+        assert await handle.get_result() == "done done"
+        assert [step.step for step in await steps("w") if step.completed_at is None] == []
+        assert [step.attempt for step in await steps("w")] == [None] * len(await steps("w"))
+        await DBOS.cancel_workflow("tried")
+        assert await steps("tried") == []
+
+
+async def test_d5_pages_of_steps_have_what_runs_in_its_place(dbos: DBOS, go: asyncio.Event) -> None:
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(parent)
+    await eventually(lambda: _shows(DBOS.list_workflow_steps, "w", ("get_result", None), ("step", 1)))
+    for newest_first in (False, True):
+        paths: list[str] = []
+        options: dict[str, Any] = {"limit": 1, "newest_first": newest_first}
+        while page := await DBOS.list_workflow_steps("w", **options):
+            paths += [step.step for step in page]
+            options["after"] = paths[-1]
+        assert paths == (["1.1.1", "2", "1"] if newest_first else ["1", "2", "1.1.1"])
+    go.set()
+    await handle.get_result()
+
+
+async def test_d5_a_step_that_is_soon_over_is_told_to_nobody(
+    dbos: DBOS, connection: Any, monkeypatch: pytest.MonkeyPatch, go: asyncio.Event
+) -> None:
+    with SetWorkflowID("w"):
+        handle = await DBOS.start_workflow(child)
+    teller = RunningSteps(launched.executor())
+    await eventually(lambda: launched.executor().runs["w"].step_bodies)
+    told = "select running_steps -> 'steps' -> 'w' is not null from dbos_async.executors"
+    await teller._look()
+    assert not await connection.fetchval(told)
+    monkeypatch.setattr(running_steps, "TELL_AFTER_SECONDS", 0.0)
+    await teller._look()
+    assert await connection.fetchval(told)
+    before = await connection.fetchval("select running_steps ->> 'at' from dbos_async.executors")
+    await teller._look()
+    assert await connection.fetchval("select running_steps ->> 'at' from dbos_async.executors") == before
+    go.set()
+    await handle.get_result()
+    await teller._look()
+    assert not await connection.fetchval(told)
