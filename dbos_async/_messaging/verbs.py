@@ -36,7 +36,7 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None: ...
+    ) -> bool: ...
     @overload
     async def send(
         self,
@@ -47,7 +47,7 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None: ...
+    ) -> bool: ...
     async def send(
         self,
         destination_id: str,
@@ -57,8 +57,10 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None:
+    ) -> bool:
         """Send a message to a workflow. When this returns, the message is committed: a live destination will receive it.
+
+        Returns False if the destination had ended (SUCCESS, ERROR or CANCELLED): the message is stored all the same.
 
         ``topic=None`` sends a message without a topic, which only a `DBOS.recv` without a topic receives. A workflow sends
         exactly once, however often it is replayed; a step sends at least once. Elsewhere an ``idempotency_key`` (or
@@ -84,10 +86,12 @@ class MessagingVerbs(ABC):
             ```
         """
         outgoing = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await send.send(self._database, outgoing, connection)
+        return await send.send(self._database, outgoing, connection)
 
-    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
+    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> list[str]:
         """Send all these messages in one commit, or none. Messages to one destination keep their order.
+
+        Returns the ids of the destinations that had ended; their messages are stored all the same.
 
         The guarantees, ``connection`` and the errors are those of `send`; an error about one message means that none is sent.
 
@@ -102,7 +106,7 @@ class MessagingVerbs(ABC):
             assert await handle.get_result() == 35
             ```
         """
-        await send.send_bulk(self._database, messages, connection)
+        return await send.send_bulk(self._database, messages, connection)
 
     @overload
     async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...

@@ -132,10 +132,10 @@ class WorkflowVerbs(ABC):
             self._database, workflow_id, newest_first=newest_first, payloads=payloads, limit=limit, after=after
         )
 
-    async def cancel_workflow(self, workflow_id: str) -> None:
+    async def cancel_workflow(self, workflow_id: str) -> bool:
         """Cancel a workflow, in whatever process it runs or waits. It ends within a second as CANCELLED.
 
-        A workflow that has ended stays as it is, and children go on. Callers that wait for the result get
+        Returns False if the workflow had ended before; it stays as it is. Children go on. Callers that wait for the result get
         `WorkflowCancelledError`. Raises `WorkflowNotFoundError` when there is no such workflow.
 
         Example:
@@ -145,11 +145,11 @@ class WorkflowVerbs(ABC):
                 await DBOS.recv(timeout_seconds=None)
 
             handle = await DBOS.start_workflow(waits)
-            await DBOS.cancel_workflow(handle.workflow_id)
+            assert await DBOS.cancel_workflow(handle.workflow_id)
             assert (await handle.get_status()).status == "CANCELLED"
             ```
         """
-        await control.cancel(self._database, workflow_id)
+        return await control.cancel(self._database, workflow_id)
 
     async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, DBOSClient, InvalidMessageError, SetWorkflowID, Topic, WorkflowStep
+from dbos_async import DBOS, DBOSClient, InvalidMessageError, SendMessage, SetWorkflowID, Topic, WorkflowStep
 from dbos_async._executor import launched, running_steps
 from dbos_async._executor.running_steps import RunningSteps
 from tests.support.eventually import eventually
@@ -233,3 +234,61 @@ async def test_d5_a_step_that_is_soon_over_is_told_to_nobody(
     await handle.get_result()
     await teller._look()
     assert not await connection.fetchval(told)
+
+
+@DBOS.step(name="send_inside")
+async def send_inside(destination_id: str) -> bool:
+    return await DBOS.send(destination_id, 1)
+
+
+@DBOS.workflow()
+async def tell_all(live: str, ended: str) -> list[Any]:
+    told: list[Any] = [await DBOS.send(ended, 1), await DBOS.send(live, 1), await send_inside(ended)]
+    told.append(await DBOS.send(ended, 1, idempotency_key="k"))
+    told.append(await DBOS.send_bulk([SendMessage(each, 1) for each in (ended, live, ended)]))
+    told += [await DBOS.cancel_workflow(ended), await DBOS.cancel_workflow(live)]
+    await DBOS.recv("go", timeout_seconds=None)
+    return told
+
+
+async def test_m9_who_sends_to_or_cancels_an_ended_workflow_is_told(dbos: DBOS, connection: Any) -> None:
+    for ended in ("SUCCESS", "CANCELLED"):
+        handle = await DBOS.start_workflow(
+            echo if ended == "SUCCESS" else wait_for_ever, *([1] if ended == "SUCCESS" else [])
+        )
+        live = (await DBOS.start_workflow(wait_for_ever)).workflow_id
+        if ended == "SUCCESS":
+            await handle.get_result()
+        else:
+            assert await DBOS.cancel_workflow(handle.workflow_id) is True
+        gone = handle.workflow_id
+        assert await DBOS.cancel_workflow(gone) is False
+        assert await DBOS.send(gone, 1) is False
+        assert await DBOS.send(live, 1) is True
+        for _ in range(2):
+            assert await DBOS.send(gone, 1, idempotency_key="key") is False, "the repeated send is told, too"
+            assert await DBOS.send(live, 1, idempotency_key="key") is True
+        assert await DBOS.send_bulk([SendMessage(live, 1), SendMessage(gone, 1)]) == [gone]
+        assert await DBOS.send_bulk([]) == []
+        async with connection.transaction():
+            assert await DBOS.send(gone, 1, connection=connection) is False
+        assert len(await DBOS.list_messages(gone)) == 4
+        teller = await DBOS.start_workflow(tell_all, live, gone)
+        told = [False, True, False, False, [gone], False, True]
+        await eventually(partial(_waits_in_recv, teller.workflow_id))
+        await DBOS.cancel_workflow(teller.workflow_id)
+        await DBOS.resume_workflow(teller.workflow_id)
+        await DBOS.send(teller.workflow_id, 1, "go")
+        assert await teller.get_result() == told, "a replay is told the same"
+
+
+async def _waits_in_recv(workflow_id: str) -> bool:
+    return any(step.verb == "recv" for step in await DBOS.list_workflow_steps(workflow_id))
+
+
+async def test_m9_a_parked_workflow_has_not_ended(dbos: DBOS, connection: Any) -> None:
+    handle = await DBOS.start_workflow(wait_for_ever)
+    await DBOS.cancel_workflow(handle.workflow_id)
+    await connection.execute("update dbos_async.workflows set status = 'REPLAY_MISMATCH', ended_at = null")
+    assert await DBOS.send(handle.workflow_id, 1) is True
+    assert await DBOS.cancel_workflow(handle.workflow_id) is True
