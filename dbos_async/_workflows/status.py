@@ -31,8 +31,8 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``status`` is PENDING (running, waiting, or not yet claimed), ended (SUCCESS, ERROR, CANCELLED), or parked until it is
       resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
     - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
-    - ``executor_id`` is the executor that runs the workflow, or that ran it last when it ended or was parked; ``None`` while it
-      waits for one. ``attempt`` counts its runs.
+    - ``executor_id`` is the executor that runs the workflow, after its end the one that ran it last; ``None`` while it waits for
+      one or is parked. ``attempt`` counts its runs.
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.

@@ -289,6 +289,8 @@ async def _waits_in_recv(workflow_id: str) -> bool:
 async def test_m9_a_parked_workflow_has_not_ended(dbos: DBOS, connection: Any) -> None:
     handle = await DBOS.start_workflow(wait_for_ever)
     await DBOS.cancel_workflow(handle.workflow_id)
-    await connection.execute("update dbos_async.workflows set status = 'REPLAY_MISMATCH', ended_at = null")
+    await connection.execute(
+        "update dbos_async.workflows set status = 'REPLAY_MISMATCH', ended_at = null, owner = null"
+    )
     assert await DBOS.send(handle.workflow_id, 1) is True
     assert await DBOS.cancel_workflow(handle.workflow_id) is True

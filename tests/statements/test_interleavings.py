@@ -281,7 +281,7 @@ async def test_w3_of_two_finishes_one_counts(one: Any, two: Any, three: Any) -> 
     status = await one.fetchrow(
         "select status, output, owner, ended_at is null from dbos_async.workflows where id = 'w'"
     )
-    assert tuple(status) == ("SUCCESS", '"done"', None, False)
+    assert tuple(status) == ("SUCCESS", '"done"', "me", False)
 
 
 async def test_w3_a_finish_of_a_deleted_workflow_brings_nothing_back(one: Any, two: Any, three: Any) -> None:
