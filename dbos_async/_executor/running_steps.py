@@ -1,7 +1,7 @@
 """The steps under way in this executor: its own process knows them, and other processes read them in its row.
 
 The row is written only when a step has run for some seconds, or is tried again, and at most every two seconds: a step that takes
-no longer costs nothing. Nothing depends on what is written there (decision 55).
+no longer costs nothing. Nothing depends on what is written there.
 """
 
 from __future__ import annotations
