@@ -4,7 +4,8 @@ from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
 from dbos_async._runs.start_options import SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
-from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
+from dbos_async._workflows.status import WorkflowStatus
+from dbos_async._workflows.step_list import WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.envelope import Envelope, Message, SendMessage

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ def check_optional_key(key: object, what: str) -> str | None:
     return None if key is None else check_key(key, what)
 
 
+def check_keys(keys: object, what: str) -> list[str]:
+    """Return a list of keys, if it is one key or several."""
+    return [check_key(key, what) for key in _several(keys, what)]
+
+
 def check_text(text: object, what: str) -> str:
     """Return a text that is like a key, but may be empty."""
     return _stored(text if type(text) is str else _plain_str(text, what), what)
@@ -81,6 +86,11 @@ def check_choice(value: object, choices: Sequence[str], what: str) -> str:
     if not isinstance(value, str) or str.__str__(value) not in choices:
         raise InvalidArgumentError(f"{what} must be one of {', '.join(choices)} and is {excerpt(value)}.")
     return str.__str__(value)
+
+
+def check_choices(values: object, choices: Sequence[str], what: str) -> list[str]:
+    """Return a list of texts, if it is one or several of these."""
+    return [check_choice(value, choices, what) for value in _several(values, what)]
 
 
 def check_flag(value: object, what: str) -> bool:
@@ -179,6 +189,15 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _several(values: object, what: str) -> Iterable[object]:
+    """One text, or the elements of a collection, which may be empty. A mapping and bytes are more likely mistaken than meant."""
+    if isinstance(values, str):
+        return (values,)
+    if not isinstance(values, Iterable) or isinstance(values, (Mapping, bytes, bytearray)):
+        raise InvalidArgumentError(f"{what} must be a str or several, and is of type {kind_of(values)}.")
+    return values
 
 
 def _plain_str(text: object, what: str) -> str:

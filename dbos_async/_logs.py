@@ -34,6 +34,16 @@ def shown(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def without_stop(text: str) -> str:
+    """Return a text without the full stop at its end, for a sentence that goes on after it or has a full stop of its own."""
+    return text if text.endswith("..") else text.removesuffix(".")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 workflow", "2 workflows"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class _Shown(str):
     """An argument of a log line."""
 
@@ -52,6 +62,11 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return self._as_repr
+
+
+def text_of(value: object) -> str:
+    """Return the text of a value, whatever its class does, as the log shows it."""
+    return str(_Shown.of(value))
 
 
 class _SafeText(logging.Filter):

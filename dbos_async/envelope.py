@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dbos_async._checks import check_instance, check_key
 from dbos_async.keys import Topic, topic_and_type
@@ -43,11 +43,13 @@ class Message(Envelope[Any], frozen=True):
 
     ``received_at`` is the time at which a step received it, ``None`` while it waits. ``rejected`` is the reason why the
     receiver could not decode it, ``None`` if there was no problem. ``idempotency_key`` is ``None`` if it was sent without one.
+    ``cursor`` is where the next page begins if this is the last message of a page.
     """
 
     idempotency_key: str | None
     received_at: datetime | None
     rejected: str | None
+    cursor: str | None = Field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class InvalidValueError(DBOSError, ValueError):
         self.details: list[Any] = details or []
 
     def __str__(self) -> str:
-        return f"{self.what} cannot be used: {self.problem}."
+        return f"{self.what} cannot be used: {self.problem.removesuffix('.')}."
 
 
 class InvalidMessageError(InvalidValueError):

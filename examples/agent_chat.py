@@ -219,7 +219,8 @@ async def say(chat_id: ChatID, message: Message) -> None:
 @app.post("/chats/{chat}/approvals/{question}", status_code=202)
 async def decide(chat_id: ChatID, question: Annotated[int, InPath(ge=1, le=10_000)], decision: Approval) -> None:
     """Answer a question of the agent. The first answer counts, however often somebody clicks."""
-    await DBOS.send(chat_id, decision.approved, approval(question), idempotency_key=f"approval-{question}")
+    if not await DBOS.send(chat_id, decision.approved, approval(question), idempotency_key=f"approval-{question}"):
+        raise HTTPException(409, "This chat has ended.")
 
 
 @app.get("/chats/{chat}/parts")

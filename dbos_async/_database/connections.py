@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from dbos_async._database.loop_watch import LoopWatch
-from dbos_async._database.outages import is_lost, is_usable_after
+from dbos_async._database.outages import OutageLog, is_lost, is_usable_after
 from dbos_async._database.probe import AFTER_SECONDS, OnProbe, Probe, close
 from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts
 
@@ -69,6 +69,7 @@ class Postgres:
         self._slots = asyncio.Semaphore(max_connections)
         self._closed = False
         self.loop_watch: Final = LoopWatch()
+        self.outage_log: Final = OutageLog()
         self._probe = Probe(self.connect, self.discard_idle)
         self.watching: Final = self._probe.watching
         self.watch: Final = self._probe.watch

@@ -14,6 +14,7 @@ from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
+from dbos_async._database.pages import Pages
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
@@ -46,6 +47,7 @@ class Database:
         self.call: Final = self.batches.call
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
+        self.pages: Final = Pages()
         self.listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
 

@@ -116,3 +116,15 @@ select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, r
        recorded_verb, recorded_key
 from calls
 where not (:is_waiting(:step_verb, step_key))
+
+-- fragment: page_columns
+-- What the cursors of a page need (pages.py): what can be seen now, and before when everything was. A transaction that began to
+-- write earlier is over by then.
+pg_current_snapshot() as snapshot, clock_timestamp() as now,
+clock_timestamp() - case when pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot())
+                         then interval '1 minute' else interval '1 hour' end as floor
+
+-- fragment: is_late(row, time, snapshot, floor)
+-- Whether a row was committed after the snapshot of a round. A transaction of another server, whose tables were copied here, is none
+-- that this server could have seen: rows older than the floor are no late ones.
+(not coalesce(pg_visible_in_snapshot(:row.born, c.:snapshot), true) and :row.:time >= c.:floor)

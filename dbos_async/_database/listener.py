@@ -55,6 +55,7 @@ class Listener:
                     self._log_unexpected(error)
                 elif failures == 1 and not self._postgres.loop_watch.was_blocked():
                     kind = type(error).__name__
+                    self._postgres.outage_log.begin()
                     log.warning("The listener lost the database (%s: %s) and connects again.", kind, reason_of(error))
             await asyncio.sleep(backoff_seconds(failures))
 
@@ -66,6 +67,7 @@ class Listener:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 await connection.add_listener(CHANNEL, self._on_notification)
             self.is_listening = True
+            self._postgres.outage_log.end()
             self._wakeups.wake_all()
             self.connected.set()
             while not lost.is_set():

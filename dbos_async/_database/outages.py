@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+import logging
 import random
+import time
 
 import asyncpg
+
+log = logging.getLogger("dbos_async")
 
 REFUSED = (
     asyncpg.ReadOnlySQLTransactionError,
@@ -48,6 +52,31 @@ TOO_DEEP = "54001"
 
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 1.0
+
+
+class OutageLog:
+    """What the log has said of the present outage: one line when the database is back, whoever of the process sees that first."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the log has said that the database is away, and not yet that it is back."""
+        return self._since is not None
+
+    def begin(self) -> None:
+        """The log has said that the database is away."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def end(self) -> None:
+        """The database has answered."""
+        if self._since is not None:
+            seconds, self._since = time.monotonic() - self._since, None
+            log.info("The database is back after %.1f s.", seconds)
 
 
 class Meaning(enum.Enum):

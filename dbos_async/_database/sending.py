@@ -56,16 +56,25 @@ class Sending:
             if not calls:
                 return []
             if is_patient:
-                return await self._fetch(connection, flight, calls)
-            await connection.execute(BE_IMPATIENT)
-            try:
                 records = await self._fetch(connection, flight, calls)
-            except Exception as error:
-                if is_usable_after(error):
-                    await connection.execute(BE_PATIENT)
-                raise
-            await connection.execute(BE_PATIENT)
-            return records
+            else:
+                records = await self._fetch_impatiently(connection, flight, calls)
+        if self._postgres.outage_log.is_open:
+            self._postgres.outage_log.end()
+        return records
+
+    async def _fetch_impatiently(
+        self, connection: asyncpg.Connection[asyncpg.Record], flight: Flight, calls: list[Call]
+    ) -> list[asyncpg.Record]:
+        await connection.execute(BE_IMPATIENT)
+        try:
+            records = await self._fetch(connection, flight, calls)
+        except Exception as error:
+            if is_usable_after(error):
+                await connection.execute(BE_PATIENT)
+            raise
+        await connection.execute(BE_PATIENT)
+        return records
 
     async def _fetch(
         self, connection: asyncpg.Connection[asyncpg.Record], flight: Flight, calls: list[Call]
@@ -120,6 +129,7 @@ class Sending:
         self._warn_at[meaning] = now + WARN_EVERY_SECONDS
         kind, reason = type(error).__name__, reason_of(error)
         if meaning is Meaning.LOST:
+            self._postgres.outage_log.begin()
             log.warning("The database is unavailable (%s: %s): calls wait and are repeated.", kind, reason)
         else:
             name = flight.statement.name

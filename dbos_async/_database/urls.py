@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from dbos_async._logs import shown
+from dbos_async._logs import shown, without_stop
 
 
 class Host(NamedTuple):
@@ -56,13 +56,18 @@ def why_unusable(url: str, error: Exception) -> str:
             f"The database of this URL cannot be used ({type(error).__name__}): write it as "
             "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
         )
-    return f"{without_password(url)} cannot be used: {reason_of(error).removesuffix('.')}."
+    return f"{without_password(url)} cannot be used: {reason_of(error)}."
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of an error's message as it may be shown, or the name of its type if it has none."""
+    """Return the first line of an error's message as it may be shown in a sentence, or the name of its type if it has none."""
     (reason, *_) = str(error).splitlines() or [""]
-    return shown(reason) or type(error).__name__
+    return without_stop(shown(reason)) or type(error).__name__
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be logged: without its password, and not at all if it cannot be told what in it is the password."""
+    return without_password(url) if _is_plain(url) else "a URL that cannot be shown"
 
 
 def without_password(url: str) -> str:

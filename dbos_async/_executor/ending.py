@@ -52,6 +52,7 @@ class RunCompletion(Observer):
         if isinstance(error, InvalidValueError) and not self._was_refused:
             self._was_refused = True
             refused = InvalidValueError(f"The outcome of workflow {self._run.workflow_id!r}", error.problem)
+            log.warning("Workflow %r ends in ERROR.", self._run.workflow_id, exc_info=refused)
             return self.store(Outcome("ERROR", None, encode_error(refused)))
         if error is not None and not isinstance(error, LaunchError):
             log.error("The outcome of workflow %r could not be stored.", self._run.workflow_id, exc_info=error)

@@ -11,6 +11,7 @@ owned as materialized (
     where w.attempt = c.attempt and w.status = 'PENDING'
 ),
 ended as (
+    -- After the end the owner stays, so that it can be seen: nobody claims what is not PENDING.
     -- Always an update, since the row is there and locked. As an insert it finds its row by the primary key, whatever the plan.
     insert into dbos_async.workflows as w (id, name, input, start_id, attempt, status, output, error, ended_at)
     select id, name, '{}', start_id, attempt, status, output, error,
@@ -18,7 +19,7 @@ ended as (
     from owned
     on conflict (id) do update
         set status = excluded.status, output = excluded.output, error = excluded.error,
-            ended_at = excluded.ended_at, owner = null
+            ended_at = excluded.ended_at, owner = case when excluded.ended_at is not null then w.owner end
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
 select n, n in (select n from owned) as ended from calls, announced

@@ -21,9 +21,9 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.ending import RunCompletion, store_end
-from dbos_async._logs import shown
+from dbos_async._logs import shown, without_stop
 from dbos_async._runs import exits, threads
-from dbos_async._runs.context import WorkflowContext, begin, current, run_of_body
+from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
@@ -220,7 +220,11 @@ class Executor:
             _left_behind.add(task)
             log.warning("%s swallows its cancellation and was left behind.", task.get_name())
         for step in await threads.left_behind(give_up_at - self.loop.time()):
-            log.warning("The step %r%s still runs in a thread and was left behind.", step.name, _workflow_of(step))
+            log.warning(
+                "The step %r%s still runs in a thread and was left behind.",
+                step.name,
+                of_workflow(step.context.get(current)),
+            )
 
     def _unfinished(self) -> list[asyncio.Future[Any]]:
         # A task that is cancelled before its first turn never reaches _work, so it is still in _tasks, but done.
@@ -317,7 +321,7 @@ def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[
             raise
         # An earlier run could decode these arguments, so the code has changed, and can be repaired.
         recorded = "a call with arguments that fit"
-        asked = f"types that they do not fit ({unreadable})"
+        asked = f"types that they do not fit ({without_stop(str(unreadable))})"
         mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
         log.error("%s", mismatch)
         return Outcome("REPLAY_MISMATCH", None, encode_error(mismatch))
@@ -336,11 +340,6 @@ def _failure(run: Run, error: BaseException) -> Outcome:
     if run.stopped is None:
         log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
     return Outcome("ERROR", None, encode_error(error))
-
-
-def _workflow_of(step: threads.Job) -> str:
-    body = step.context.get(current)
-    return "" if body is None else f" of workflow {body.run.workflow_id!r}"
 
 
 def _do_nothing() -> None:

@@ -24,6 +24,7 @@ from dbos_async._lifecycle.expiry import Expiry, has_left
 from dbos_async._lifecycle.lease_thread import LeaseThread
 from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import LOG_EVERY_SECONDS
+from dbos_async._logs import counted
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
@@ -167,7 +168,7 @@ class Leases:
         if expired:
             removed = await self._database.call(EXPIRE, expired, partition="", retry_forever=True)
             if removed:
-                log.info("%d executors have expired: their workflows are freed.", len(removed))
+                log.info("This executor has removed %s that expired.", counted(len(removed), "executor"))
         if expired or time.monotonic() >= self._free_at:
             await self._free()
 
@@ -186,7 +187,7 @@ class Leases:
             answer = await self._database.call(FREE, [row], partition="", retry_forever=True, wakes=[UNOWNED_KEY])
             workflows = answer[0]["workflows"]
             if workflows:
-                log.info("%d workflows whose executor is gone were freed.", workflows)
+                log.info("This executor has freed %s whose executor is gone.", counted(workflows, "workflow"))
         self._free_at = time.monotonic() + FREE_EVERY_SECONDS
 
     def _row(self) -> tuple[Any, ...]:

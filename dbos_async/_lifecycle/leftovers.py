@@ -14,6 +14,7 @@ from typing import Final
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import Executor
+from dbos_async._logs import counted
 from dbos_async._serialization.values import encode_value
 
 log = logging.getLogger("dbos_async")
@@ -78,7 +79,7 @@ class Leftovers:
         left = owned & self._seen
         self._seen = owned - await self._release(left)
         if left:
-            log.info("%d workflows that this executor owned and did not run were given back.", len(left))
+            log.info("This executor has given back %s that it owned and did not run.", counted(len(left), "workflow"))
 
     async def _begin_anew(self) -> None:
         await self._release(await self._owned([]))

@@ -10,6 +10,7 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, end_key
 from dbos_async._executor.executor import Executor
+from dbos_async._logs import counted
 
 log = logging.getLogger("dbos_async")
 
@@ -59,7 +60,7 @@ async def keep_reporting_unclaimable(database: Database) -> None:
         async for subscription in changes:
             for _, name, version, count in await database.call(UNCLAIMABLE, [()], partition="", retry_forever=True):
                 log.warning(
-                    "%d workflows named %r%s wait for an executor that can run them: see list_workflows(unclaimable=True).",
-                    count, name, f" of version {version!r}" if version else "",
+                    "No live executor can run %s named %r%s: see list_workflows(unclaimable=True).",
+                    counted(count, "workflow"), name, f" of version {version!r}" if version else "",
                 )  # fmt: skip
             subscription.poll_within(REPORT_EVERY_SECONDS)

@@ -27,7 +27,7 @@ with locked as materialized (
 ),
 cancelled as (
     update dbos_async.workflows
-    set status = 'CANCELLED', attempt = attempt + 1, owner = null, ended_at = clock_timestamp()
+    set status = 'CANCELLED', attempt = attempt + 1, ended_at = clock_timestamp()
     where id = any (array(select id from locked))
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)

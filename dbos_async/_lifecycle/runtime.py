@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
-from dbos_async._executor import claiming, launched
+from dbos_async._database.urls import shown_url
+from dbos_async._executor import claiming, launched, running_steps
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
+from dbos_async._executor.running_steps import RunningSteps
 from dbos_async._lifecycle import leases, leftovers, periodic
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
+from dbos_async._logs import counted
 from dbos_async._workflows.registry import check_registered, registered
 from dbos_async.errors import LaunchError, WrongPlaceError
+
+log = logging.getLogger("dbos_async")
 
 MIN_SECONDS_FOR_CALLS = 1.0
 """So long a shutdown waits for the calls under way, also when it gives steps no time to finish."""
@@ -66,6 +73,7 @@ class Runtime:
                 await self.leases.register(settings.connect_timeout_seconds)
                 set_launched(self.executor)
                 self._serve()
+                self._log_launch(url)
             except BaseException:
                 set_launched(None)
                 await (self.leases.leave() if self.leases.is_registered else self.leases.thread.stop())
@@ -111,10 +119,19 @@ class Runtime:
             raise WrongPlaceError("DBOS was launched in another event loop: ask for its health from there.")
         return await health(self.database, self.executor, self.leases.thread, self.services)
 
+    def _log_launch(self, url: str) -> None:
+        log.info(
+            "DBOS %s is launched as executor %r%s on %s: %s registered, lease of %g s.",
+            version("dbos_async"), self.executor.executor_id,
+            f" of version {self.executor.application_version!r}" if self.executor.application_version else "",
+            shown_url(url), counted(len(registered), "workflow"), leases.LEASE_SECONDS,
+        )  # fmt: skip
+
     def _serve(self) -> None:
         self.services = [
             Service("take-overs", self.leases.keep_looking, leases.OTHERS, leases.EXPIRE, leases.FREE),
             Service("leftovers", self.leftovers.keep_giving_back, leftovers.OWNED, leftovers.GIVE_BACK),
+            Service("steps under way", RunningSteps(self.executor).keep_telling, running_steps.TELL_STEPS),
             Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
             Service(
                 "deadlines",

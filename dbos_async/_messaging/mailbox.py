@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
-from dbos_async._checks import check_choice, check_int, check_key, excerpt
+from dbos_async._checks import check_choice, check_flag, check_int, check_key, excerpt
 from dbos_async._database.database import Database
+from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
 from dbos_async._runs.step import read
@@ -26,6 +27,7 @@ from dbos_async.keys import Topic, key_and_type
 
 with load(__name__) as sql:
     MESSAGES: Final = sql.statement("MESSAGES", parallelism=1)
+    NEWEST_MESSAGES: Final = sql.statement("NEWEST_MESSAGES", parallelism=1)
     FIND: Final = sql.statement("FIND", parallelism=1)
     REDELIVER: Final = sql.statement("REDELIVER", parallelism=1)
 
@@ -38,21 +40,39 @@ async def list_messages(
     *,
     topic: str | Topic[Any] | None,
     status: str | None,
+    newest_first: bool,
+    payloads: bool,
     limit: int,
     after: UUID | str | None,
+    cursor: str | None,
 ) -> list[Message]:
-    """The messages of a workflow that fit every filter, the oldest first."""
+    """The messages of a workflow that fit every filter, the oldest or the newest first."""
     workflow_id = check_key(workflow_id, "workflow_id")
     status = None if status is None else check_choice(status, STATUSES, "status")
+    newest_first, payloads = check_flag(newest_first, "newest_first"), check_flag(payloads, "payloads")
     limit = check_int(limit, 1, "limit")
     name = None if topic is None else key_and_type(topic, Topic)[0]
-    row = workflow_id, name, status, limit, None if after is None else _id(after)
+    before, of = None, ("list_messages", workflow_id, name, status, newest_first)
+    after_id = None if after is None else _id(after)
+    if cursor is not None:
+        if after_id is not None:
+            raise InvalidArgumentError("after and cursor both say where the page begins: give one of them.")
+        before = Cursor.of(cursor, int)
+    elif after_id is not None:
+        before = database.pages.find(of, str(after_id))
+    columns = (None,) * 6 if before is None else (*before[:5], *before.position)
+    row = workflow_id, name, status, payloads, limit, after_id if before is None else None, *columns
 
     async def find() -> list[Message]:
-        records = await database.call(MESSAGES, [row], partition=workflow_id)
+        records = await database.call(NEWEST_MESSAGES if newest_first else MESSAGES, [row], partition=workflow_id)
         if not records[0]["known"]:
             raise WorkflowNotFoundError(workflow_id)
-        return [_message(record) for record in records if record["id"] is not None]
+        if records[0]["is_unknown"]:
+            raise unknown_after(after)
+        found = [(record, Cursor.after(before, record, (record["seq"],))) for record in records if record["id"]]
+        if found:
+            database.pages.remember(of, str(found[-1][0]["id"]), found[-1][1])
+        return [_message(record, cursor.text) for record, cursor in found]
 
     found: list[Message] = await read(database, "list_messages", workflow_id, find, list[Message])
     return found
@@ -108,9 +128,8 @@ def _id(message_id: UUID | str) -> UUID:
         raise InvalidArgumentError(f"The id of a message is a UUID, and {excerpt(message_id)} is not.") from None
 
 
-def _message(record: Any) -> Message:
-    fields = dict(record)
-    del fields["n"], fields["known"]
+def _message(record: Any, cursor: str) -> Message:
+    fields = {name: record[name] for name in Message.model_fields if name != "cursor"}
     fields["payload"] = display_value(fields["payload"])
     try:
         fields["headers"] = decode_value(fields["headers"], dict[str, str]) or {}
@@ -118,4 +137,4 @@ def _message(record: Any) -> Message:
         fields["headers"] = {"": fields["headers"]}
     if fields["rejected"] is not None:
         fields["rejected"] = str(decode_error(fields["rejected"]))
-    return Message(**fields)
+    return Message(**fields, cursor=cursor)

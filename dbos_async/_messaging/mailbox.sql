@@ -1,28 +1,59 @@
 -- What lies in the queues of a workflow.
 
--- name: MESSAGES (workflow_id text, topic text, status text, most int, after uuid)
+-- fragment: in_this_round
+(c.seen is null or not :is_late(m, sent_at, seen, seen_floor)) and (c.shown is null or :is_late(m, sent_at, shown, shown_floor))
+
+-- fragment: goes_on
+:in_this_round and (c.from_seq is null or m.seq > c.from_seq)
+
+-- fragment: goes_back
+:in_this_round and (c.from_seq is null or m.seq < c.from_seq)
+
+-- fragment: in_next_round
+c.seen is not null and :is_late(m, sent_at, seen, seen_floor)
+
+-- fragment: in_next_round_back
+-- From the newest to the oldest, a list does not come to what was made after it had begun.
+:in_next_round and m.sent_at < c.began
+
+-- fragment: page(this_round, next_round, direction)
 -- Waiting messages are found by their index, received ones by the steps that received them.
-select c.n, w.id is not null as known, m.id, m.destination_id, nullif(m.topic, '') as topic, m.payload, m.sender_id,
+with calls as materialized (
+    select c.n, c.workflow_id, c.topic, c.status, c.payloads, c.most, c.shown::pg_snapshot as shown, c.shown_floor,
+           c.seen::pg_snapshot as seen, c.seen_floor, c.began, coalesce(c.from_seq, a.seq) as from_seq,
+           c.after is not null and a.seq is null as is_unknown, w.id is not null as known, :page_columns
+    from :rows
+    left join lateral (select id from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+    left join lateral (
+        select seq from dbos_async.messages where id = c.after and destination_id = c.workflow_id limit 1
+    ) as a on true
+)
+select c.n, c.known, c.is_unknown, c.snapshot::text as snapshot, c.now, c.floor, m.part, m.seq,
+       m.id, m.destination_id, nullif(m.topic, '') as topic, case when c.payloads then m.payload end as payload, m.sender_id,
        m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected
-from :rows
-left join lateral (select id from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+from calls as c
 left join lateral (
-    select seq from dbos_async.messages where id = c.after and destination_id = c.workflow_id limit 1
-) as a on true
-left join lateral (
-    select * from dbos_async.messages
-    where id = any (array(
+    select case when :this_round then 0 else 1 end as part, m.* from dbos_async.messages as m
+    where m.id = any (array(
             select id from dbos_async.messages where destination_id = c.workflow_id and received_at is null
             union all
             select message_id from dbos_async.steps where workflow_id = c.workflow_id and message_id is not null))
-      and destination_id = c.workflow_id
-      and (c.topic is null or topic = c.topic)
-      and (c.status is null
-           or c.status = case when received_at is null then 'waiting' when rejected is null then 'received' else 'rejected' end)
-      and (c.after is null or seq > a.seq)
-    order by seq limit c.most
+      and m.destination_id = c.workflow_id
+      and (c.topic is null or m.topic = c.topic)
+      and (c.status is null or c.status = case when m.received_at is null then 'waiting'
+                                               when m.rejected is null then 'received' else 'rejected' end)
+      and (:this_round or :next_round)
+    order by part, m.seq :direction limit c.most
 ) as m on true
-order by c.n, m.seq
+order by c.n, m.part, m.seq :direction
+
+-- name: MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(:goes_on, :in_next_round, asc)
+
+-- name: NEWEST_MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(:goes_back, :in_next_round_back, desc)
 
 -- name: FIND (id uuid)
 -- The user gives nothing but the id, so this statement and REDELIVER do not name the destination. If the table were partitioned by

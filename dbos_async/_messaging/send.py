@@ -21,7 +21,7 @@ from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, i
 from dbos_async._runs.start_options import assigned
 from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization.ids import ordered_id
-from dbos_async._serialization.values import encode_value, size_error
+from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
 from dbos_async.keys import Topic
@@ -32,16 +32,17 @@ with load(__name__) as sql:
     SEND_BULK: Final = sql.statement("SEND_BULK")
 
 
-async def send(database: Database, message: SendMessage, connection: Any = None) -> None:
-    """Store one message."""
+async def send(database: Database, message: SendMessage, connection: Any = None) -> bool:
+    """Store one message. False if its destination has ended."""
     local_executor_id = executor_without_announcement(database, connection)
     outgoing = _outgoing(message, "send", local_executor_id)
     topic = f" ({outgoing.topic})" if outgoing.topic else ""
-    await _send(database, "send", f"{outgoing.destination_id}{topic}", [outgoing], connection)
+    told = await _send(database, "send", f"{outgoing.destination_id}{topic}", [outgoing], connection)
+    return told is None
 
 
-async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> None:
-    """Store all messages, or none."""
+async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> list[str]:
+    """Store all messages, or none. The destinations that have ended."""
     local_executor_id = executor_without_announcement(database, connection)
     check_instance(messages, Iterable, "messages")
     outgoing = [
@@ -50,13 +51,15 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
     if not outgoing:
         if connection is not None:
             check_connection(connection, calling_context(database), "send_bulk")
-    else:
-        await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
+        return []
+    told = await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
+    ended: list[str] = [] if told is None else decode_value(told, list[str])
+    return ended
 
 
 async def _send(
     database: Database, verb: str, step_key: str, messages: Sequence[_OutgoingMessage], connection: Any
-) -> None:
+) -> str | None:
     context = calling_context(database)
     if connection is not None:
         check_connection(connection, context, verb)
@@ -69,7 +72,7 @@ async def _send(
     invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
     caller = caller_in(context, verb, step_key)
     call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
-    (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+    return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
 
 
 def _call(

@@ -14,6 +14,10 @@ left join lateral (
 -- After :destination: whether that workflow exists.
 d.id is not null and (not d.has_ended or kept.id is not null)
 
+-- fragment: told_if_ended(has_ended)
+-- What a send tells its caller, as its output.
+case when :has_ended then 'true'::json end
+
 -- fragment: announcement
 -- After :destination: the key to announce. The sender's process wakes a receiver that runs in it, and no other process waits for
 -- messages of that receiver.
@@ -25,8 +29,8 @@ case when c.local_executor_id = d.owner then null else c.digest end
 --     receiver_place int)
 -- One message, from a workflow or to a receive that waits in the sender's process. That receive gets the message at once.
 with calls as materialized (
-    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
-           :is_known as known,
+    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
+           :is_known as known, d.has_ended,
            :announcement as announcement,
            case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome
@@ -36,8 +40,8 @@ with calls as materialized (
     :recorded_step(c.sender_id)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at, place, asked_after)
-    select sender_id, branch, number, verb, step_key,
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
+    select sender_id, branch, number, verb, step_key, :told_if_ended(has_ended),
            case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end,
            clock_timestamp(), place, asked_after
     from calls where outcome = 'done' and number is not null
@@ -81,7 +85,7 @@ sent as (
     :unless_repeated
 ),
 announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
-select n, outcome, null::json as output,
+select n, outcome, case when outcome = 'recorded' then recorded_output else :told_if_ended(has_ended) end as output,
        case when outcome = 'recorded' then recorded_error
             when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error,
        recorded_verb, recorded_key, id in (select message_id from delivered) as delivered
@@ -91,7 +95,7 @@ from calls, announced
 --     local_executor_id text)
 -- One message from outside of workflows: there is no step to record.
 with messages as materialized (
-    select c.*, :is_known as known,
+    select c.*, :is_known as known, d.has_ended,
            :announcement as announcement
     from :rows
     :destination
@@ -102,7 +106,7 @@ sent as (
     :unless_repeated
 ),
 announced as (select dbos_async.announce(:announced_keys(announcement)) from messages where known)
-select n, 'done' as outcome, null::json as output,
+select n, 'done' as outcome, :told_if_ended(has_ended) as output,
        case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error
 from messages, announced
 
@@ -111,7 +115,7 @@ from messages, announced
 --     idempotency_key text)
 -- Several messages with one sender's step, a row each: all of them are stored, or none. Also for messages with an idempotency key.
 with messages as materialized (
-    select c.*, :is_known as known, duplicate.id is not null as is_duplicate,
+    select c.*, :is_known as known, d.has_ended, duplicate.id is not null as is_duplicate,
            :announcement as announcement
     from :rows_with_index
     :destination
@@ -122,20 +126,21 @@ with messages as materialized (
     ) as duplicate on true
 ),
 calls as materialized (
-    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
+    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
            case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome
     from (
         select n, sender_id, attempt, branch, number, verb, step_key, place, asked_after,
-               min(destination_id) filter (where not known) as unknown_id
+               min(destination_id) filter (where not known) as unknown_id,
+               to_json(array_agg(distinct destination_id) filter (where known and has_ended)) as ended_ids
         from messages group by n, sender_id, attempt, branch, number, verb, step_key, place, asked_after
     ) as c
     :fence_or_lock(c.sender_id)
     :recorded_step(c.sender_id)
 ),
 recorded as (
-    insert into dbos_async.steps (workflow_id, branch, number, verb, key, error, completed_at, place, asked_after)
-    select sender_id, branch, number, verb, step_key,
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
+    select sender_id, branch, number, verb, step_key, case when unknown_id is null then ended_ids end,
            case when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end,
            clock_timestamp(), place, asked_after
     from calls where outcome = 'done' and number is not null
@@ -158,7 +163,7 @@ sent as (
     :unless_repeated
 ),
 announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
-select n, outcome, null::json as output,
+select n, outcome, case when outcome = 'recorded' then recorded_output when unknown_id is null then ended_ids end as output,
        case when outcome = 'recorded' then recorded_error
             when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end as error,
        recorded_verb, recorded_key

@@ -36,7 +36,7 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None: ...
+    ) -> bool: ...
     @overload
     async def send(
         self,
@@ -47,7 +47,7 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None: ...
+    ) -> bool: ...
     async def send(
         self,
         destination_id: str,
@@ -57,8 +57,10 @@ class MessagingVerbs(ABC):
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         connection: Connection | None = None,
-    ) -> None:
+    ) -> bool:
         """Send a message to a workflow. When this returns, the message is committed: a live destination will receive it.
+
+        Returns False if the destination had ended (SUCCESS, ERROR or CANCELLED): the message is stored all the same.
 
         ``topic=None`` sends a message without a topic, which only a `DBOS.recv` without a topic receives. A workflow sends
         exactly once, however often it is replayed; a step sends at least once. Elsewhere an ``idempotency_key`` (or
@@ -84,10 +86,12 @@ class MessagingVerbs(ABC):
             ```
         """
         outgoing = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        await send.send(self._database, outgoing, connection)
+        return await send.send(self._database, outgoing, connection)
 
-    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> None:
+    async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> list[str]:
         """Send all these messages in one commit, or none. Messages to one destination keep their order.
+
+        Returns the ids of the destinations that had ended; their messages are stored all the same.
 
         The guarantees, ``connection`` and the errors are those of `send`; an error about one message means that none is sent.
 
@@ -102,7 +106,7 @@ class MessagingVerbs(ABC):
             assert await handle.get_result() == 35
             ```
         """
-        await send.send_bulk(self._database, messages, connection)
+        return await send.send_bulk(self._database, messages, connection)
 
     @overload
     async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
@@ -190,13 +194,18 @@ class MessagingVerbs(ABC):
         status: str | None = None,
         limit: int = 100,
         after: UUID | str | None = None,
+        newest_first: bool = False,
+        payloads: bool = True,
+        cursor: str | None = None,
     ) -> list[Message]:
         """The messages that were sent to a workflow, the oldest first, at most ``limit``.
 
         ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"`` or ``"rejected"`` (the
-        receiver could not read the message, and `Message.rejected` says why). ``after`` is the last id of the page before.
+        receiver could not read the message, and `Message.rejected` says why). ``payloads=False`` leaves the payloads out.
+        ``after`` is the last id of the page before, ``cursor`` the ``cursor`` of its last row, as for `DBOS.list_workflows`: the
+        pages show each message once, also one whose send is committed late.
 
-        Raises `WorkflowNotFoundError` when there is no such workflow.
+        Raises `WorkflowNotFoundError` when there is no such workflow, `InvalidArgumentError` when an argument cannot be used.
 
         Example:
             ```python
@@ -210,8 +219,9 @@ class MessagingVerbs(ABC):
             ```
         """
         return await mailbox.list_messages(
-            self._database, workflow_id, topic=topic, status=status, limit=limit, after=after
-        )
+            self._database, workflow_id, topic=topic, status=status, newest_first=newest_first, payloads=payloads,
+            limit=limit, after=after, cursor=cursor,
+        )  # fmt: skip
 
     async def redeliver(self, message_id: UUID | str) -> None:
         """Append a copy of a rejected message to the queue of its workflow, so that the repaired code receives it.

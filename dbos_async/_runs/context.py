@@ -70,6 +70,11 @@ def calling_context(database: Database) -> Context | None:
     return context if context is not None and context.run.database is database else None
 
 
+def of_workflow(context: Context | None) -> str:
+    """What a log line says of the workflow that code belongs to: nothing outside of workflows."""
+    return "" if context is None else f" of workflow {context.run.workflow_id!r}"
+
+
 def run_of_body(context: contextvars.Context | None) -> Run | None:
     """The run whose body has this context, or the current one; ``None`` inside a step and outside of workflows."""
     here = current.get() if context is None else context.get(current)

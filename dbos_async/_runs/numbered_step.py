@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from dbos_async._database.statement import Statement
 from dbos_async._runs.context import WorkflowContext, next_number
 from dbos_async._runs.history import History, Recorded, named, note_error
 from dbos_async._runs.order import Order, Ticket
+from dbos_async._runs.running_step import Tries
 
 with load(__name__) as sql:
     PLACE: Final = sql.statement("PLACE")
@@ -24,6 +27,7 @@ class NumberedStep:
 
     __slots__ = (
         "asked_after",
+        "began",
         "branch",
         "handed",
         "is_asked",
@@ -38,6 +42,7 @@ class NumberedStep:
         "run",
         "task",
         "ticket",
+        "tries",
         "verb",
         "waited",
     )
@@ -46,6 +51,10 @@ class NumberedStep:
         self.task, branch, self.number = next_number(context, verb)
         self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
         self.is_begun = False
+        self.began = 0.0
+        """When it began to do what only its end records, by the monotonic clock."""
+        self.tries: Tries | None = None
+        """How far it is, if it failed and is tried again."""
         self.waited = False
         """Whether an earlier run has begun to wait here."""
         self.is_asked = self.is_cancelled = False
@@ -98,6 +107,18 @@ class NumberedStep:
     ) -> Call:
         """A call of a statement in the name of this step, not executed yet."""
         return Call(statement, rows, self.run.partition, size, wakes, observer, retry_forever=True)
+
+    @contextmanager
+    def awaits_result(self) -> Generator[None]:
+        """Let the list of steps show that this one waits."""
+        self.began, run = time.monotonic(), self.run
+        if run.results_awaited is None:
+            run.results_awaited = set()
+        run.results_awaited.add(self)
+        try:
+            yield
+        finally:
+            run.results_awaited.discard(self)
 
     async def release(self) -> None:
         """Return when the result may be used, for a verb that had something left to do with it."""

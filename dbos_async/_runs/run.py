@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener
+from dbos_async._logs import without_stop
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
@@ -213,7 +214,7 @@ class Run(RunTasks):
     async def halt(self, reason: str) -> NoReturn:
         """Stop the run from inside one of its tasks. Code that swallows the cancellation gets no further than the next verb."""
         if self.stopped is None:
-            log.warning("A run of workflow %r stops: %s.", self.workflow_id, reason.removesuffix("."))
+            log.warning("A run of workflow %r stops: %s.", self.workflow_id, without_stop(reason))
             self.stop(reason)
         self.cancel_current_once(reason)
         await self.database.loop.create_future()

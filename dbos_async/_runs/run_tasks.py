@@ -12,16 +12,14 @@ from typing import Any, Final, Protocol
 
 from dbos_async._runs import exits
 from dbos_async._runs.order import Ticket
+from dbos_async._runs.running_step import UnderWay
 from dbos_async._runs.set_start import SetStart
 
 FEW_TASKS: Final = 100
 
 
-class CurrentStep(Protocol):
+class CurrentStep(UnderWay, Protocol):
     """What a run remembers of a step that is under way."""
-
-    verb: str
-    number: int
 
     @property
     def ticket(self) -> Ticket | None: ...
@@ -69,6 +67,8 @@ class RunTasks:
     """Those of them that have not ended, where the event loop hides what they do."""
     step_bodies: dict[CurrentStep, int] = field(default_factory=dict)
     """The steps whose bodies run, and how often their tasks were cancelled before."""
+    results_awaited: set[UnderWay] | None = None
+    """The steps that wait for the result of another workflow: nothing is recorded of them before that has come."""
     last_step: CurrentStep | None = None
     """The last step, as long as one task alone calls verbs."""
     starter_of_sets: SetStart | None = None

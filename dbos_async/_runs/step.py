@@ -111,7 +111,7 @@ class Step(NumberedStep):
             self.is_begun = True
             run.begin_step()
             try:
-                began = time.monotonic()
+                self.began = time.monotonic()
                 bodies = run.step_bodies
                 bodies[self] = before = self.task.cancelling()
                 try:
@@ -121,7 +121,7 @@ class Step(NumberedStep):
                     was_cancelled = self.task.cancelling() > before and run.end_cancelled_body()
                 if was_cancelled:
                     raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
-                return await self._record(output, error, time.monotonic() - began)
+                return await self._record(output, error, time.monotonic() - self.began)
             finally:
                 run.end_step()
         except asyncio.CancelledError:
@@ -274,6 +274,7 @@ class Step(NumberedStep):
         error = None if output is not None else encode_error(invalid)
         row = (*self.columns, output, error)
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
+        log.warning("Workflow %r cannot read what %s has brought: %s", run.workflow_id, self.name, invalid)
 
     async def park_undecodable(self, invalid: InvalidValueError) -> NoReturn:
         """Park the workflow: an earlier run could decode a value that the code as it is now cannot."""

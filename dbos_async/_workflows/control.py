@@ -37,20 +37,25 @@ class _Cancelling(Observer):
                 launched.stop_cancelled(self._database, workflow_id, record["attempt"])
 
 
-async def cancel(database: Database, workflow_id: str) -> None:
-    """End a workflow that has not ended."""
+async def cancel(database: Database, workflow_id: str) -> bool:
+    """End a workflow that has not ended. False if it has."""
     workflow_id = check_key(workflow_id, "workflow_id")
     digest = end_key(workflow_id)
 
-    async def find() -> None:
+    async def find() -> bool:
         row: tuple[Any, ...] = workflow_id, digest
         observer = _Cancelling(database)
-        answer = await database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=observer)
+        call = database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=observer)
+        answer = await call
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
         await launched.stop_if_lost(database, workflow_id)
+        return (
+            bool(answer[0]["ends"]) or call.was_sent
+        )  # then this very call may have ended it, and its answer was lost
 
-    await read(database, "cancel_workflow", workflow_id, find)
+    has_ended_it: bool | None = await read(database, "cancel_workflow", workflow_id, find)
+    return has_ended_it is not False  # releases before 0.2 recorded nothing
 
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:

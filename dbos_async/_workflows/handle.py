@@ -90,7 +90,8 @@ async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
     context = calling_context(database)
     if isinstance(context, WorkflowContext):
         step = Step(context, "get_result", workflow_id)
-        result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
+        with step.awaits_result():
+            result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
         return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=_what(workflow_id)))
     with database.changes(end_key(workflow_id)) as changes:
         async for _ in changes:

@@ -1,33 +1,37 @@
-"""How workflows stand: one by its id, all that fit a filter, and the steps of one."""
+"""How workflows stand: one by its id, and all that fit a filter."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dbos_async._checks import (
-    check_choice,
+    check_choices,
     check_flag,
     check_int,
     check_key,
+    check_keys,
     check_moment,
     check_optional_key,
     check_text,
 )
 from dbos_async._database.database import Database
+from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
 from dbos_async._runs.step import read
-from dbos_async._serialization.values import display_value
-from dbos_async.errors import WorkflowNotFoundError
+from dbos_async._serialization.values import display_value, encode_value
+from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")
     LIST: Final = sql.statement("LIST", parallelism=1)
-    LIST_STEPS: Final = sql.statement("LIST_STEPS", parallelism=1)
+    LIST_NEWEST: Final = sql.statement("LIST_NEWEST", parallelism=1)
 
 
 class WorkflowStatus(BaseModel, frozen=True):
@@ -36,12 +40,14 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``status`` is PENDING (running, waiting, or not yet claimed), ended (SUCCESS, ERROR, CANCELLED), or parked until it is
       resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
     - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
-    - ``executor_id`` is the executor that runs the workflow now, ``None`` when none does; ``attempt`` counts its runs.
+    - ``executor_id`` is the executor that runs the workflow, after its end the one that ran it last; ``None`` while it waits for
+      one or is parked. ``attempt`` counts its runs.
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``unclaimable`` is whether it waits for an executor although no live one can run it: none knows its name, or none has its
       ``application_version``.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
+    - ``cursor`` is where the next page begins if this is the last workflow of a page, ``None`` outside of lists.
     """
 
     workflow_id: str
@@ -61,22 +67,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     deadline: datetime | None
     ended_at: datetime | None
     unclaimable: bool = False
-
-
-class WorkflowStep(BaseModel, frozen=True):
-    """One recorded step.
-
-    ``step`` is its path, as `DBOS.fork_workflow` takes it; ``verb`` and ``key`` say what it did; ``output`` and ``error`` are plain
-    JSON. ``completed_at`` is ``None`` while the step waits.
-    """
-
-    step: str
-    verb: str
-    key: str
-    output: Any
-    error: Any
-    started_at: datetime
-    completed_at: datetime | None
+    cursor: str | None = Field(default=None, repr=False)
 
 
 async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
@@ -93,60 +84,100 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     return status
 
 
-async def list_workflows(
-    database: Database,
+@dataclass(frozen=True)
+class WorkflowFilter:
+    """What `list_workflows` asks for, checked. ``None`` fits all."""
+
+    ids: str | None
+    statuses: str | None
+    names: str | None
+    versions: str | None
+    id_prefix: str | None
+    since: datetime | None
+    until: datetime | None
+    parent_id: str | None
+    unclaimable: bool | None
+
+    @property
+    def columns(self) -> tuple[Any, ...]:
+        """The columns of the statement."""
+        return tuple(vars(self).values())
+
+
+def workflow_filter(
     *,
-    status: str | None,
-    name: str | None,
+    ids: str | Sequence[str] | None,
+    status: str | Sequence[str] | None,
+    name: str | Sequence[str] | None,
+    application_version: str | Sequence[str] | None,
     id_prefix: str | None,
     since: datetime | None,
     until: datetime | None,
     parent_id: str | None,
     unclaimable: bool | None,
-    limit: int,
-    after: str | None,
-) -> list[WorkflowStatus]:
-    """The workflows that fit every filter, the oldest first."""
-    row = (
-        None if status is None else check_choice(status, STATUSES, "status"),
-        check_optional_key(name, "name"),
+) -> WorkflowFilter:
+    """The filter of these arguments."""
+    return WorkflowFilter(
+        _json(None if ids is None else check_keys(ids, "workflow_id")),
+        _json(None if status is None else check_choices(status, STATUSES, "status")),
+        _json(None if name is None else check_keys(name, "name")),
+        _json(None if application_version is None else check_keys(application_version, "application_version")),
         None if id_prefix is None else check_text(id_prefix, "id_prefix"),
         check_moment(since, "since"),
         check_moment(until, "until"),
         check_optional_key(parent_id, "parent_id"),
         None if unclaimable is None else check_flag(unclaimable, "unclaimable"),
-        check_int(limit, 1, "limit"),
-        check_optional_key(after, "after"),
     )
 
+
+async def list_workflows(
+    database: Database,
+    fits: WorkflowFilter,
+    *,
+    newest_first: bool,
+    payloads: bool,
+    limit: int,
+    after: str | None,
+    cursor: str | None,
+) -> list[WorkflowStatus]:
+    """The workflows that fit the filter, the oldest or the newest first."""
+    newest_first, payloads = check_flag(newest_first, "newest_first"), check_flag(payloads, "payloads")
+    limit, after = check_int(limit, 1, "limit"), check_optional_key(after, "after")
+    before, of = None, ("list_workflows", fits, newest_first)
+    if cursor is not None:
+        if after is not None:
+            raise InvalidArgumentError("after and cursor both say where the page begins: give one of them.")
+        before = Cursor.of(cursor, datetime, str)
+    elif after is not None:
+        before = database.pages.find(of, after)
+    known_after = after if before is None else None
+    columns = (None,) * 7 if before is None else (*before[:5], *before.position)
+    row = (*fits.columns, payloads, limit, known_after, *columns)
+
     async def find() -> list[WorkflowStatus]:
-        return [_status(record) for record in await database.call(LIST, [row], partition="")]
+        records = await database.call(LIST_NEWEST if newest_first else LIST, [row], partition="")
+        if records[0]["is_unknown"]:
+            raise unknown_after(after)
+        found = [_listed(record, before) for record in records if record["workflow_id"] is not None]
+        if found:
+            database.pages.remember(of, found[-1][0].workflow_id, found[-1][1])
+        return [status for status, _ in found]
 
     found: list[WorkflowStatus] = await read(database, "list_workflows", "", find, list[WorkflowStatus])
     return found
 
 
-async def list_workflow_steps(database: Database, workflow_id: str) -> list[WorkflowStep]:
-    """The recorded steps of a workflow, in the order in which they began."""
-    workflow_id = check_key(workflow_id, "workflow_id")
-
-    async def find() -> list[WorkflowStep]:
-        return [
-            WorkflowStep(
-                step=step, verb=verb, key=key, output=display_value(output), error=display_value(error),
-                started_at=started_at, completed_at=completed_at,
-            )
-            for _, step, verb, key, output, error, started_at, completed_at
-            in await database.call(LIST_STEPS, [(workflow_id,)], partition=workflow_id)
-        ]  # fmt: skip
-
-    steps: list[WorkflowStep] = await read(database, "list_workflow_steps", workflow_id, find, list[WorkflowStep])
-    return steps
+def _json(several: list[str] | None) -> str | None:
+    return None if several is None else encode_value(several)
 
 
-def _status(record: Any) -> WorkflowStatus:
-    fields = dict(record)
-    del fields["n"]
+def _listed(record: Any, before: Cursor | None) -> tuple[WorkflowStatus, Cursor]:
+    cursor = Cursor.after(before, record, (record["created_at"], record["workflow_id"]))
+    return _status(record, cursor.text), cursor
+
+
+def _status(record: Any, cursor: str | None = None) -> WorkflowStatus:
+    fields = {name: record[name] for name in WorkflowStatus.model_fields if name != "cursor"}
     for name in ("input", "output", "error"):
         fields[name] = display_value(fields[name])
-    return WorkflowStatus(**fields)
+    return WorkflowStatus(**fields, cursor=cursor)

@@ -1,41 +1,95 @@
--- How workflows stand, and what they have recorded.
+-- How workflows stand: one by its id, and all that fit a filter.
 
 -- fragment: status_columns
-w.id as workflow_id, w.name, w.status, w.input, w.output, w.error, w.owner as executor_id,
+w.id as workflow_id, w.name, w.status, w.owner as executor_id,
 mod(w.attempt, 1000000) as attempt, w.recoveries, w.parent_id, w.forked_from, w.application_version,
 w.created_at, w.claimed_at, w.deadline, w.ended_at, :is_unclaimable as unclaimable
 
 -- name: STATUS (id text)
-select c.n, :status_columns
+select c.n, :status_columns, w.input, w.output, w.error
 from :rows
 cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
 
--- name: LIST (status text, name text, id_prefix text, since timestamptz, until timestamptz, parent_id text,
---     unclaimable boolean, most int, after text)
-select c.n, :status_columns
-from :rows
-left join lateral (select created_at, id from dbos_async.workflows where id = c.after limit 1) as a on true
+-- fragment: filters
+-- The filters of a list, with their lists as arrays.
 cross join lateral (
-    select * from dbos_async.workflows as w
-    where (c.status is null or w.status = c.status)
-      and (c.name is null or w.name = c.name)
-      and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
-      and (c.since is null or w.created_at >= c.since)
-      and (c.until is null or w.created_at < c.until)
-      and (c.parent_id is null or w.parent_id = c.parent_id)
-      and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
-      and (c.after is null or (w.created_at, w.id) > (a.created_at, a.id))
-    order by w.created_at, w.id
-    limit c.most
-) as w
-order by c.n, w.created_at, w.id
+    select case when c.ids is not null then array(select json_array_elements_text(c.ids)) end as ids,
+           case when c.statuses is not null then array(select json_array_elements_text(c.statuses)) end as statuses,
+           case when c.names is not null then array(select json_array_elements_text(c.names)) end as names,
+           case when c.versions is not null then array(select json_array_elements_text(c.versions)) end as versions
+) as f
 
--- name: LIST_STEPS (workflow_id text)
-select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step,
-       s.verb, s.key, s.output, s.error, s.started_at,
-       case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
-from :rows
-cross join lateral (
-    select * from dbos_async.steps where workflow_id = c.workflow_id
-) as s
-order by c.n, s.started_at, s.branch, s.number
+-- fragment: fits
+(c.statuses is null or w.status = any (c.statuses))
+and (c.names is null or w.name = any (c.names))
+and (c.versions is null or w.application_version = any (c.versions))
+and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
+and w.created_at >= coalesce(c.since, '-infinity')
+and w.created_at < coalesce(c.until, 'infinity')
+and (c.parent_id is null or w.parent_id = c.parent_id)
+and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
+
+-- fragment: in_this_round
+-- Its round has it, and no page has shown it. The round before has shown what is not late for it.
+(c.seen is null or not :is_late(w, created_at, seen, seen_floor))
+and (c.shown is null or :is_late(w, created_at, shown, shown_floor))
+
+-- fragment: goes_on
+:in_this_round and (w.created_at, w.id) > (coalesce(c.from_time, '-infinity'), coalesce(c.from_id, ''))
+
+-- fragment: goes_back
+:in_this_round and (w.created_at, w.id) < (coalesce(c.from_time, 'infinity'), coalesce(c.from_id, ''))
+
+-- fragment: in_next_round
+c.seen is not null and w.created_at >= c.seen_floor and :is_late(w, created_at, seen, seen_floor)
+
+-- fragment: in_next_round_back
+-- From the newest to the oldest, a list does not come to what was made after it had begun.
+:in_next_round and w.created_at < c.began
+
+-- fragment: chosen(condition, direction)
+-- Workflows by the index of the times, or by their ids.
+select * from (
+    select w.* from dbos_async.workflows as w
+    where c.ids is null and :condition and :fits
+    order by w.created_at :direction, w.id :direction limit c.most
+) as by_time
+union all
+select * from (
+    select w.* from unnest(c.ids) as i(id)
+    cross join lateral (select * from dbos_async.workflows where id = i.id limit 1) as w
+    where :condition and :fits
+    order by w.created_at :direction, w.id :direction limit c.most
+) as by_id
+
+-- fragment: page(this_round, next_round, direction)
+with calls as materialized (
+    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.payloads, c.most, f.*,
+           c.shown::pg_snapshot as shown, c.shown_floor, c.seen::pg_snapshot as seen, c.seen_floor, c.began,
+           coalesce(c.from_time, a.created_at) as from_time, coalesce(c.from_id, a.id) as from_id,
+           c.after is not null and a.id is null as is_unknown, :page_columns
+    from :rows
+    :filters
+    left join lateral (select created_at, id from dbos_async.workflows where id = c.after limit 1) as a on true
+)
+select c.n, c.is_unknown, c.snapshot::text as snapshot, c.now, c.floor, w.part, :status_columns,
+       case when c.payloads then w.input end as input, case when c.payloads then w.output end as output,
+       case when c.payloads then w.error end as error
+from calls as c
+left join lateral (
+    select 0 as part, this.* from (:chosen(:this_round, :direction)) as this
+    union all
+    select 1 as part, next.* from (:chosen(:next_round, :direction)) as next
+    order by part, created_at :direction, id :direction limit c.most
+) as w on true
+order by c.n, w.part, w.created_at :direction, w.id :direction
+
+-- name: LIST (ids json, statuses json, names json, versions json, id_prefix text, since timestamptz, until timestamptz,
+--     parent_id text, unclaimable boolean, payloads boolean, most int, after text, shown text, shown_floor timestamptz,
+--     seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
+:page(:goes_on, :in_next_round, asc)
+
+-- name: LIST_NEWEST (ids json, statuses json, names json, versions json, id_prefix text, since timestamptz, until timestamptz,
+--     parent_id text, unclaimable boolean, payloads boolean, most int, after text, shown text, shown_floor timestamptz,
+--     seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
+:page(:goes_back, :in_next_round_back, desc)

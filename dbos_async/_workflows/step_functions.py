@@ -7,14 +7,17 @@ import functools
 import inspect
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 import anyio
 
 from dbos_async._checks import check_key, excerpt
+from dbos_async._logs import text_of
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
+from dbos_async._runs.running_step import Tries
 from dbos_async._runs.step import Step
 from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
@@ -24,6 +27,9 @@ from dbos_async._workflows.registry import step_signatures
 from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
+
+MAX_PROBLEM: Final = 500
+"""How much of the text of an error the list of steps shows."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,7 +97,7 @@ class StepFunction(Generic[P, R]):
 
         async def find() -> tuple[str | None, str | None]:
             try:
-                value = await self._attempts(attempt)
+                value = await self._attempts(attempt, step)
                 what = f"The result of step {self.name!r}"
                 text = encode_value(value, self._signature.result_type, what=what)
                 invalid = size_error(text, step.run.database.max_payload_bytes, what)
@@ -111,7 +117,7 @@ class StepFunction(Generic[P, R]):
         except InvalidValueError as invalid:
             await step.park_undecodable(invalid)
 
-    async def _attempts(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
         pause = self._interval_seconds
         for attempt in range(1, self._max_attempts + 1):
             try:
@@ -121,8 +127,12 @@ class StepFunction(Generic[P, R]):
                     if attempt > 1:
                         error.add_note(f"The step {self.name!r} was tried {attempt} times.")
                     raise
-                log.info("Step %r failed (%s) and is tried again in %g s.", self.name, type(error).__name__, pause)
+                problem = f"{type(error).__name__}: {text_of(error)}"
+                text = "Step %r of workflow %r failed in attempt %d of %d and is tried again in %g s: %s"
+                log.warning(text, self.name, step.run.workflow_id, attempt, self._max_attempts, pause, problem)
+            step.tries = Tries(attempt + 1, time.monotonic() + pause, problem[:MAX_PROBLEM])
             await anyio.sleep(pause)
+            step.tries = step.tries._replace(next_at=None)
             pause *= self._backoff_rate
         raise AssertionError("The last attempt returns or raises.")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from dbos_async._database.database import Database
-from dbos_async._workflows import control, delete, fork
+from dbos_async._workflows import control, delete, fork, step_list
 from dbos_async._workflows import status as statuses
 from dbos_async._workflows.handle import WorkflowHandle
-from dbos_async._workflows.status import WorkflowStatus, WorkflowStep
+from dbos_async._workflows.status import WorkflowStatus
+from dbos_async._workflows.step_list import WorkflowStep
 
 
 class WorkflowVerbs(ABC):
@@ -47,8 +49,8 @@ class WorkflowVerbs(ABC):
     async def list_workflows(
         self,
         *,
-        status: str | None = None,
-        name: str | None = None,
+        status: str | Sequence[str] | None = None,
+        name: str | Sequence[str] | None = None,
         id_prefix: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -56,14 +58,25 @@ class WorkflowVerbs(ABC):
         unclaimable: bool | None = None,
         limit: int = 100,
         after: str | None = None,
+        workflow_id: str | Sequence[str] | None = None,
+        application_version: str | Sequence[str] | None = None,
+        newest_first: bool = False,
+        payloads: bool = True,
+        cursor: str | None = None,
     ) -> list[WorkflowStatus]:
         """The workflows that fit every filter, the oldest first, at most ``limit``. ``None`` as a filter fits all.
 
-        ``since`` and ``until`` bound when a workflow was created and must have a time zone. ``parent_id`` is the workflow that
-        started it. ``unclaimable=True`` lists those that wait for an executor although no live one can run them, because none
-        knows their name or has their ``application_version``. ``after`` is the last id of the page before.
+        ``status``, ``name``, ``workflow_id`` and ``application_version`` take one text or several, of which one must fit. ``since``
+        and ``until`` bound when a workflow was created and must have a time zone. ``parent_id`` is the workflow that started it.
+        ``unclaimable=True`` lists those that wait for an executor although no live one can run them, because none knows their name
+        or has their ``application_version``. ``payloads=False`` leaves ``input``, ``output`` and ``error`` out.
 
-        Raises `InvalidArgumentError` when a filter cannot be used.
+        ``after`` is the last id of the page before, and this process remembers where that page ended; ``cursor`` is the ``cursor``
+        of its last row, for any process. The pages show each workflow once, also those whose start is committed up to an hour late
+        and stands before what was shown: these come when the others have been shown. Oldest first, new ones follow; newest first,
+        the list ends with what was there when it began.
+
+        Raises `InvalidArgumentError` when an argument cannot be used, also for an ``after`` that is not known any more.
 
         Example:
             ```python
@@ -76,13 +89,33 @@ class WorkflowVerbs(ABC):
             assert found[-1].output == "Hello, Ada!"
             ```
         """
-        return await statuses.list_workflows(
-            self._database, status=status, name=name, id_prefix=id_prefix, since=since, until=until,
-            parent_id=parent_id, unclaimable=unclaimable, limit=limit, after=after,
+        fits = statuses.workflow_filter(
+            ids=workflow_id, status=status, name=name, application_version=application_version, id_prefix=id_prefix,
+            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable,
         )  # fmt: skip
+        return await statuses.list_workflows(
+            self._database, fits, newest_first=newest_first, payloads=payloads, limit=limit, after=after, cursor=cursor
+        )
 
-    async def list_workflow_steps(self, workflow_id: str) -> list[WorkflowStep]:
-        """The recorded steps of a workflow, in the order in which they began; empty when there is none, or no such workflow.
+    async def list_workflow_steps(
+        self,
+        workflow_id: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        newest_first: bool = False,
+        payloads: bool = True,
+    ) -> list[WorkflowStep]:
+        """The steps of a workflow, in the order in which they began; empty when there is none, or no such workflow.
+
+        Steps that run, and waits for the result of another workflow, are not recorded yet. They are listed at once in the process
+        that runs the workflow, and elsewhere when they have lasted for some seconds or are tried again, the oldest 1,000 of each
+        executor.
+
+        With ``limit`` or ``after`` (the ``step`` of the last one of the page before) the steps come in pages, task by task: those
+        of the main task, then those of each further task. ``payloads=False`` leaves ``output`` and ``error`` out.
+
+        Raises `InvalidArgumentError` when an argument cannot be used.
 
         Example:
             ```python
@@ -95,12 +128,14 @@ class WorkflowVerbs(ABC):
             assert [(step.step, step.verb) for step in await DBOS.list_workflow_steps(handle.workflow_id)] == [("1", "sleep")]
             ```
         """
-        return await statuses.list_workflow_steps(self._database, workflow_id)
+        return await step_list.list_workflow_steps(
+            self._database, workflow_id, newest_first=newest_first, payloads=payloads, limit=limit, after=after
+        )
 
-    async def cancel_workflow(self, workflow_id: str) -> None:
+    async def cancel_workflow(self, workflow_id: str) -> bool:
         """Cancel a workflow, in whatever process it runs or waits. It ends within a second as CANCELLED.
 
-        A workflow that has ended stays as it is, and children go on. Callers that wait for the result get
+        Returns False if the workflow had ended before; it stays as it is. Children go on. Callers that wait for the result get
         `WorkflowCancelledError`. Raises `WorkflowNotFoundError` when there is no such workflow.
 
         Example:
@@ -110,11 +145,11 @@ class WorkflowVerbs(ABC):
                 await DBOS.recv(timeout_seconds=None)
 
             handle = await DBOS.start_workflow(waits)
-            await DBOS.cancel_workflow(handle.workflow_id)
+            assert await DBOS.cancel_workflow(handle.workflow_id)
             assert (await handle.get_status()).status == "CANCELLED"
             ```
         """
-        await control.cancel(self._database, workflow_id)
+        return await control.cancel(self._database, workflow_id)
 
     async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.

@@ -181,9 +181,7 @@ def strange(request: pytest.FixtureRequest) -> Iterator[Strange]:
     logging.getLogger("dbos_async").removeFilter(added)
 
 
-@pytest.mark.parametrize(
-    "strange", ["its deadline has passed", "wait for an executor that can run them"], indirect=True
-)
+@pytest.mark.parametrize("strange", ["its deadline has passed", "No live executor can run 1 workflow"], indirect=True)
 async def test_w10_a_service_goes_on_after_an_error_that_is_not_the_database_s(
     database_url: str,
     connection: Any,

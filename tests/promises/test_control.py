@@ -96,7 +96,7 @@ async def test_w6_cancelling_ends_a_workflow_at_whatever_await_it_stands(dbos: D
     if verb == "step":
         assert CLEANED == ["step"]
     status = await handle.get_status()
-    assert (status.status, status.executor_id) == ("CANCELLED", None)
+    assert (status.status, status.executor_id) == ("CANCELLED", launched.executor().id), "who ran it is seen"
     await DBOS.cancel_workflow("w")
 
 

@@ -200,7 +200,7 @@ async def test_m7_one_bad_call_in_a_crowd_harms_no_other() -> None:
     handle = await DBOS.start_workflow(receive, 99)
     sends = [DBOS.send("nobody" if n == 50 else handle.workflow_id, n) for n in range(100)]
     outcomes = await asyncio.gather(*sends, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes if outcome is not None] == [WorkflowNotFoundError]
+    assert [type(outcome) for outcome in outcomes if outcome is not True] == [WorkflowNotFoundError]
     assert sorted(await handle.get_result()) == [n for n in range(100) if n != 50]
 
 

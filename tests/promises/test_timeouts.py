@@ -111,8 +111,8 @@ async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
         assert [s.workflow_id for s in await DBOS.list_workflows(unclaimable=False)] == ["claimed", "own"]
         with caplog.at_level(logging.WARNING, "dbos_async"):
             await connection.execute("update dbos_async.workflows set created_at = created_at - interval '2 minutes'")
-            await eventually(lambda: "1 workflows named 'nobody knows it' wait for an executor" in caplog.text)
-            assert "1 workflows named 'waits for ever' of version 'old' wait for an executor" in caplog.text
+            await eventually(lambda: "No live executor can run 1 workflow named 'nobody knows it':" in caplog.text)
+            assert "No live executor can run 1 workflow named 'waits for ever' of version 'old':" in caplog.text
         await client.resume_workflow("old", application_version="new")
         await DBOS.send("old", "moved", "go")
         assert await (await DBOS.retrieve_workflow("old")).get_result() == "moved"

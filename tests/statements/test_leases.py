@@ -192,5 +192,5 @@ async def test_w10_only_what_is_still_owned_by_the_same_run_is_given_back(one: A
     await execute(two, control.CANCEL, ("mine1", b"d"))
     for workflow_id, attempt in sorted(found):
         await execute(one, leftovers.GIVE_BACK, (workflow_id, attempt, "mine", b"d"))
-    assert await two.fetchval(OWNERS) == ["mine1 - 0", "mine2 - 0", "mine3 mine 0"]
+    assert await two.fetchval(OWNERS) == ["mine1 mine 0", "mine2 - 0", "mine3 mine 0"], "who ran what has ended stays"
     assert await two.fetchval("select status from dbos_async.workflows where id = 'mine1'") == "CANCELLED"

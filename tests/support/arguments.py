@@ -139,12 +139,15 @@ COUNT = Kind(1, (0, -1, *NO_INTS))
 FLAG = Kind(True, (0, 1, "yes", "", None, b"", *OBJECTS))
 FILTER = Kind(None, KEY.wrong[:-1], takes_none=True)
 
+CURSOR = Kind(None, ("", "x", "WzFd", *NO_TEXTS, *UNSTORABLE), takes_none=True)
+
 KINDS: dict[str, Kind] = {
     "after": FILTER,
     "app": Kind(Starlette(), (5, None, object(), Starlette)),
     "application_version": Kind("v", KEY.wrong),
     "args": Kind((1,), ((), (1, 2), (object(),), (float("nan"),), ("\ud800",))),
     "backoff_rate": BOUNDED,
+    "cursor": CURSOR,
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
@@ -172,8 +175,10 @@ KINDS: dict[str, Kind] = {
     "messages": Kind((), NO_MESSAGES),
     "migrate": FLAG,
     "name": KEY,
+    "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
     "parent_id": FILTER,
+    "payloads": FLAG,
     "request": Kind(Request({"type": "http", "headers": [], "query_string": b""}), (5, None, "x", object())),
     "retries_allowed": FLAG,
     "retry_seconds": BOUNDED,
@@ -198,10 +203,27 @@ KINDS: dict[str, Kind] = {
 """What each parameter takes, by its name."""
 
 AFTER: Final = Kind(None, KINDS["message_id"].wrong, takes_none=True)
+SEVERAL: Final = Kind(
+    None,
+    (*[each for each in NO_TEXTS if each != []], "", *UNSTORABLE, ["key", 5], ("key", ""), {"key": 1}),
+    takes_none=True,
+)
+STATUSES: Final = Kind(None, (*KINDS["status"].wrong, {}, "", ["PENDING", "pending"], [["PENDING"]]), takes_none=True)
+STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n", "1.99999999999"), takes_none=True)
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.list_messages after": AFTER,
+    "DBOS.list_workflow_steps after": STEPS,
+    "DBOS.list_workflows application_version": SEVERAL,
+    "DBOS.list_workflows name": SEVERAL,
+    "DBOS.list_workflows status": STATUSES,
+    "DBOS.list_workflows workflow_id": SEVERAL,
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
     "DBOSClient.list_messages after": AFTER,
+    "DBOSClient.list_workflow_steps after": STEPS,
+    "DBOSClient.list_workflows application_version": SEVERAL,
+    "DBOSClient.list_workflows name": SEVERAL,
+    "DBOSClient.list_workflows status": STATUSES,
+    "DBOSClient.list_workflows workflow_id": SEVERAL,
     "SendMessage headers": Kind(None, (5, "a", b"a", [("a", "b")], object()), takes_none=True),
     "SendMessage message": Kind(1, ()),  # `send_bulk` encodes it, and refuses what has no JSON
 }

@@ -122,9 +122,10 @@ async def messages(dbos: DBOS, client: DBOSClient, anything: Any, either: str | 
         SendMessage("w", Paid(cents=1), either),
     ]
     assert_type(bulk, list[SendMessage])
-    assert_type(await DBOS.send_bulk(bulk), None)
-    assert_type(await dbos.send_bulk(tuple(bulk)), None)
-    assert_type(await client.send_bulk(bulk), None)
+    assert_type(await DBOS.send_bulk(bulk), list[str])
+    assert_type(await DBOS.send("w", 1), bool)
+    assert_type(await dbos.send_bulk(tuple(bulk)), list[str])
+    assert_type(await client.send_bulk(bulk), list[str])
     SendMessage("w", "paid", PAID)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]  # no Paid
     SendMessage("w", 1, PRICE)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # no topic
     bulk[0].message = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # a message is frozen
@@ -334,8 +335,8 @@ async def managing(dbos: DBOS, client: DBOSClient, message: Message, now: dateti
     assert_type(await client.list_workflows(unclaimable=True), list[WorkflowStatus])
     assert_type(await DBOS.list_workflow_steps("w"), list[WorkflowStep])
     assert_type(await client.list_workflow_steps("w"), list[WorkflowStep])
-    assert_type(await DBOS.cancel_workflow("w"), None)
-    assert_type(await client.cancel_workflow("w"), None)
+    assert_type(await DBOS.cancel_workflow("w"), bool)
+    assert_type(await client.cancel_workflow("w"), bool)
     assert_type(await DBOS.resume_workflow("w", application_version="2"), WorkflowHandle[Any])
     assert_type(await client.resume_workflow("w"), WorkflowHandle[Any])
     assert_type(await DBOS.fork_workflow("w", 2), WorkflowHandle[Any])
