@@ -25,6 +25,7 @@ from dbos_async.errors import (
     RedeliveryError,
     RegistrationError,
     ReplayMismatchError,
+    ResultTimeoutError,
     StepTimeoutError,
     StreamClosedError,
     StreamTimeoutError,
@@ -34,6 +35,7 @@ from dbos_async.errors import (
     WorkflowEndedError,
     WorkflowNotEndedError,
     WorkflowNotFoundError,
+    WorkflowParkedError,
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Stream, Topic
@@ -63,6 +65,7 @@ __all__ = [
     "RedeliveryError",
     "RegistrationError",
     "ReplayMismatchError",
+    "ResultTimeoutError",
     "SendMessage",
     "SetApplicationVersion",
     "SetWorkflowID",
@@ -79,6 +82,7 @@ __all__ = [
     "WorkflowHandle",
     "WorkflowNotEndedError",
     "WorkflowNotFoundError",
+    "WorkflowParkedError",
     "WorkflowStatus",
     "WorkflowStep",
     "WrongPlaceError",

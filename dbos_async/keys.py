@@ -142,6 +142,13 @@ def check_int(number: object, minimum: int, what: str) -> int:
     return number
 
 
+def check_bool(value: object, what: str) -> bool:
+    """Return the value if it is a ``bool``, else raise `InvalidArgumentError`."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{what} must be True or False and is {value!r:.100}.")
+    return value
+
+
 def _with_article(key: _TypedKey[Any]) -> str:
     kind = builtins.type(key).__name__.lower()
     return f"an {kind}" if kind == "event" else f"a {kind}"

@@ -15,6 +15,7 @@ from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 from dbos_async.keys import check_int, check_key
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+PARKED = STATUSES[4:]
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")
