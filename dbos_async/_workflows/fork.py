@@ -8,7 +8,7 @@ from typing import Any, Final
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._runs.start_options import assigned
+from dbos_async._runs.start_options import allowed_seconds, assigned
 from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._workflows.handle import WorkflowHandle
@@ -18,7 +18,7 @@ from dbos_async.keys import check_key, check_version
 with load(__name__) as sql:
     FORK: Final = sql.statement("FORK")
 
-_PATH = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PATH = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})*")
 
 
 async def fork(
@@ -27,28 +27,45 @@ async def fork(
     """Start a copy of a workflow that goes on from one of its steps."""
     check_key(workflow_id, "workflow_id")
     check_version(application_version)
-    start = str(start_step)
-    if type(start_step) not in (int, str) or _PATH.fullmatch(start) is None or start == "0":
-        raise InvalidArgumentError(
-            f"start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') and is {start_step!r:.100}."
-        )
+    start = _path(start_step)
+    seconds = allowed_seconds.get()
     ticket = assigned.get()
     new_id = str(ordered_id()) if ticket is None else ticket.use()
     # A workflow records the id of the copy first, so that its replay makes no second copy.
     fork_id: str = await read(database, "fork_workflow", workflow_id, lambda: _same(new_id), str)
 
     async def find() -> str:
-        row = workflow_id, fork_id, start, application_version, UNOWNED_KEY
+        row = workflow_id, fork_id, start, seconds, application_version, UNOWNED_KEY
         answer = await database.call(FORK, [row], partition=fork_id, wakes=[UNOWNED_KEY])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
-        _, _, taken_name, taken_from = answer[0]
-        if taken_name is not None and taken_from != workflow_id:
-            raise WorkflowConflictError(fork_id, taken_name, f"a fork of {workflow_id}")
+        _, can_start, last, taken_name, taken_from = answer[0]
+        if taken_name is not None:
+            if taken_from != workflow_id:
+                raise WorkflowConflictError(fork_id, taken_name, f"a fork of {workflow_id}")
+        elif not can_start:
+            raise InvalidArgumentError(_beyond(workflow_id, start, last))
         return fork_id
 
     await read(database, "fork_workflow", fork_id, find, str)
     return WorkflowHandle(database, fork_id)
+
+
+def _path(start_step: object) -> str:
+    path = str(start_step) if type(start_step) in (int, str) else ""
+    if _PATH.fullmatch(path) is None or path == "0" or any(int(number) >= 2**31 for number in path.split(".")):
+        raise InvalidArgumentError(
+            f"start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') and is {start_step!r:.100}."
+        )
+    return path
+
+
+def _beyond(workflow_id: str, start: str, last: int | None) -> str:
+    branch, _, _ = start.rpartition(".")
+    if branch and last is None:
+        return f"start_step must be the number of a step, and workflow {workflow_id!r} has recorded none from {branch}.1 on."
+    most = f"{branch}.{last + 1}" if branch and last is not None else str((last or 0) + 1)
+    return f"start_step must be at most {most}, which repeats nothing of workflow {workflow_id!r}, and is {start}."
 
 
 async def _same(text: str) -> str:

@@ -41,6 +41,6 @@ select c.n, case when s.branch = '' then s.number::text else s.branch || '.' || 
        case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
 from :rows
 cross join lateral (
-    select * from dbos_async.steps where workflow_id = c.workflow_id
+    select * from dbos_async.steps where workflow_id = c.workflow_id and number > 0  -- 0 is a note of a fork
 ) as s
 order by c.n, s.started_at, s.branch, s.number
