@@ -28,8 +28,8 @@ Target = tuple[str, str]
 
 MAX_NAMED: Final = 8
 _TOPIC: Final = " ("
-_SEPARATOR: Final = "\ud800"
-"""No id and no topic has this character, and it is not the mark."""
+_SEPARATOR: Final = "\0\1"
+"""No name has the first of these characters. The second tells it from the mark."""
 
 
 def send_key(target: Target) -> str:
@@ -96,7 +96,7 @@ class BulkMatcher:
 def _digest(targets: Sequence[Target], ids: Sequence[str]) -> str:
     text = _SEPARATOR.join([name for target in targets for name in target])
     relative_text = text.replace(ids[0], MARK) if len(ids) == 1 else relative(text, ids)
-    return hashlib.blake2b(relative_text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return hashlib.blake2b(relative_text.encode(), digest_size=8).hexdigest()
 
 
 def _target(key: str) -> Target:
