@@ -27,6 +27,7 @@ from dbos_async.errors import (
     RedeliveryError,
     RegistrationError,
     ReplayMismatchError,
+    ResultTimeoutError,
     StepTimeoutError,
     StreamClosedError,
     StreamTimeoutError,
@@ -36,6 +37,7 @@ from dbos_async.errors import (
     WorkflowEndedError,
     WorkflowNotEndedError,
     WorkflowNotFoundError,
+    WorkflowParkedError,
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Stream, Topic
@@ -66,6 +68,7 @@ __all__ = [
     "RedeliveryError",
     "RegistrationError",
     "ReplayMismatchError",
+    "ResultTimeoutError",
     "SendMessage",
     "SetApplicationVersion",
     "SetWorkflowID",
@@ -82,6 +85,7 @@ __all__ = [
     "WorkflowHandle",
     "WorkflowNotEndedError",
     "WorkflowNotFoundError",
+    "WorkflowParkedError",
     "WorkflowStatus",
     "WorkflowStep",
     "WrongPlaceError",

@@ -19,10 +19,12 @@ DBOSError
 ├── RedeliveryError                a message that cannot be delivered again
 ├── WorkflowConflictError          the id belongs to a workflow of another function
 ├── WorkflowCancelledError         the workflow was cancelled and has no result
+├── WorkflowParkedError            the workflow is parked and has no result yet
 ├── WorkflowNotEndedError          a workflow that has not ended cannot be deleted
 ├── WorkflowEndedError             a task, thread or step outlived its workflow, run or step
 ├── StreamClosedError              a value written to a closed stream
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
+├── ResultTimeoutError             a workflow did not end in time (also a TimeoutError)
 ├── SystemExitError                a step or workflow called sys.exit
 ├── StreamTimeoutError             no value came in time (also a TimeoutError)
 ├── ReplayMismatchError            a replay asked for another step than the recorded one
@@ -34,29 +36,12 @@ replayed, copied, pickled and sent to another process. Stored errors name this m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any
 
-
-class DBOSError(Exception):
-    """The base of every error that dbos_async raises. ``str(error)`` is one sentence."""
-
-    def __post_init__(self) -> None:
-        # OSError, the base of TimeoutError, would read meanings of its own into args that are passed to its __init__.
-        self.args: tuple[Any, ...] = tuple(vars(self).values())
-
-
-_Error = TypeVar("_Error", bound=DBOSError)
-
-
-@dataclass_transform(eq_default=False)
-def _with_fields(error_type: type[_Error]) -> type[_Error]:
-    """Give an error type the ``__init__`` of a dataclass, but not its marks: pydantic stores dataclasses as JSON values."""
-    dataclass(eq=False, repr=False, match_args=False)(error_type)
-    for mark in ("__dataclass_fields__", "__dataclass_params__", "__replace__"):
-        if mark in vars(error_type):
-            delattr(error_type, mark)
-    return error_type
+from dbos_async._error_base import DBOSError as DBOSError  # noqa: PLC0414  # a part of this module
+from dbos_async._error_base import with_fields as _with_fields
+from dbos_async._wait_errors import ResultTimeoutError as ResultTimeoutError  # noqa: PLC0414
+from dbos_async._wait_errors import WorkflowParkedError as WorkflowParkedError  # noqa: PLC0414
 
 
 class ConfigurationError(DBOSError):

@@ -53,6 +53,7 @@ from dbos_async.errors import (
     WorkflowConflictError,
     WorkflowNotEndedError,
     WorkflowNotFoundError,
+    WorkflowParkedError,
 )
 from dbos_async.keys import Stream, key_and_type
 
@@ -73,6 +74,7 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowConflictError: 409,
     WorkflowNotEndedError: 409,
     WorkflowCancelledError: 409,
+    WorkflowParkedError: 409,
     RedeliveryError: 409,
     InvalidArgumentError: 422,
     InvalidValueError: 422,
@@ -191,7 +193,8 @@ async def stream_response(
     A browser's ``EventSource`` that reconnects goes on exactly at the next value (``Last-Event-ID``); ``?offset=`` is where
     a new one begins (default: 0). The stream ends with an event ``end`` or, when its workflow failed or was cancelled,
     ``failed``, with ``{"status": …}``: CLOSED, SUCCESS, ERROR, CANCELLED, or DELETED. Then a page closes its
-    ``EventSource``. A page that asks again after the end is answered with 204, and its browser stops asking.
+    ``EventSource``. A page that asks again after the end is answered with 204, and its browser stops asking. An event ``parked``
+    with ``{"status": …}`` says that the workflow is parked. The stream goes on once somebody has resumed it.
 
     In between a comment comes every ``heartbeat_seconds``, and browsers reconnect after ``retry_seconds``. An answer that
     has begun outlasts any outage of the database. Raises `WorkflowNotFoundError` (404 by `add_error_handlers`) when there is
@@ -245,16 +248,18 @@ async def _body(
 ) -> AsyncGenerator[bytes, None]:
     """Send all that a poll found at once. A slow client delays nobody but itself."""
     offset += len(first.entries)
-    yield head + _events(first, offset)
+    yield head + _events(first, offset, None)
     if first.end is not None:
         return
+    parked = first.parked
     del first  # a response that waits for long keeps nothing of what it has sent
     try:
         async with aclosing(live.live_pages(database, workflow_id, key, offset, None, retry_forever=True)) as pages:
             async for page in pages:
                 offset += len(page.entries)
-                if page.entries or page.end is not None:
-                    yield _events(page, offset)
+                if page.entries or page.end is not None or page.parked not in (None, parked):
+                    yield _events(page, offset, parked)
+                parked = page.parked
                 del page
     except WorkflowNotFoundError:
         yield _end("DELETED", offset)
@@ -262,8 +267,11 @@ async def _body(
         return  # the client or the DBOS that reads was closed: the browser connects again
 
 
-def _events(page: live.Page, offset: int) -> bytes:
+def _events(page: live.Page, offset: int, parked: str | None) -> bytes:
+    """The events of a page, after one whose workflow was ``parked``."""
     found = [_event(value, id=str(written_at)) for written_at, value in page.entries]
+    if page.parked not in (None, parked):
+        found.append(_event(encode_value({"status": page.parked}), event="parked", id=None))
     if page.end is not None:
         found.append(_end(page.end, offset))
     return b"".join(found)

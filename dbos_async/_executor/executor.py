@@ -312,6 +312,7 @@ class Executor:
 def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[list[Any], dict[str, Any]] | Outcome:
     """The arguments to call the function with, or the outcome of a workflow that cannot run."""
     if recoveries > workflow.max_recovery_attempts:
+        log.error("Workflow %r is parked: %d executors in a row died under it.", run.workflow_id, recoveries)
         return Outcome("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, None)
     try:
         workflow.signature.resolve()  # before anything is done whose result could not be recorded

@@ -19,11 +19,13 @@ with load(__name__) as sql:
 class Page(NamedTuple):
     """What one poll of a stream found: offsets with the JSON of their values, and how the stream ended.
 
-    ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on.
+    ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on. ``parked`` is the status of a
+    workflow that is parked.
     """
 
     entries: list[tuple[int, str]]
     end: str | None
+    parked: str | None = None
 
 
 async def live_pages(
@@ -69,7 +71,8 @@ async def _poll(
         raise WorkflowNotFoundError(workflow_id)
     more = last["more"] and not last["closes"]
     end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
-    return Page([(record["offset"], record["value"]) for record in records if record["closes"] is False], end), more
+    entries = [(record["offset"], record["value"]) for record in records if record["closes"] is False]
+    return Page(entries, end, last["status"] if last["parked"] else None), more
 
 
 def _page_of(updates: list[tuple[int, str | None]], offset: int) -> Page | None:

@@ -1,6 +1,7 @@
 -- name: READ (workflow_id text, key text, start int, most int)
 -- One page of a stream: at most "most" values or 1 MiB. A row without an offset has only the status of the workflow.
 select c.n, w.status, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
+       coalesce(w.status in ('REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'), false) as parked,
        e."offset", e.value, e.closes,
        coalesce(e.fetched = c.most or e.weight > 1048576, false) as more
 from :rows

@@ -16,9 +16,11 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, find_offer
-from dbos_async._runs.context import calling_context
+from dbos_async._messaging.send_keys import BulkMatcher, SendMatcher, Target, bulk_key, send_key
+from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import assigned
+from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import decode_value, encode_value, size_error
@@ -35,10 +37,7 @@ with load(__name__) as sql:
 async def send(database: Database, message: SendMessage, connection: Any = None) -> bool:
     """Store one message. False if its destination has ended."""
     local_executor_id = executor_without_announcement(database, connection)
-    outgoing = _outgoing(message, "send", local_executor_id)
-    topic = f" ({outgoing.topic})" if outgoing.topic else ""
-    told = await _send(database, "send", f"{outgoing.destination_id}{topic}", [outgoing], connection)
-    return told is None
+    return await _send(database, "send", [_outgoing(message, "send", local_executor_id)], connection) is None
 
 
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> list[str]:
@@ -52,14 +51,12 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
         if connection is not None:
             check_connection(connection, calling_context(database), "send_bulk")
         return []
-    told = await _send(database, "send_bulk", f"{len(outgoing)} messages", outgoing, connection)
+    told = await _send(database, "send_bulk", outgoing, connection)
     ended: list[str] = [] if told is None else decode_value(told, list[str])
     return ended
 
 
-async def _send(
-    database: Database, verb: str, step_key: str, messages: Sequence[_OutgoingMessage], connection: Any
-) -> str | None:
+async def _send(database: Database, verb: str, messages: Sequence[_OutgoingMessage], connection: Any) -> str | None:
     context = calling_context(database)
     if connection is not None:
         check_connection(connection, context, verb)
@@ -70,9 +67,25 @@ async def _send(
             for index, message in enumerate(messages)
         ]
     invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
+    step_key, matcher = _key(context, verb, messages)
     caller = caller_in(context, verb, step_key)
+    if isinstance(caller, Step):
+        caller.matcher = matcher
     call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
     return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+
+
+def _key(
+    context: Context | None, verb: str, messages: Sequence[_OutgoingMessage]
+) -> tuple[str, SendMatcher | BulkMatcher | None]:
+    """The key of the step, and what compares it with a recorded one. Only in the body of a workflow there is a step."""
+    if not isinstance(context, WorkflowContext):
+        return "", None
+    if verb == "send":
+        target = messages[0].target
+        return send_key(target), SendMatcher(target)
+    targets = [message.target for message in messages]
+    return bulk_key(targets, context.run.workflow_id), BulkMatcher(targets)
 
 
 def _call(
@@ -114,6 +127,11 @@ class _OutgoingMessage(NamedTuple):
     digest: bytes
     local_executor_id: str | None
     idempotency_key: str | None
+
+    @property
+    def target(self) -> Target:
+        """Where it goes: the destination and the topic."""
+        return self.destination_id, self.topic
 
     @property
     def without_key(self) -> Row:

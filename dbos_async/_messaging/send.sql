@@ -5,9 +5,11 @@ left join lateral (
     select w.id, w.owner, w.ended_at is not null as has_ended
     from dbos_async.workflows as w where w.id = c.destination_id limit 1
 ) as d on true
--- A workflow that has ended may be deleted at this moment. The lock makes the send and the deletion see each other.
+-- A workflow that has ended may be deleted at this moment. The lock makes the send and the deletion see each other. In a transaction
+-- of the user whose snapshot is older than this statement, any workflow may be gone: then the lock is refused.
 left join lateral (
-    select w.id from dbos_async.workflows as w where w.id = c.destination_id and d.has_ended for key share
+    select w.id from dbos_async.workflows as w
+    where w.id = c.destination_id and (d.has_ended or current_setting('transaction_isolation') <> 'read committed') for key share
 ) as kept on true
 
 -- fragment: is_known

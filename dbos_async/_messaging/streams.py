@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal, NotRequired
 
@@ -24,6 +24,7 @@ from dbos_async._database.wakeups import LocalUpdate, end_key, stream_key
 from dbos_async._messaging.live import MAX_VALUES, READ, live_pages
 from dbos_async._runs.context import Context, WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.own_ids import are_same
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -116,10 +117,11 @@ async def _recorded_pages(
         assert isinstance(context, WorkflowContext)
         step = Step(context, "read_stream", step_key)
         step.is_deferred = True
+        step.matcher = place = _Place(key, workflow_id)
         row = (*step.columns, step_key, workflow_id, key, offset, seconds)
         result = await wait(step, FOLLOW, row, keys)
         try:
-            boundary, pages, invalid = await _read_recorded(database, step, result, (workflow_id, key), declared)
+            boundary, pages, invalid = await _read_recorded(database, step, result, place.recorded, declared)
             await step.release()
         except asyncio.CancelledError:
             await step.wait_for_cancellation()
@@ -140,6 +142,27 @@ async def _recorded_pages(
             raise WorkflowNotFoundError(workflow_id)
         if end == "timeout":
             raise StreamTimeoutError(workflow_id, key, offset, seconds or 0.0)
+
+
+class _Place:
+    """Compares the key of a step that reads a stream, and knows which stream the recorded values are in."""
+
+    __slots__ = ("_asked", "recorded")
+
+    def __init__(self, key: str, workflow_id: str) -> None:
+        self._asked = key, workflow_id
+        self.recorded = workflow_id, key
+
+    async def is_same(self, step: Step, recorded: str, ids: Sequence[str]) -> bool:
+        """Whether a step that reads this stream has recorded that key."""
+        words = recorded.split(" of ")
+        for count in range(1, len(words)):
+            key, workflow_id = " of ".join(words[:count]), " of ".join(words[count:])
+            if are_same((key, workflow_id), self._asked, ids):
+                if workflow_id not in ids:  # a fork has its own copy of a stream of the original
+                    self.recorded = workflow_id, key
+                return True
+        return False
 
 
 async def _read_recorded(

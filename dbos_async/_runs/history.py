@@ -51,6 +51,8 @@ class History:
         """How many tasks wait for a page."""
         self.is_used_up: bool = False
         """Whether the run has begun a step of its own, so that what is recorded now may be that."""
+        self.own_ids: list[str] | None = None
+        """The ids of the workflow and of those that it is a fork of, once a key was compared relative to them."""
         self._database = database
         self._workflow_id = workflow_id
         self._branches: dict[str, _Branch] = {}

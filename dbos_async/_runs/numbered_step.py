@@ -7,7 +7,7 @@ import contextvars
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Row
@@ -20,6 +20,14 @@ from dbos_async._runs.running_step import Tries
 
 with load(__name__) as sql:
     PLACE: Final = sql.statement("PLACE")
+
+
+class KeyMatcher(Protocol):
+    """Compares keys of a verb whose keys are made of several names. Else a key is one name."""
+
+    async def is_same(self, step: Any, recorded: str, ids: Sequence[str], /) -> bool:
+        """Whether the step has recorded this key, when the workflow had one of these ids."""
+        ...
 
 
 class NumberedStep:
@@ -36,6 +44,7 @@ class NumberedStep:
         "is_deferred",
         "is_followed",
         "key",
+        "matcher",
         "may_be_late",
         "message_id",
         "number",
@@ -50,6 +59,7 @@ class NumberedStep:
     def __init__(self, context: WorkflowContext, verb: str, key: str) -> None:
         self.task, branch, self.number = next_number(context, verb)
         self.run, self.branch, self.verb, self.key = context.run, branch.name, verb, key
+        self.matcher: KeyMatcher | None = None
         self.is_begun = False
         self.began = 0.0
         """When it began to do what only its end records, by the monotonic clock."""

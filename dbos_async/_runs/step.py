@@ -26,6 +26,7 @@ from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
+from dbos_async._runs.own_ids import are_same, own_ids
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (
@@ -283,9 +284,16 @@ class Step(NumberedStep):
 
     async def compare(self, verb: str, key: str) -> None:
         """Park the workflow if the recorded step is another one than the code asks for now."""
-        if verb == self.verb and key == self.key:
+        if verb == self.verb and (key == self.key or await self._has_recorded(key)):
             return
         await self._park(named(verb, key), named(self.verb, self.key))
+
+    async def _has_recorded(self, key: str) -> bool:
+        """Whether this step has that key when it is compared relative to the ids of the workflow (`own_ids.py`)."""
+        ids = await own_ids(self.run)
+        if self.matcher is not None:
+            return await self.matcher.is_same(self, key, ids)
+        return are_same([key], [self.key], ids)
 
     async def _park_asked_at_another_moment(self, recorded: int, now: int) -> NoReturn:
         name = named(self.verb, self.key)

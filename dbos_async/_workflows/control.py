@@ -7,6 +7,7 @@ whether it still owns the workflow, and stops the run.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from dbos_async._checks import check_key, check_optional_key
@@ -18,9 +19,12 @@ from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import WorkflowNotFoundError
 
+log = logging.getLogger("dbos_async")
+
 with load(__name__) as sql:
     CANCEL: Final = sql.statement("CANCEL")
     RESUME: Final = sql.statement("RESUME")
+    LAST_STEP: Final = sql.statement("LAST_STEP", parallelism=1)
 
 
 class _Cancelling(Observer):
@@ -59,7 +63,10 @@ async def cancel(database: Database, workflow_id: str) -> bool:
 
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
-    """Make a cancelled or parked workflow PENDING again. It goes on after its last recorded step."""
+    """Make a cancelled or parked workflow PENDING again. It goes on after its last recorded step.
+
+    For one that ended otherwise the log says that nothing changes, and which fork to make.
+    """
     workflow_id = check_key(workflow_id, "workflow_id")
     row: tuple[Any, ...] = workflow_id, check_optional_key(application_version, "application_version"), UNOWNED_KEY
 
@@ -67,5 +74,22 @@ async def resume(database: Database, workflow_id: str, application_version: str 
         answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
+        status = answer[0]["status"]
+        if status in ("SUCCESS", "ERROR"):
+            start, what = await _fork_instead(database, workflow_id, status)
+            log.warning(
+                "Workflow %r has ended in %s, and resuming it changes nothing: DBOS.fork_workflow(%r, %r) makes a copy that %s.",
+                workflow_id, status, workflow_id, start, what,
+            )  # fmt: skip
 
     await read(database, "resume_workflow", workflow_id, find)
+
+
+async def _fork_instead(database: Database, workflow_id: str, status: str) -> tuple[int | str, str]:
+    """From which step to fork a workflow that has ended, and what the copy then does."""
+    if status == "SUCCESS":
+        return 1, "runs it again"
+    _, path, failed, number = (await database.call(LAST_STEP, [(workflow_id,)], partition=workflow_id))[0]
+    if not failed:
+        return number + 1, "repeats its recorded steps and goes on with the code as it is now"
+    return int(path) if path.isdecimal() else path, "runs its last step again"

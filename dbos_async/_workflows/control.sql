@@ -36,3 +36,18 @@ resumed as (
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
 select n, status from locked, announced
+
+-- name: LAST_STEP (id text)
+-- The step that was recorded last, whether it failed, and the highest number of the main task.
+select c.n, s.path, s.failed, coalesce(m.number, 0) as number
+from :rows
+left join lateral (
+    select case when branch = '' then number::text else branch || '.' || number end as path, error is not null as failed
+    from dbos_async.steps
+    where workflow_id = c.id and number > 0 and completed_at is not null
+    order by completed_at desc, dbos_async.path(branch, number) desc
+    limit 1
+) as s on true
+left join lateral (
+    select number from dbos_async.steps where workflow_id = c.id and branch = '' order by number desc limit 1
+) as m on true

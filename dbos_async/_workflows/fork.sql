@@ -1,12 +1,20 @@
--- name: FORK (id text, fork_id text, start_path text, version text, digest bytea)
+-- name: FORK (id text, fork_id text, start_path text, timeout_seconds float8, version text, digest bytea)
 -- The copy has the steps whose results were received before the start step was asked for, their events and stream entries, and every
--- message. While one task alone calls verbs, these are the steps with lower numbers. A message that a copied step
--- received stays received, the others wait again in their order. A step that names the workflow itself names the copy in the copy.
+-- message. While one task alone calls verbs, these are the steps with lower numbers. Before step 1 there is nothing. A message that a
+-- copied step received stays received, the others wait again in their order. Keys are copied as they are: the copy compares them
+-- relative to its id and those of its originals. A wait that goes on and names the original begins anew, by the name of the copy.
 with original as materialized (
-    select w.*, c.n, c.fork_id, p.start, c.version, c.digest
+    select w.*, c.n, c.fork_id, p.start, c.timeout_seconds, c.version, c.digest, b.last,
+           p.start = '{1}' or p.start[cardinality(p.start)] <= coalesce(b.last, case when cardinality(p.start) = 1 then 0 end) + 1
+               as can_start
     from :rows
     cross join lateral (select string_to_array(c.start_path, '.')::int[] as start) as p
     cross join lateral (select * from dbos_async.workflows where id = c.id for key share) as w
+    left join lateral (
+        select number as last from dbos_async.steps
+        where workflow_id = c.id and branch = array_to_string(trim_array(p.start, 1), '.') and number > 0
+        order by number desc limit 1
+    ) as b on true
 ),
 taken as materialized (
     select o.fork_id as id, f.name, f.forked_from
@@ -16,10 +24,11 @@ taken as materialized (
 ),
 made as (
     insert into dbos_async.workflows
-        (id, name, input, attempt, start_id, parent_id, parent_step, forked_from, application_version, trace_parent)
+        (id, name, input, attempt, start_id, parent_id, parent_step, forked_from, application_version, trace_parent, deadline)
     select fork_id, name, input, nextval('dbos_async.workflow_seq') * 1000000 + 1, gen_random_uuid(),
-           parent_id, parent_step, id, coalesce(version, application_version), trace_parent
-    from original where fork_id not in (select id from taken)
+           parent_id, parent_step, id, coalesce(version, application_version), trace_parent,
+           clock_timestamp() + make_interval(secs => timeout_seconds)
+    from original where can_start and fork_id not in (select id from taken)
     returning id
 ),
 kept_steps as materialized (
@@ -31,7 +40,8 @@ kept_steps as materialized (
     ) as at_start on true
     cross join lateral (
         select * from dbos_async.steps
-        where workflow_id = o.id and dbos_async.path(branch, number) <> o.start
+        where workflow_id = o.id and number > 0 and o.start <> '{1}' and dbos_async.path(branch, number) <> o.start
+          and not (completed_at is null and strpos(key, o.id) > 0)
           and case when at_start.asked_after is not null then coalesce(place, asked_after, 0) <= greatest(at_start.asked_after, 0)
                    else dbos_async.path(branch, number) < o.start
                         and (asked_after is null or at_start.is_recorded is null) end
@@ -61,16 +71,17 @@ steps_copied as (
     insert into dbos_async.steps
         (workflow_id, branch, number, verb, key, output, error, message_id, deadline, started_at, completed_at, place,
          asked_after)
-    select fork_id, branch, number, verb,
-           case when verb = 'get_result' and key = id then fork_id
-                when verb = 'send' and (key = id or starts_with(key, id || ' (')) then
-                    fork_id || substr(key, char_length(id) + 1)
-                when verb in ('get_event', 'read_stream') and right(key, char_length(id) + 4) = ' of ' || id
-                    then left(key, -char_length(id)) || fork_id
-                else key end,
+    select fork_id, branch, number, verb, key,
            output, error, md5(fork_id || message_id)::uuid, deadline, started_at, completed_at, place,
            asked_after
     from kept_steps where fork_id in (select id from made)
+),
+originals_noted as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output)
+    select o.fork_id, '', 0, 'fork_workflow', o.id, to_json(o.forked_from || array(
+        select json_array_elements_text(s.output) from dbos_async.steps as s
+        where s.workflow_id = o.id and s.branch = '' and s.number = 0))
+    from original as o where o.forked_from is not null and o.fork_id in (select id from made)
 ),
 events_copied as (
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act, set_at)
@@ -100,5 +111,5 @@ streams_copied as (
     ) as e where fork_id in (select id from made)
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from original)
-select o.n, o.id, t.name as taken_name, t.forked_from as taken_from
+select o.n, o.can_start, o.last, t.name as taken_name, t.forked_from as taken_from
 from original as o cross join announced left join taken as t on t.id = o.fork_id

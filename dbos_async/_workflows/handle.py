@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any, Final, Generic, TypeVar, cast
 
-from dbos_async._checks import check_loop
+from dbos_async._checks import check_flag, check_loop, check_seconds
+from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._runs.context import WorkflowContext, calling_context
-from dbos_async._runs.run import RunEnd
+from dbos_async._runs.run import Outcome, RunEnd
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
-from dbos_async._workflows.status import WorkflowStatus, get_status
-from dbos_async.errors import WorkflowCancelledError, WorkflowNotFoundError
+from dbos_async._workflows.status import PARKED, WorkflowStatus, get_status
+from dbos_async.errors import (
+    ResultTimeoutError,
+    WorkflowCancelledError,
+    WorkflowNotFoundError,
+    WorkflowParkedError,
+)
+
+log = logging.getLogger("dbos_async")
 
 R = TypeVar("R")
 
@@ -37,11 +47,14 @@ class WorkflowHandle(Generic[R]):
     def __repr__(self) -> str:
         return f"WorkflowHandle({self.workflow_id!r})"
 
-    async def get_result(self) -> R:
+    async def get_result(self, *, timeout_seconds: float | None = None, wait_if_parked: bool = False) -> R:
         """Wait until the workflow has ended; return what it returned, raise what it raised.
 
-        A parked workflow has not ended: this waits until it has been resumed and has ended. Raises `WorkflowCancelledError` when
-        the workflow was cancelled, and `WorkflowNotFoundError` when it does not exist.
+        Raises `WorkflowCancelledError` when the workflow was cancelled, `WorkflowNotFoundError` when it does not exist,
+        `ResultTimeoutError` when it has not ended after ``timeout_seconds`` (``None``: no limit), and `WorkflowParkedError` when it
+        is parked. A parked workflow has not ended: with ``wait_if_parked`` this waits until it has been resumed and has ended.
+
+        In a workflow the outcome is recorded, and the time limit counts from the first call, by the clock of the database.
 
         Example:
             ```python
@@ -51,18 +64,23 @@ class WorkflowHandle(Generic[R]):
 
             handle = await DBOS.start_workflow(fails)
             try:
-                await handle.get_result()
+                await handle.get_result(timeout_seconds=60)
             except ValueError as error:
                 assert str(error) == "no such item"
             ```
         """
+        seconds, wait_if_parked = check_seconds(timeout_seconds), check_flag(wait_if_parked, "wait_if_parked")
         database, end = self._in_this_loop(), self._end
-        if end is not None and not isinstance(calling_context(database), WorkflowContext):
+        context = calling_context(database)
+        if isinstance(context, WorkflowContext):
+            return cast("R", await self._result_in_workflow(context, seconds, wait_if_parked))
+        give_up_at = None if seconds is None else database.loop.time() + seconds
+        if end is not None:
             # A run in this process reports its end as soon as that is committed, so the database need not be asked.
-            outcome = await end.wait()
+            outcome = await self._end_within(end, give_up_at, seconds)
             if outcome is not None:
-                return cast("R", _value(self.workflow_id, outcome.output, outcome.error, self._result_type))
-        return cast("R", await _result(database, self.workflow_id, self._result_type))
+                return cast("R", self._value(outcome.output, outcome.error))
+        return cast("R", await self._result(give_up_at, seconds, wait_if_parked, retry_forever=context is not None))
 
     async def get_status(self) -> WorkflowStatus:
         """How the workflow stands now. Raises `WorkflowNotFoundError` when it does not exist.
@@ -85,34 +103,83 @@ class WorkflowHandle(Generic[R]):
         )
         return self._database
 
-
-async def _result(database: Database, workflow_id: str, declared: Any) -> Any:
-    context = calling_context(database)
-    if isinstance(context, WorkflowContext):
+    async def _result_in_workflow(self, context: WorkflowContext, seconds: float | None, wait_if_parked: bool) -> Any:
+        workflow_id, declared = self.workflow_id, self._result_type
         step = Step(context, "get_result", workflow_id)
+        row = (*step.columns, workflow_id, seconds, wait_if_parked)
+        observer = _NameParked() if wait_if_parked else None
         with step.awaits_result():
-            result = await wait(step, AWAIT_RESULT, (*step.columns, workflow_id), (end_key(workflow_id),))
+            result = await wait(step, AWAIT_RESULT, row, (end_key(workflow_id),), observer=observer)
         return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=_what(workflow_id)))
-    with database.changes(end_key(workflow_id)) as changes:
-        async for _ in changes:
-            answer = await database.call(
-                RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=context is not None
-            )
-            _, status, output, error = answer[0]
-            if status is None:
-                raise WorkflowNotFoundError(workflow_id)
-            if status == "CANCELLED":
-                raise WorkflowCancelledError(workflow_id)
-            if status in ("SUCCESS", "ERROR"):
-                return _value(workflow_id, output, error, declared)
-    raise AssertionError("A waiting loop ends only by returning.")
+
+    async def _end_within(self, end: RunEnd, give_up_at: float | None, seconds: float | None) -> Outcome | None:
+        if give_up_at is None or seconds is None:
+            return await end.wait()
+        limit = asyncio.timeout_at(give_up_at)
+        try:
+            async with limit:
+                return await end.wait()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ResultTimeoutError(self.workflow_id, seconds) from None
+
+    async def _result(
+        self, give_up_at: float | None, seconds: float | None, wait_if_parked: bool, *, retry_forever: bool
+    ) -> Any:
+        database, workflow_id = self._database, self.workflow_id
+        parked: str | None = None
+        with database.changes(end_key(workflow_id)) as changes:
+            async for subscription in changes:
+                answer = await database.call(
+                    RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=retry_forever
+                )
+                _, status, output, error = answer[0]
+                if status is None:
+                    raise WorkflowNotFoundError(workflow_id)
+                if status == "CANCELLED":
+                    raise WorkflowCancelledError(workflow_id)
+                if status in ("SUCCESS", "ERROR"):
+                    return self._value(output, error)
+                if status in PARKED and not wait_if_parked:
+                    raise WorkflowParkedError(workflow_id, status)
+                parked = name_parked(workflow_id, status, parked)
+                if give_up_at is not None and seconds is not None:
+                    left = give_up_at - database.loop.time()
+                    if left <= 0:
+                        raise ResultTimeoutError(workflow_id, seconds)
+                    subscription.poll_within(left)
+        raise AssertionError("A waiting loop ends only by returning.")
+
+    def _value(self, output: str | None, error: str | None) -> Any:
+        """What the workflow returned; what it raised is raised."""
+        if error is not None:
+            StepResult(output, error, of=f"workflow {self.workflow_id!r}").value()
+        return decode_value(output, self._result_type, what=_what(self.workflow_id))
 
 
-def _value(workflow_id: str, output: str | None, error: str | None, declared: Any) -> Any:
-    """What a workflow returned; what it raised is raised."""
-    if error is not None:
-        StepResult(output, error, of=f"workflow {workflow_id!r}").value()
-    return decode_value(output, declared, what=_what(workflow_id))
+class _NameParked(Observer):
+    """Says in the log that a workflow for which another one waits is parked."""
+
+    __slots__ = ("_parked",)
+
+    def __init__(self) -> None:
+        self._parked: str | None = None
+
+    def on_result(self, call: Call, result: Result) -> None:
+        if result[0]["outcome"] == "wait":
+            self._parked = name_parked(call.rows[0][4], result[0]["status"], self._parked)
+
+
+def name_parked(workflow_id: str, status: str, named: str | None) -> str | None:
+    """Say once that a workflow is parked for which somebody waits; the status that has been named by now."""
+    if status not in PARKED:
+        return None
+    if status != named:
+        log.warning(
+            "Workflow %r is parked (%s), and its result is awaited: it goes on once it is resumed.", workflow_id, status
+        )
+    return status
 
 
 def _what(workflow_id: str) -> str:

@@ -16,7 +16,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor import launched, tracing
 from dbos_async._executor.executor import Executor
-from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live
+from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, run_of_body
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
 from dbos_async._runs.start_options import allowed_seconds, assigned, wanted_version
@@ -40,7 +40,9 @@ class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return cast("R", await (await start_here(self, args, kwargs)).get_result())
+        handle = await start_here(self, args, kwargs)
+        # A parked child is repaired and resumed, and so its parent waits. Others hear of it.
+        return cast("R", await handle.get_result(wait_if_parked=run_of_body(None) is not None))
 
 
 class StartOnCommit(Observer):

@@ -27,6 +27,7 @@ from dbos_async._serialization.values import display_value, encode_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 
 STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+PARKED = STATUSES[4:]
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")

@@ -139,11 +139,18 @@ class StepFunction(Generic[P, R]):
     async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
         if self._timeout_seconds is None:
             return await call()
+        late: BaseException | None = None
         with anyio.move_on_after(self._timeout_seconds) as scope:
-            return await call()
-        if scope.cancelled_caught:
-            raise StepTimeoutError(self.name, self._timeout_seconds)
-        raise AssertionError("A call that was not cancelled returns or raises.")
+            try:
+                value = await call()
+                if not scope.cancel_called:
+                    return value
+            except Exception as error:
+                if not scope.cancel_called:
+                    raise
+                late = error
+        # The time is over, whatever the step made of its cancellation.
+        raise StepTimeoutError(self.name, self._timeout_seconds) from late
 
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:

@@ -9,7 +9,7 @@ case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.comple
 select c.n, :step_columns
 from :rows
 cross join lateral (
-    select * from dbos_async.steps where workflow_id = c.workflow_id
+    select * from dbos_async.steps where workflow_id = c.workflow_id and number > 0  -- 0 is a note of a fork
 ) as s
 order by c.n, s.started_at, s.branch, s.number
 
@@ -19,7 +19,7 @@ select c.n, :step_columns
 from :rows
 cross join lateral (
     select * from dbos_async.steps
-    where workflow_id = c.workflow_id and (branch, number) > (c.branch, c.number)
+    where workflow_id = c.workflow_id and number > 0 and (branch, number) > (c.branch, c.number)
     order by branch, number limit c.most
 ) as s
 order by c.n, s.branch, s.number
@@ -29,7 +29,7 @@ select c.n, :step_columns
 from :rows
 cross join lateral (
     select * from dbos_async.steps
-    where workflow_id = c.workflow_id and (branch, number) < (c.branch, c.number)
+    where workflow_id = c.workflow_id and number > 0 and (branch, number) < (c.branch, c.number)
     order by branch desc, number desc limit c.most
 ) as s
 order by c.n, s.branch desc, s.number desc

@@ -155,8 +155,9 @@ class WorkflowVerbs(ABC):
         """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.
 
         ``application_version`` (``None``: as before) is the version that may run the workflow from now on; it is also changed for
-        a workflow that waits for an executor. A workflow that runs, or that has ended otherwise, stays as it is. Raises
-        `WorkflowNotFoundError` when there is no such workflow.
+        a workflow that waits for an executor. A workflow that runs, or that has ended otherwise, stays as it is; for one that
+        ended in SUCCESS or ERROR a warning in the log names the fork to make. Raises `WorkflowNotFoundError` when there is no such
+        workflow.
 
         Example:
             ```python
@@ -180,11 +181,13 @@ class WorkflowVerbs(ABC):
         """Start a copy of a workflow that continues from step ``start_step``; the original stays as it is.
 
         The copy has the recorded steps below ``start_step`` (a number of `list_workflow_steps`), the events and stream values of
-        those steps, and every message that the original has not received by then. `SetWorkflowID` gives the copy an id.
-        ``application_version`` (``None``: that of the original) says which executors may run it.
+        those steps, and every message that the original has not received by then. 1 runs everything again, the number after the
+        last step repeats nothing. Where the original named itself, or something after itself, the copy may do the same.
+        `SetWorkflowID` gives the copy an id, `SetWorkflowTimeout` a deadline. ``application_version`` (``None``: that of the
+        original) says which executors may run it.
 
-        Raises `WorkflowNotFoundError` when there is no original, `InvalidArgumentError` when ``start_step`` is not a step number,
-        and `WorkflowConflictError` when the id belongs to another workflow.
+        Raises `WorkflowNotFoundError` when there is no original, `InvalidArgumentError` when ``start_step`` is not a step number
+        or is beyond the number after the last step, and `WorkflowConflictError` when the id belongs to another workflow.
 
         Example:
             ```python

@@ -321,6 +321,7 @@ async def test_w5_a_workflow_under_which_executors_die_again_and_again_is_parked
                 return bool(found["status"] == status and found["attempt"] > recoveries)  # noqa: B023 - called at once
 
             await eventually(settled)
+    assert caplog.text.count("Workflow 'w' is parked: 3 executors in a row died under it.") == 1
 
 
 class Shop:

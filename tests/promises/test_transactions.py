@@ -205,3 +205,30 @@ async def test_w1_two_transactions_that_start_one_id_start_it_once(dbos: DBOS, c
     await first.commit()
     await second
     assert await (await DBOS.retrieve_workflow("w")).get_result() == "first"
+
+
+@pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_m7_a_send_in_a_transaction_that_is_older_than_a_deletion_raises_and_stores_nothing(
+    isolation: Any, bulk: bool, dbos: DBOS, orders: Any
+) -> None:
+    for workflow_id in ("gone", "there"):
+        with SetWorkflowID(workflow_id):
+            await DBOS.start_workflow(receives, 1)
+    await eventually(lambda: _all_wait(orders))
+    async with orders.transaction(isolation=isolation):
+        await orders.fetchval("select count(*) from orders")  # from now on it sees nothing new
+        await DBOS.cancel_workflow("gone")
+        await DBOS.delete_workflow("gone")
+        with pytest.raises(asyncpg.SerializationError):
+            if bulk:
+                await DBOS.send_bulk([SendMessage("there", 1), SendMessage("gone", 1)], connection=orders)
+            else:
+                await DBOS.send("gone", 1, connection=orders)
+        await DBOS.send("there", "stored", connection=orders)
+    messages = await orders.fetch("select destination_id, payload from dbos_async.messages")
+    assert [tuple(row) for row in messages] == [("there", '"stored"')]
+
+
+async def _all_wait(connection: Any) -> bool:
+    return bool(await connection.fetchval("select count(*) = 2 from dbos_async.steps where verb = 'recv'"))

@@ -131,7 +131,7 @@ ACTS = {
         lambda step, tag: (*step, "k of other", "other", "k", 0, 60.0),
         "select 0 where false",
     ),
-    "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other"), "select 0 where false"),
+    "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other", None, False), "select 0 where false"),
     "START_CHILD": Act(
         start.START_CHILD,
         lambda step, tag: (

@@ -20,7 +20,7 @@ from dbos_async import (
     DBOSClient,
 )
 from dbos_async import fastapi as web
-from dbos_async._database.wakeups import stream_key
+from dbos_async._database.wakeups import end_key, stream_key
 from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, stream_response
 from tests.support.eventually import eventually
@@ -275,3 +275,22 @@ async def _read_into(found: list[Event], url: str) -> None:
     async with source(url) as stream:
         async for event in stream:
             found.append(event)  # noqa: PERF401 - it is looked at meanwhile
+
+
+async def test_a_live_page_hears_that_its_workflow_is_parked_and_goes_on_after_it(site: str, connection: Any) -> None:
+    await start("w", [1], "wait")
+    await eventually(_waits_in_recv)
+    async with source(f"{site}/w/stream") as stream, aclosing(aiter(stream)) as found:  # type: ignore[type-var]  # it is a generator
+        assert json.loads((await anext(found)).data) == 1
+        # As a replay in another process parks it.
+        await connection.execute(
+            "update dbos_async.workflows set status = 'REPLAY_MISMATCH', owner = null, attempt = attempt + 1"
+        )
+        launched.executor().database.wakeups.wake(end_key("w"))
+        assert await anext(found) == Event("parked", None, '{"status":"REPLAY_MISMATCH"}')
+        await DBOS.resume_workflow("w")
+        await DBOS.send("w", 2)
+        await DBOS.send("w", None)
+        assert json.loads((await anext(found)).data) == 2
+        assert (await anext(found)).event == "end"
+    assert [event.event for event in await events(f"{site}/w/stream")][-1] == "end"

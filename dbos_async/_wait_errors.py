@@ -1,0 +1,37 @@
+"""The errors of a wait for a result, which belong to `errors.py`: stored errors name that module."""
+
+from __future__ import annotations
+
+from dbos_async._error_base import DBOSError, with_fields
+
+
+@with_fields
+class WorkflowParkedError(DBOSError):
+    """Raised by ``get_result`` of a parked workflow, which has not ended; ``status`` says why it was parked."""
+
+    __module__ = "dbos_async.errors"
+
+    workflow_id: str
+    status: str
+
+    def __str__(self) -> str:
+        return (
+            f"The workflow {self.workflow_id!r} is parked ({self.status}) and has no result yet: repair the cause and resume it, "
+            "or wait for that with get_result(wait_if_parked=True)."
+        )
+
+
+@with_fields
+class ResultTimeoutError(DBOSError, TimeoutError):
+    """Raised by ``get_result`` when the workflow did not end within ``timeout_seconds``. The workflow goes on."""
+
+    __module__ = "dbos_async.errors"
+
+    workflow_id: str
+    timeout_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"The workflow {self.workflow_id!r} did not end within {self.timeout_seconds:g} seconds and goes on: "
+            "wait longer, or cancel it."
+        )
