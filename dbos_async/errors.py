@@ -322,7 +322,7 @@ class ReplayMismatchError(DBOSError):
 
 @_with_fields
 class RecordedError(DBOSError):
-    """Stands for a recorded error whose type this process has not imported (a stored value never triggers an import).
+    """Stands for a recorded error whose type is not imported here (a stored value never triggers an import), or no Exception.
 
     ``type_name`` is that type as ``module:name``, ``message`` is the text of the error.
     """
@@ -331,4 +331,6 @@ class RecordedError(DBOSError):
     message: str
 
     def __str__(self) -> str:
+        if self.type_name == "asyncio.exceptions:CancelledError":
+            return "It ended by a CancelledError of its own, not by cancel_workflow: catch it where a task is awaited."
         return f"{self.type_name}: {self.message} (this error was recorded elsewhere: import its type to catch it as such)."

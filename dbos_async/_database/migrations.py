@@ -57,6 +57,7 @@ async def migrate(
     the files before it stay applied. A lost connection raises asyncpg's own error.
     """
     library = library or version("dbos_async")
+    _check_encoding(connection)
     migrations = load(directory)
     if not await _missing(connection, migrations, library):
         return []
@@ -67,9 +68,19 @@ async def check(
     connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
 ) -> None:
     """Raise `MigrationNeededError` if a migration is missing, `LibraryTooOldError` if the schema needs a newer library."""
+    _check_encoding(connection)
     missing = await _missing(connection, load(directory), library or version("dbos_async"))
     if missing:
         raise MigrationNeededError(", ".join(migration.name for migration in missing))
+
+
+def _check_encoding(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    encoding = getattr(connection.get_settings(), "server_encoding", "UTF8")
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"The database is encoded in {encoding}, which cannot store every text: "
+            "create one with ENCODING 'UTF8' TEMPLATE template0."
+        )
 
 
 def load(directory: Path | None = None) -> list[Migration]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import datetime, time, timedelta, timezone
 from threading import local
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import CoreConfig, PydanticCustomError, SchemaValidator, core_schema, from_json, to_json
+from pydantic_core import CoreConfig, PydanticCustomError, SchemaValidator, TzInfo, core_schema, from_json, to_json
 
 MAX_ADAPTERS: Final = 4096
 MAX_ERRORS: Final = 10_000
@@ -31,6 +32,7 @@ _HASHED: Final = {"set": "items_schema", "frozenset": "items_schema"} | dict.fro
 )
 _ENDING_EARLY: Final = frozenset(("list", "deque", "tuple", *_HASHED))
 _HASHED_WITH_SECRET: Final = frozenset(("str", "bytes", "bool", "none", "enum", "literal", "date", "time", "datetime"))
+_TIMES: Final = frozenset(("datetime", "time"))
 _NO_SCHEMAS: Final = frozenset(("metadata", "serialization", "default", "cls", "config", "expected", "members"))
 
 
@@ -74,22 +76,41 @@ def errors_of(problem: ValidationError, adapter: TypeAdapter[Any], large: str | 
 
 
 def _validate(adapter: TypeAdapter[Any], check: Callable[[Any], Any]) -> Any:
-    if not isinstance(adapter.core_schema, dict):
-        adapter.rebuild(raise_errors=False)  # its schema waits for a name that was not defined yet
+    schema = schema_of(adapter)
     before = vars(_seen).copy()  # a validator of the user's may validate another value
     _seen.first, _seen.others = {}, {}
     try:
-        return check(_checker(adapter) if isinstance(adapter.core_schema, dict) else adapter)
+        return check(adapter if schema is None else _checker(adapter))
     finally:
         vars(_seen).clear()
         vars(_seen).update(before)
 
 
+def schema_of(adapter: TypeAdapter[Any]) -> Any:
+    """Return the schema of a type, ``None`` as long as it waits for a name that is not defined yet."""
+    if not isinstance(adapter.core_schema, dict):
+        adapter.rebuild(raise_errors=False)
+    return adapter.core_schema if isinstance(adapter.core_schema, dict) else None
+
+
+def validator_with_zones(adapter: TypeAdapter[Any]) -> SchemaValidator | TypeAdapter[Any]:
+    """Return a validator of a type. It gives a time one of Python's own offsets, where pydantic's has one of another class."""
+    if _has_times(adapter.core_schema):
+        return _made(adapter, _with_zone)
+    return adapter.validator if isinstance(adapter.validator, SchemaValidator) else adapter
+
+
 @functools.lru_cache(maxsize=MAX_ADAPTERS)
 def _checker(adapter: TypeAdapter[Any]) -> SchemaValidator | TypeAdapter[Any]:
+    return _made(adapter, lambda schema, kind: _with_zone(_bounded(schema, kind), kind))
+
+
+def _made(
+    adapter: TypeAdapter[Any], change: Callable[[dict[str, Any], str], Any]
+) -> SchemaValidator | TypeAdapter[Any]:
     make: Any = SchemaValidator
     try:
-        schema = _bounded(adapter.core_schema)
+        schema = _rewritten(adapter.core_schema, change)
         try:
             # Without this option, which older releases do not need or have, a model would bring its own validator along.
             return make(schema, CORE_CONFIG, _use_prebuilt=False)  # type: ignore[no-any-return]
@@ -99,22 +120,68 @@ def _checker(adapter: TypeAdapter[Any]) -> SchemaValidator | TypeAdapter[Any]:
         return adapter
 
 
-def _bounded(schema: Any) -> Any:
-    """Return a pydantic schema whose collections end at their first wrong item, and count hashes."""
+def _rewritten(schema: Any, change: Callable[[dict[str, Any], str], Any]) -> Any:
+    """Return a pydantic schema in which every part is changed, the inner ones first."""
     if isinstance(schema, (list, tuple)):
-        return type(schema)(map(_bounded, schema))
+        return type(schema)(_rewritten(part, change) for part in schema)
     if not isinstance(schema, dict):
         return schema
     kind = schema.get("type")
-    if not isinstance(kind, str):  # It is a dict of schemas, in which "type" is the name of a field.
-        return {name: _bounded(part) for name, part in schema.items()}
-    bounded = {name: part if name in _NO_SCHEMAS else _bounded(part) for name, part in schema.items()}
+    made = {name: part if name in _NO_SCHEMAS else _rewritten(part, change) for name, part in schema.items()}
+    # Without a kind it is a dict of schemas, in which "type" is the name of a field.
+    return change(made, kind) if isinstance(kind, str) else made
+
+
+def _bounded(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Let a collection end at its first wrong item, and count the hashes of its items."""
     if kind in _ENDING_EARLY:
-        bounded["fail_fast"] = True
-    items = bounded.get(_HASHED.get(kind, ""))
+        schema["fail_fast"] = True
+    items = schema.get(_HASHED.get(kind, ""))
     if items is not None and items["type"] not in _HASHED_WITH_SECRET:
-        bounded[_HASHED[kind]] = core_schema.no_info_after_validator_function(_check_hash, items)
-    return bounded
+        schema[_HASHED[kind]] = core_schema.no_info_after_validator_function(_check_hash, items)
+    return schema
+
+
+def _has_times(schema: Any) -> bool:
+    if isinstance(schema, (list, tuple)):
+        return any(map(_has_times, schema))
+    if not isinstance(schema, dict):
+        return False
+    kind = schema.get("type")  # In a dict of schemas this is one of them.
+    return (
+        kind == "datetime"
+        or kind == "time"
+        or any(_has_times(part) for name, part in schema.items() if name not in _NO_SCHEMAS)
+    )
+
+
+def _with_zone(schema: dict[str, Any], kind: str) -> Any:
+    if kind == "union":
+        # The errors of a union name its members.
+        schema["choices"] = [
+            (one, one["schema"]["type"]) if isinstance(one, dict) and _is_of_times(one) else one
+            for one in schema["choices"]
+        ]
+    if kind not in _TIMES:
+        return schema
+    wrapped: dict[str, Any] = {**core_schema.no_info_after_validator_function(_with_own_offset, cast("Any", schema))}
+    if "ref" in schema:
+        wrapped["ref"] = schema.pop("ref")
+    return wrapped
+
+
+def _is_of_times(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "function-after" and schema["function"].get("function") is _with_own_offset
+
+
+def _with_own_offset(moment: datetime | time) -> datetime | time:
+    zone = moment.tzinfo
+    return moment if type(zone) is not TzInfo else moment.replace(tzinfo=_own_offset(zone))
+
+
+@functools.lru_cache(maxsize=MAX_ADAPTERS)
+def _own_offset(zone: TzInfo) -> timezone:
+    return timezone(zone.utcoffset(None) or timedelta(0))
 
 
 def _check_hash(item: Any) -> Any:

@@ -1,6 +1,7 @@
 """Exceptions as JSON and back. A received exception cannot run code or trigger an import.
 
-An exception comes back as the same type if this process has imported that type, else as a `RecordedError` that names it.
+An exception comes back as the same type if this process has imported that type, or raised it itself, else as a `RecordedError`
+that names it. ``str`` of it is what it was: if the stored fields do not suffice for that, the text itself is kept.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import base64
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Field
-from pydantic_core import from_json
+from pydantic import BaseModel, Field, ValidationError
 
-from dbos_async._serialization import bounded
-from dbos_async._serialization.values import EXCERPT_LENGTH, are_equal, encode_value, safe_str, type_adapter, utf8_safe
-from dbos_async.errors import DBOSError, InvalidValueError, RecordedError
+from dbos_async._serialization import bounded, error_fields, local_classes, tracebacks, validation_errors
+from dbos_async._serialization.error_fields import Told
+from dbos_async._serialization.validation_errors import Validation
+from dbos_async._serialization.values import EXCERPT_LENGTH, encode_value, safe_str, type_adapter, utf8_safe
+from dbos_async.errors import DBOSError, RecordedError
 
 MAX_ERROR_DEPTH = 8
 MAX_ERRORS = 100
@@ -30,6 +32,7 @@ _FIELDS: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
     (ImportError, ("msg", "name", "path")),
     (SyntaxError, ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")),
 )
+_SAYS_FOR = "__says_text_for__"
 _UNICODE_ERRORS = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 
 
@@ -46,6 +49,7 @@ def encode_error(error: BaseException) -> str:
     if len(text) > MAX_ERROR_LENGTH:
         record.notes = [f"Most of this error is not recorded: it had {len(text):,} characters."]
         record.message, record.cause, record.exceptions = record.message[:MAX_PART_LENGTH], None, []
+        record.told_args, record.told, record.validation = {}, {}, None
         record.args = [_shortened(argument) for argument in record.args[:MAX_ERRORS]]
         record.attributes = {name: _shortened(record.attributes[name]) for name in [*record.attributes][:MAX_ERRORS]}
         text = record.model_dump_json(exclude_defaults=True)
@@ -74,16 +78,36 @@ class _Record(BaseModel):
     args: list[Any] = []
     attributes: dict[str, Any] = {}
     notes: list[str] = []
+    told_args: dict[int, Told] = {}
+    told: dict[str, Told] = {}
+    """What the arguments and attributes were that are no JSON."""
+    traceback: str = ""
+    """Where it was raised, as Python shows it: to be read, and never more."""
+    keeps_text: bool = False
+    """Whether the message has to be kept, because the stored fields make another one."""
+    local: str = ""
+    """Which class of the process it is, if it cannot be imported by its name."""
+    validation: Validation | None = None
     cause: _Record | None = None
     exceptions: Annotated[list[_Record], Field(max_length=MAX_ERRORS)] = []
 
 
 def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Record:
-    record = _Record(type=_name(error), message=safe_str(error))
+    record = _Record(
+        type=_name(error), message=safe_str(error), traceback=tracebacks.text_of(error, depth == MAX_ERROR_DEPTH)
+    )
     if not _is_dbos_error(type(error)):
-        record.attributes = _attributes(error)
+        _describe_attributes(record, error)
+    if isinstance(error, ValidationError):
+        record.validation = validation_errors.describe(error, record.message)
     notes = getattr(error, "__notes__", None)
     record.notes = [safe_str(note) for note in notes] if isinstance(notes, list) else []
+    if (
+        isinstance(error, ValidationError)
+        and record.validation
+        and (missing := error.error_count() - len(record.validation.lines))
+    ):
+        record.notes.append(f"{missing} more errors of this validation are not recorded.")
     # The same exception may occur many times, so a budget limits the causes and members of all levels together.
     if depth and error.__cause__ is not None and next(budget, None) is not None:
         record.cause = _describe(error.__cause__, depth - 1, budget)
@@ -94,13 +118,37 @@ def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Recor
         if missing := len(error.exceptions) - len(record.exceptions):
             record.notes.append(f"{missing} more errors of this group are not recorded.")
     else:
-        record.args = [_argument(argument) for argument in error.args[:MAX_ARGS]]
+        _describe_args(record, error.args[:MAX_ARGS])
         if missing := len(error.args) - len(record.args):
             record.notes.append(f"{missing} more arguments of this error are not recorded.")
+    if isinstance(error, Exception):
+        record.local = local_classes.name_of(cast("Any", _real(error)), _found(record.type))
+        record.keeps_text = _needs_text(record)
     return record
 
 
-def _attributes(error: BaseException) -> dict[str, Any]:
+def _needs_text(record: _Record) -> bool:
+    """Whether the error that is made of the record says something else. Only where it is raised may its own code be run."""
+    kind = _class_of(record)
+    try:
+        made = _make(kind, record, iter(range(MAX_ERRORS))) if kind is not None else None
+    except Exception:  # It cannot be made, and will come back as a RecordedError.
+        return False
+    try:
+        return made is not None and utf8_safe(str(made)) != record.message
+    except Exception:  # Its __str__ needs what is not stored.
+        return True
+
+
+def _describe_args(record: _Record, args: tuple[Any, ...]) -> None:
+    for place, value in enumerate(args):
+        stored, told = error_fields.argument(value)
+        record.args.append(stored)
+        if told is not None:
+            record.told_args[place] = told
+
+
+def _describe_attributes(record: _Record, error: BaseException) -> None:
     found = {name: value for name, value in vars(error).items() if _may_be_set(name)}
     for base, names in _FIELDS:
         if isinstance(error, base):
@@ -108,8 +156,14 @@ def _attributes(error: BaseException) -> dict[str, Any]:
     if isinstance(error, _UNICODE_ERRORS):
         broken = error.object
         found["object"] = broken if isinstance(broken, bytes) else broken.encode("utf-8", "surrogatepass")
-    plain = {name: _as_plain_json(value) for name, value in found.items()}
-    return {utf8_safe(name): value for name, value in plain.items() if value is not None or found[name] is None}
+    for name, value in found.items():
+        plain = error_fields.as_plain_json(value)
+        if plain is None and value is not None:
+            continue
+        record.attributes[utf8_safe(name)] = plain
+        told = error_fields.told_of(value)
+        if told is not None and not isinstance(error, _UNICODE_ERRORS):
+            record.told[utf8_safe(name)] = told
 
 
 def _shortened(value: Any) -> Any:
@@ -118,24 +172,10 @@ def _shortened(value: Any) -> Any:
     return value if len(text) <= MAX_PART_LENGTH else text[:MAX_PART_LENGTH]
 
 
-def _argument(value: object) -> Any:
-    # An argument that would arrive changed is stored as its str(), so that the message of the exception stays the same.
-    plain = _as_plain_json(value)
-    return plain if are_equal(plain, value) else safe_str(value)
-
-
-def _as_plain_json(value: object) -> Any:
-    """Return the value as it arrives without a declared type, ``None`` if it is not JSON."""
-    if isinstance(value, Iterator):
-        return None  # Reading an iterator would use it up.
-    try:
-        return from_json(encode_value(value))
-    except InvalidValueError:
-        return None
-
-
 def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
-    kind = _imported(record.type)
+    kind = _class_of(record)
+    if kind is not None and record.keeps_text and record.validation is None and not _is_dbos_error(kind):
+        kind = _with_text(kind, record.message)
     try:
         error = _make(kind, record, budget) if kind else None
     except Exception:  # The stored arguments do not fit this type.
@@ -144,12 +184,41 @@ def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
         error = RecordedError(record.type, record.message or ", ".join(map(str, record.args)))
     for note in record.notes:
         BaseException.add_note(error, note)
+    if record.traceback:
+        tracebacks.keep(error, record.traceback)
     if record.cause is not None:
         error.__cause__ = _rebuild(record.cause, budget)
     return error
 
 
+def _with_text(kind: type[Exception], text: str) -> type[Exception]:
+    """Return a class that is caught as this one and says this text. No code of the class is run."""
+    if type(kind) is not type or any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1]):
+        return kind
+
+    def say(_: BaseException) -> str:
+        return text
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, _SAYS_FOR: kind}
+    try:
+        return type(kind.__name__, (kind,), {**names, "__str__": say, "__reduce__": _reduce})
+    except TypeError:  # A class of an extension may have no subclasses.
+        return kind
+
+
+def _real(error: BaseException) -> type[BaseException]:
+    """The class of an error, also of one that says its text by a class of its own."""
+    kind: type[BaseException] = vars(type(error)).get(_SAYS_FOR, type(error))
+    return kind
+
+
+def _reduce(error: BaseException) -> Any:
+    return decode_error, (encode_error(error),)
+
+
 def _make(kind: type[Exception], record: _Record, budget: Iterator[int]) -> Exception:
+    if kind is ValidationError and record.validation is not None:
+        return validation_errors.rebuild(record.validation)
     if _is_dbos_error(kind):
         dbos_error = kind(*record.args)
         str(dbos_error)  # raises if the stored arguments are not those of such an error
@@ -161,9 +230,12 @@ def _make(kind: type[Exception], record: _Record, budget: Iterator[int]) -> Exce
         members = [_rebuild(member, budget) for member, _ in zip(record.exceptions, budget, strict=False)]
         error: Exception = built_in.__new__(kind, str(record.args[0]), members or [RecordedError(record.type, "…")])
     else:
-        error = built_in.__new__(kind, *record.args)
-        vars(BaseException)["args"].__set__(error, tuple(record.args))
-    attributes = dict(record.attributes)
+        told = record.told_args
+        args = tuple(error_fields.restored(value, told.get(place), _named) for place, value in enumerate(record.args))
+        error = built_in.__new__(kind, *args)
+        vars(BaseException)["args"].__set__(error, args)
+    found = record.attributes.items()
+    attributes = {name: error_fields.restored(value, record.told.get(name), _named) for name, value in found}
     if issubclass(kind, _UNICODE_ERRORS):
         _fill_unicode_error(error, record.args, base64.urlsafe_b64decode(attributes.pop("object")))
     for base, names in _FIELDS:
@@ -186,13 +258,23 @@ def _fill_unicode_error(error: Exception, arguments: list[Any], data: bytes) -> 
     vars(base)["__init__"](error, *encoding, broken, start, end, reason)
 
 
-def _imported(name: str) -> type[Exception] | None:
+def _class_of(record: _Record) -> type[Exception] | None:
+    return (local_classes.named(record.local) if record.local else None) or _found(record.type)
+
+
+def _found(name: str) -> type[Exception] | None:
+    found = _named(name)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+def _named(name: str) -> Any:
+    """Return what this process has imported under a name."""
     module_name, _, qualified_name = name.partition(":")
     found: Any = sys.modules.get(module_name)
     for part in qualified_name.split("."):
         # Look only into the dictionaries of modules and classes: reading an attribute may run code.
         found = vars(found).get(part) if isinstance(found, (type, ModuleType)) else None
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    return found
 
 
 def _is_dbos_error(kind: type[BaseException]) -> bool:

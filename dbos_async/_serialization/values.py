@@ -8,20 +8,19 @@ surrogates) raises at the sender.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 import re
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, SecretBytes, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypeAliasType
 
 from dbos_async._logs import shown
 from dbos_async._serialization import bounded
+from dbos_async._serialization.exact import NOT_FINITE, SIMPLE, are_equal, check_plain, check_same
+from dbos_async._serialization.shapes import Shape
 from dbos_async.errors import InvalidValueError
 
 _ErrorType = Callable[[str, str, list[Any] | None], InvalidValueError]
@@ -39,15 +38,13 @@ MAX_COMMAS = 2000
 _CONFIG = ConfigDict(
     ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
 )
+_UNKNOWN = Shape({"type": "any"})
 _EXPECTED = (ValidationError, PydanticSerializationError, PydanticUserError, ValueError, TypeError, RecursionError)
-_SIMPLE = frozenset((type(None), bool, int, str))
-_JSON_TYPES = frozenset((type(None), bool, int, float, str, list, dict))
 # Finds JSON that may have a number outside the range of float: one with a long exponent or with very many digits. Digits are
 # counted from the first of a number on, so that the time is linear.
 _MAYBE_HUGE = re.compile(r"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9].)[0-9]{199})")
 _OF_JSON = frozenset(("json_invalid", "json_type", "string_unicode", "recursion_loop", "invalid_key"))
 """Errors whose messages have no text of a sender."""
-_NOT_FINITE = "it has a NaN, an infinity or a number outside the range of float, which JSON cannot represent"
 # Searched for in short texts only, since some of these take a time that is quadratic.
 _PHRASES = (
     (r"Unable to serialize unknown type: <class '(.+?)'>", r"its type is or has \1, which has no JSON"),
@@ -70,12 +67,12 @@ def encode_value(
     """
     kind = type(value)
     try:
-        if kind in _SIMPLE and (declared is Any or declared is kind):
+        if kind in SIMPLE and (declared is Any or declared is kind):
             data = to_json(value)
             if kind is int:
                 _read(data)  # raises for an integer that is too long to be read again
         else:
-            data = _dump_plain(value) if declared is Any else _dump_declared(value, type_adapter(declared))
+            data = _dump_plain(value) if declared is Any else _dump_declared(value, _known(declared))
         return data.decode()
     except Exception as problem:  # The serializers and validators of a user's type may raise anything.
         reason = None if isinstance(problem, _EXPECTED) else problem
@@ -97,10 +94,9 @@ def decode_value(
             _read(to_json(from_json(text)))
         if declared is Any:
             return _read(text)
-        checker = type_adapter(declared)
         if len(text) > MAX_SMALL and text.count(",") > MAX_COMMAS:
-            return bounded.validate_json(checker, text)
-        return checker.validate_json(text, by_alias=True, by_name=True)
+            return bounded.validate_json(type_adapter(declared), text)
+        return _known(declared).validator.validate_json(text, by_alias=True, by_name=True)
     except Exception as problem:  # As above.
         reason = None if isinstance(problem, _EXPECTED) else problem
         raise _invalid(problem, what, error, declared, text if len(text) > MAX_SMALL else None) from reason
@@ -129,8 +125,33 @@ def size_error(text: str, max_bytes: int, what: str, error: _ErrorType = Invalid
     )
 
 
+class _Known:
+    """A declared type, which this keeps alive, with what pydantic and `exact` make of it."""
+
+    __slots__ = ("adapter", "declared", "serialize", "shape", "validator")
+
+    def __init__(self, declared: Any, adapter: TypeAdapter[Any]) -> None:
+        self.declared = declared
+        self.adapter = adapter
+        self.validator: Any = adapter
+        self.serialize: Callable[..., bytes] = adapter.dump_json
+        self.shape: Shape | None = None
+
+    def complete(self) -> None:
+        """Learn what to compare, unless the type waits for a name that is not defined yet."""
+        schema = bounded.schema_of(self.adapter)
+        if schema is not None:
+            self.validator = bounded.validator_with_zones(self.adapter)
+            self.serialize = self.adapter.serializer.to_json
+            self.shape = Shape(schema)
+
+
 def type_adapter(declared: Any) -> TypeAdapter[Any]:
     """Return the pydantic adapter of a type. Each is made once."""
+    return _known(declared).adapter
+
+
+def _known(declared: Any) -> _Known:
     known = _adapters.get(id(declared))
     if known is None:
         if len(_adapters) >= MAX_ADAPTERS:
@@ -139,12 +160,14 @@ def type_adapter(declared: Any) -> TypeAdapter[Any]:
             made = _new_adapter(declared, repr(declared))
         except TypeError:  # an unhashable type, such as an Annotated with a list in it
             made = _new_adapter.__wrapped__(declared, "")
-        # The cache keeps the type alive, so that no other type can get the same id.
-        known = _adapters[id(declared)] = declared, made
-    return known[1]
+        # It keeps the type alive, so that no other type can get the same id.
+        known = _adapters[id(declared)] = _Known(declared, made)
+    if known.shape is None:
+        known.complete()
+    return known
 
 
-_adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}
+_adapters: dict[int, _Known] = {}
 
 
 @functools.lru_cache(maxsize=MAX_ADAPTERS)
@@ -166,23 +189,24 @@ def _dump_plain(value: object) -> bytes:
     data = to_json(value, bytes_mode="base64", round_trip=True)
     _check_depth(data)
     if not are_equal(_read(data), value):
-        _check_plain(value, objects=b"null" in data or b"***" in data)
+        check_plain(value, objects=b"null" in data or b"***" in data)
     return data
 
 
-def _dump_declared(value: object, checker: TypeAdapter[Any]) -> bytes:
+def _dump_declared(value: object, known: _Known) -> bytes:
     try:
-        data = checker.dump_json(value, warnings="error", round_trip=True)
+        data: bytes = known.serialize(value, warnings="error", round_trip=True)
     except PydanticSerializationError:
-        bounded.validate_strictly(checker, value)  # This names the problem more clearly if the type is wrong.
+        bounded.validate_strictly(known.adapter, value)  # This names the problem more clearly if the type is wrong.
         raise
     _check_depth(data)
     if b"NaN" in data or b"Infinity" in data:
         _read(data)
     if len(data) > MAX_SMALL and data.count(b",") > MAX_COMMAS:
-        _check_equal(value, bounded.validate_json(checker, data), checker)
+        again = bounded.validate_json(known.adapter, data)
     else:
-        _check_equal(value, checker.validate_json(data, by_alias=True, by_name=True), checker)
+        again = known.validator.validate_json(data, by_alias=True, by_name=True)
+    check_same(value, again, known.shape or _UNKNOWN)
     return data
 
 
@@ -191,87 +215,12 @@ def _read(data: bytes | str) -> Any:
         return from_json(data, allow_inf_nan=False)
     except ValueError:
         from_json(data)  # raises if the problem is a different one
-        raise ValueError(_NOT_FINITE) from None
+        raise ValueError(NOT_FINITE) from None
 
 
 def _check_depth(data: bytes) -> None:
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         from_json(b"[" * (200 - MAX_DEPTH) + data + b"]" * (200 - MAX_DEPTH))
-
-
-def _check_plain(value: Any, *, objects: bool, keys: bool = True) -> None:
-    """Raise if a value without a declared type would arrive changed.
-
-    Examples are a key that is not text, a NaN in an object (it becomes null) and a secret (it becomes stars).
-    ``objects`` says whether to look into the fields of objects, ``keys`` whether to check the keys of dicts.
-    """
-    items: Iterable[Any] = ()
-    if isinstance(value, dict):
-        for key in value if keys else ():
-            if not isinstance(key, str):
-                raise TypeError(f"its key {key!r:.100} is of type {type(key).__name__} and JSON keys are str")
-        items = value.values()
-    elif isinstance(value, (list, tuple, deque)):
-        items = value
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(_NOT_FINITE)
-    elif isinstance(value, (SecretStr, SecretBytes)):
-        raise ValueError("it has a secret, of which JSON shows only stars")
-    elif objects and type(value) not in _JSON_TYPES:
-        items, keys = _fields(value), False  # its own serializer decides about its keys
-    for item in items:
-        if type(item) not in _SIMPLE:
-            _check_plain(item, objects=objects, keys=keys)
-
-
-def _check_equal(value: Any, again: Any, checker: TypeAdapter[Any]) -> None:
-    """Raise if ``value`` differs from ``again``, the value of its JSON, beyond what its type's own serializer changes."""
-    if are_equal(again, value):
-        return
-    sent, arrived = type(value), type(again)
-    if isinstance(value, (list, tuple, deque)) and isinstance(again, (list, tuple, deque)):
-        pairs: Iterable[tuple[Any, Any]] = zip(value, again, strict=False)
-    elif sent is not arrived:
-        _check_plain(value, objects=True)
-        # Where no type is declared, plain JSON arrives.
-        if sent in _JSON_TYPES or arrived not in _JSON_TYPES or not _allows_any(checker):
-            raise TypeError(f"its type is or has {sent.__qualname__}, which would arrive as {arrived.__qualname__}")
-        return
-    elif isinstance(value, dict):
-        if lost := value.keys() - again.keys():
-            _check_plain(value, objects=False)
-            raise ValueError(f"its key {next(iter(lost))!r:.100} would be lost")
-        pairs = ((item, again[key]) for key, item in value.items())
-    else:  # The serializer of any other object may change it.
-        _check_plain(value, objects=False)
-        pairs = zip(_fields(value), _fields(again), strict=False)
-    for one, other in pairs:
-        _check_equal(one, other, checker)
-
-
-@functools.lru_cache(maxsize=MAX_ADAPTERS)
-def _allows_any(checker: TypeAdapter[Any]) -> bool:
-    return "'type': 'any'" in str(checker.core_schema)
-
-
-def _fields(value: Any) -> list[Any]:
-    kind: Any = type(value)
-    return [getattr(value, name, None) for name in _field_names(kind)]
-
-
-@functools.lru_cache(maxsize=MAX_ADAPTERS)
-def _field_names(kind: type) -> list[str]:
-    if issubclass(kind, BaseModel):
-        return [name for name, field in kind.model_fields.items() if not field.exclude]
-    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-
-
-def are_equal(one: object, other: object) -> bool:
-    """Return whether two values are equal, and true if their comparison fails."""
-    try:
-        return bool(one == other)
-    except Exception:  # The __eq__ of a user's class may raise anything.
-        return True
 
 
 def _invalid(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, IntEnum, StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
@@ -141,6 +141,19 @@ class Blob:
 @dataclass(eq=False)
 class Incomparable:
     n: int
+
+
+@dataclass
+class Counted:
+    n: int
+    seen: int = field(default=0, init=False)
+    cache: int = field(default=0, init=False, compare=False)
+
+
+def counted(seen: int = 0, cache: int = 0) -> Counted:
+    made = Counted(1)
+    made.seen, made.cache = seen, cache
+    return made
 
 
 class Texts(BaseModel):

@@ -109,7 +109,7 @@ def test_d1_a_declared_type_is_restored_wherever_it_stands(declared: Any, value:
 
 
 ARRIVES_AS: list[tuple[Any, Any, Any]] = [
-    (float, 1, 1.0), (int, True, 1), (int, Level.LOW, 1), (str, Unit.EUR, "eur"), (Sequence[int], (1, 2), [1, 2]),
+    (float, 1, 1.0),
     (dict[str, Any], {"a": (1, NOW)}, {"a": [1, "2026-11-23T12:00:00.123456Z"]}), (Any, Colour.RED, "red"),
     (Bag, Bag(anything=Colour.RED), Bag(anything="red")),
     (Any, b"\xff", "_w=="), (Any, [UUID(int=7)], [f"{UUID(int=7)}"]), (Any, Point(1.0, 2.0), {"x": 1.0, "y": 2.0}),

@@ -116,10 +116,7 @@ def test_causes_notes_and_groups_are_kept() -> None:
 
 
 def test_what_cannot_be_rebuilt_is_named() -> None:
-    class LocalError(Exception):
-        pass
-
-    for error in (LocalError("x"), asyncio.CancelledError("x"), BaseExceptionGroup("x", [KeyboardInterrupt()])):
+    for error in (asyncio.CancelledError("x"), BaseExceptionGroup("x", [KeyboardInterrupt()])):
         again = there_and_back(error)
         assert isinstance(again, RecordedError)
         assert type(error).__name__ in str(again)
@@ -199,8 +196,8 @@ def test_w2_an_exception_keeps_what_its_message_is_made_of() -> None:
     error = OrderError("order-17", cents=7, due=NOW, reply=NoModel())
     again = there_and_back(error)
     assert type(again) is OrderError
-    assert vars(again) == {"order": "order-17", "cents": 7, "due": "2026-11-23T12:00:00.123456Z"}
-    assert str(again) == "order-17: 7 cents due 2026-11-23T12:00:00.123456Z"
+    assert vars(again) == {"order": "order-17", "cents": 7, "due": NOW}
+    assert str(again) == str(error) == "order-17: 7 cents due 2026-11-23 12:00:00.123456+00:00"
 
 
 FIELDS = ("errno", "strerror", "filename", "filename2", "name", "path", "object", "start", "end", "lineno", "code")

@@ -37,7 +37,11 @@ async def main(url: str, workflow_id: str) -> None:
         try:
             await handle.get_result()
         except Exception as error:
-            print(json.dumps({"error": told(error), "imported": "tests.support.programs.failures" in sys.modules}))
+            print(
+                json.dumps(
+                    {"error": told(error), "imported": "tests.support.programs.failures" in sys.modules}, default=str
+                )
+            )
 
 
 if __name__ == "__main__":
