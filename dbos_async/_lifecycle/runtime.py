@@ -6,7 +6,6 @@ import asyncio
 import functools
 import os
 import socket
-from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
@@ -128,7 +127,7 @@ class Runtime:
         url = self._settings.url or os.environ.get("DBOS_DATABASE_URL")
         if url:
             return url
-        self._server = await embedded.start(Path.cwd() / ".dbos_async")
+        self._server = await embedded.start()
         return self._server.url
 
     async def _stop_server(self) -> None:
