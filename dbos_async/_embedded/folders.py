@@ -26,7 +26,7 @@ class Alias:
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
         self._link: Path | None = None
-        self.name = str(folder)
+        self.name: str = str(folder)
         # A comma separates hosts in a URL, and asyncpg takes a name with .s.PGSQL. for that of a socket.
         is_plain = re.fullmatch(r"(?:(?!\.s\.PGSQL\.)[^,\ud800-\udfff])*", self.name, re.DOTALL)
         if is_plain and len(os.fsencode(folder / ".s.PGSQL.5432")) <= MAX_SOCKET_PATH:
