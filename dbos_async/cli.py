@@ -13,7 +13,7 @@ import typer
 from dbos_async._checks import check_url
 from dbos_async._database import migrations
 from dbos_async._database.outages import CONNECT_ERRORS
-from dbos_async._database.urls import why_unusable
+from dbos_async._database.urls import why_unusable, without_libpq_parameters
 from dbos_async.errors import DBOSError
 
 app: typer.Typer = typer.Typer(
@@ -60,7 +60,7 @@ def _fail(sentence: str) -> NoReturn:
 
 
 async def _migrate(url: str, check: bool) -> list[str]:
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(without_libpq_parameters(url), timeout=10)
     try:
         if check:
             await migrations.check(connection)

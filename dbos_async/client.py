@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
@@ -16,7 +17,7 @@ from dbos_async._workflows.known import KnownNames
 from dbos_async._workflows.registry import call_by_name
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.verbs import WorkflowVerbs
-from dbos_async.errors import LaunchError
+from dbos_async.errors import ConfigurationError, LaunchError
 
 if TYPE_CHECKING:
     from dbos_async._runs.transaction import Connection
@@ -33,11 +34,12 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
     Its verbs are those of `DBOS` outside of workflows, called on this object: where their examples write ``DBOS.send(…)``, write
     ``client.send(…)``. A process may have any number of clients, each used in the event loop that opened it.
 
-    ``migrate=True`` also creates or updates the schema; by default it is only checked. ``max_payload_bytes`` is how large the JSON
-    of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot be reached, then it
-    raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what this client starts;
-    ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some starts. Results are
-    plain JSON values unless the workflow is started by its function.
+    Without a URL it uses ``$DBOS_DATABASE_URL``. It starts no embedded Postgres: without either, opening it raises
+    `ConfigurationError`. ``migrate=True`` also creates or updates the schema; by default it is only checked. ``max_payload_bytes``
+    is how large the JSON of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot
+    be reached, then it raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what
+    this client starts; ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some
+    starts. Results are plain JSON values unless the workflow is started by its function.
 
     Example:
         ```python
@@ -49,14 +51,14 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
         migrate: bool = False,
         max_payload_bytes: int = 8 * 2**20,
         connect_timeout_seconds: float = 30.0,
         application_version: str | None = None,
     ) -> None:
-        self._url = check_url(url)
+        self._url = None if url is None else check_url(url)
         self._migrate = check_flag(migrate, "migrate")
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
@@ -68,7 +70,7 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         if self._opened is not None:
             raise LaunchError("This DBOSClient is open already: use one 'async with' block, or a client for each.")
         database = Database(
-            self._url,
+            self._find_url(),
             connect_timeout_seconds=self._connect_timeout_seconds,
             max_payload_bytes=self._max_payload_bytes,
             max_connections=4,
@@ -88,6 +90,14 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
             check_loop(self._opened[1], OTHER_LOOP)
             database, self._opened = self._opened[0], None
             await database.close()
+
+    def _find_url(self) -> str:
+        url = os.environ.get("DBOS_DATABASE_URL") if self._url is None else self._url
+        if url is None or url == "":
+            raise ConfigurationError(
+                "No database: pass the URL of the application's database to DBOSClient(...), or set DBOS_DATABASE_URL."
+            )
+        return url
 
     @overload
     async def start_workflow(self, workflow: str, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]: ...

@@ -20,7 +20,7 @@ import logging
 import re
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, TypeVar, Unpack
 
 import anyio
@@ -109,15 +109,45 @@ def lifespan(
     async def launch_around(app: App) -> AsyncGenerator[Any, None]:
         await DBOS.launch(url, **options)
         try:
-            if inside is None:
-                yield None
-            else:
-                async with inside(app) as state:
-                    yield state
+            async with _around(inside, app) as state:
+                yield state
         finally:
             await DBOS.shutdown()
 
     return launch_around
+
+
+def client_lifespan(client: DBOSClient, *, inside: Lifespan[App] | None = None) -> Lifespan[App]:
+    """A lifespan that opens a `DBOSClient` with the application and closes it at the end, for servers that run no workflows.
+
+    ``inside`` is a lifespan of your own, as in `lifespan`: the client is open while it lasts. Raises what opening a `DBOSClient`
+    raises, when the application starts, and `InvalidArgumentError` for arguments that are none.
+
+    Example:
+        ```python
+        client = DBOSClient()  # $DBOS_DATABASE_URL
+        app = FastAPI(lifespan=client_lifespan(client))
+
+        @app.get("/orders/{order_id}/progress")
+        async def progress(request: Request, order_id: str) -> Response:
+            return await stream_response(request, order_id, "progress", client=client)
+        ```
+    """
+
+    check_instance(client, DBOSClient, "client")
+    if inside is not None:
+        check_callable(inside, "inside")
+
+    @asynccontextmanager
+    async def open_around(app: App) -> AsyncGenerator[Any, None]:
+        async with client, _around(inside, app) as state:
+            yield state
+
+    return open_around
+
+
+def _around(inside: Lifespan[App] | None, app: App) -> AbstractAsyncContextManager[Any]:
+    return nullcontext() if inside is None else inside(app)
 
 
 def add_error_handlers(app: Starlette) -> None:

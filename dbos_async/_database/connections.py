@@ -17,7 +17,7 @@ from asyncpg.connect_utils import SessionAttribute
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.outages import OutageLog, is_lost, is_usable_after
 from dbos_async._database.probe import AFTER_SECONDS, OnProbe, Probe, close
-from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts
+from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts, without_libpq_parameters
 
 if TYPE_CHECKING:
     _Plain = asyncpg.Connection[asyncpg.Record]
@@ -54,6 +54,7 @@ class Postgres:
     """A pool of up to ``max_connections`` connections to one database, opened when needed, the last used first."""
 
     def __init__(self, url: str, *, max_connections: int = 8, connect_timeout_seconds: float = 30.0) -> None:
+        url = without_libpq_parameters(url)
         hosts = hosts_of(url)
         self._url = without_hosts(url) if hosts else url
         self._connect_timeout_seconds = connect_timeout_seconds

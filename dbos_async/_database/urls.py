@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+import functools
+import logging
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit, urlunsplit
 
 from dbos_async._logs import shown, without_stop
+
+_log = logging.getLogger("dbos_async")
+
+_LIBPQ_ONLY: Final = frozenset({
+    "channel_binding", "client_encoding", "connect_timeout", "fallback_application_name", "gssdelegation", "gssencmode",
+    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts", "max_protocol_version",
+    "min_protocol_version", "replication", "require_auth", "requirepeer", "scram_client_key", "scram_server_key", "sslcertmode",
+    "sslcompression", "sslcrldir", "sslkeylogfile", "sslsni", "tcp_user_timeout",
+})  # fmt: skip
+"""Parameters of a URL that libpq knows and asyncpg takes for settings of the server, which would refuse them."""
+
+_WEAKENS: Final = frozenset(
+    {"channel_binding=require", "gssencmode=require", "require_auth", "requirepeer", "sslcertmode=require"}
+)
+"""Those of them that ask for a protection which asyncpg does not have."""
 
 
 class Host(NamedTuple):
@@ -13,6 +30,29 @@ class Host(NamedTuple):
 
     name: str
     port: int
+
+
+def without_libpq_parameters(url: str) -> str:
+    """Return the URL without the parameters that only libpq knows; the log names those that would have protected something."""
+    before, mark, query = url.partition("?")
+    query, hash_mark, fragment = query.partition("#")
+    kept: list[str] = []
+    names_host = _named_hosts(url)[0] != "" or "&host=" in f"&{query}"
+    for each in query.split("&"):
+        name, _, value = each.partition("=")
+        name = unquote_plus(name)
+        if name == "hostaddr":
+            kept += [] if names_host else [f"host={value}"]
+        elif name not in _LIBPQ_ONLY:
+            kept.append(each)
+        elif name in _WEAKENS or f"{name}={unquote_plus(value)}" in _WEAKENS:
+            _warn(name)
+    return f"{before}{mark if kept else ''}{'&'.join(kept)}{hash_mark}{fragment}"
+
+
+@functools.cache  # once in a process
+def _warn(name: str) -> None:
+    _log.warning("The URL of the database asks for %s, which asyncpg does not have: it is left out.", name)
 
 
 def hosts_of(url: str) -> list[Host]:

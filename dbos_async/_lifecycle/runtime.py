@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 from importlib.metadata import version
-from pathlib import Path
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
@@ -156,7 +155,7 @@ class Runtime:
         url = self._settings.url or os.environ.get("DBOS_DATABASE_URL")
         if url:
             return url
-        self._server = await embedded.start(Path.cwd() / ".dbos_async")
+        self._server = await embedded.start()
         return self._server.url
 
     async def _stop_server(self) -> None:

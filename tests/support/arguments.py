@@ -224,6 +224,7 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOSClient.list_workflows name": SEVERAL,
     "DBOSClient.list_workflows status": STATUSES,
     "DBOSClient.list_workflows workflow_id": SEVERAL,
+    "fastapi.client_lifespan client": Kind(DBOSClient("postgresql://localhost/shop"), (None, 5, "x", DBOS, object())),
     "SendMessage headers": Kind(None, (5, "a", b"a", [("a", "b")], object()), takes_none=True),
     "SendMessage message": Kind(1, ()),  # `send_bulk` encodes it, and refuses what has no JSON
 }

@@ -365,4 +365,5 @@ async def lifecycle() -> None:
     assert_type(await DBOS.shutdown(), None)
     async with DBOSClient("postgresql://", migrate=True) as client:
         assert_type(client, DBOSClient)
-    DBOSClient()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a client has a URL
+    DBOSClient()  # $DBOS_DATABASE_URL
+    DBOSClient(17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a URL is a str

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from dbos_async import (
     DBOS,
+    ConfigurationError,
     DatabaseUnavailableError,
     DBOSClient,
     InvalidCallError,
@@ -33,7 +34,7 @@ from dbos_async import (
     WorkflowNotFoundError,
 )
 from dbos_async import fastapi as web
-from dbos_async.fastapi import add_error_handlers, lifespan, stream_response
+from dbos_async.fastapi import add_error_handlers, client_lifespan, lifespan, stream_response
 from tests.support.web import serving
 from tests.support.web_app import STEPS, pay, start
 
@@ -82,6 +83,45 @@ async def test_a_lifespan_that_fails_leaves_nothing_launched(database_url: str) 
 async def test_the_options_of_a_lifespan_are_those_of_dbos() -> None:
     taken = list(inspect.signature(DBOS).parameters)
     assert ["url", *web.Options.__annotations__] == taken
+
+
+async def test_a_client_s_lifespan_opens_it_around_one_of_your_own(
+    site: str, database_url: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("DBOS_DATABASE_URL", database_url)
+    await start("w", [1, 2])
+    client = DBOSClient()
+
+    @asynccontextmanager
+    async def own(_app: Any) -> AsyncIterator[dict[str, Any]]:
+        yield {"found": [one.workflow_id for one in await client.list_workflows()]}
+        assert await client.get_event("w", "none", timeout_seconds=0) is None, "it is still open"
+
+    async def ask(request: Request) -> Response:
+        return JSONResponse(request.state.found)
+
+    async def stream(request: Request) -> Response:
+        return await stream_response(request, "w", "k", client=client)
+
+    routes = [Route("/", ask), Route("/stream", stream)]
+    for _ in range(2):  # an application may be started again
+        app = Starlette(routes=routes, lifespan=client_lifespan(client, inside=own))
+        async with serving(app) as address, httpx.AsyncClient(trust_env=False) as browser:
+            assert (await browser.get(address)).json() == ["w"]
+            assert "data: 2" in (await browser.get(f"{address}/stream")).text
+        with pytest.raises(LaunchError, match="not open"):
+            await client.list_workflows()
+    alone: web.Lifespan[Any] = client_lifespan(client)
+    async with alone(app) as state:
+        assert state is None
+
+
+@pytest.mark.parametrize("url", [None, ""])
+async def test_d5_a_client_without_a_url_says_what_to_do(url: str | None, monkeypatch: Any) -> None:
+    monkeypatch.delenv("DBOS_DATABASE_URL", raising=False)
+    with pytest.raises(ConfigurationError, match=r"URL .* to DBOSClient\(\.\.\.\), or set DBOS_DATABASE_URL\.$"):
+        async with DBOSClient(url):
+            pass
 
 
 # Errors

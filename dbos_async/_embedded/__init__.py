@@ -1,0 +1,1 @@
+"""The embedded Postgres: its folders, its programs and its server."""
