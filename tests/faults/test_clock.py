@@ -43,13 +43,13 @@ async def admin(empty_database_url: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-@DBOS.step()
+@DBOS.step(name="charge by the clock")
 async def charge(what: str) -> str:
     RAN[what] += 1
     return f"receipt for {what}"
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="order by clock")
 async def order() -> list[str]:
     first = await charge("a")
     await DBOS.sleep(0.2)

@@ -55,7 +55,7 @@ async def double(n: int) -> int:
     return 2 * n
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="everything refused")
 async def everything() -> list[Any]:
     """Each verb once."""
     me = str(DBOS.workflow_id)
