@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Final, Self, Unpack
 
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
@@ -16,13 +15,10 @@ from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
-from dbos_async._workflows.start import Workflow
+from dbos_async._workflows.start import WorkflowDecorator
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 from dbos_async.keys import check_int, check_seconds
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
@@ -184,15 +180,16 @@ class DBOS:
         return await _current._runtime.health()
 
     @staticmethod
-    def workflow(
-        name: str | None = None, max_recovery_attempts: int = 50
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]:
+    def workflow(name: str | None = None, max_recovery_attempts: int = 50) -> WorkflowDecorator:
         """Register an ``async def`` as a workflow: called, it runs durably, and after a crash it continues from its last step.
 
         Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
         than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked.
 
-        Raises `RegistrationError` when the function is not an ``async def``, or when another function has the name.
+        Static and class methods work, too; a decorator that has made a ``def`` of an ``async def`` needs `functools.wraps`.
+
+        Raises `RegistrationError` when the function cannot be a workflow (no coroutine, a generator, a method of an object), or
+        when another function has the name.
 
         Example:
             ```python
@@ -203,9 +200,9 @@ class DBOS:
             assert await greet("Ada") == "Hello, Ada!"
             ```
         """
-        if callable(name):
+        if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
-        return lambda function: Workflow(function, name, max_recovery_attempts)
+        return WorkflowDecorator(name, max_recovery_attempts)
 
     @staticmethod
     def step(
@@ -220,7 +217,11 @@ class DBOS:
 
         With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
         ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
-        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step.
+        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step. A
+        record knows it by its ``name`` (``None``: the qualified name of the function).
+
+        Raises `RegistrationError` when the function cannot be a step (a generator, a lambda without a ``name``), or when another
+        function has the name.
 
         Example:
             ```python
@@ -235,7 +236,7 @@ class DBOS:
             assert await checkout() == "charged 1250 cents"
             ```
         """
-        if callable(name):
+        if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
         check_int(max_attempts, 1, "max_attempts")
         check_seconds(interval_seconds, "interval_seconds")
