@@ -4,7 +4,9 @@ from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
 from dbos_async._runs.start_options import SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
+from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.status import WorkflowStatus
+from dbos_async._workflows.step_functions import StepFunction
 from dbos_async._workflows.step_list import WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
@@ -73,12 +75,14 @@ __all__ = [
     "SetApplicationVersion",
     "SetWorkflowID",
     "SetWorkflowTimeout",
+    "StepFunction",
     "StepTimeoutError",
     "Stream",
     "StreamClosedError",
     "StreamTimeoutError",
     "SystemExitError",
     "Topic",
+    "Workflow",
     "WorkflowCancelledError",
     "WorkflowConflictError",
     "WorkflowEndedError",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Final, Self, Unpack
 
 from dbos_async._checks import check_optional_key
 from dbos_async._database.database import Database
@@ -18,12 +17,9 @@ from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
-from dbos_async._workflows.start import Workflow
+from dbos_async._workflows.start import WorkflowDecorator
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
@@ -188,16 +184,16 @@ class DBOS:
         return await _current._runtime.health()
 
     @staticmethod
-    def workflow(
-        name: str | None = None, max_recovery_attempts: int | None = 50
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Workflow[P, R]]:
+    def workflow(name: str | None = None, max_recovery_attempts: int | None = 50) -> WorkflowDecorator:
         """Register an ``async def`` as a workflow: called, it runs durably, and after a crash it continues from its last step.
 
         Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
         than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked (``None``: never).
 
-        Raises `InvalidArgumentError` when an option cannot be used, `RegistrationError` when the function is not an
-        ``async def``, or when another function has the name.
+        Static and class methods work, too; a decorator that has made a ``def`` of an ``async def`` needs `functools.wraps`.
+
+        Raises `InvalidArgumentError` when an option cannot be used, `RegistrationError` when the function cannot be a workflow
+        (no coroutine, a generator, a method of an object), or when another function has the name.
 
         Example:
             ```python
@@ -208,10 +204,9 @@ class DBOS:
             assert await greet("Ada") == "Hello, Ada!"
             ```
         """
-        if callable(name):
+        if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
-        name, most = check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts)
-        return lambda function: Workflow(function, name, most)
+        return WorkflowDecorator(check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts))
 
     @staticmethod
     def step(
@@ -226,10 +221,12 @@ class DBOS:
 
         With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
         ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
-        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step.
+        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step. A
+        record knows it by its ``name`` (``None``: the qualified name of the function). Options of retries without
+        ``retries_allowed`` do nothing, and a ``UserWarning`` says so.
 
-        Raises `InvalidArgumentError` when an option cannot be used. Options of retries without ``retries_allowed`` do nothing,
-        and a ``UserWarning`` says so.
+        Raises `InvalidArgumentError` when an option cannot be used, and `RegistrationError` when the function cannot be a step
+        (a generator, a lambda without a ``name``), or when another function has the name.
 
         Example:
             ```python
@@ -244,7 +241,7 @@ class DBOS:
             assert await checkout() == "charged 1250 cents"
             ```
         """
-        if callable(name):
+        if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
         return StepDecorator(
             *step_options(name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds)

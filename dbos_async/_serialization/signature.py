@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from inspect import Parameter
 from types import GenericAlias, SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from dbos_async.errors import InvalidArgumentError, InvalidCallError, InvalidVal
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _BY_INDEX = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _PARAM_SPEC = (typing.ParamSpecArgs, typing.ParamSpecKwargs)
+_AWAITABLE = (Awaitable, Coroutine)
 _EMPTY_CALL = '{"args":[],"kwargs":{}}'
 _MANY = 100
 """More arguments of one parameter than these are decoded as one value."""
@@ -38,9 +40,12 @@ class Signature:
     Without ``takes_stored_arguments`` only the annotation of the result counts.
     """
 
-    def __init__(self, function: Callable[..., Any], *, takes_stored_arguments: bool = True) -> None:
-        self._function = function
-        self._name = getattr(function, "__qualname__", type(function).__qualname__)
+    def __init__(self, function: Callable[..., Any], *, takes_stored_arguments: bool = True, name: str = "") -> None:
+        self._function = _function_in(function)
+        self._name = getattr(function, "__qualname__", name or type(function).__qualname__)
+        self._awaits = not inspect.iscoroutinefunction(self._function)
+        self.returns_awaitable: bool = False
+        """Whether the annotation says that a plain ``def`` returns a coroutine. The type of the result is what that gives."""
         self._signature = _signature_of(function)
         parameters = list(self._signature.parameters.values())
         self._indexed = [parameter.name for parameter in parameters if parameter.kind in _BY_INDEX]
@@ -156,7 +161,11 @@ class Signature:
         for name, annotation in self._annotations.items():
             what, reason = "result" if name == "return" else f"parameter {name!r}", ""
             try:
-                types[name] = declared = self._evaluate(annotation)
+                declared = self._evaluate(annotation)
+                if name == "return" and self._awaits and typing.get_origin(declared) in _AWAITABLE:
+                    self.returns_awaitable = True
+                    declared = typing.get_args(declared)[-1]
+                types[name] = declared
                 has_json = declared is Any or _has_json(type_adapter(declared).core_schema)
             except (NameError, AttributeError) as problem:
                 if final:
@@ -183,7 +192,7 @@ class Signature:
         holder = SimpleNamespace(
             __annotations__={"annotation": annotation}, __type_params__=getattr(self._function, "__type_params__", ())
         )
-        names = getattr(inspect.unwrap(self._function), "__globals__", {})
+        names = getattr(_function_in(inspect.unwrap(self._function)), "__globals__", {})
         declared = typing.get_type_hints(holder, globalns=names, include_extras=True)["annotation"]
         # A function that never returns has no result, and the types behind a ParamSpec are not known.
         if declared in (typing.Never, typing.NoReturn) or isinstance(declared, _PARAM_SPEC):
@@ -214,12 +223,24 @@ def encode_plain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    if sys.version_info >= (3, 14):
-        import annotationlib
+    try:
+        if sys.version_info >= (3, 14):
+            import annotationlib
 
-        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
-    else:
-        return inspect.signature(function)
+            return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+        else:
+            return inspect.signature(function)
+    except (TypeError, ValueError):  # some functions that are written in C tell nothing
+        return inspect.Signature(
+            [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
+        )
+
+
+def _function_in(function: Any) -> Any:
+    """The function in partials, or of a callable object. It has the globals in which the annotations are read."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _has_json(schema: Any) -> bool:

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from types import FrameType
+from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 from dbos_async._checks import check_key, excerpt
 from dbos_async._serialization.signature import Signature, encode_plain_call
+from dbos_async._workflows import shapes
 from dbos_async.errors import RegistrationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class RegisteredWorkflow(Generic[P, R]):
+class RegisteredWorkflow(shapes.Decorated, Generic[P, R]):
     """A function under the name by which its workflows are found again after a restart."""
 
-    def __init__(self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int) -> None:
-        if not inspect.iscoroutinefunction(function):
-            raise RegistrationError(
-                f"@DBOS.workflow() decorates async functions, and {excerpt(function)} is none: "
-                "write 'async def' and @DBOS.workflow()."
-            )
+    kind: ClassVar[shapes.Kind] = "workflow"
+
+    def __init__(
+        self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int, frame: FrameType
+    ) -> None:
+        shape = shapes.shape_of(function, self.kind, name, frame)
+        shapes.check_unbound(function)
         functools.update_wrapper(cast("Any", self), function)  # what starts it makes it callable
-        self.name: str = check_key(name or function.__qualname__, "The name of a workflow")
-        self.function = function
-        self.signature: Signature = Signature(function)
+        self.name: str = shape.name
+        self.signature: Signature = Signature(function, name=shape.name)
+        self.origin: shapes.Origin = shape.origin
         self.max_recovery_attempts = max_recovery_attempts
+        self.function: Callable[..., Awaitable[R]] = function
+        if not shape.is_coroutine:
+            if not (self.signature.returns_awaitable or shapes.is_made_of_coroutine_function(function)):
+                raise RegistrationError(
+                    f"@DBOS.workflow() decorates async functions, and {excerpt(function)} is none: "
+                    "write 'async def' and @DBOS.workflow()."
+                )
+            self.function = shapes.awaiting(function)
         namesake = registered.get(self.name)
-        if namesake is not None and _full_name(namesake.function) != _full_name(function):
+        if namesake is not None and not namesake.origin.is_same(self.origin):
             raise RegistrationError(
-                f"Two workflows are named {self.name!r} ({_full_name(namesake.function)} and {_full_name(function)}): "
+                f"Two workflows are named {self.name!r} ({namesake.origin} and {self.origin}): "
                 "give one of them another name with @DBOS.workflow(name=…)."
             )
         registered[self.name] = self
+
+
+class InheritedWorkflow(NamedTuple):
+    """What a subclass has of a class method that is a workflow. A replay would not know for which class it was started."""
+
+    workflow: RegisteredWorkflow[Any, Any]
+    owner: type
+    subclass: type
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise self.refusal()
+
+    def refusal(self) -> RegistrationError:
+        """The error of a start."""
+        return RegistrationError(
+            f"The workflow {self.workflow.name!r} is a class method of {self.owner.__qualname__} and runs for that class only: "
+            f"start it from there, or define one in {self.subclass.__qualname__}."
+        )
 
 
 def check_registered() -> None:
@@ -58,17 +86,20 @@ def find(function: Any) -> RegisteredWorkflow[Any, Any]:
     """The workflow that a caller named by its decorated function."""
     if isinstance(function, RegisteredWorkflow):
         return function
+    if isinstance(function, InheritedWorkflow):
+        raise function.refusal()
+    if isinstance(getattr(function, "__wrapped__", None), RegisteredWorkflow):
+        raise RegistrationError(
+            f"{excerpt(function)} has a decorator over @DBOS.workflow(), which a start would not call: "
+            "write @DBOS.workflow() above the other decorator."
+        )
     raise RegistrationError(f"{excerpt(function)} is not a workflow: decorate it with @DBOS.workflow().")
 
 
 def call_by_name(function: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[str, str, Any]:
     """The name, the encoded arguments and the result type of a workflow, which this process may know by its name only."""
     if isinstance(function, str):
-        check_key(function, "The name of a workflow")
-        return function, encode_plain_call(tuple(args), kwargs), Any
+        name = check_key(function, "The name of a workflow")
+        return name, encode_plain_call(tuple(args), kwargs), Any
     workflow = find(function)
     return workflow.name, workflow.signature.encode_call(tuple(args), kwargs), workflow.signature.result_type
-
-
-def _full_name(function: Any) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

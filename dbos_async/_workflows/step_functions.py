@@ -9,11 +9,12 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, overload
+from types import AsyncGeneratorType, FrameType, GeneratorType, MethodType
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 import anyio
 
-from dbos_async._checks import check_key, excerpt
 from dbos_async._logs import text_of
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
@@ -24,6 +25,16 @@ from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
+from dbos_async._workflows.shapes import (
+    Decorated,
+    Kind,
+    Origin,
+    Shape,
+    TakesClass,
+    TakesObject,
+    decorating_frame,
+    shape_of,
+)
 from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
@@ -32,11 +43,17 @@ MAX_PROBLEM: Final = 500
 """How much of the text of an error the list of steps shows."""
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+T = TypeVar("T")
+
+_GENERATORS: Final = (GeneratorType, AsyncGeneratorType)
 
 
-class StepFunction(Generic[P, R]):
+class StepFunction(Decorated, Generic[P, R]):
     """A registered step: await it like the function. In a workflow it is recorded, elsewhere it is a plain call."""
+
+    kind: ClassVar[Kind] = "step"
 
     def __init__(
         self,
@@ -47,25 +64,35 @@ class StepFunction(Generic[P, R]):
         interval_seconds: float,
         backoff_rate: float,
         timeout_seconds: float | None,
+        frame: FrameType,
     ) -> None:
-        if not inspect.isroutine(function):
-            raise RegistrationError(
-                f"@DBOS.step() decorates functions, and {excerpt(function)} is none: write @DBOS.step()."
-            )
+        shape = shape_of(function, self.kind, name, frame)
         functools.update_wrapper(self, function)
-        self.name: str = check_key(name or function.__qualname__, "The name of a step")
+        self.name: str = shape.name
         self._function = function
-        self._signature = Signature(function, takes_stored_arguments=False)
-        step_signatures.add(self._signature)
-        self._is_coroutine = inspect.iscoroutinefunction(function)
+        self._signature = Signature(function, takes_stored_arguments=False, name=shape.name)
+        self._is_coroutine = shape.is_coroutine
+        self._is_called_here = shape.is_coroutine or self._signature.returns_awaitable
         self._max_attempts = max_attempts
         self._interval_seconds = interval_seconds
         self._backoff_rate = backoff_rate
         self._timeout_seconds = timeout_seconds
+        _register(shape)
+        step_signatures.add(self._signature)
 
-    def __get__(self, instance: object, owner: type) -> Any:
+    @overload  # a class method
+    def __get__(
+        self: TakesClass[Q, R], instance: object, owner: type | None = None
+    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+    @overload  # a method
+    def __get__(
+        self: TakesObject[T, Q, R], instance: T, owner: type | None = None
+    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+    @overload  # a static method, or what the class itself has
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
         """A step that is defined in a class is a method like any other."""
-        return self if instance is None else functools.partial(cast("Any", self), instance)
+        return self if instance is None else MethodType(self, instance)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         context = current.get()
@@ -99,6 +126,8 @@ class StepFunction(Generic[P, R]):
             try:
                 value = await self._attempts(attempt, step)
                 what = f"The result of step {self.name!r}"
+                if type(value) in _GENERATORS:
+                    raise InvalidValueError(what, "it is a generator, whose code would run outside of the step")
                 text = encode_value(value, self._signature.result_type, what=what)
                 invalid = size_error(text, step.run.database.max_payload_bytes, what)
                 return (text, None) if invalid is None else (None, encode_error(invalid))
@@ -155,7 +184,12 @@ class StepFunction(Generic[P, R]):
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
-        return await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs))
+        if self._is_called_here:
+            result = self._function(*args, **kwargs)
+        else:
+            result = await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs))
+        # Many a decorator makes a def of an async def: what it returns is awaited here.
+        return await result if inspect.isawaitable(result) else result
 
 
 class StepDecorator:
@@ -175,7 +209,13 @@ class StepDecorator:
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R]) -> StepFunction[P, R]: ...
-    def __call__(self, function: Any) -> StepFunction[Any, Any]:
+    def __call__(self, function: Any) -> Any:
+        frame = decorating_frame()
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(self._step(function.__func__, frame))
+        return self._step(function, frame)
+
+    def _step(self, function: Any, frame: FrameType) -> StepFunction[Any, Any]:
         name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
         return StepFunction(
             function,
@@ -184,7 +224,29 @@ class StepDecorator:
             interval_seconds=interval_seconds,
             backoff_rate=backoff_rate,
             timeout_seconds=timeout_seconds,
+            frame=frame,
         )
+
+
+_registered: dict[str, Origin] = {}
+"""The origin of each step that was decorated outside of runs, by its name."""
+
+_registered_in: WeakKeyDictionary[asyncio.Task[None], dict[str, Origin]] = WeakKeyDictionary()
+"""The same for the steps that the code of a run decorates, by its main task: they may be many, and are forgotten with the run."""
+
+
+def _register(shape: Shape) -> None:
+    """Refuse a step whose name another function has: a replay could not tell their results apart."""
+    context = current.get()
+    run = None if context is None else context.run.main_task
+    known = _registered if run is None else _registered_in.setdefault(run, {})
+    namesake = _registered.get(shape.name) or known.get(shape.name)
+    if namesake is not None and not namesake.is_same(shape.origin):
+        raise RegistrationError(
+            f"Two steps are named {shape.name!r} ({namesake} and {shape.origin}), so a replay could give one of them the "
+            "result of the other: give one of them another name with @DBOS.step(name=…)."
+        )
+    known[shape.name] = shape.origin
 
 
 def _ends_the_loop(error: Exception) -> bool:

@@ -43,7 +43,7 @@ async def admin(empty_database_url: str) -> AsyncIterator[Any]:
     await connection.close()
 
 
-@DBOS.step()
+@DBOS.step(name="charge by the clock")
 async def charge(what: str) -> str:
     RAN[what] += 1
     return f"receipt for {what}"

@@ -37,7 +37,7 @@ async def listen(topic: str) -> Any:
     return await DBOS.recv(topic, timeout_seconds=None)
 
 
-@DBOS.step()
+@DBOS.step(name="note of a lock")
 async def note(n: int) -> int:
     return n
 

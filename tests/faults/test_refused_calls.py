@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 RAN: Counter[tuple[str | None, int]] = Counter()
 
 
-@DBOS.step()
+@DBOS.step(name="effect of a refused call")
 async def effect(n: int) -> int:
     RAN[DBOS.workflow_id, n] += 1
     return n + 1

@@ -26,7 +26,7 @@ def _clean() -> None:
     RAN.clear()
 
 
-@DBOS.step()
+@DBOS.step(name="note of a fork")
 async def note(what: Any) -> Any:
     RAN.append(what)
     return what

@@ -31,7 +31,7 @@ async def launched(url: str) -> AsyncIterator[None]:
         yield
 
 
-@DBOS.step()
+@DBOS.step(name="noted")
 async def note(what: str) -> datetime:
     RAN.append(what)
     return datetime(2026, 11, 23, tzinfo=UTC)
@@ -145,7 +145,7 @@ async def test_w4_a_replay_that_asks_for_another_step_is_parked_and_cannot_be_sw
             return (await (await DBOS.retrieve_workflow("w")).get_status()).status == "REPLAY_MISMATCH"
 
         await eventually(parked)
-        assert "was recorded as step 'note' and the code now asks for set_event 'k'" in caplog.text
+        assert "was recorded as step 'noted' and the code now asks for set_event 'k'" in caplog.text
         assert await DBOS.get_all_events("w") == {}
     assert await connection.fetch("select * from dbos_async.steps") == before
     status = await connection.fetchrow("select status, owner, output from dbos_async.workflows")

@@ -35,7 +35,7 @@ def note_in_a_thread(what: str) -> str:
     return what
 
 
-@DBOS.step()
+@DBOS.step(name="concurrent fail")
 async def fail(what: str) -> None:
     raise ValueError(what)
 

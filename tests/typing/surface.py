@@ -6,7 +6,7 @@ ignore that nothing needs. So an error that is no longer seen is an error, too.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypedDict, assert_type
@@ -26,8 +26,10 @@ from dbos_async import (
     SetApplicationVersion,
     SetWorkflowID,
     SetWorkflowTimeout,
+    StepFunction,
     Stream,
     Topic,
+    Workflow,
     WorkflowHandle,
     WorkflowStatus,
     WorkflowStep,
@@ -36,6 +38,10 @@ from dbos_async import (
 
 class Paid(BaseModel):
     cents: int
+
+    @classmethod
+    def of(cls, cents: int, /) -> Paid:
+        return cls(cents=cents)
 
 
 class Refused(BaseModel):
@@ -262,6 +268,14 @@ async def greet() -> str:
 
 async def not_decorated(item: str) -> str:
     return item
+
+
+def returns_a_coroutine(item: str) -> Coroutine[Any, Any, str]:
+    return not_decorated(item)
+
+
+A_STEP: StepFunction[[int], Paid] = DBOS.step(name="a step")(Paid.of)
+A_WORKFLOW: Workflow[..., str] = DBOS.workflow(name="a workflow")(returns_a_coroutine)
 
 
 async def decorating() -> None:

@@ -16,7 +16,7 @@ from dbos_async import DBOS
 _running: set[str] = set()
 
 
-@DBOS.step()
+@DBOS.step(name="work of the backlog")
 async def work() -> int:
     most = len(_running)
     await asyncio.sleep(0.002)

@@ -42,7 +42,7 @@ async def long_step() -> None:
     await asyncio.Event().wait()
 
 
-@DBOS.step()
+@DBOS.step(name="def_step that ends")
 def def_step() -> None:
     time.sleep(0.5)
 

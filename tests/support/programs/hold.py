@@ -9,7 +9,7 @@ from typing import Any
 from dbos_async import DBOS, SetWorkflowID
 
 
-@DBOS.step()
+@DBOS.step(name="count in a program")
 async def count(n: int) -> int:
     await asyncio.sleep(0.01)
     return n + 1
