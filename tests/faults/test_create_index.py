@@ -12,6 +12,7 @@ LOCKED_SECONDS = 18.0
 """More than the 15 s of a lease, or nothing could be seen."""
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("programs")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals and sockets are others there")
 async def test_w10_nobody_is_reaped_and_nothing_runs_twice_while_an_index_is_created() -> None:

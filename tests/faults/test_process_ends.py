@@ -12,7 +12,10 @@ import pytest
 from tests.support.processes import Program, running
 from tests.support.programs.ends import FORKS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are others there")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and forks are others there"),
+    pytest.mark.chaos,  # some fifty processes
+]
 
 IN_TASKS = ("task", "task that nobody awaits", "task group", "tasks in a step", "task group in a step")
 PLACES = ("step", "def step", "body", "step in a task", *IN_TASKS)
