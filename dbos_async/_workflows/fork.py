@@ -52,11 +52,12 @@ async def fork(
 
 
 def _check_path(start_step: object) -> str:
-    """The path of a step. Each of its numbers is one that a step can have."""
+    """The path of a step. Its last number is that of the step, the others are those of tasks, which begin with 0."""
     if type(start_step) in (int, str):
         text = str(start_step) if not isinstance(start_step, int) or abs(start_step) <= MAX_INT else ""
         is_path = len(text) <= MAX_KEY_LENGTH and _PATH.fullmatch(text) is not None
-        if is_path and all(1 <= int(number) <= MAX_INT for number in text.split(".")):
+        numbers = [int(number) for number in text.split(".")] if is_path else [0]
+        if numbers[-1] > 0 and max(numbers) <= MAX_INT:
             return text
     raise InvalidArgumentError(
         "start_step must be the number of a step as list_workflow_steps shows it (4, or '4.1.2') "

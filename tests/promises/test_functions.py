@@ -214,7 +214,7 @@ def test_d5_what_cannot_work_is_refused_when_it_is_decorated_in_one_sentence(sha
 def test_d5_what_has_no_name_is_given_one(function: Any) -> None:
     with pytest.raises(RegistrationError, match=r"has no name .*: write DBOS.step\(name=…\)\.$"):
         DBOS.step()(function)
-    with pytest.raises(InvalidArgumentError, match="The name of a step"):
+    with pytest.raises(InvalidArgumentError, match="^name must not be empty"):
         DBOS.step(name="")(function)
 
 

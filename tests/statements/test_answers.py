@@ -51,6 +51,7 @@ FIXED: dict[str, tuple[str, Any]] = {
     "name": ("text", "f"), "step": ("text", "2"), "parent_step": ("text", "2"), "start_path": ("text", "1"),
     "executor_id": ("text", "me"), "sender_ids": ("text", "[]"), "most": ("int4", 10), "start": ("int4", 0), "after": ("int4", 0),
     "write_seq": ("int4", 5), "written": ("int4", -1), "is_patient": ("bool", True), "index": ("int8", 1),
+    "ids": ("json", None), "statuses": ("json", None), "names": ("json", None), "versions": ("json", None),
 }  # fmt: skip
 
 DEFAULTS: dict[str, Any] = {
@@ -69,12 +70,12 @@ def argument(name: str, column: str, kind: str, number: int, about: int) -> Any:
         )
     if (column, kind) == ("id", "text") and name.startswith("START"):
         return f"new{number if name.startswith('START (') else about}"
-    if column in IDS and kind == "text" and not name.startswith("LIST ("):
+    if column in IDS and kind == "text" and not name.startswith(("LIST (", "LIST_NEWEST (")):
         return f"w{about}"
     if column == "fork_id":
         return f"fork{number}"
     if column == "number":
-        return number
+        return 0 if name.startswith("PAGE_OF_STEPS") else number
     if column == "status" and name.startswith("FINISH"):
         return "SUCCESS"
     fixed = FIXED.get(column)
