@@ -272,8 +272,8 @@ class Entry:
                 kwargs |= given
             elif each.kind is each.POSITIONAL_ONLY:
                 args.append(given)
-            elif name == parameter or each.default is each.empty:
-                kwargs[name] = given
+            elif name in (parameter, "timeout_seconds") or each.default is each.empty:
+                kwargs[name] = given  # A right value may name what never comes, and would be waited for.
         return args, kwargs
 
 
