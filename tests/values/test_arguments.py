@@ -282,7 +282,12 @@ def in_another_loop(work: Work) -> BaseException | None:
 
 
 LOOPLESS = {"DBOS", "DBOSClient", "DBOS.step", "DBOS.workflow", "fastapi.lifespan", "fastapi.add_error_handlers"}
-LOOPLESS |= {"embedded.start", "embedded.join", *(each.__name__ for each in arguments.CONSTRUCTORS)}
+LOOPLESS |= {
+    "fastapi.client_lifespan",
+    "embedded.start",
+    "embedded.join",
+    *(each.__name__ for each in arguments.CONSTRUCTORS),
+}
 """What belongs to no event loop."""
 
 
