@@ -13,6 +13,9 @@ from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending
 
 BEFORE_ORDER = """
     alter table dbos_async.steps drop column place, drop column asked_after;
+    alter table dbos_async.executors drop column running_steps;
+    alter table dbos_async.workflows drop column born;
+    alter table dbos_async.messages drop column born;
     delete from dbos_async.migrations where name >= '0002'
 """
 """Makes the tables what they were before the order of results was recorded."""

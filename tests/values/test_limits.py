@@ -36,7 +36,7 @@ def _clean() -> None:
     RAN.clear()
 
 
-@DBOS.step(name="makes")
+@DBOS.step(name="makes what is large")
 async def makes(value: Any) -> Any:
     RAN.append("step")
     return value

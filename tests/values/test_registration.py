@@ -241,7 +241,7 @@ async def test_d5_arguments_that_a_function_does_not_take_are_heard_of(
 
 
 async def test_d5_in_a_workflow_a_wrong_argument_is_an_error_like_any(dbos: DBOS) -> None:
-    @DBOS.workflow(name="catches")
+    @DBOS.workflow(name="catches wrong arguments")
     async def catches() -> list[str]:
         said: list[str] = []
         for call in (

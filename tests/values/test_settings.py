@@ -31,7 +31,7 @@ def test_a_misspelt_option_is_one_of_dbos() -> None:
         DBOS("postgresql://localhost/shop", **options)
 
 
-@pytest.mark.parametrize("url", [None, 5])
+@pytest.mark.parametrize("url", [b"postgresql://localhost/shop", 5])
 async def test_the_url_of_a_client_is_a_str(url: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="The URL of the database must be a str"):
         async with DBOSClient(url):
