@@ -53,8 +53,9 @@ class Flight:
         self._landed: asyncio.Future[None] | None = None
 
     def land(self) -> None:
-        """The flight is over."""
+        """The flight is over. Its partition keeps it until the next one, so it forgets its calls."""
         self.calls = []
+        self.at_server = ()
         if self._landed is not None and not self._landed.done():
             self._landed.set_result(None)
 
