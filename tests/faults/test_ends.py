@@ -213,7 +213,7 @@ STEPS: list[str] = []
 GO: list[asyncio.Event] = []
 
 
-@DBOS.step(name="charge")
+@DBOS.step(name="charge before the end")
 async def charge() -> None:
     STEPS.append("charged")
 

@@ -143,7 +143,7 @@ async def call_patient() -> str:
     return await patient()
 
 
-@DBOS.step(name="endless")
+@DBOS.step(name="endless and seen")
 async def endless() -> str:
     await GO[0].wait()
     return "done"
@@ -157,7 +157,7 @@ async def parent() -> str:
     return f"{other} {await mine}"
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="child that is seen")
 async def child() -> str:
     return await endless()
 

@@ -267,7 +267,7 @@ async def test_d5_a_page_of_a_hundred_thousand_steps_takes_milliseconds(dbos: DB
     assert (await DBOS.list_workflow_steps("w", limit=1, payloads=False))[0].output is None
 
 
-@DBOS.step()
+@DBOS.step(name="short of many")
 async def short(number: int) -> int:
     return number
 
