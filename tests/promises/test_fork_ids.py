@@ -19,7 +19,7 @@ def _clean() -> None:
     RAN.clear()
 
 
-@DBOS.step(name="note of a fork")
+@DBOS.step(name="note of ids in a fork")
 async def note(what: str) -> str:
     RAN.append(what)
     return what
