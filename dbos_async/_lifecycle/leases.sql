@@ -2,15 +2,18 @@
 -- notes by its own clock since when a lease has not changed (expiry.py). "lease_until" tells people, and releases before 0.2.
 
 -- name: RENEW (id text, executor_id text, application_version text, workflow_names json, lease_seconds float8)
-with seen as (
-    insert into dbos_async.servers (incarnation) select dbos_async.incarnation()
+with moment as materialized (
+    select clock_timestamp() as at
+),
+seen as (
+    insert into dbos_async.servers (incarnation, seen_at) select dbos_async.incarnation(), at from moment
     where not exists (select 1 from dbos_async.servers where incarnation = dbos_async.incarnation())
     on conflict do nothing
 )
 insert into dbos_async.executors as e (id, executor_id, application_version, workflow_names, lease_until)
 select :id, :executor_id, :application_version,
        array(select json_array_elements_text(:workflow_names)),
-       clock_timestamp() + make_interval(secs => :lease_seconds)
+       (select at from moment) + make_interval(secs => :lease_seconds)
 on conflict (id) do update
     set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
 returning :n as n, e.xmax = 0 as is_new
@@ -25,7 +28,7 @@ with locks as materialized (
 )
 select :n as n, server.incarnation, e.id, e.executor_id, e.started_at, e.lease_until,
        coalesce(
-           server.seen_at + server.lease < clock_timestamp() or e.lease_until - server.lease > server.seen_at, false
+           server.seen_at + server.lease < clock_timestamp() or e.lease_until - server.lease >= server.seen_at, false
        ) as has_come_back,
        exists (
            select from locks

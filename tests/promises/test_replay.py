@@ -158,6 +158,14 @@ async def test_w4_a_replay_that_asks_for_another_step_is_parked_and_cannot_be_sw
         assert await (await DBOS.retrieve_workflow("w")).get_result() == "done"
 
 
+SOMEBODY_ELSE = """
+    insert into dbos_async.executors (id, executor_id, workflow_names, lease_until)
+    values ('somebody else', 'somebody else', '{}', now() + interval '1 hour');
+    select pg_advisory_lock_shared(hashtextextended('dbos_async executor somebody else', 0))
+"""
+"""Another executor that lives: what has no live owner is freed."""
+
+
 @DBOS.workflow()
 async def stubborn() -> str:
     swallowed = 0
@@ -177,6 +185,7 @@ async def test_w3_a_run_that_lost_its_workflow_stops_even_if_it_swallows_everyth
         with SetWorkflowID("w"):
             await DBOS.start_workflow(stubborn)
         await eventually(lambda: _waits(connection))
+        await connection.execute(SOMEBODY_ELSE)
         await connection.execute("update dbos_async.workflows set attempt = attempt + 1, owner = 'somebody else'")
         await DBOS.send("w", "for the new owner", "go")
         await eventually(lambda: "another run has taken it over" in caplog.text)
