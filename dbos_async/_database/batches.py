@@ -2,8 +2,8 @@
 
 While a batch is at the server, later calls gather for the next one; a lone call leaves at once. A partition has at most one
 batch in flight, so its calls keep their order. A call that fails by itself harms no other call: a deadlock repeats the batch,
-and any other error splits it until the calls at fault stand alone. If a value is at fault, the call fails. Otherwise it is set
-aside (`aside.py`): the server refuses it now, or another transaction holds a lock that it needs.
+and any other error splits it. A call whose value is at fault fails, once it stands alone. The calls of a piece that the server
+refuses now, or that meets a lock of another transaction, are set aside (`aside.py`).
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class Sending:
             flight.sql = flight.statement.sql
         if meaning is Meaning.CONFLICT:
             flight.conflicts += 1
-            return Meaning.REFUSED if flight.conflicts > MAX_CONFLICTS else meaning
+            if flight.conflicts > MAX_CONFLICTS:
+                meaning = Meaning.REFUSED
         if meaning is Meaning.LOST and flight.at_server:
             flight.losses += 1
             self.losses += 1

@@ -77,12 +77,13 @@ class Leftovers:
         owned = await self._owned(list(self._executor.runs))
         owned = {each for each in owned if each[0] not in self._executor.runs}
         left = owned & self._seen
-        self._seen = owned - await self._release(left)
+        self._seen = owned - left
         if left:
+            await self._give_back(left)
             log.info("This executor has given back %s that it owned and did not run.", counted(len(left), "workflow"))
 
     async def _begin_anew(self) -> None:
-        await self._release(await self._owned([]))
+        await self._give_back(await self._owned([]))
         self._can_begin_anew.clear()
         self._executor.go_on()
 
@@ -91,9 +92,7 @@ class Leftovers:
         records = await self._database.call(OWNED, [row], partition="", retry_forever=True)
         return {(workflow_id, attempt) for _, workflow_id, attempt in records}
 
-    async def _release(self, workflows: Owned) -> Owned:
-        if not workflows:
-            return workflows
+    async def _give_back(self, workflows: Owned) -> None:
         rows = [(workflow_id, attempt, self._executor.id, UNOWNED_KEY) for workflow_id, attempt in sorted(workflows)]
-        await self._database.call(GIVE_BACK, rows, partition="", retry_forever=True, wakes=[UNOWNED_KEY])
-        return workflows
+        if rows:
+            await self._database.call(GIVE_BACK, rows, partition="", retry_forever=True, wakes=[UNOWNED_KEY])
