@@ -38,9 +38,15 @@ def ready_callbacks(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
     return ready if isinstance(ready, deque) and "_context" in asyncio.Handle.__slots__ else None
 
 
+def waiter_of(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
+    """What the task waits for; ``None`` if it waits for nothing."""
+    waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    return waits_for
+
+
 def is_ready(task: asyncio.Task[Any]) -> bool:
     """Whether the task goes on in this turn of its loop or the next: it waits for nothing, or for what has come already."""
-    waits_for: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    waits_for = waiter_of(task)
     return not task.done() and (waits_for is None or waits_for.done())
 
 

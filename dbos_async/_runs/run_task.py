@@ -1,7 +1,11 @@
-"""The tasks of runs have a hash of their own, so that a set of them has the same order in a replay.
+"""The tasks of runs are numbered, so that sets of them, and cancellations of several, have the same order in a replay.
 
-``asyncio.wait`` returns sets of tasks, and task groups cancel the tasks of a set. By default their order is that of addresses,
-which no replay can repeat. A task factory makes the tasks of runs with a hash that counts them; all other tasks are as before.
+``asyncio.wait`` returns sets of tasks. By default their order is that of addresses, which no replay can repeat. A task factory
+makes the tasks of runs with a hash that counts them; all other tasks are as before.
+
+A task group of anyio cancels its tasks in the order of the addresses of their scopes. So the tasks of a run that are cancelled at
+the same time, while they wait, are cancelled in the order of their numbers, in the next turn of the event loop and before any of
+them goes on. What they wait for may come in between; then they are cancelled like any task that has not gone on yet.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import contextvars
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from dbos_async._runs.gate import Uncancelled
+from dbos_async._runs.quiet import waiter_of
 from dbos_async._runs.set_start import SetStart, is_from_set
 
 RUN_SHIFT: Final = 40
@@ -41,6 +47,10 @@ class NumberedRun(Protocol):
     """What the hashes of its tasks begin with."""
     tasks_started: int
     end_key: bytes
+    stopped: str | None
+    over: bool
+    tasks_cancelled: list[tuple[int, RunTask, Any]] | None
+    """The tasks that are cancelled in the next turn of the event loop, with their numbers and messages."""
 
     @property
     def set_start(self) -> SetStart:
@@ -57,9 +67,12 @@ class NumberedRun(Protocol):
 class RunTask(asyncio.Task[Any]):
     """A task of a run."""
 
-    __slots__ = ("_hash",)
+    __slots__ = ("_hash", "_requested", "_run")
 
     _hash: int
+    _run: NumberedRun
+    _requested: int
+    """How often it will be cancelled in the next turn of the event loop."""
 
     @staticmethod
     def make(run: NumberedRun, number: int, coroutine: Coroutine[Any, Any, Any], **options: Any) -> RunTask:
@@ -68,11 +81,43 @@ class RunTask(asyncio.Task[Any]):
             run.tasks_hash = int.from_bytes(run.end_key[:RUN_BYTES]) << RUN_SHIFT
         task = RunTask.__new__(RunTask)
         task._hash = run.tasks_hash + number
+        task._run, task._requested = run, 0
         asyncio.Task.__init__(task, coroutine, **options)  # puts the task into a set
         return task
 
     def __hash__(self) -> int:
         return self._hash
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        run, waits_for = self._run, waiter_of(self)
+        if (
+            waits_for is None
+            or waits_for.done()
+            or type(waits_for) is Uncancelled
+            or run.over
+            or run.stopped is not None
+        ):
+            return super().cancel(msg)
+        if run.tasks_cancelled is None:
+            run.tasks_cancelled = []
+            self.get_loop().call_soon(_cancel_in_order, run)
+        run.tasks_cancelled.append((self._hash, self, msg))
+        self._requested += 1
+        return True
+
+    def cancelling(self) -> int:
+        return super().cancelling() + self._requested
+
+    def cancel_as_requested(self, msg: Any | None) -> None:
+        """Do what an earlier call of `cancel` has asked for."""
+        self._requested -= 1
+        super().cancel(msg)
+
+
+def _cancel_in_order(run: NumberedRun) -> None:
+    tasks, run.tasks_cancelled = run.tasks_cancelled or [], None
+    for _, task, msg in sorted(tasks, key=lambda one: one[0]):
+        task.cancel_as_requested(msg)
 
 
 class TaskFactory:

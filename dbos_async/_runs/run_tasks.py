@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from dbos_async._runs import exits
 from dbos_async._runs.order import Ticket
+from dbos_async._runs.run_task import RunTask
 from dbos_async._runs.running_step import UnderWay
 from dbos_async._runs.set_start import SetStart
 
@@ -57,6 +58,8 @@ class RunTasks:
     """How many tasks were started in the body of the workflow."""
     tasks_hash: int | None = None
     """What the hashes of its tasks begin with."""
+    tasks_cancelled: list[tuple[int, RunTask, Any]] | None = None
+    """The tasks that are cancelled in the next turn of the event loop, with their numbers and messages."""
     has_waited_for_begins: bool = False
     """Whether the cancellation of all has waited for tasks that had not begun."""
     task_refs: list[weakref.ref[asyncio.Task[Any]]] | None = None

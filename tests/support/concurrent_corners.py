@@ -38,6 +38,60 @@ async def anyio_group(seen: list[Any]) -> None:
 
 
 @program
+async def anyio_scopes(seen: list[Any]) -> None:
+    """Scopes of anyio within each other are cancelled while their tasks wait for each other only."""
+    never = anyio.Event()
+
+    async def work(name: str) -> None:
+        with anyio.CancelScope():
+            try:
+                await never.wait()
+            finally:
+                seen.append(name)
+
+    async def family(name: str) -> None:
+        async with anyio.create_task_group() as group:
+            for n in range(5):
+                group.start_soon(work, f"{name}{n}")
+
+    for n in range(3):
+        with anyio.move_on_after(3600) as scope:
+            async with anyio.create_task_group() as group:
+                for name in "abc":
+                    group.start_soon(family, f"{n}{name}")
+                await note(f"{n}")
+                scope.cancel()
+    await note(" ".join(map(str, seen)))
+
+
+@program
+async def cancelled_by_a_set(seen: list[Any]) -> None:
+    """What cancels the tasks is in a set that has the order of addresses, and so are the futures for which they wait."""
+
+    async def work(n: int) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            seen.append(n)
+
+    for _ in range(3):
+        tasks = [asyncio.create_task(work(n)) for n in range(9)]
+        await note("all wait")
+        for cancel in {task.cancel for task in tasks} if len(seen) % 2 else {_Canceller(task) for task in tasks}:
+            cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await note(" ".join(map(str, seen)))
+
+
+class _Canceller:
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def __call__(self) -> None:
+        self._task.cancel()
+
+
+@program
 async def anyio_stream(seen: list[Any]) -> None:
     """Producers and consumers of a memory stream, nested groups, and a scope that is cancelled from the inside."""
     send, receive = anyio.create_memory_object_stream[str](1)
