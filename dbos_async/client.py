@@ -131,8 +131,10 @@ class DBOSClient(MessagingVerbs, WorkflowVerbs):
         connection, kwargs = start.split_connection(workflow, kwargs)
         name, text, result_type = call_by_name(workflow, args, kwargs)
         version = wanted_version.get() or self._application_version
-        await self._known_names.warn_once(self._database, name, version, args, kwargs)
-        return await start.start(self._database, name, text, result_type, None, connection, self._application_version)
+        database = self._database
+        handle = await start.start(database, name, text, result_type, None, connection, self._application_version)
+        await self._known_names.warn_once(database, name, version, args, kwargs)
+        return handle
 
     @property
     def _database(self) -> Database:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -9,12 +10,16 @@ from typing import Any, Final
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._workflows.registry import registered
-from dbos_async.errors import InvalidCallError
+from dbos_async.errors import DatabaseUnavailableError, InvalidCallError
 
 log = logging.getLogger("dbos_async")
 
 with load(__name__) as sql:
     KNOWN: Final = sql.statement("KNOWN", parallelism=1)
+
+
+MAX_SECONDS: Final = 1.0
+"""The start is committed: so long at most its caller waits for the answer."""
 
 
 class KnownNames:
@@ -26,15 +31,19 @@ class KnownNames:
     async def warn_once(
         self, database: Database, name: str, version: str | None, args: Iterable[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        """Log a warning for a name that no live executor knows, or that this process knows with other arguments."""
+        """Log a warning for a name that no live executor knows, or that this process knows with other arguments.
+
+        It is called when the start is committed. So what keeps it from its answer is no error, and the next start asks again.
+        """
         if name in self._asked:
             return
         self._asked.add(name)
         try:
-            answer = await database.call(KNOWN, [(name, version)], partition="")
-        except BaseException:
+            async with asyncio.timeout(MAX_SECONDS):
+                answer = await database.call(KNOWN, [(name, version)], partition="")
+        except (DatabaseUnavailableError, TimeoutError):
             self._asked.discard(name)
-            raise
+            return
         if not answer[0]["is_known"]:
             log.warning(
                 "No live executor knows a workflow named %r%s: what is started waits until one does, "

@@ -115,7 +115,7 @@ async def test_d5_the_error_of_sys_exit_is_one_sentence() -> None:
     assert "\n" not in str(error)
     assert len(str(error)) < 250
     assert str(SystemExitError("The step 'x'", 2)) == (
-        "The step 'x' called sys.exit(2): raise an exception there, and end the program elsewhere."
+        "The step 'x' called sys.exit(2): raise an exception, and end the program elsewhere."
     )
 
 

@@ -26,8 +26,12 @@ def program(url: str, place: str, act: str) -> Any:
 
 
 async def status(connection: Any) -> tuple[Any, ...]:
-    """How the workflow stands: its status, its owner, and how often it was recovered."""
-    return tuple(await connection.fetchrow("select status, owner, recoveries from dbos_async.workflows"))
+    """How the workflow stands: its status, whether it waits for an owner, and how often it was recovered."""
+    return tuple(
+        await connection.fetchrow(
+            "select status, status = 'PENDING' and owner is null, recoveries from dbos_async.workflows"
+        )
+    )
 
 
 async def nothing_else(program: Program) -> None:
@@ -44,7 +48,7 @@ async def test_w5_sys_exit_in_a_workflow_is_its_error_and_ends_no_program(
     async with program(database_url, place, "exit") as one:
         await one.says("ERROR")
         assert await one.code() == 0, one.errors
-    assert await status(connection) == ("ERROR", None, 0)
+    assert await status(connection) == ("ERROR", False, 0)
     error = await connection.fetchval("select error from dbos_async.workflows")
     assert "SystemExitError" in str(error)
 
@@ -57,7 +61,7 @@ async def test_w5_sys_exit_in_a_task_of_a_workflow_ends_the_program_once(
     async with program(database_url, place, "exit") as one:
         assert await one.code() == 2, one.errors
         assert "never retrieved" not in one.errors
-    assert await status(connection) == ("ERROR", None, 0)
+    assert await status(connection) == ("ERROR", False, 0)
     async with program(database_url, place, "exit") as two:
         await two.says("ERROR")
         assert await two.code() == 0, two.errors
@@ -90,7 +94,7 @@ async def test_w5_ctrl_c_during_a_workflow_ends_the_program_as_in_plain_asyncio(
         await one.says("interrupted")
         assert await one.code() == 0, one.errors
         await nothing_else(one)
-    assert await status(connection) == ("PENDING", None, 0)
+    assert await status(connection) == ("PENDING", True, 0)
     assert await connection.fetchval("select count(*) from dbos_async.steps where verb = 'step'") == 0
 
 
@@ -118,7 +122,7 @@ async def test_w5_a_forked_child_ends_alone_and_its_parent_goes_on(
         assert parent.process.stdout is not None
         assert await parent.process.stdout.read() == b""
         assert ("ZeroDivisionError" in parent.errors) == (act == "fails"), parent.errors
-    assert await status(connection) == ("SUCCESS", None, 0)
+    assert await status(connection) == ("SUCCESS", False, 0)
 
 
 async def test_w5_after_the_drain_a_program_ends_though_a_thread_hangs(database_url: str, connection: Any) -> None:
@@ -128,7 +132,7 @@ async def test_w5_after_the_drain_a_program_ends_though_a_thread_hangs(database_
         assert await one.end() == 128 + signal.SIGTERM
         assert time.monotonic() - began < 10
         assert one.errors == "The step 'def_step' of workflow 'w' still runs in a thread and was left behind.\n"
-    assert await status(connection) == ("PENDING", None, 0)
+    assert await status(connection) == ("PENDING", True, 0)
 
 
 async def test_w5_a_thread_that_its_step_has_abandoned_keeps_no_program_from_ending(
@@ -139,7 +143,7 @@ async def test_w5_a_thread_that_its_step_has_abandoned_keeps_no_program_from_end
         await one.says("SUCCESS")
         assert await one.code(give_up_after_seconds=10) == 0
         assert "The step 'timed_step' of workflow 'w' still runs in a thread" in one.errors
-    assert await status(connection) == ("SUCCESS", None, 0)
+    assert await status(connection) == ("SUCCESS", False, 0)
 
 
 async def test_w5_a_thread_that_soon_ends_is_waited_for(database_url: str, connection: Any) -> None:

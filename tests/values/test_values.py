@@ -149,7 +149,9 @@ def dataclass_of(kinds: list[Kind]) -> Kind:
 def typed_dict_of(kinds: list[Kind]) -> Kind:
     fields = fields_of(kinds)
     made = MAKE_TYPED_DICT(name_of_its_own("Options"), {name: kind[0] for name, kind in fields.items()}, total=False)
-    return made, st.fixed_dictionaries({}, optional={name: kind[1] for name, kind in fields.items()})
+    values = st.fixed_dictionaries({}, optional={name: kind[1] for name, kind in fields.items()})
+    # A typed dict arrives in the order in which its type declares the keys.
+    return made, values.map(lambda value: {name: value[name] for name in fields if name in value})
 
 
 def union_of(kinds: list[Kind]) -> Kind:
@@ -219,7 +221,7 @@ def register(cases: list[Typed]) -> Any:
             return case.value
 
         made.__annotations__["return"] = case.declared
-        return DBOS.step(name="makes")(made)
+        return DBOS.step(name="makes a value")(made)
 
     async def passes(values: Any) -> Any:
         me = str(DBOS.workflow_id)

@@ -22,6 +22,7 @@ from dbos_async import (
     ConfigurationError,
     DatabaseUnavailableError,
     DBOSClient,
+    InvalidArgumentError,
     InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
@@ -116,12 +117,13 @@ async def test_a_client_s_lifespan_opens_it_around_one_of_your_own(
         assert state is None
 
 
-@pytest.mark.parametrize("url", [None, ""])
-async def test_d5_a_client_without_a_url_says_what_to_do(url: str | None, monkeypatch: Any) -> None:
+async def test_d5_a_client_without_a_url_says_what_to_do(monkeypatch: Any) -> None:
     monkeypatch.delenv("DBOS_DATABASE_URL", raising=False)
     with pytest.raises(ConfigurationError, match=r"URL .* to DBOSClient\(\.\.\.\), or set DBOS_DATABASE_URL\.$"):
-        async with DBOSClient(url):
+        async with DBOSClient():
             pass
+    with pytest.raises(InvalidArgumentError, match="must not be empty"):
+        DBOSClient("")
 
 
 # Errors
