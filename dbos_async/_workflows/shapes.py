@@ -68,6 +68,11 @@ class Origin(NamedTuple):
             return False
         return self.module == other.module or (self.file == other.file != "")
 
+    @property
+    def module_name(self) -> str:
+        """The name of its module, also if that is the program itself."""
+        return os.path.splitext(os.path.basename(self.file))[0] if self.module == "__main__" else str(self.module)
+
     def __str__(self) -> str:
         return f"{self.module}.{self.qualname}"
 

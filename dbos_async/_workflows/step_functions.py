@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import AsyncGeneratorType, FrameType, GeneratorType, MethodType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
-from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -25,17 +24,9 @@ from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
-from dbos_async._workflows.shapes import (
-    Decorated,
-    Kind,
-    Origin,
-    Shape,
-    TakesClass,
-    TakesObject,
-    decorating_frame,
-    shape_of,
-)
-from dbos_async.errors import InvalidValueError, RegistrationError, StepTimeoutError, SystemExitError
+from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
+from dbos_async._workflows.step_names import StepName
+from dbos_async.errors import InvalidValueError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
@@ -77,7 +68,7 @@ class StepFunction(Decorated, Generic[P, R]):
         self._interval_seconds = interval_seconds
         self._backoff_rate = backoff_rate
         self._timeout_seconds = timeout_seconds
-        _register(shape)
+        self._recorded_name = StepName(shape)
         step_signatures.add(self._signature)
 
     @overload  # a class method
@@ -99,7 +90,8 @@ class StepFunction(Decorated, Generic[P, R]):
         if not isinstance(context, WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
         self._signature.resolve()  # before anything is done whose result could not be recorded
-        step = Step(context, "step", self.name)
+        step = Step(context, "step", self._recorded_name.recorded)
+        step.matcher = self._recorded_name
 
         async def attempt() -> Any:
             body = StepContext(step.run, step.path)
@@ -226,27 +218,6 @@ class StepDecorator:
             timeout_seconds=timeout_seconds,
             frame=frame,
         )
-
-
-_registered: dict[str, Origin] = {}
-"""The origin of each step that was decorated outside of runs, by its name."""
-
-_registered_in: WeakKeyDictionary[asyncio.Task[None], dict[str, Origin]] = WeakKeyDictionary()
-"""The same for the steps that the code of a run decorates, by its main task: they may be many, and are forgotten with the run."""
-
-
-def _register(shape: Shape) -> None:
-    """Refuse a step whose name another function has: a replay could not tell their results apart."""
-    context = current.get()
-    run = None if context is None else context.run.main_task
-    known = _registered if run is None else _registered_in.setdefault(run, {})
-    namesake = _registered.get(shape.name) or known.get(shape.name)
-    if namesake is not None and not namesake.is_same(shape.origin):
-        raise RegistrationError(
-            f"Two steps are named {shape.name!r} ({namesake} and {shape.origin}), so a replay could give one of them the "
-            "result of the other: give one of them another name with @DBOS.step(name=…)."
-        )
-    known[shape.name] = shape.origin
 
 
 def _ends_the_loop(error: Exception) -> bool:

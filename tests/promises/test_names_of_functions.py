@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, RegistrationError, SetWorkflowID
+from dbos_async import DBOS, RegistrationError, SetWorkflowID, WorkflowParkedError
 from tests.support.eventually import eventually
 
 
@@ -85,7 +85,6 @@ def test_d5_a_program_that_imports_itself_registers_once(tmp_path: Path) -> None
 
 
 TWO: dict[str, str] = {
-    "two modules": "",
     "two lambdas": "DBOS.step(name='{0}')(lambda: 1)\nDBOS.step(name='{0}')(lambda: 2)",
     "two partials": "f = functools.partial\nDBOS.step(name='{0}')(f(max, 1))\nDBOS.step(name='{0}')(f(max, 2))",
     "two objects": "DBOS.step(name='{0}')([1].count)\nDBOS.step(name='{0}')([2].count)",
@@ -96,17 +95,9 @@ TWO: dict[str, str] = {
 
 
 @pytest.mark.parametrize("kinds", TWO)
-def test_w4_two_steps_of_one_name_are_refused(kinds: str, tmp_path: Path) -> None:
+def test_w4_two_steps_of_one_name_in_one_module_are_refused(kinds: str, tmp_path: Path) -> None:
     start = "import functools\nfrom dbos_async import DBOS\n"
-    if kinds == "two modules":
-        source = start + "@DBOS.step()\nasync def charge_in_two_modules(): return __file__"
-        made_by(source, "orders", tmp_path / "orders.py")
-        with pytest.raises(
-            RegistrationError, match=r"^Two steps are named 'charge_in_two_modules' \(orders\.ch.* and refu"
-        ):
-            made_by(source, "refunds", tmp_path / "refunds.py")
-        return
-    with pytest.raises(RegistrationError, match=r"^Two steps are named .* with @DBOS.step\(name=…\)\.$"):
+    with pytest.raises(RegistrationError, match=r"^Two steps of one module are named .* with @DBOS.step\(name=…\)\.$"):
         made_by(start + TWO[kinds].format(kinds, kinds.replace(" ", "_")), "two", tmp_path / "two.py")
 
 
@@ -144,7 +135,7 @@ async def test_w4_a_workflow_may_make_steps_and_two_of_one_name_are_refused_in_i
         return sum(many) + await local()
 
     assert await asyncio.gather(*(work(number, False) for number in (1, 2, 3))) == [3, 6, 9]
-    with pytest.raises(RegistrationError, match="Two steps are named '4 of many'"):
+    with pytest.raises(RegistrationError, match="Two steps of one module are named '4 of many'"):
         await work(4, True)
 
 
@@ -174,3 +165,65 @@ async def test_w4_a_replay_never_gives_a_step_the_result_of_another(database_url
     async with DBOS(database_url, executor_id="program"):
         await eventually(is_parked)
     assert calls == ["charge", "refund"]
+
+
+STEP_OF_TWO_MODULES = """
+from dbos_async import DBOS
+CALLS = []
+@DBOS.step()
+async def charge_in_two_modules():
+    CALLS.append(__name__)
+    return __name__
+"""
+
+
+async def test_w4_steps_of_one_name_in_two_modules_are_told_apart_by_what_is_recorded(
+    database_url: str, tmp_path: Path
+) -> None:
+    orders: Any = made_by(STEP_OF_TWO_MODULES, "orders", tmp_path / "orders.py")
+    modules = [orders]
+
+    @DBOS.workflow(name="calls a step of each module")
+    async def work() -> list[str]:
+        await DBOS.recv("begin", None)
+        names = [await module.charge_in_two_modules() for module in modules]
+        await DBOS.recv("go", None)
+        return names
+
+    async def recorded(workflow_id: str) -> list[str | None]:
+        return [step.key for step in await DBOS.list_workflow_steps(workflow_id) if step.verb == "step"]
+
+    async def start(workflow_id: str) -> None:
+        with SetWorkflowID(workflow_id):
+            await DBOS.start_workflow(work)
+        await DBOS.send(workflow_id, None, "begin")
+        await eventually(lambda: _has_steps(recorded, workflow_id, len(modules)))
+
+    async with DBOS(database_url, executor_id="program"):
+        await start("of one")
+        assert await recorded("of one") == ["charge_in_two_modules"]
+    refunds: Any = made_by(STEP_OF_TWO_MODULES, "refunds", tmp_path / "refunds.py")
+    async with DBOS(database_url, executor_id="program"):
+        # What was recorded when the name was that of one step replays.
+        await DBOS.send("of one", None, "go")
+        assert await (await DBOS.retrieve_workflow("of one")).get_result() == ["orders"]
+        modules.append(refunds)
+        for workflow_id in ("of two", "swapped"):
+            await start(workflow_id)
+        assert await recorded("of two") == ["charge_in_two_modules (orders)", "charge_in_two_modules (refunds)"]
+    async with DBOS(database_url, executor_id="program"):
+        await DBOS.send("of two", None, "go")
+        assert await (await DBOS.retrieve_workflow("of two")).get_result() == ["orders", "refunds"]
+    modules.reverse()  # the code has changed
+    async with DBOS(database_url, executor_id="program"):
+        swapped = await DBOS.retrieve_workflow("swapped")
+        with pytest.raises(WorkflowParkedError):
+            await swapped.get_result()
+        problem = (await swapped.get_status()).error
+    assert "'charge_in_two_modules (orders)'" in str(problem)
+    assert "'charge_in_two_modules (refunds)'" in str(problem)
+    assert (orders.CALLS, refunds.CALLS) == (["orders"] * 3, ["refunds"] * 2)
+
+
+async def _has_steps(recorded: Callable[[str], Coroutine[Any, Any, list[Any]]], workflow_id: str, count: int) -> bool:
+    return len(await recorded(workflow_id)) == count
