@@ -100,10 +100,10 @@ def check_flag(value: object, what: str) -> bool:
     return value
 
 
-def check_int(number: object, minimum: int, what: str) -> int:
-    """Return an ``int`` from ``minimum`` to 2³¹ - 1."""
-    if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number <= MAX_INT:
-        limit = f" and at most {MAX_INT}" if isinstance(number, int) and number > MAX_INT else ""
+def check_int(number: object, minimum: int, what: str, maximum: int = MAX_INT) -> int:
+    """Return an ``int`` from ``minimum`` to ``maximum``, by default 2³¹ - 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or not minimum <= number <= maximum:
+        limit = f" and at most {maximum}" if isinstance(number, int) and number > maximum else ""
         raise InvalidArgumentError(
             f"{what} must be a whole number of at least {minimum}{limit} and is {excerpt(number)}."
         )

@@ -5,37 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from dbos_async._checks import check_instance, check_key
+from dbos_async._received import Asked, Envelope
 from dbos_async.keys import Topic, topic_and_type
 
+__all__ = ["Asked", "Envelope", "Message", "SendMessage"]
+
 T = TypeVar("T")
-
-
-# A payload type without its own pydantic configuration uses this one. Bytes are stored as base64.
-class Envelope(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_json_bytes="base64"):
-    """A received message with its metadata, as `DBOS.recv_envelope` returns it::
-
-        envelope = await DBOS.recv_envelope("paid")
-        if envelope is not None:
-            print(envelope.sender_id, envelope.sent_at, envelope.payload)
-
-    ``topic`` is ``None`` for a message that was sent without a topic. ``sender_id`` is the id of the workflow that sent it,
-    ``None`` if it was sent from outside of workflows. ``sent_at`` is the time in UTC, by the clock of the database, at which
-    the message was stored. ``headers`` is empty for a message that was sent without headers.
-    """
-
-    id: UUID
-    destination_id: str
-    topic: str | None
-    payload: T
-    sender_id: str | None
-    sent_at: datetime
-    headers: dict[str, str]
 
 
 class Message(Envelope[Any], frozen=True):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from dbos_async._checks import check_key, excerpt
 from dbos_async._serialization.signature import check_declared
 from dbos_async.errors import InvalidArgumentError
 
+if TYPE_CHECKING:
+    from dbos_async._received import Asked, Envelope
+
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, init=False)
@@ -46,6 +51,35 @@ class Topic(_TypedKey[T]):
     For a union, or another type that is not a class, name the type twice: ``Topic[int | str]("answer", int | str)``.
     A name that cannot be a key (see the guarantee D3) raises `InvalidArgumentError`.
     """
+
+    if TYPE_CHECKING:
+
+        def _brings(self) -> Envelope[T]: ...
+
+
+@dataclass(frozen=True, init=False)
+class Question(Topic[Q], Generic[Q, A]):
+    """A topic whose messages want an answer, with the types of both::
+
+    QUOTE = Question("quote", str, int)
+
+    cents = await DBOS.ask("shop-1", QUOTE, "a widget")  # int
+    """
+
+    answer_type: Any
+
+    @overload
+    def __init__(self, name: str, type: builtins.type[Q], answer_type: builtins.type[A]) -> None: ...
+    @overload
+    def __init__(self, name: str, type: Any, answer_type: Any) -> None: ...
+    def __init__(self, name: str, type: Any, answer_type: Any) -> None:
+        super().__init__(name, type)
+        check_declared(answer_type, "The type of the answer to a question")
+        object.__setattr__(self, "answer_type", answer_type)
+
+    if TYPE_CHECKING:
+
+        def _brings(self) -> Asked[Q, A]: ...
 
 
 @dataclass(frozen=True, init=False)
