@@ -5,12 +5,13 @@ from dbos_async._lifecycle.health import Health
 from dbos_async._runs.start_options import SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
+from dbos_async._workflows.start_step import StepHandle
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async._workflows.step_functions import StepFunction
 from dbos_async._workflows.step_list import WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
-from dbos_async.envelope import Envelope, Message, SendMessage
+from dbos_async.envelope import Asked, Envelope, Message, SendMessage
 from dbos_async.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -30,6 +31,7 @@ from dbos_async.errors import (
     RegistrationError,
     ReplayMismatchError,
     ResultTimeoutError,
+    StepCancelledError,
     StepTimeoutError,
     StreamClosedError,
     StreamTimeoutError,
@@ -42,11 +44,13 @@ from dbos_async.errors import (
     WorkflowParkedError,
     WrongPlaceError,
 )
-from dbos_async.keys import Event, Stream, Topic
+from dbos_async.keys import Event, Question, Stream, Topic
+from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf, StreamValue, Wait
 
 _logs.install()
 
 __all__ = [
+    "Asked",
     "ConfigurationError",
     "DBOS",
     "DBOSClient",
@@ -54,6 +58,9 @@ __all__ = [
     "DatabaseUnavailableError",
     "Envelope",
     "Event",
+    "EventEnd",
+    "EventOf",
+    "EventValue",
     "Health",
     "InvalidArgumentError",
     "InvalidCallError",
@@ -66,6 +73,7 @@ __all__ = [
     "MessageNotFoundError",
     "MigrationNeededError",
     "NoDatabaseError",
+    "Question",
     "RecordedError",
     "RedeliveryError",
     "RegistrationError",
@@ -75,13 +83,19 @@ __all__ = [
     "SetApplicationVersion",
     "SetWorkflowID",
     "SetWorkflowTimeout",
+    "StepCancelledError",
     "StepFunction",
+    "StepHandle",
     "StepTimeoutError",
     "Stream",
     "StreamClosedError",
+    "StreamEnd",
+    "StreamOf",
     "StreamTimeoutError",
+    "StreamValue",
     "SystemExitError",
     "Topic",
+    "Wait",
     "Workflow",
     "WorkflowCancelledError",
     "WorkflowConflictError",

@@ -12,6 +12,7 @@ from dbos_async._lifecycle.health import Health
 from dbos_async._lifecycle.runtime import Runtime
 from dbos_async._lifecycle.settings import Options, Settings, takes_options
 from dbos_async._lifecycle.signals import SigtermHandler
+from dbos_async._messaging.first_verbs import FirstVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
@@ -22,7 +23,7 @@ from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 
 
-class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
+class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, FirstVerbs, LaunchedWorkflowVerbs):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
     @property
@@ -80,6 +81,7 @@ class DBOS:
     send_bulk: Final = _verbs.send_bulk
     recv: Final = _verbs.recv
     recv_envelope: Final = _verbs.recv_envelope
+    wait_first: Final = _verbs.wait_first
     list_messages: Final = _verbs.list_messages
     redeliver: Final = _verbs.redeliver
 
@@ -92,6 +94,7 @@ class DBOS:
     read_stream: Final = _verbs.read_stream
 
     start_workflow: Final = _verbs.start_workflow
+    start_step: Final = _verbs.start_step
     sleep: Final = _verbs.sleep
     retrieve_workflow: Final = _verbs.retrieve_workflow
     list_workflows: Final = _verbs.list_workflows

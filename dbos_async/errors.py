@@ -275,6 +275,19 @@ class StepTimeoutError(DBOSError, TimeoutError):
 
 
 @_with_fields
+class StepCancelledError(DBOSError):
+    """Raised by `StepHandle.get_result` when the step was cancelled with `StepHandle.cancel`."""
+
+    step: str
+    step_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"The step {self.step!r} ({self.step_id}) was cancelled: start it again if its result is needed after all."
+        )
+
+
+@_with_fields
 class SystemExitError(DBOSError):
     """Raised in the place of ``SystemExit`` by a step or workflow whose code called ``sys.exit``; ``code`` is its argument."""
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from dbos_async._checks import check_seconds
+from dbos_async._database.calls import Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
+from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import Offer, Receive
 from dbos_async._runs.context import calling_context, in_workflow
@@ -44,39 +46,58 @@ async def recv_envelope(
     database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None
 ) -> Envelope[Any] | None:
     """Take the oldest unreceived message of the topic in its envelope, ``None`` when none came in time."""
-    name, declared = topic_and_type(topic)
+    name, _ = topic_and_type(topic)
     step, result = await _take(database, "recv_envelope", name, timeout_seconds)
-    kind = Envelope.__class_getitem__(declared)
-    envelope: Envelope[Any] | None = await step.decode_or_reject(result, lambda text: _read(text, kind, name, result))
+    return await step.decode_or_reject(
+        result, lambda text: None if text is None else read_envelope(text, topic, result)
+    )
+
+
+def read_envelope(text: str | None, topic: str | Topic[Any] | None, result: StepResult) -> Envelope[Any]:
+    """The message that a step has received, decoded in its envelope."""
+    name, declared = topic_and_type(topic)
+    envelope: Envelope[Any] = _read(text, Envelope.__class_getitem__(declared), name, result)
     return envelope
 
 
 async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, StepResult]:
     seconds = check_seconds(timeout_seconds)
     step = Step(in_workflow(calling_context(database), verb), verb, topic)
-    run = step.run
-    key = message_key(run.workflow_id, topic)
+    key = message_key(step.run.workflow_id, topic)
     offer = Offer(step, key, seconds) if verb == "recv" else None
-    receive = offer or Receive()
+    row = (*step.columns, verb, topic, seconds)
+    return step, await take(step, TAKE, row, (key,), offer or Receive(), puts_back=(key,))
+
+
+async def take(
+    step: Step,
+    statement: Statement,
+    row: Row | Callable[[], Row],
+    keys: Sequence[bytes],
+    receive: Receive,
+    *,
+    puts_back: Sequence[bytes],
+) -> StepResult:
+    """Wait for what may be a message. One that an abandoned wait has taken goes back, behind the keys of ``puts_back``."""
+    run = step.run
+    offer = receive if isinstance(receive, Offer) else None
 
     def on_cancel() -> None:
         if run.stopped is None and not run.over:
             receive.message_id = receive.message_id or step.message_id
-            run.add_cleanup(_begin(_put_back(step, topic, key, receive, offer)))
+            run.add_cleanup(_begin(_put_back(step, puts_back, receive, offer)))
 
     if run.cleanups:
         try:
-            with run.inside(verb, step.task):
+            with run.inside(step.verb, step.task):
                 await run.cleanups_done()
         except asyncio.CancelledError:
             await step.wait_for_cancellation()
             raise
-    row = (*step.columns, verb, topic, seconds)
-    result = await wait(step, TAKE, row, (key,), observer=receive, shortcut=offer, on_cancel=on_cancel)
-    return step, result
+    return await wait(step, statement, row, keys, observer=receive, shortcut=offer, on_cancel=on_cancel)
 
 
-async def _put_back(step: Step, topic: str, key: bytes, receive: Receive, offer: Offer | None) -> None:
+async def _put_back(step: Step, keys: Sequence[bytes], receive: Receive, offer: Offer | None) -> None:
     """Put back the message that an abandoned receive has taken, or is taking at this moment."""
     run = step.run
     with suppress(LaunchError):  # the database was closed, and so the run was stopped
@@ -85,8 +106,8 @@ async def _put_back(step: Step, topic: str, key: bytes, receive: Receive, offer:
             await offer.withdraw()
         if receive.message_id is not None and run.stopped is None and not run.over:
             # The statement puts it back only if the step has this very message.
-            row = (*step.columns, step.verb, topic, receive.message_id)
-            await run.database.execute(step.call(PUT_BACK, [row], wakes=[key]))
+            row = (*step.columns, step.verb, step.key, receive.message_id)
+            await run.database.execute(step.call(PUT_BACK, [row], wakes=keys))
 
 
 def _begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -32,7 +32,7 @@ class Shortcut(Protocol):
 async def wait(
     step: Step,
     statement: Statement,
-    row: Row,
+    row: Row | Callable[[], Row],
     keys: Sequence[bytes],
     *,
     observer: Observer | None = None,
@@ -42,7 +42,8 @@ async def wait(
     """Replay the step, or poll the statement after every change behind the keys until the step has a result.
 
     The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
-    was lost assumes neither. ``on_cancel`` is called when the wait is cancelled, before its task goes on.
+    was lost assumes neither. A ``row`` that may change is made anew for each poll. ``on_cancel`` is called when the wait is
+    cancelled, before its task goes on.
     """
     run = step.run
     try:
@@ -64,7 +65,7 @@ async def wait(
 async def _poll(
     step: Step,
     statement: Statement,
-    row: Row,
+    row: Row | Callable[[], Row],
     changes: Subscription,
     observer: Observer | None,
     shortcut: Shortcut | None,
@@ -78,7 +79,9 @@ async def _poll(
                     return result
                 if shortcut.postpone(subscription):
                     continue
-            result, seconds_left = await step.attempt(step.call(statement, (row,), observer=observer))
+            result, seconds_left = await step.attempt(
+                step.call(statement, (row() if callable(row) else row,), observer=observer)
+            )
             if result is not None:
                 if shortcut is not None:
                     shortcut.found(subscription)

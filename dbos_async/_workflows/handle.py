@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from dbos_async._checks import check_flag, check_loop, check_seconds
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
+from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.run import Outcome, RunEnd
 from dbos_async._runs.step import Step, StepResult
@@ -18,6 +19,7 @@ from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
 from dbos_async._workflows.status import PARKED, WorkflowStatus, get_status
 from dbos_async.errors import (
+    InvalidArgumentError,
     ResultTimeoutError,
     WorkflowCancelledError,
     WorkflowNotFoundError,
@@ -96,6 +98,19 @@ class WorkflowHandle(Generic[R]):
             ```
         """
         return await get_status(self._in_this_loop(), self.workflow_id)
+
+    if TYPE_CHECKING:
+
+        def _brings(self) -> WorkflowHandle[R]: ...
+
+    def __dbos_wait__(self, database: Database) -> Awaited:
+        """For `DBOS.wait_first`."""
+        if database is not self._database:
+            raise InvalidArgumentError("This handle is of another DBOS or DBOSClient: wait for it where it was made.")
+        return Awaited(
+            kind="workflow", name=f"workflow {self.workflow_id}", id=self.workflow_id, keys=(end_key(self.workflow_id),),
+            read=lambda _, __: self,
+        )  # fmt: skip
 
     def _in_this_loop(self) -> Database:
         check_loop(

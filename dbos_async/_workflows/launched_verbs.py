@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from dbos_async._checks import check_seconds
@@ -11,6 +12,7 @@ from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.registry import find, registered
 from dbos_async._workflows.start import Workflow
+from dbos_async._workflows.start_step import StepHandle, start_step
 from dbos_async._workflows.verbs import WorkflowVerbs
 from dbos_async.errors import InvalidArgumentError
 
@@ -60,6 +62,40 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         return await start.start_here(find(function), args, kwargs)
+
+    async def start_step(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> StepHandle[R]:
+        """Start a step and go on (workflows only): the handle is waited for, asked for the result, or cancelled on record.
+
+        The step is recorded as one that is called, in a task of its own. When the workflow ends before its step, the step is
+        cancelled without a record. An error of the step comes from `StepHandle.get_result`; nothing else raises it.
+
+        Raises `InvalidArgumentError` when ``function`` is no step, and `WrongPlaceError` outside workflows.
+
+        Example:
+            ```python
+            STOP = Topic("stop", str)
+
+            @DBOS.step()
+            async def think(question: str) -> str:
+                await asyncio.sleep(3600)
+                return "42"
+
+            @DBOS.workflow()
+            async def answer() -> str:
+                thought = await DBOS.start_step(think, "everything")
+                if isinstance(await DBOS.wait_first(STOP, thought), Envelope):
+                    await thought.cancel()
+                    return "stopped"
+                return await thought.get_result()
+
+            handle = await DBOS.start_workflow(answer)
+            await DBOS.send(handle.workflow_id, "enough", STOP)
+            assert await handle.get_result() == "stopped"
+            ```
+        """
+        return await start_step(self._database, function, *args, **kwargs)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep durably (workflows only): until ``seconds`` after the first call, by the clock of the database.

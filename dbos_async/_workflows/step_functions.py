@@ -26,7 +26,7 @@ from dbos_async._serialization.values import decode_value, encode_value, size_er
 from dbos_async._workflows.registry import step_signatures
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
 from dbos_async._workflows.step_names import StepName
-from dbos_async.errors import InvalidValueError, StepTimeoutError, SystemExitError
+from dbos_async.errors import InvalidValueError, StepCancelledError, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
@@ -86,12 +86,25 @@ class StepFunction(Decorated, Generic[P, R]):
         return self if instance is None else MethodType(self, instance)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        context = current.get()
-        if not isinstance(context, WorkflowContext):
+        if not isinstance(current.get(), WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
+        return await self.execute(args, kwargs)
+
+    async def execute(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        scope: anyio.CancelScope | None = None,
+        on_begin: Callable[[Step], None] | None = None,
+    ) -> R:
+        """Execute or replay the step in the workflow of the current task. To cancel the scope is an outcome of the step."""
+        context = current.get()
+        assert isinstance(context, WorkflowContext)
         self._signature.resolve()  # before anything is done whose result could not be recorded
         step = Step(context, "step", self._recorded_name.recorded)
         step.matcher = self._recorded_name
+        if on_begin is not None:
+            on_begin(step)
 
         async def attempt() -> Any:
             body = StepContext(step.run, step.path)
@@ -116,7 +129,7 @@ class StepFunction(Decorated, Generic[P, R]):
 
         async def find() -> tuple[str | None, str | None]:
             try:
-                value = await self._attempts(attempt, step)
+                value = await (self._attempts(attempt, step) if scope is None else self._within(scope, attempt, step))
                 what = f"The result of step {self.name!r}"
                 if type(value) in _GENERATORS:
                     raise InvalidValueError(what, "it is a generator, whose code would run outside of the step")
@@ -137,6 +150,21 @@ class StepFunction(Decorated, Generic[P, R]):
             return cast("R", decode_value(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
             await step.park_undecodable(invalid)
+
+    async def _within(self, scope: anyio.CancelScope, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
+        late: BaseException | None = None
+        with scope:
+            try:
+                if not _is_cancelled(scope):
+                    value = await self._attempts(call, step)
+                    if not _is_cancelled(scope):
+                        return value
+            except Exception as error:
+                if not _is_cancelled(scope):
+                    raise
+                late = error
+        # It is cancelled, whatever it made of that.
+        raise StepCancelledError(self.name, step.path) from late
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
         pause = self._interval_seconds
@@ -218,6 +246,10 @@ class StepDecorator:
             timeout_seconds=timeout_seconds,
             frame=frame,
         )
+
+
+def _is_cancelled(scope: anyio.CancelScope) -> bool:
+    return scope.cancel_called
 
 
 def _ends_the_loop(error: Exception) -> bool:

@@ -1,0 +1,138 @@
+"""Starting a step and going on: its handle can be waited for, asked for the result, and cancelled on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import anyio
+
+from dbos_async._checks import excerpt
+from dbos_async._database.database import Database
+from dbos_async._database.wakeups import digest
+from dbos_async._runs.awaited import Awaited
+from dbos_async._runs.context import calling_context, in_workflow
+from dbos_async._runs.step import Step
+from dbos_async._workflows.step_functions import StepFunction
+from dbos_async.errors import InvalidArgumentError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepHandle(Generic[R]):
+    """A step that was started with `DBOS.start_step`: wait for its result, wait for the first of several, or cancel it."""
+
+    __slots__ = ("_database", "_key", "_scope", "_task", "step_id", "step_name")
+
+    def __init__(
+        self, database: Database, name: str, step: Step, task: asyncio.Task[R], scope: anyio.CancelScope
+    ) -> None:
+        self._database, self._task, self._scope = database, task, scope
+        self._key = digest("step", step.run.workflow_id, step.path)
+        """Changes when the step has an outcome."""
+        self.step_name: str = name
+        self.step_id: str = step.path
+        task.add_done_callback(self._ended)
+
+    def __repr__(self) -> str:
+        return f"StepHandle({self.step_name!r}, {self.step_id})"
+
+    @property
+    def done(self) -> bool:
+        """Whether the step has an outcome: it has returned, raised, or was cancelled."""
+        return self._task.done()
+
+    async def get_result(self) -> R:
+        """Wait until the step has an outcome; return what it returned, raise what it raised.
+
+        Raises `StepCancelledError` when the step was cancelled. A caller that is cancelled while it waits leaves the step alone.
+
+        Example:
+            ```python
+            @DBOS.step()
+            async def think(question: str) -> int:
+                return len(question)
+
+            @DBOS.workflow()
+            async def answer() -> int:
+                thought = await DBOS.start_step(think, "how long is this?")
+                return await thought.get_result()
+
+            assert await answer() == 17
+            ```
+        """
+        return await asyncio.shield(self._task)
+
+    async def cancel(self) -> None:
+        """Cancel the step, and return when that is recorded. A step that has an outcome keeps it.
+
+        "Cancelled" is the outcome of the step then, so a replay does not execute it again. An ``async def`` sees the cancellation
+        at its next ``await``; a ``def`` goes on in its thread, and what it returns is thrown away.
+
+        Example:
+            ```python
+            @DBOS.step()
+            async def think() -> str:
+                await asyncio.sleep(3600)
+                return "42"
+
+            @DBOS.workflow()
+            async def impatient() -> str:
+                thought = await DBOS.start_step(think)
+                await thought.cancel()
+                try:
+                    return await thought.get_result()
+                except StepCancelledError:
+                    return "never mind"
+
+            assert await impatient() == "never mind"
+            ```
+        """
+        self._scope.cancel()
+        await asyncio.wait([self._task])
+
+    if TYPE_CHECKING:
+
+        def _brings(self) -> StepHandle[R]: ...
+
+    def __dbos_wait__(self, database: Database) -> Awaited:
+        """For `DBOS.wait_first`."""
+        if database is not self._database:
+            raise InvalidArgumentError("This handle is of another DBOS: wait for it where the step was started.")
+        return Awaited(
+            kind="step", name=f"step {self.step_name} ({self.step_id})", keys=(self._key,),
+            is_ready=self._task.done, read=lambda _, __: self,
+        )  # fmt: skip
+
+    def _ended(self, task: asyncio.Task[R]) -> None:
+        if not task.cancelled():
+            task.exception()  # the record has it, and whoever asks for the result
+        self._database.wakeups.wake(self._key)
+
+
+async def start_step(
+    database: Database, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+) -> StepHandle[R]:
+    """Start a step, and return its handle."""
+    in_workflow(calling_context(database), "start_step")
+    method = function if isinstance(function, MethodType) else None
+    step: Any = function if method is None else method.__func__
+    if not isinstance(step, StepFunction):
+        raise InvalidArgumentError(
+            f"start_step starts steps, and {excerpt(function)} is none: decorate it with @DBOS.step()."
+        )
+    bound = args if method is None else (method.__self__, *args)
+    begun: asyncio.Future[Step] = database.loop.create_future()
+    scope = anyio.CancelScope()
+    task: asyncio.Task[R] = database.loop.create_task(step.execute(bound, kwargs, scope, begun.set_result))
+    task.add_done_callback(lambda _: begun.cancel())  # if it never came so far
+    try:
+        return StepHandle(database, step.name, await begun, task, scope)
+    except asyncio.CancelledError:
+        if task.done():
+            task.result()
+        scope.cancel()  # nobody will have this handle
+        raise
