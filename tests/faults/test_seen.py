@@ -143,6 +143,16 @@ async def call_patient() -> str:
     return await patient()
 
 
+@DBOS.step(name="rare", retries_allowed=True, max_attempts=9, interval_seconds=1e-10, backoff_rate=1e308)
+async def rare() -> None:
+    raise ConnectionError("the shop is closed")
+
+
+@DBOS.workflow()
+async def call_rare() -> None:
+    await rare()
+
+
 @DBOS.step(name="endless and seen")
 async def endless() -> str:
     await GO[0].wait()
@@ -168,6 +178,18 @@ Steps = Callable[[str], Awaitable[list[WorkflowStep]]]
 async def _shows(steps: Steps, workflow_id: str, *expected: tuple[str, int | None]) -> bool:
     found = [step for step in await steps(workflow_id) if step.completed_at is None]
     return [(step.verb, step.attempt) for step in found] == list(expected)
+
+
+async def test_d5_the_pause_before_an_attempt_is_one_that_can_be_told(dbos: DBOS, database_url: str) -> None:
+    with SetWorkflowID("rare"):
+        await DBOS.start_workflow(call_rare)
+    async with DBOSClient(database_url) as client:
+        both: tuple[Steps, ...] = DBOS.list_workflow_steps, client.list_workflow_steps
+        for steps in both:
+            await eventually(partial(_shows, steps, "rare", ("step", 3)))
+            (step,) = await steps("rare")
+            assert step.next_attempt_at is not None
+            assert step.next_attempt_at - datetime.now(UTC) < timedelta(days=101 * 365)
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
