@@ -184,8 +184,8 @@ def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
         error = None
     if error is None:
         error = RecordedError(record.type, record.message or ", ".join(map(str, record.args)))
-    for note in record.notes:
-        BaseException.add_note(error, note)
+    if record.notes or _asks_elsewhere(type(error)):
+        vars(error)["__notes__"] = list(record.notes)  # to add or look for a note may run code of the class
     if record.traceback:
         tracebacks.keep(error, record.traceback)
     if record.cause is not None:
@@ -260,6 +260,11 @@ def _make(kind: type[Exception], record: _Record, budget: Iterator[int]) -> Exce
     if kind.__module__ == "builtins":
         str(error)  # Raises, as above.
     return error
+
+
+def _asks_elsewhere(kind: type[Exception]) -> bool:
+    """Whether the class has code for attributes that are not there, which may need what is not stored."""
+    return any("__getattr__" in vars(base) for base in kind.__mro__)
 
 
 def _fill_unicode_error(error: Exception, arguments: list[Any], data: bytes) -> None:

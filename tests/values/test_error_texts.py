@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import pickle
+import traceback
 import weakref
 from datetime import datetime
 from email.message import Message
@@ -107,7 +108,10 @@ def test_w2_an_exception_keeps_its_text_through_steps_and_workflows() -> None:
         again = there_and_back(there_and_back(there_and_back(error)))
         assert isinstance(again, type(error))
         assert str(again) == str(error)
-        assert again.__dict__.get("__notes__") is None
+        assert "".join(traceback.format_exception(again)).splitlines()[-1].endswith(f": {error}")
+        error.add_note("tried twice")
+        again = there_and_back(there_and_back(error))
+        assert again.__notes__ == ["tried twice"]
 
 
 class Order(BaseModel):
