@@ -18,7 +18,9 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime, time, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import TzInfo
 
@@ -27,6 +29,8 @@ from dbos_async._serialization.shapes import Shape
 MAX_KINDS: Final = 4096
 NOT_FINITE: Final = "it has a NaN, an infinity or a number outside the range of float, which JSON cannot represent"
 SIMPLE: Final = frozenset((type(None), bool, int, str))
+STAND_INS: Final[dict[type, type]] = {pgproto.UUID: UUID}
+"""Classes that stand for one of Python's, and differ from it in nothing that is seen: asyncpg reads each UUID as its own."""
 _JSON_TYPES: Final = frozenset((type(None), bool, int, float, str, list, dict))
 
 _Check = Callable[[Any, Any, Shape], None]
@@ -72,9 +76,14 @@ def _check_kinds(value: Any, again: Any, shape: Shape) -> None:
     sent, arrived = type(value), type(again)
     if sent is int and arrived is float and (value == again or shape.is_own):
         return  # Wherever a float is declared, Python's type checkers allow an int.
+    if STAND_INS.get(sent) is arrived and value == again:
+        return
     check_plain(value, objects=True)
     if not (shape.is_open and arrived in _JSON_TYPES and sent not in _JSON_TYPES):
-        raise TypeError(f"its type is or has {sent.__qualname__}, which would arrive as {arrived.__qualname__}")
+        names = sent.__qualname__, arrived.__qualname__
+        if names[0] == names[1]:
+            names = f"{sent.__module__}.{names[0]}", f"{arrived.__module__}.{names[1]}"
+        raise TypeError(f"its type is or has {names[0]}, which would arrive as {names[1]}")
 
 
 def _check_plain_collection(value: Any, again: Any, shape: Shape) -> None:
