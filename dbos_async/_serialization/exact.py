@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import datetime, time, timezone, tzinfo
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
@@ -54,6 +55,8 @@ def _find_check(kind: Any) -> _Check:
         return _check_model
     if dataclasses.is_dataclass(kind):
         return _check_fields
+    if issubclass(kind, Enum):
+        return _check_member
     for base, check in ((tuple, _check_items), (list, _check_items), (dict, _check_dict), (AbstractSet, _check_set)):
         if issubclass(kind, base):
             return check
@@ -195,6 +198,12 @@ def _check_number(value: Any, again: Any, shape: Shape) -> None:
     # Different numbers of these classes may be equal: 1.1 and 1.10, or -0j and 0j.
     if repr(value) != repr(again) and not shape.is_own:
         raise _would_arrive(value, again)
+
+
+def _check_member(value: Enum, again: Enum, shape: Shape) -> None:
+    # Two members may have one JSON, as those of a date and of its text.
+    if value is not again and not shape.is_own:
+        raise ValueError(f"its {value!s:.100} would arrive as {again!s:.100}")
 
 
 def _check_object(value: Any, again: Any, shape: Shape) -> None:

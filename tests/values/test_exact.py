@@ -17,7 +17,6 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from asyncpg.pgproto import pgproto
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, field_serializer
@@ -38,7 +37,6 @@ from tests.support.models import (
     Wide,
     counted,
     names,
-    there_and_back,
 )
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -297,29 +295,6 @@ def declared_values(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def is_float(declared: Any) -> bool:
     return "float" in str(declared)
-
-
-class Row(BaseModel):
-    id: UUID
-    others: dict[UUID, set[UUID]] = {}
-
-
-def test_d1_an_id_that_asyncpg_has_read_is_a_uuid() -> None:
-    read, plain = pgproto.UUID(UUID(int=7).bytes), UUID(int=7)
-    for declared, value, expected in (
-        (UUID, read, plain), (list[UUID | None], [read], [plain]), (UUID | str, read, plain), (Any, read, str(plain)),
-        (Row, Row(id=read, others={read: {read}}), Row(id=plain, others={plain: {plain}})),
-    ):  # fmt: skip
-        again = decode_value(encode_value(value, declared), declared)
-        assert (again, type(again)) == (expected, type(expected))
-    error = ValueError(read)
-    error.row = read  # type: ignore[attr-defined]
-    again = there_and_back(error)
-    assert (again.args, vars(again)["row"]) == ((plain,), plain)
-    with pytest.raises(
-        InvalidValueError, match=r"has tests\.values\.test_exact\.UUID.*, which would arrive as uuid\.UUID"
-    ):
-        encode_value(type("UUID", (UUID,), {})(int=7), UUID)
 
 
 @given(declared_values())

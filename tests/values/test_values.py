@@ -149,7 +149,8 @@ def dataclass_of(kinds: list[Kind]) -> Kind:
 def typed_dict_of(kinds: list[Kind]) -> Kind:
     fields = fields_of(kinds)
     made = MAKE_TYPED_DICT(name_of_its_own("Options"), {name: kind[0] for name, kind in fields.items()}, total=False)
-    return made, st.fixed_dictionaries({}, optional={name: kind[1] for name, kind in fields.items()})
+    made_of = st.fixed_dictionaries({}, optional={name: kind[1] for name, kind in fields.items()})
+    return made, made_of.map(lambda found: {name: found[name] for name in fields if name in found})
 
 
 def union_of(kinds: list[Kind]) -> Kind:
