@@ -267,7 +267,8 @@ async def send_inside(destination_id: str) -> bool:
 async def tell_all(live: str, ended: str) -> list[Any]:
     told: list[Any] = [await DBOS.send(ended, 1), await DBOS.send(live, 1), await send_inside(ended)]
     told.append(await DBOS.send(ended, 1, idempotency_key="k"))
-    told.append(await DBOS.send_bulk([SendMessage(each, 1) for each in (ended, live, ended)]))
+    bulks = [[SendMessage(each, 1) for each in several] for several in ((ended, live, ended), (ended,), (live,))]
+    told += [await DBOS.send_bulk(bulk) for bulk in bulks]
     told += [await DBOS.cancel_workflow(ended), await DBOS.cancel_workflow(live)]
     await DBOS.recv("go", timeout_seconds=None)
     return told
@@ -291,12 +292,16 @@ async def test_m9_who_sends_to_or_cancels_an_ended_workflow_is_told(dbos: DBOS, 
             assert await DBOS.send(gone, 1, idempotency_key="key") is False, "the repeated send is told, too"
             assert await DBOS.send(live, 1, idempotency_key="key") is True
         assert await DBOS.send_bulk([SendMessage(live, 1), SendMessage(gone, 1)]) == [gone]
+        for alone, of_alone in ((gone, [gone]), (live, []), (gone, [gone])):
+            assert await DBOS.send_bulk([SendMessage(alone, 1, idempotency_key="key")]) == of_alone
         assert await DBOS.send_bulk([]) == []
         async with connection.transaction():
             assert await DBOS.send(gone, 1, connection=connection) is False
         assert len(await DBOS.list_messages(gone)) == 4
+        assert await DBOS.send_bulk([SendMessage(gone, 1)]) == [gone]
+        assert await DBOS.send_bulk([SendMessage(live, 1)]) == []
         teller = await DBOS.start_workflow(tell_all, live, gone)
-        told = [False, True, False, False, [gone], False, True]
+        told = [False, True, False, False, [gone], [gone], [], False, True]
         await eventually(partial(_waits_in_recv, teller.workflow_id))
         await DBOS.cancel_workflow(teller.workflow_id)
         await DBOS.resume_workflow(teller.workflow_id)
