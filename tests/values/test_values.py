@@ -220,7 +220,7 @@ def register(cases: list[Typed]) -> Any:
             return case.value
 
         made.__annotations__["return"] = case.declared
-        return DBOS.step(name="makes")(made)
+        return DBOS.step(name="makes a value")(made)
 
     async def passes(values: Any) -> Any:
         me = str(DBOS.workflow_id)
