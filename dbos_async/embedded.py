@@ -144,7 +144,11 @@ def join(directory: Path | str, version: int = 18) -> EmbeddedPostgres:
         try:
             directory = directory.resolve()
             return (_used.get(directory) or _Use(directory)).join(version, installed)
-        except (OSError, NotStartedError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            NotStartedError,
+        ) as error:  # Path.resolve raises RuntimeError for links in a circle
             raise ConfigurationError(
                 f"The embedded Postgres in {shown(str(directory))} did not start ({shown(str(error))}): "
                 "remove the cause, or pass the URL of another database."

@@ -49,6 +49,7 @@ from dbos_async.errors import (
     LaunchError,
     MessageNotFoundError,
     RedeliveryError,
+    ResultTimeoutError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowNotEndedError,
@@ -79,6 +80,7 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     InvalidArgumentError: 422,
     InvalidValueError: 422,
     DatabaseUnavailableError: 503,
+    ResultTimeoutError: 504,
 }
 
 

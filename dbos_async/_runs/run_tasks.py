@@ -18,6 +18,9 @@ from dbos_async._runs.set_start import SetStart
 
 FEW_TASKS: Final = 100
 
+MAX_TURNS_FOR_BEGINS: Final = 50
+"""A run whose tasks go on starting others is cancelled after so many turns of the event loop all the same."""
+
 
 class CurrentStep(UnderWay, Protocol):
     """What a run remembers of a step that is under way."""
@@ -60,8 +63,8 @@ class RunTasks:
     """What the hashes of its tasks begin with."""
     tasks_cancelled: list[tuple[int, RunTask, Any]] | None = None
     """The tasks that are cancelled in the next turn of the event loop, with their numbers and messages."""
-    has_waited_for_begins: bool = False
-    """Whether the cancellation of all has waited for tasks that had not begun."""
+    turns_waited_for_begins: int = 0
+    """For how many turns of the event loop the cancellation of all has waited for tasks that had not begun."""
     task_refs: list[weakref.ref[asyncio.Task[Any]]] | None = None
     """Those of them that are not garbage, and some that are."""
     most_task_refs: int = FEW_TASKS
@@ -77,14 +80,17 @@ class RunTasks:
     starter_of_sets: SetStart | None = None
 
     def cancel_tasks(self, reason: str) -> None:
-        """Cancel all of them. A task that has not begun begins before, since it may hold coroutines that it alone would await."""
+        """Cancel all of them. A task that has not begun begins before, since it may hold coroutines that it alone would await.
+
+        What begins may start further tasks, as groups within groups do.
+        """
         tasks = [mark.task for mark in self.inside_verbs or ()]
         tasks += [ref() for ref in self.task_refs or ()]
         tasks.append(self.main_task)
-        if self.has_waited_for_begins or all(map(_has_begun, tasks)):
+        if self.turns_waited_for_begins >= MAX_TURNS_FOR_BEGINS or all(map(_has_begun, tasks)):
             _cancel_once(tasks, reason)
         else:
-            self.has_waited_for_begins = True
+            self.turns_waited_for_begins += 1
             asyncio.get_running_loop().call_soon(self.cancel_tasks, reason, context=contextvars.Context())
 
     def cancel_tasks_inside(self) -> None:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
-from typing import Self
+from contextvars import ContextVar
+from typing import Generic, Self, TypeVar
 
 from dbos_async._checks import check_key, check_seconds
 from dbos_async.errors import WrongPlaceError
+
+T = TypeVar("T")
+
+
+class Blocks(Generic[T]):
+    """The ``with`` blocks of one kind around the code that runs. Tasks that share a block enter and leave it in any order."""
+
+    def __init__(self, name: str) -> None:
+        self._values: ContextVar[tuple[T | None, ...]] = ContextVar(name, default=())
+
+    def get(self) -> T | None:
+        """The value of the innermost block, ``None`` outside of all."""
+        values = self._values.get()
+        return values[-1] if values else None
+
+    def enter(self, value: T | None) -> None:
+        """Begin a block with this value."""
+        self._values.set((*self._values.get(), value))
+
+    def leave(self) -> None:
+        """End the innermost block."""
+        self._values.set(self._values.get()[:-1])
 
 
 class SetWorkflowID:
@@ -32,14 +54,13 @@ class SetWorkflowID:
     def __init__(self, workflow_id: str) -> None:
         self.workflow_id: str = check_key(workflow_id, "The id of SetWorkflowID")
         self._used = False
-        self._before: list[Token[SetWorkflowID | None]] = []
 
     def __enter__(self) -> Self:
-        self._before.append(assigned.set(self))
+        assigned.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assigned.reset(self._before.pop())
+        assigned.leave()
 
     def use(self) -> str:
         """Give the id away, which happens once."""
@@ -79,14 +100,13 @@ class SetWorkflowTimeout:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds: float | None = check_seconds(seconds, "seconds")
-        self._before: list[Token[float | None]] = []
 
     def __enter__(self) -> Self:
-        self._before.append(allowed_seconds.set(self.seconds))
+        allowed_seconds.enter(self.seconds)
         return self
 
     def __exit__(self, *_: object) -> None:
-        allowed_seconds.reset(self._before.pop())
+        allowed_seconds.leave()
 
 
 class SetApplicationVersion:
@@ -111,18 +131,17 @@ class SetApplicationVersion:
 
     def __init__(self, application_version: str) -> None:
         self.application_version: str = check_key(application_version, "The version of SetApplicationVersion")
-        self._before: list[Token[str | None]] = []
 
     def __enter__(self) -> Self:
-        self._before.append(wanted_version.set(self.application_version))
+        wanted_version.enter(self.application_version)
         return self
 
     def __exit__(self, *_: object) -> None:
-        wanted_version.reset(self._before.pop())
+        wanted_version.leave()
 
 
-wanted_version: ContextVar[str | None] = ContextVar("dbos_async_wanted_version", default=None)
+wanted_version: Blocks[str] = Blocks("dbos_async_wanted_version")
 
-allowed_seconds: ContextVar[float | None] = ContextVar("dbos_async_allowed_seconds", default=None)
+allowed_seconds: Blocks[float] = Blocks("dbos_async_allowed_seconds")
 
-assigned: ContextVar[SetWorkflowID | None] = ContextVar("dbos_async_assigned", default=None)
+assigned: Blocks[SetWorkflowID] = Blocks("dbos_async_assigned")

@@ -67,7 +67,7 @@ def check_connection(connection: Any, context: Context | None, verb: str) -> Non
     """Raise unless this is a connection with an open transaction, and the verb is not called from the body of a workflow."""
     if not is_connection(connection):
         raise InvalidArgumentError(
-            f"connection must be an asyncpg connection and is a {kind_of(connection)} (of a SQLAlchemy session: "
+            f"connection must be an asyncpg connection and is of type {kind_of(connection)} (of a SQLAlchemy session: "
             "(await (await session.connection()).get_raw_connection()).driver_connection)."
         )
     try:

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from dbos_async._serialization.exact import are_equal
+from dbos_async._serialization.exact import STAND_INS, are_equal
 from dbos_async._serialization.values import decode_value, encode_value, safe_str, utf8_safe
 from dbos_async.errors import InvalidValueError
 
@@ -69,7 +69,7 @@ def argument(value: object) -> tuple[Any, Told | None]:
 
 def told_of(value: object) -> Told | None:
     """Return how a value of a known kind is restored, ``None`` for any other."""
-    kind = type(value)
+    kind = STAND_INS.get(type(value), type(value))
     if _RESTORED.get(kind.__name__) is kind:
         try:
             encode_value(value, kind)

@@ -17,8 +17,11 @@ from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import datetime, time, timezone, tzinfo
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
+from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import TzInfo
 
@@ -27,6 +30,8 @@ from dbos_async._serialization.shapes import Shape
 MAX_KINDS: Final = 4096
 NOT_FINITE: Final = "it has a NaN, an infinity or a number outside the range of float, which JSON cannot represent"
 SIMPLE: Final = frozenset((type(None), bool, int, str))
+STAND_INS: Final[dict[type, type]] = {pgproto.UUID: UUID}
+"""Classes that stand for one of Python's, and differ from it in nothing that is seen: asyncpg reads each UUID as its own."""
 _JSON_TYPES: Final = frozenset((type(None), bool, int, float, str, list, dict))
 
 _Check = Callable[[Any, Any, Shape], None]
@@ -50,6 +55,8 @@ def _find_check(kind: Any) -> _Check:
         return _check_model
     if dataclasses.is_dataclass(kind):
         return _check_fields
+    if issubclass(kind, Enum):
+        return _check_member
     for base, check in ((tuple, _check_items), (list, _check_items), (dict, _check_dict), (AbstractSet, _check_set)):
         if issubclass(kind, base):
             return check
@@ -72,9 +79,14 @@ def _check_kinds(value: Any, again: Any, shape: Shape) -> None:
     sent, arrived = type(value), type(again)
     if sent is int and arrived is float and (value == again or shape.is_own):
         return  # Wherever a float is declared, Python's type checkers allow an int.
+    if STAND_INS.get(sent) is arrived and value == again:
+        return
     check_plain(value, objects=True)
     if not (shape.is_open and arrived in _JSON_TYPES and sent not in _JSON_TYPES):
-        raise TypeError(f"its type is or has {sent.__qualname__}, which would arrive as {arrived.__qualname__}")
+        names = sent.__qualname__, arrived.__qualname__
+        if names[0] == names[1]:
+            names = f"{sent.__module__}.{names[0]}", f"{arrived.__module__}.{names[1]}"
+        raise TypeError(f"its type is or has {names[0]}, which would arrive as {names[1]}")
 
 
 def _check_plain_collection(value: Any, again: Any, shape: Shape) -> None:
@@ -186,6 +198,12 @@ def _check_number(value: Any, again: Any, shape: Shape) -> None:
     # Different numbers of these classes may be equal: 1.1 and 1.10, or -0j and 0j.
     if repr(value) != repr(again) and not shape.is_own:
         raise _would_arrive(value, again)
+
+
+def _check_member(value: Enum, again: Enum, shape: Shape) -> None:
+    # Two members may have one JSON, as those of a date and of its text.
+    if value is not again and not shape.is_own:
+        raise ValueError(f"its {value!s:.100} would arrive as {again!s:.100}")
 
 
 def _check_object(value: Any, again: Any, shape: Shape) -> None:

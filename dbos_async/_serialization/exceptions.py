@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from abc import ABCMeta
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Annotated, Any, cast
@@ -45,6 +46,7 @@ def encode_error(error: BaseException) -> str:
         record = _describe(error, MAX_ERROR_DEPTH, iter(range(MAX_ERRORS)))
     except Exception:  # The arguments, attributes and causes of a user's class may raise anything when they are read.
         record = _Record(type=_name(error), message=safe_str(error))
+        record.keeps_text = isinstance(error, Exception) and _needs_text(record)
     text = record.model_dump_json(exclude_defaults=True)
     if len(text) > MAX_ERROR_LENGTH:
         record.notes = [f"Most of this error is not recorded: it had {len(text):,} characters."]
@@ -100,7 +102,7 @@ def _describe(error: BaseException, depth: int, budget: Iterator[int]) -> _Recor
         _describe_attributes(record, error)
     if isinstance(error, ValidationError):
         record.validation = validation_errors.describe(error, record.message)
-    notes = getattr(error, "__notes__", None)
+    notes = vars(error).get("__notes__")  # A __getattr__ of its class may need what is not stored, and raise anything.
     record.notes = [safe_str(note) for note in notes] if isinstance(notes, list) else []
     if (
         isinstance(error, ValidationError)
@@ -182,8 +184,8 @@ def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
         error = None
     if error is None:
         error = RecordedError(record.type, record.message or ", ".join(map(str, record.args)))
-    for note in record.notes:
-        BaseException.add_note(error, note)
+    if record.notes or _asks_elsewhere(type(error)):
+        vars(error)["__notes__"] = list(record.notes)  # to add or look for a note may run code of the class
     if record.traceback:
         tracebacks.keep(error, record.traceback)
     if record.cause is not None:
@@ -191,9 +193,19 @@ def _rebuild(record: _Record, budget: Iterator[int]) -> Exception:
     return error
 
 
+class _Quiet:
+    """A base that comes before a class of a user: no ``__init_subclass__`` of that class is run."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Do nothing."""
+
+
 def _with_text(kind: type[Exception], text: str) -> type[Exception]:
     """Return a class that is caught as this one and says this text. No code of the class is run."""
-    if type(kind) is not type or any("__init_subclass__" in vars(base) for base in kind.__mro__[:-1]):
+    meta: Any = type(kind)
+    if meta not in (type, ABCMeta):
         return kind
 
     def say(_: BaseException) -> str:
@@ -201,7 +213,9 @@ def _with_text(kind: type[Exception], text: str) -> type[Exception]:
 
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, _SAYS_FOR: kind}
     try:
-        return type(kind.__name__, (kind,), {**names, "__str__": say, "__reduce__": _reduce})
+        return cast(
+            "type[Exception]", meta(kind.__name__, (_Quiet, kind), {**names, "__str__": say, "__reduce__": _reduce})
+        )
     except TypeError:  # A class of an extension may have no subclasses.
         return kind
 
@@ -246,6 +260,11 @@ def _make(kind: type[Exception], record: _Record, budget: Iterator[int]) -> Exce
     if kind.__module__ == "builtins":
         str(error)  # Raises, as above.
     return error
+
+
+def _asks_elsewhere(kind: type[Exception]) -> bool:
+    """Whether the class has code for attributes that are not there, which may need what is not stored."""
+    return any("__getattr__" in vars(base) for base in kind.__mro__)
 
 
 def _fill_unicode_error(error: Exception, arguments: list[Any], data: bytes) -> None:

@@ -12,7 +12,7 @@ from inspect import Parameter
 from types import GenericAlias, SimpleNamespace
 from typing import Any
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError
+from pydantic import PydanticSchemaGenerationError
 from pydantic_core import to_json
 
 from dbos_async._checks import excerpt
@@ -177,7 +177,9 @@ class Signature:
                 continue
             except PydanticSchemaGenerationError:
                 has_json = False
-            except (PydanticUserError, TypeError, SyntaxError) as problem:
+            except (
+                Exception
+            ) as problem:  # An annotation may be any code, and the schema of a type of the user any other.
                 has_json, reason = False, f" ({' '.join(str(problem).split()):.200})"
             if not has_json:
                 raise RegistrationError(
@@ -230,7 +232,9 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
             return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
         else:
             return inspect.signature(function)
-    except (TypeError, ValueError):  # some functions that are written in C tell nothing
+    except (
+        Exception
+    ):  # Some functions that are written in C tell nothing, and an object of the user may raise anything.
         return inspect.Signature(
             [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
         )

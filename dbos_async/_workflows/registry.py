@@ -56,7 +56,7 @@ class InheritedWorkflow(NamedTuple):
     owner: type
     subclass: type
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         raise self.refusal()
 
     def refusal(self) -> RegistrationError:

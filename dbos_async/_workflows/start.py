@@ -43,7 +43,7 @@ with load(__name__) as sql:
 class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         handle = await start_here(self, args, kwargs)
         # A parked child is repaired and resumed, and so its parent waits. Others hear of it.
         return cast("R", await handle.get_result(wait_if_parked=run_of_body(None) is not None))
@@ -78,7 +78,7 @@ class ClassWorkflow(StaticWorkflow[P, R]):
         self._owner: type = object
         self.function = self._call_without_class
 
-    async def _call_without_class(self, *args: Any, **kwargs: Any) -> R:
+    async def _call_without_class(self, /, *args: Any, **kwargs: Any) -> R:
         raise RegistrationError(
             f"The workflow {self.name!r} is a class method, and stands in no class: define it in one."
         )

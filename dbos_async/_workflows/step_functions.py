@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 import anyio
 
+from dbos_async._checks import MAX_WAIT_SECONDS
 from dbos_async._logs import text_of
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
@@ -85,7 +86,7 @@ class StepFunction(Decorated, Generic[P, R]):
         """A step that is defined in a class is a method like any other."""
         return self if instance is None else MethodType(self, instance)
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if not isinstance(current.get(), WorkflowContext):
             return cast("R", await self._call(*args, **kwargs))
         return await self.execute(args, kwargs)
@@ -182,7 +183,7 @@ class StepFunction(Decorated, Generic[P, R]):
             step.tries = Tries(attempt + 1, time.monotonic() + pause, problem[:MAX_PROBLEM])
             await anyio.sleep(pause)
             step.tries = step.tries._replace(next_at=None)
-            pause *= self._backoff_rate
+            pause = min(pause * self._backoff_rate, MAX_WAIT_SECONDS)  # which the clocks can still count
         raise AssertionError("The last attempt returns or raises.")
 
     async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -201,7 +202,7 @@ class StepFunction(Decorated, Generic[P, R]):
         # The time is over, whatever the step made of its cancellation.
         raise StepTimeoutError(self.name, self._timeout_seconds) from late
 
-    async def _call(self, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
         if self._is_called_here:

@@ -182,7 +182,8 @@ class WorkflowVerbs(ABC):
 
         The copy has the recorded steps below ``start_step`` (a number of `list_workflow_steps`), the events and stream values of
         those steps, and every message that the original has not received by then. 1 runs everything again, the number after the
-        last step repeats nothing. Where the original named itself, or something after itself, the copy may do the same.
+        last step repeats nothing. Where a copied step named the original, or something after it, the copy may name itself; the
+        messages, events and stream values that it takes over keep their topics and keys.
         `SetWorkflowID` gives the copy an id, `SetWorkflowTimeout` a deadline. ``application_version`` (``None``: that of the
         original) says which executors may run it.
 

@@ -143,6 +143,16 @@ async def call_patient() -> str:
     return await patient()
 
 
+@DBOS.step(name="rare", retries_allowed=True, max_attempts=9, interval_seconds=1e-10, backoff_rate=1e308)
+async def rare() -> None:
+    raise ConnectionError("the shop is closed")
+
+
+@DBOS.workflow()
+async def call_rare() -> None:
+    await rare()
+
+
 @DBOS.step(name="endless and seen")
 async def endless() -> str:
     await GO[0].wait()
@@ -168,6 +178,18 @@ Steps = Callable[[str], Awaitable[list[WorkflowStep]]]
 async def _shows(steps: Steps, workflow_id: str, *expected: tuple[str, int | None]) -> bool:
     found = [step for step in await steps(workflow_id) if step.completed_at is None]
     return [(step.verb, step.attempt) for step in found] == list(expected)
+
+
+async def test_d5_the_pause_before_an_attempt_is_one_that_can_be_told(dbos: DBOS, database_url: str) -> None:
+    with SetWorkflowID("rare"):
+        await DBOS.start_workflow(call_rare)
+    async with DBOSClient(database_url) as client:
+        both: tuple[Steps, ...] = DBOS.list_workflow_steps, client.list_workflow_steps
+        for steps in both:
+            await eventually(partial(_shows, steps, "rare", ("step", 3)))
+            (step,) = await steps("rare")
+            assert step.next_attempt_at is not None
+            assert step.next_attempt_at - datetime.now(UTC) < timedelta(days=101 * 365)
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
@@ -245,7 +267,8 @@ async def send_inside(destination_id: str) -> bool:
 async def tell_all(live: str, ended: str) -> list[Any]:
     told: list[Any] = [await DBOS.send(ended, 1), await DBOS.send(live, 1), await send_inside(ended)]
     told.append(await DBOS.send(ended, 1, idempotency_key="k"))
-    told.append(await DBOS.send_bulk([SendMessage(each, 1) for each in (ended, live, ended)]))
+    bulks = [[SendMessage(each, 1) for each in several] for several in ((ended, live, ended), (ended,), (live,))]
+    told += [await DBOS.send_bulk(bulk) for bulk in bulks]
     told += [await DBOS.cancel_workflow(ended), await DBOS.cancel_workflow(live)]
     await DBOS.recv("go", timeout_seconds=None)
     return told
@@ -269,12 +292,16 @@ async def test_m9_who_sends_to_or_cancels_an_ended_workflow_is_told(dbos: DBOS, 
             assert await DBOS.send(gone, 1, idempotency_key="key") is False, "the repeated send is told, too"
             assert await DBOS.send(live, 1, idempotency_key="key") is True
         assert await DBOS.send_bulk([SendMessage(live, 1), SendMessage(gone, 1)]) == [gone]
+        for alone, of_alone in ((gone, [gone]), (live, []), (gone, [gone])):
+            assert await DBOS.send_bulk([SendMessage(alone, 1, idempotency_key="key")]) == of_alone
         assert await DBOS.send_bulk([]) == []
         async with connection.transaction():
             assert await DBOS.send(gone, 1, connection=connection) is False
         assert len(await DBOS.list_messages(gone)) == 4
+        assert await DBOS.send_bulk([SendMessage(gone, 1)]) == [gone]
+        assert await DBOS.send_bulk([SendMessage(live, 1)]) == []
         teller = await DBOS.start_workflow(tell_all, live, gone)
-        told = [False, True, False, False, [gone], False, True]
+        told = [False, True, False, False, [gone], [gone], [], False, True]
         await eventually(partial(_waits_in_recv, teller.workflow_id))
         await DBOS.cancel_workflow(teller.workflow_id)
         await DBOS.resume_workflow(teller.workflow_id)

@@ -328,6 +328,12 @@ async def test_d5_what_is_in_the_way_is_named(tmp_path: Path, in_the_way: str) -
         await embedded.start(tmp_path / ".dbos_async")
 
 
+async def test_d5_links_that_lead_in_a_circle_are_named(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ConfigurationError, match=r"circle did not start \(.*circle"):
+        await embedded.start(tmp_path / "circle")
+
+
 async def test_d5_a_folder_that_was_made_half_is_made_anew(tmp_path: Path) -> None:
     half = tmp_path / "postgres-18.new"
     half.mkdir()

@@ -345,3 +345,41 @@ async def test_d2_a_generator_that_a_step_returns_is_its_error_and_no_code_of_it
 
     assert "it is a generator, whose code would run outside of the step" in await work()
     assert ran == []
+
+
+@DBOS.step(name="names like those of methods")
+async def named_like_methods(self: int, cls: int, function: int = 3, args: int = 4) -> list[int]:
+    return [self, cls, function, args]
+
+
+@DBOS.workflow(name="workflow with such names")
+async def workflow_named_like_methods(self: int, fn: int, name: int, kwargs: int = 4) -> list[int]:
+    return [self, fn, name, kwargs, *await named_like_methods(self=self, cls=fn, args=7)]
+
+
+@pytest.mark.usefixtures("dbos")
+async def test_d5_a_parameter_may_have_any_name() -> None:
+    handle = await DBOS.start_workflow(workflow_named_like_methods, self=1, fn=2, name=3)
+    expected = [1, 2, 3, 4, 1, 2, 3, 7]
+    assert await handle.get_result() == await workflow_named_like_methods(self=1, fn=2, name=3) == expected
+    assert await named_like_methods(self=1, cls=2) == [1, 2, 3, 4]
+
+
+def test_d5_an_annotation_may_raise_anything_and_is_refused_in_one_sentence() -> None:
+    def divided() -> Any: ...
+
+    async def schemed(x: Any) -> None: ...
+
+    class Schemed:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, *_: Any) -> Any:
+            raise KeyError("no schema")
+
+    divided.__annotations__["return"] = "1 / 0"
+    schemed.__annotations__["x"] = Schemed
+    for decorate, function, what in (
+        (DBOS.step(), divided, r"The result of .*divided is annotated as '1 / 0', .* \(division by zero\)"),
+        (DBOS.workflow(), schemed, r"The parameter 'x' of .*schemed .* \('no schema'\)"),
+    ):
+        with pytest.raises(RegistrationError, match=what):
+            decorate(function)

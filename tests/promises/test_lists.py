@@ -294,3 +294,17 @@ async def test_d5_pages_of_steps_go_task_by_task(dbos: DBOS) -> None:
     for wrong in ("", "x", "1.", "1..2", 4, "9999999999"):
         with pytest.raises(InvalidArgumentError, match="after must be the step"):
             await DBOS.list_workflow_steps("w", after=wrong)  # type: ignore[arg-type]  # what is tested
+
+
+@DBOS.workflow()
+async def looks_into_its_mailbox() -> list[Any]:
+    (waiting,) = await DBOS.list_messages("first")
+    after = await DBOS.list_messages("first", after=waiting.id)
+    return [waiting.payload, waiting.received_at, str(waiting.id), after]
+
+
+async def test_d1_a_workflow_lists_messages(dbos: DBOS) -> None:
+    await start("first")
+    await DBOS.send("first", 1)
+    (message,) = await DBOS.list_messages("first")
+    assert await looks_into_its_mailbox() == [1, None, str(message.id), []]

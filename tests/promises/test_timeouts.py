@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetWorkflowID, SetWorkflowTimeout, WorkflowCancelledError
+from dbos_async import (
+    DBOS,
+    DBOSClient,
+    InvalidArgumentError,
+    SetApplicationVersion,
+    SetWorkflowID,
+    SetWorkflowTimeout,
+    WorkflowCancelledError,
+    WorkflowStatus,
+)
 from dbos_async._database import wakeups
 from dbos_async._lifecycle import periodic
 from tests.support.eventually import eventually
@@ -50,6 +59,35 @@ async def test_w6_at_its_deadline_a_workflow_is_cancelled(dbos: DBOS) -> None:
     await DBOS.resume_workflow(handle.workflow_id)
     await DBOS.send(handle.workflow_id, "gone", "go")
     assert await handle.get_result() == "gone"
+
+
+async def test_w6_tasks_may_share_a_block_and_leave_it_in_any_order(dbos: DBOS) -> None:
+    an_hour, version, may_leave = (
+        SetWorkflowTimeout(3600),
+        SetApplicationVersion("2"),
+        [asyncio.Event() for _ in range(3)],
+    )
+
+    async def start(number: int) -> WorkflowStatus:
+        with an_hour, version:
+            handle = await DBOS.start_workflow(waits)
+            with an_hour:
+                await may_leave[number].wait()
+        outside = await DBOS.start_workflow(waits)
+        assert (await outside.get_status()).deadline is None
+        return await handle.get_status()
+
+    tasks = [asyncio.create_task(start(number)) for number in range(3)]
+    for number in (1, 0, 2):
+        await eventually(lambda: _are_started(3))
+        may_leave[number].set()
+        status = await tasks[number]
+        assert status.deadline is not None
+        assert status.application_version == "2"
+
+
+async def _are_started(count: int) -> bool:
+    return len(await DBOS.list_workflows(application_version="2")) == count
 
 
 async def test_w6_a_deadline_outlasts_restarts_and_needs_no_owner(database_url: str) -> None:

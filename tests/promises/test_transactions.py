@@ -173,7 +173,7 @@ async def test_a_workflow_may_have_an_argument_of_that_name(dbos: DBOS, orders: 
 
 
 async def test_d5_what_is_no_connection_is_refused(dbos: DBOS, server_url: str, empty_database_url: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="must be an asyncpg connection and is a str"):
+    with pytest.raises(InvalidArgumentError, match="must be an asyncpg connection and is of type str"):
         await DBOS.send("w", 1, connection="postgresql://")  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(InvalidArgumentError, match="must be an asyncpg connection"):
         await DBOS.start_workflow(receives, 1, connection=17)  # type: ignore[call-arg]  # the mistake under test

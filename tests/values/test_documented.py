@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from asyncpg.pgproto import pgproto
 from pydantic import AfterValidator, BaseModel, SecretStr, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from dbos_async import DBOS, InvalidArgumentError, InvalidValueError, RecordedError
 from dbos_async._checks import check_key
@@ -97,6 +100,24 @@ def other_times() -> None:
         same(NOW.astimezone(zone).astimezone(UTC), datetime)
     refused(time(1, fold=1), time)
     refused(NOW.replace(fold=1), datetime)
+
+
+def untold_members() -> None:
+    untold: Any = Enum(
+        "untold", {"PAIR": (1, 2), "DAY": date(2026, 1, 2), "TEXT": "2026-01-02", "BYTES": b"a", "FAIR": 5}
+    )
+    for member in (untold.PAIR, untold.DAY, untold.BYTES):
+        refused(member, untold)
+    for member in (untold.TEXT, untold.FAIR):
+        same(member, untold)
+
+
+def ordered() -> None:
+    class Options(TypedDict):
+        a: int
+        b: int
+
+    assert list(arrives({"b": 2, "a": 1}, Options)) == ["a", "b"]
 
 
 def subclasses() -> None:
@@ -197,6 +218,9 @@ LINES: list[tuple[str, Callable[..., Any]]] = [
     ("a declared `datetime` or `time`, naive", times),
     ("a declared `datetime` or `time` with a", other_times),
     ("a declared `ZoneInfo`", lambda: same(ZoneInfo("Europe/Berlin"), ZoneInfo)),
+    ("a declared `UUID` that asyncpg", lambda: same(arrives(pgproto.UUID(UUID(int=7).bytes), UUID), UUID)),
+    ("a declared member of an enum", untold_members),
+    ("a declared `TypedDict`", ordered),
     ("a declared `re.Pattern`", lambda: refused(re.compile("a", re.IGNORECASE), re.Pattern[str])),
     ("a value of a subclass", subclasses),
     ("an `int` as `float`", int_as_float), ("a `deque` with", lost_settings),

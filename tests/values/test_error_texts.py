@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import gc
 import json
 import pickle
+import traceback
 import weakref
 from datetime import datetime
+from email.message import Message
 from typing import Annotated, Any
+from urllib.error import HTTPError
 
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -69,7 +73,45 @@ def test_w2_an_exception_keeps_its_text_whatever_its_str_needs() -> None:
 def test_d1_no_code_of_a_class_runs_to_keep_a_text() -> None:
     text = encode_error(CarefulError(Client()))
     assert json.loads(text)["message"] == "it was a client"
-    assert type(decode_error(text)) is CarefulError
+    again = decode_error(text)
+    assert isinstance(again, CarefulError)
+    assert str(again) == "it was a client"
+
+
+class AbstractError(Exception, abc.ABC):
+    def __str__(self) -> str:
+        return f"it was {self.args[0].name}"
+
+
+class DelegatingError(Exception):
+    """As `urllib.error.HTTPError`, it asks something else for what it does not have."""
+
+    def __init__(self, client: Client, code: int) -> None:
+        super().__init__(code)
+        self.client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["client"], name)
+
+    def __str__(self) -> str:
+        return f"{self.name} said {self.args[0]}"
+
+
+def test_w2_an_exception_keeps_its_text_through_steps_and_workflows() -> None:
+    errors = [
+        AbstractError(Client()),
+        DelegatingError(Client(), 404),
+        HTTPError("http://a", 404, "none", Message(), None),
+    ]
+    for error in errors:
+        # A step raises it, its workflow does not catch it, and neither does the parent of that workflow.
+        again = there_and_back(there_and_back(there_and_back(error)))
+        assert isinstance(again, type(error))
+        assert str(again) == str(error)
+        assert "".join(traceback.format_exception(again)).splitlines()[-1].endswith(f": {error}")
+        error.add_note("tried twice")
+        again = there_and_back(there_and_back(error))
+        assert again.__notes__ == ["tried twice"]
 
 
 class Order(BaseModel):

@@ -24,7 +24,20 @@ from typing_extensions import TypedDict
 
 from dbos_async import InvalidValueError
 from dbos_async._serialization.values import decode_value, encode_value
-from tests.support.models import NOW, Cat, Colour, Counted, Dog, Level, Model, Pair, Unit, Wide, counted, names
+from tests.support.models import (
+    NOW,
+    Cat,
+    Colour,
+    Counted,
+    Dog,
+    Level,
+    Model,
+    Pair,
+    Unit,
+    Wide,
+    counted,
+    names,
+)
 
 BERLIN = ZoneInfo("Europe/Berlin")
 PLUS_TWO = timezone(timedelta(hours=2))
