@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from dbos_async._checks import check_seconds, excerpt
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, message_key, stream_key
-from dbos_async._messaging.handoff import Receive
+from dbos_async._messaging.handoff import OfferOfSeveral, Receive
 from dbos_async._messaging.recv import read_envelope, take
 from dbos_async._runs.awaited import Awaited, CanBeAwaited
 from dbos_async._runs.context import calling_context, in_workflow
@@ -80,10 +81,17 @@ async def wait_first(database: Database, waits: Sequence[Any], timeout_seconds: 
         FIRST,
         lambda: (*step.columns, step.key, encoded.text(), seconds),
         list(keys),
-        Receive(),
+        _offer(step, awaited, seconds),
         puts_back=message_keys,
     )
     return await step.decode_or_reject(result, lambda text: _brought(text, awaited, result))
+
+
+def _offer(step: Step, awaited: Sequence[Awaited], seconds: float | None) -> Receive:
+    topics = list(itertools.takewhile(lambda one: one.kind == "topic", awaited))
+    if not topics:
+        return Receive()
+    return OfferOfSeveral(step, [one.key or "" for one in topics], [one.keys[0] for one in topics], seconds)
 
 
 def _brought(text: str | None, awaited: Sequence[Awaited], result: StepResult) -> Any:

@@ -24,6 +24,7 @@ from dbos_async._database.wakeups import LocalUpdate, Subscription
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
+from dbos_async._serialization.values import encode_value
 from dbos_async.errors import DatabaseUnavailableError
 
 HANDOFF_SECONDS = 0.1
@@ -51,22 +52,33 @@ class Receive(Observer):
 class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
-    __slots__ = ("_hopes", "_key", "_step", "_waits", "_wakes_before", "handoff", "has_grace")
+    __slots__ = ("_hopes", "_step", "_waits", "_wakes_before", "handoff", "has_grace", "keys")
 
-    def __init__(self, step: Step, key: bytes, timeout_seconds: float | None) -> None:
+    def __init__(self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None) -> None:
         super().__init__()
-        self._step, self._key = step, key
+        self._step = step
+        self.keys = keys
+        """The queues of which it takes a message from a sender."""
         self.handoff: Handoff | None = None
         """The send under way that may deliver the message."""
         may_wait = timeout_seconds is None or timeout_seconds >= MIN_TIMEOUT_SECONDS
-        self.has_grace = may_wait and step.run.remove_listener(key)
+        known_empty = [step.run.remove_listener(key) for key in keys]
+        self.has_grace = may_wait and any(known_empty)
         self._hopes = self._waits = False
         self._wakes_before = 0
 
     @property
-    def columns(self) -> tuple[int, str, int]:
+    def step_columns(self) -> tuple[int, str, int]:
         """The receiver's step: its fence and its number."""
         return self._step.run.attempt, *self._step.id
+
+    def columns(self, key: bytes) -> Row:
+        """What the statement of a sender to this queue must know of the receiver, but for the place."""
+        return self.step_columns
+
+    def delivery(self, result: Result, payload: str) -> str:
+        """The output of the receiver's step, when the statement of the sender has recorded it."""
+        return payload
 
     def make_ticket(self) -> Ticket:
         """The ticket of a hand-off to this receive."""
@@ -79,11 +91,11 @@ class Offer(Receive):
     def delivered(self, subscription: Subscription) -> StepResult | None:
         """The message that a sender has delivered."""
         subscription.offer = None
-        for payload, message_id, ticket in subscription.take_updates():
+        for output, message_id, ticket, key in subscription.take_updates():
             if not subscription.changed:
-                self._mark_empty()
+                self._mark_empty(key)
             self._step.ticket = ticket
-            return self._step.result(payload, None, message_id)
+            return self._step.result(output, None, message_id)
         return None
 
     def postpone(self, subscription: Subscription) -> bool:
@@ -110,8 +122,8 @@ class Offer(Receive):
 
     def found(self, subscription: Subscription) -> None:
         """The queue is empty again if nothing was there before, and one wake-up brought one message."""
-        if self._waits and subscription.wakes <= self._wakes_before + 1:
-            self._mark_empty()
+        if self._waits and subscription.wakes <= self._wakes_before + 1 and len(self.keys) == 1:
+            self._mark_empty(self.keys[0])
 
     def may_have(self, message_id: UUID) -> None:
         """Note a message that was perhaps delivered, for lack of one that was."""
@@ -125,8 +137,26 @@ class Offer(Receive):
             call.rows = self.handoff.rows_alone  # for a call that has not left yet
             await self._step.run.database.batches.flush(call.partition)
 
-    def _mark_empty(self) -> None:
-        self._step.run.add_listener(self._key, _EmptyQueue(self._step.run, self._key))
+    def _mark_empty(self, key: bytes) -> None:
+        self._step.run.add_listener(key, _EmptyQueue(self._step.run, key))
+
+
+class OfferOfSeveral(Offer):
+    """The offer of a wait for the first of several: for the topics before which nothing but topics comes."""
+
+    __slots__ = ("_keys_in_order", "_topics")
+
+    def __init__(self, step: Step, topics: Sequence[str], keys: Sequence[bytes], timeout_seconds: float | None) -> None:
+        self._topics, self._keys_in_order = topics, keys
+        super().__init__(step, list(dict.fromkeys(keys)), timeout_seconds)
+
+    def columns(self, key: bytes) -> Row:
+        index = self._keys_in_order.index(key)
+        return *self.step_columns, self._step.key, index, encode_value(self._topics[: index + 1])
+
+    def delivery(self, result: Result, payload: str) -> str:
+        output: str = result[0]["delivered_output"]
+        return output
 
 
 class _EmptyQueue:
@@ -144,19 +174,20 @@ class _EmptyQueue:
 class Handoff(Observer):
     """A send that takes up an offer. A send that is repeated because its result was lost delivers nothing."""
 
-    __slots__ = ("_message_id", "_offer", "_subscription", "_ticket", "_update", "call", "rows", "rows_alone")
+    __slots__ = ("_key", "_message_id", "_offer", "_payload", "_subscription", "_ticket", "call", "rows", "rows_alone")
 
-    def __init__(self, subscription: Subscription, columns: Row, message_id: UUID, payload: str) -> None:
+    def __init__(self, subscription: Subscription, columns: Row, message_id: UUID, payload: str, key: bytes) -> None:
         offer: Offer = subscription.offer
         subscription.offer = None
         offer.handoff = self
+        receiver = offer.columns(key)
         self.call: Call | None = None
         """The call that this observes, until it has ended."""
-        self.rows: Sequence[Row] = [(*columns, *offer.columns, None)]
-        self.rows_alone: Sequence[Row] = [(*columns, *NO_RECEIVER)]
-        self._subscription, self._offer, self._message_id = subscription, offer, message_id
+        self.rows: Sequence[Row] = [(*columns, *receiver, None)]
+        self.rows_alone: Sequence[Row] = [(*columns, *[None] * len(receiver), None)]
+        self._subscription, self._offer = subscription, offer
+        self._message_id, self._payload, self._key = message_id, payload, key
         self._ticket = offer.make_ticket()
-        self._update = LocalUpdate((payload, message_id, self._ticket), len(payload))
 
     def on_departure(self, call: Call, departure: int) -> None:
         if call.rows is self.rows:
@@ -170,7 +201,8 @@ class Handoff(Observer):
         if result[0]["delivered"]:
             offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
-            self._subscription.wake(self._update)
+            output = offer.delivery(result, self._payload)
+            self._subscription.wake(LocalUpdate((output, self._message_id, self._ticket, self._key), len(output)))
             return
         if call.was_sent:
             self._ticket.is_lost = True
@@ -202,7 +234,7 @@ class Handoff(Observer):
 def find_offer(database: Database, key: bytes) -> Subscription | None:
     """The subscription of a receiver that waits in this process behind the key and has made an offer, if there is one."""
     for subscription in database.wakeups.subscriptions(key):
-        if subscription.offer is not None:
+        if subscription.offer is not None and key in subscription.offer.keys:
             return subscription
     return None
 

@@ -64,7 +64,7 @@ async def _take(database: Database, verb: str, topic: str, timeout_seconds: floa
     seconds = check_seconds(timeout_seconds)
     step = Step(in_workflow(calling_context(database), verb), verb, topic)
     key = message_key(step.run.workflow_id, topic)
-    offer = Offer(step, key, seconds) if verb == "recv" else None
+    offer = Offer(step, (key,), seconds) if verb == "recv" else None
     row = (*step.columns, verb, topic, seconds)
     return step, await take(step, TAKE, row, (key,), offer or Receive(), puts_back=(key,))
 

@@ -15,7 +15,13 @@ from dbos_async._database.calls import Call, Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import message_key
-from dbos_async._messaging.handoff import NO_RECEIVER, Handoff, executor_without_announcement, find_offer
+from dbos_async._messaging.handoff import (
+    NO_RECEIVER,
+    Handoff,
+    OfferOfSeveral,
+    executor_without_announcement,
+    find_offer,
+)
 from dbos_async._messaging.send_keys import BulkMatcher, SendMatcher, Target, bulk_key, send_key
 from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
@@ -30,6 +36,7 @@ from dbos_async.keys import Topic
 
 with load(__name__) as sql:
     SEND: Final = sql.statement("SEND")
+    SEND_TO_FIRST: Final = sql.statement("SEND_TO_FIRST")
     SEND_EXTERNAL: Final = sql.statement("SEND_EXTERNAL")
     SEND_BULK: Final = sql.statement("SEND_BULK")
 
@@ -117,8 +124,9 @@ def _call(
     columns = (*caller_columns(caller), verb, step_key, *first.without_key)
     if subscription is None:
         return call_by(caller, SEND, [(*columns, *NO_RECEIVER)], first.destination_id, size, wakes)
-    handoff = Handoff(subscription, columns, first.id, first.payload)
-    handoff.call = call_by(caller, SEND, handoff.rows, first.destination_id, size, wakes, handoff)
+    statement = SEND_TO_FIRST if isinstance(subscription.offer, OfferOfSeveral) else SEND
+    handoff = Handoff(subscription, columns, first.id, first.payload, first.digest)
+    handoff.call = call_by(caller, statement, handoff.rows, first.destination_id, size, wakes, handoff)
     return handoff.call
 
 

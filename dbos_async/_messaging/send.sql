@@ -25,11 +25,8 @@ case when :has_ended then 'true'::json end
 -- messages of that receiver.
 case when c.local_executor_id = d.owner then null else c.digest end
 
--- ordered name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
---     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
---     receiver_attempt bigint, receiver_branch text, receiver_number int,
---     receiver_place int)
--- One message, from a workflow or to a receive that waits in the sender's process. That receive gets the message at once.
+-- fragment: numbered_sends
+-- The calls of a send of one message: the sender's steps are recorded, and the messages numbered.
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
            :is_known as known, d.has_ended,
@@ -50,8 +47,46 @@ recorded as (
     order by sender_id, branch, number
 ),
 numbered as materialized (
-    select *, nextval('dbos_async.message_seq') as seq from calls where outcome = 'done' and known
+    select *, nextval('dbos_async.message_seq') as seq, clock_timestamp() as sent_at
+    from calls where outcome = 'done' and known
+)
+
+-- fragment: owns_its_workflow
+-- Whether the run of the receive, d, still owns its workflow, w.
+d.receiver_number is not null and w.attempt = d.receiver_attempt and w.status = 'PENDING'
+
+-- fragment: deliver(verb, key, output)
+-- The receive that waits gets its message.
+insert into dbos_async.steps as s
+    (workflow_id, branch, number, verb, key, message_id, completed_at, place, output)
+select destination_id, receiver_branch, receiver_number, :verb, :key, id, clock_timestamp(), receiver_place, :output
+from receivers order by destination_id, receiver_branch, receiver_number
+on conflict (workflow_id, branch, number) do update
+    set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at,
+        place = excluded.place
+    where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
+
+-- fragment: stored_sends
+-- After the CTEs `numbered` and `delivered`: the messages are stored and announced.
+sent as (
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, received_at)
+    select id, seq, destination_id, topic, payload, sender_id, headers, sent_at,
+           case when id in (select message_id from delivered) then clock_timestamp() end
+    from numbered
+    :unless_repeated
 ),
+announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+select n, outcome, case when outcome = 'recorded' then recorded_output else :told_if_ended(has_ended) end as output,
+       case when outcome = 'recorded' then recorded_error
+            when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error,
+       recorded_verb, recorded_key, id in (select message_id from delivered) as delivered
+
+-- ordered name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+--     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
+--     receiver_attempt bigint, receiver_branch text, receiver_number int,
+--     receiver_place int)
+-- One message, from a workflow or to a receive that waits in the sender's process. That receive gets the message at once.
+:numbered_sends,
 -- The receive that waits gets its message, unless an earlier message is in the queue.
 receivers as materialized (
     select d.*
@@ -64,33 +99,51 @@ receivers as materialized (
         where destination_id = d.destination_id and topic_digest = dbos_async.digest(d.topic) and received_at is null
         limit 1
     ) as earlier on true
-    where d.receiver_number is not null and w.attempt = d.receiver_attempt and w.status = 'PENDING' and earlier.id is null
+    where :owns_its_workflow and earlier.id is null
       and not exists (
             select from numbered as o where o.destination_id = d.destination_id and o.topic = d.topic and o.seq < d.seq)
 ),
 delivered as (
-    insert into dbos_async.steps as s
-        (workflow_id, branch, number, verb, key, output, message_id, completed_at, place)
-    select destination_id, receiver_branch, receiver_number, 'recv', topic, payload, id, clock_timestamp(), receiver_place
-    from receivers order by destination_id, receiver_branch, receiver_number
-    on conflict (workflow_id, branch, number) do update
-        set output = excluded.output, message_id = excluded.message_id, completed_at = excluded.completed_at,
-            place = excluded.place
-        where s.completed_at is null and s.verb = excluded.verb and s.key = excluded.key
+    :deliver('recv', topic, payload)
     returning message_id
 ),
-sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, received_at)
-    select id, seq, destination_id, topic, payload, sender_id, headers,
-           case when id in (select message_id from delivered) then clock_timestamp() end
-    from numbered
-    :unless_repeated
+:stored_sends
+from calls, announced
+
+-- ordered name: SEND_TO_FIRST (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
+--     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
+--     receiver_attempt bigint, receiver_branch text, receiver_number int, receiver_key text, receiver_index int,
+--     receiver_topics json, receiver_place int)
+-- SEND to a wait for the first of several. The topics are those up to that of the message: none of them may have an earlier one.
+:numbered_sends,
+receivers as materialized (
+    select d.*,
+           json_build_object('index', d.receiver_index, 'value', json_build_object(
+               'id', d.id, 'destination_id', d.destination_id, 'topic', nullif(d.topic, ''), 'payload', d.payload,
+               'sender_id', d.sender_id, 'sent_at', d.sent_at, 'headers', coalesce(d.headers, '{}'))) as won
+    from numbered as d
+    cross join lateral (
+        select attempt, status from dbos_async.workflows where id = d.destination_id limit 1
+    ) as w
+    left join lateral (
+        select m.id
+        from json_array_elements_text(d.receiver_topics) as t (topic)
+        cross join lateral (
+            select id from dbos_async.messages
+            where destination_id = d.destination_id and topic_digest = dbos_async.digest(t.topic) and received_at is null
+            limit 1
+        ) as m
+        limit 1
+    ) as earlier on true
+    where :owns_its_workflow and earlier.id is null
+      and not exists (select from numbered as o where o.destination_id = d.destination_id and o.seq < d.seq)
 ),
-announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
-select n, outcome, case when outcome = 'recorded' then recorded_output else :told_if_ended(has_ended) end as output,
-       case when outcome = 'recorded' then recorded_error
-            when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error,
-       recorded_verb, recorded_key, id in (select message_id from delivered) as delivered
+delivered as (
+    :deliver('wait_first', receiver_key, won)
+    returning message_id, output
+),
+:stored_sends,
+       (select output from delivered where message_id = id) as delivered_output
 from calls, announced
 
 -- name: SEND_EXTERNAL (id uuid, destination_id text, topic text, payload json, headers json, digest bytea,

@@ -170,9 +170,9 @@ RECEIVES: list[asyncio.Task[Any]] = []
 
 
 async def handed_over(connection: Any) -> list[bool]:
-    """Of every message whether its receiver's step was completed by the time it was stored."""
+    """Of every message whether the transaction that stored it has completed its receiver's step, too."""
     rows = await connection.fetch(
-        "select s.completed_at <= m.sent_at as delivered from dbos_async.messages as m "
+        "select m.born::text::bigint % (1::bigint << 32) = s.xmin::text::bigint as delivered from dbos_async.messages as m "
         "join dbos_async.steps as s on s.message_id = m.id order by m.seq"
     )
     return [bool(row["delivered"]) for row in rows]
