@@ -119,3 +119,19 @@ async def test_w4_gather_and_task_groups_replay_exactly(database_url: str, tmp_p
         "0.2.1", "0.2.2", "0.2.3", "0.2.4", "0.2.5", "0.2.6", "0.2.6.1.1", "0.2.6.2.1",
         "0.3.1", "0.4.1", "0.5.1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(1, 17))
+@pytest.mark.parametrize("mode", ["before", "during", "after"])
+async def test_c1_whoever_waits_for_the_first_of_several_is_killed_at_any_step(
+    database_url: str, tmp_path: Path, mode: str, at: int
+) -> None:
+    story = await killed_and_taken_over(database_url, "first_of_several", tmp_path / "ran", mode, at)
+    messages = story["result"].pop("messages")
+    assert sorted(messages) == [1, 2]
+    assert story["result"] == {
+        "cancelled": "endless", "quick": "QUICK", "word": "one", "child": ["one"], "nothing": None, "event": 7,
+    }  # fmt: skip
+    assert Counter(step[2] for step in story["steps"] if step[0] == "w") == Counter(
+        start_workflow=1, step=2, wait_first=7, send=2, get_result=1, set_event=1
+    )

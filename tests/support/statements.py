@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import events, recv, send, streams
+from dbos_async._messaging import events, first, recv, send, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -107,6 +107,11 @@ ACTS = {
     "TAKE": Act(
         recv.TAKE,
         _take,
+        "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
+    ),
+    "FIRST": Act(
+        first.FIRST,
+        lambda step, tag: (*step, '["topic "]', '[{"kind":"topic","key":""},{"kind":"workflow","id":"w"}]', 60.0),
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),
     "SET_EVENT": Act(

@@ -16,7 +16,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dbos_async import DBOS, SendMessage, SetWorkflowID
+from dbos_async import (
+    DBOS,
+    EventOf,
+    EventValue,
+    SendMessage,
+    SetWorkflowID,
+    StepCancelledError,
+    StreamOf,
+    StreamValue,
+    Topic,
+)
 from dbos_async._messaging import events, recv, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
@@ -155,6 +165,43 @@ async def shared_log() -> dict[str, Any]:
     return {"log": log, "said": said}
 
 
+@DBOS.step()
+async def endless(name: str) -> None:
+    await effect(name)
+    await asyncio.sleep(3600)
+
+
+@DBOS.workflow()
+async def first_of_several() -> dict[str, Any]:
+    """Waits for the first of messages, steps, a child, an event and a stream."""
+    me = str(DBOS.workflow_id)
+    child = await DBOS.start_workflow(partner)
+    slow = await DBOS.start_step(endless, "slow")
+    outcome: dict[str, Any] = {"messages": []}
+    for _ in range(2):
+        won = await DBOS.wait_first("stop", "in", slow)
+        outcome["messages"].append(won.payload)
+    await slow.cancel()
+    try:
+        await slow.get_result()
+    except StepCancelledError as error:
+        outcome["cancelled"] = error.step
+    quick = await DBOS.start_step(effect, "quick")
+    await DBOS.wait_first(Topic[Any]("stop", Any), quick)
+    outcome["quick"] = await quick.get_result()
+    await DBOS.send(child.workflow_id, "one")
+    word = await DBOS.wait_first(StreamOf[Any](child.workflow_id, "echo"), Topic[Any]("stop", Any))
+    outcome["word"] = word.value if isinstance(word, StreamValue) else None
+    await DBOS.send(child.workflow_id, "stop")
+    await DBOS.wait_first(Topic[Any]("stop", Any), child)
+    outcome["child"] = await child.get_result()
+    outcome["nothing"] = await DBOS.wait_first(EventOf[Any](me, "e"), timeout_seconds=0.05)
+    await DBOS.set_event("e", 7)
+    event = await DBOS.wait_first(EventOf[Any](me, "e"))
+    outcome["event"] = event.value if isinstance(event, EventValue) else None
+    return outcome
+
+
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -182,7 +229,8 @@ def crash(mode: str, at: int) -> None:
 
 
 async def main() -> None:
-    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log}[WORKFLOW]
+    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log,
+                "first_of_several": first_of_several}[WORKFLOW]  # fmt: skip
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(workflow)
