@@ -10,11 +10,13 @@ from dbos_async._workflows.step_functions import StepFunction
 from dbos_async._workflows.step_list import WorkflowStep
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
-from dbos_async.envelope import Envelope, Message, SendMessage
+from dbos_async.envelope import Asked, Envelope, Message, SendMessage
 from dbos_async.errors import (
+    AskTimeoutError,
     ConfigurationError,
     DatabaseUnavailableError,
     DBOSError,
+    InvalidAnswerError,
     InvalidArgumentError,
     InvalidCallError,
     InvalidMessageError,
@@ -25,8 +27,10 @@ from dbos_async.errors import (
     MessageNotFoundError,
     MigrationNeededError,
     NoDatabaseError,
+    NotAnsweredError,
     RecordedError,
     RedeliveryError,
+    RefusedError,
     RegistrationError,
     ReplayMismatchError,
     ResultTimeoutError,
@@ -42,11 +46,13 @@ from dbos_async.errors import (
     WorkflowParkedError,
     WrongPlaceError,
 )
-from dbos_async.keys import Event, Stream, Topic
+from dbos_async.keys import Event, Question, Stream, Topic
 
 _logs.install()
 
 __all__ = [
+    "AskTimeoutError",
+    "Asked",
     "ConfigurationError",
     "DBOS",
     "DBOSClient",
@@ -55,6 +61,7 @@ __all__ = [
     "Envelope",
     "Event",
     "Health",
+    "InvalidAnswerError",
     "InvalidArgumentError",
     "InvalidCallError",
     "InvalidMessageError",
@@ -66,8 +73,11 @@ __all__ = [
     "MessageNotFoundError",
     "MigrationNeededError",
     "NoDatabaseError",
+    "NotAnsweredError",
+    "Question",
     "RecordedError",
     "RedeliveryError",
+    "RefusedError",
     "RegistrationError",
     "ReplayMismatchError",
     "ResultTimeoutError",

@@ -40,15 +40,19 @@ from dbos_async._serialization.values import encode_value
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
+    AskTimeoutError,
     DatabaseUnavailableError,
     DBOSError,
+    InvalidAnswerError,
     InvalidArgumentError,
     InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
     LaunchError,
     MessageNotFoundError,
+    NotAnsweredError,
     RedeliveryError,
+    RefusedError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowNotEndedError,
@@ -75,9 +79,13 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowNotEndedError: 409,
     WorkflowCancelledError: 409,
     WorkflowParkedError: 409,
+    NotAnsweredError: 409,
+    RefusedError: 409,
     RedeliveryError: 409,
     InvalidArgumentError: 422,
     InvalidValueError: 422,
+    InvalidAnswerError: 502,
+    AskTimeoutError: 504,
     DatabaseUnavailableError: 503,
 }
 
