@@ -84,7 +84,6 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     RedeliveryError: 409,
     InvalidArgumentError: 422,
     InvalidValueError: 422,
-    InvalidAnswerError: 502,
     AskTimeoutError: 504,
     DatabaseUnavailableError: 503,
 }
@@ -162,8 +161,8 @@ def add_error_handlers(app: Starlette) -> None:
     """Answer errors of dbos_async that a handler does not catch by their HTTP status, with ``{"detail": …}`` as FastAPI does.
 
     404 for an unknown workflow or message; 409 for an id of another function, and for a workflow that stands otherwise than the
-    call needs; 422 for ids, arguments and messages that cannot be used, with pydantic's details; 503 with ``Retry-After`` while the
-    database is away. Every other error is a fault of the program and stays a 500.
+    call needs, or does not answer; 504 for an answer that does not come in time; 422 for ids, arguments and messages that cannot be
+    used, with pydantic's details; 503 with ``Retry-After`` while the database is away. Every other error stays a 500.
     """
     check_instance(app, Starlette, "app")
     for kind in STATUS_CODES:
@@ -331,7 +330,7 @@ def _heartbeat() -> ServerSentEvent:
 
 
 async def _answer(_request: Request, error: Exception) -> Response:
-    if isinstance(error, (InvalidStreamValueError, InvalidCallError)):
+    if isinstance(error, (InvalidStreamValueError, InvalidAnswerError, InvalidCallError)):
         raise error  # a stored value does not fit the reader's type, or the program calls a function wrongly: no client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}

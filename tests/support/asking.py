@@ -96,3 +96,9 @@ async def replayed(connection: Any, workflow_id: str) -> Any:
     await connection.execute(AGAIN, workflow_id)
     await connection.execute("select dbos_async.announce($1)", UNOWNED_KEY)
     return await (await DBOS.retrieve_workflow(workflow_id)).get_result(timeout_seconds=60)
+
+
+@DBOS.workflow()
+async def regular(shops: list[str], count: int) -> list[int]:
+    """Asks shop after shop, so many questions."""
+    return [(await DBOS.ask(shops[n % len(shops)], QUOTE, "x" * n, timeout_seconds=None)).cents for n in range(count)]
