@@ -14,9 +14,9 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, Question, SetWorkflowID
 from dbos_async._executor import launched
-from tests.faults.test_crashes import killed_and_taken_over
-from tests.promises.test_abandoned import WAYS, Watch, moments
+from tests.support.abandoning import WAYS, Watch, moments
 from tests.support.asking import QUOTE, regular, shop
+from tests.support.crashing import killed_and_taken_over
 from tests.support.processes import running
 from tests.support.proxy import Proxy
 
