@@ -13,9 +13,11 @@ from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.envelope import Asked, Envelope, Message, SendMessage
 from dbos_async.errors import (
+    AskTimeoutError,
     ConfigurationError,
     DatabaseUnavailableError,
     DBOSError,
+    InvalidAnswerError,
     InvalidArgumentError,
     InvalidCallError,
     InvalidMessageError,
@@ -26,8 +28,10 @@ from dbos_async.errors import (
     MessageNotFoundError,
     MigrationNeededError,
     NoDatabaseError,
+    NotAnsweredError,
     RecordedError,
     RedeliveryError,
+    RefusedError,
     RegistrationError,
     ReplayMismatchError,
     ResultTimeoutError,
@@ -50,6 +54,7 @@ from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf,
 _logs.install()
 
 __all__ = [
+    "AskTimeoutError",
     "Asked",
     "ConfigurationError",
     "DBOS",
@@ -62,6 +67,7 @@ __all__ = [
     "EventOf",
     "EventValue",
     "Health",
+    "InvalidAnswerError",
     "InvalidArgumentError",
     "InvalidCallError",
     "InvalidMessageError",
@@ -73,9 +79,11 @@ __all__ = [
     "MessageNotFoundError",
     "MigrationNeededError",
     "NoDatabaseError",
+    "NotAnsweredError",
     "Question",
     "RecordedError",
     "RedeliveryError",
+    "RefusedError",
     "RegistrationError",
     "ReplayMismatchError",
     "ResultTimeoutError",

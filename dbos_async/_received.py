@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -48,14 +48,66 @@ class Answerer(Protocol):
 
 
 class Asked(Envelope[Q], Generic[Q, A], frozen=True):
-    """A received question, as `DBOS.recv_envelope` returns it for a `Question`. Answer it, or refuse to."""
+    """A received question, as `DBOS.recv_envelope` returns it for a `Question`. Answer it, or refuse to.
 
-    _answerer: Answerer | None = PrivateAttr(default=None)
+    The workflow that has received it answers, in its body or in a step. In the body that happens exactly once, however often the
+    workflow is replayed. The first answer counts.
+    """
 
     async def answer(self, value: A) -> bool:
-        """Answer the question. Returns False if it was answered or refused before: the first answer counts."""
-        raise NotImplementedError
+        """Answer the question: the one who asked gets ``value``.
+
+        Returns ``True`` if this answer counts, ``False`` if the question was answered or refused before. Raises
+        `InvalidValueError` when the value is not JSON, is too large or does not fit the answer type of the question; then nothing
+        is stored. Raises `WrongPlaceError` outside of the workflow that was asked.
+
+        Example:
+            ```python
+            QUOTE = Question("quote", str, int)
+
+            @DBOS.workflow()
+            async def shop() -> None:
+                while (asked := await DBOS.recv_envelope(QUOTE)) is not None:
+                    await asked.answer(100 * len(asked.payload))
+
+            handle = await DBOS.start_workflow(shop)
+            assert await DBOS.ask(handle.workflow_id, QUOTE, "a widget") == 800
+            ```
+        """
+        return await _answerer().answer(self, value)
 
     async def refuse(self, reason: str) -> bool:
-        """Refuse to answer: the one who asked gets a `RefusedError` with this reason."""
-        raise NotImplementedError
+        """Refuse to answer: the one who asked gets a `RefusedError` with this reason.
+
+        What it returns and raises is as for `answer`.
+
+        Example:
+            ```python
+            QUOTE = Question("quote", str, int)
+
+            @DBOS.workflow()
+            async def shop() -> None:
+                asked = await DBOS.recv_envelope(QUOTE)
+                if asked is not None:
+                    await asked.refuse("no stock")
+
+            handle = await DBOS.start_workflow(shop)
+            try:
+                await DBOS.ask(handle.workflow_id, QUOTE, "a widget")
+            except RefusedError as refused:
+                assert refused.reason == "no stock"
+            ```
+        """
+        return await _answerer().refuse(self, reason)
+
+
+_answerers: list[Answerer] = []
+
+
+def answered_by(answerer: Answerer) -> None:
+    """Let questions be answered by this. The types that users hold know nothing of the database."""
+    _answerers[:] = [answerer]
+
+
+def _answerer() -> Answerer:
+    return _answerers[0]

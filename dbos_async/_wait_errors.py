@@ -1,8 +1,9 @@
-"""The errors of a wait for a result, which belong to `errors.py`: stored errors name that module."""
+"""The errors of a wait for a result or an answer, which belong to `errors.py`: stored errors name that module."""
 
 from __future__ import annotations
 
 from dbos_async._error_base import DBOSError, with_fields
+from dbos_async._logs import shown, without_stop
 
 
 @with_fields
@@ -35,3 +36,57 @@ class ResultTimeoutError(DBOSError, TimeoutError):
             f"The workflow {self.workflow_id!r} did not end within {self.timeout_seconds:g} seconds and goes on: "
             "wait longer, or cancel it."
         )
+
+
+@with_fields
+class AskTimeoutError(DBOSError, TimeoutError):
+    """Raised by `DBOS.ask` and `DBOS.get_answer` when a question was not answered within ``timeout_seconds``.
+
+    The question goes on: ``get_answer(message_id)`` returns the answer once it is there.
+    """
+
+    __module__ = "dbos_async.errors"
+
+    workflow_id: str
+    message_id: str
+    timeout_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"The workflow {self.workflow_id!r} did not answer the question {self.message_id!r} within "
+            f"{self.timeout_seconds:g} seconds: wait for the answer with get_answer({self.message_id!r})."
+        )
+
+
+@with_fields
+class NotAnsweredError(DBOSError):
+    """Raised by `DBOS.ask` and `DBOS.get_answer` when the workflow that was asked has ended and not answered.
+
+    If it is resumed and answers, ``get_answer(message_id)`` returns the answer.
+    """
+
+    __module__ = "dbos_async.errors"
+
+    workflow_id: str
+    message_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"The workflow {self.workflow_id!r} has ended and has not answered the question {self.message_id!r}: "
+            "ask another one, or see why it ended."
+        )
+
+
+@with_fields
+class RefusedError(DBOSError):
+    """Raised by `DBOS.ask` and `DBOS.get_answer` when the workflow that was asked has refused to answer; ``reason`` is its own."""
+
+    __module__ = "dbos_async.errors"
+
+    reason: str
+    workflow_id: str
+    message_id: str
+
+    def __str__(self) -> str:
+        reason = shown(without_stop(self.reason))
+        return f"The workflow {self.workflow_id!r} refused to answer the question {self.message_id!r}: {reason}."

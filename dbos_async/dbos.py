@@ -12,6 +12,7 @@ from dbos_async._lifecycle.health import Health
 from dbos_async._lifecycle.runtime import Runtime
 from dbos_async._lifecycle.settings import Options, Settings, takes_options
 from dbos_async._lifecycle.signals import SigtermHandler
+from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.first_verbs import FirstVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
@@ -23,7 +24,7 @@ from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 
 
-class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, FirstVerbs, LaunchedWorkflowVerbs):
+class _Verbs(MessagingVerbs, AskingVerbs, FirstVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
     @property
@@ -82,6 +83,8 @@ class DBOS:
     recv: Final = _verbs.recv
     recv_envelope: Final = _verbs.recv_envelope
     wait_first: Final = _verbs.wait_first
+    ask: Final = _verbs.ask
+    get_answer: Final = _verbs.get_answer
     list_messages: Final = _verbs.list_messages
     redeliver: Final = _verbs.redeliver
 

@@ -23,12 +23,14 @@ class Message(Envelope[Any], frozen=True):
 
     ``received_at`` is the time at which a step received it, ``None`` while it waits. ``rejected`` is the reason why the
     receiver could not decode it, ``None`` if there was no problem. ``idempotency_key`` is ``None`` if it was sent without one.
-    ``cursor`` is where the next page begins if this is the last message of a page.
+    ``answered_at`` is the time at which a question was answered or refused. ``cursor`` is where the next page begins if this is the
+    last message of a page.
     """
 
     idempotency_key: str | None
     received_at: datetime | None
     rejected: str | None
+    answered_at: datetime | None = None
     cursor: str | None = Field(default=None, repr=False)
 
 

@@ -40,15 +40,19 @@ from dbos_async._serialization.values import encode_value
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
+    AskTimeoutError,
     DatabaseUnavailableError,
     DBOSError,
+    InvalidAnswerError,
     InvalidArgumentError,
     InvalidCallError,
     InvalidStreamValueError,
     InvalidValueError,
     LaunchError,
     MessageNotFoundError,
+    NotAnsweredError,
     RedeliveryError,
+    RefusedError,
     ResultTimeoutError,
     WorkflowCancelledError,
     WorkflowConflictError,
@@ -76,9 +80,12 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowNotEndedError: 409,
     WorkflowCancelledError: 409,
     WorkflowParkedError: 409,
+    NotAnsweredError: 409,
+    RefusedError: 409,
     RedeliveryError: 409,
     InvalidArgumentError: 422,
     InvalidValueError: 422,
+    AskTimeoutError: 504,
     DatabaseUnavailableError: 503,
     ResultTimeoutError: 504,
 }
@@ -156,8 +163,8 @@ def add_error_handlers(app: Starlette) -> None:
     """Answer errors of dbos_async that a handler does not catch by their HTTP status, with ``{"detail": …}`` as FastAPI does.
 
     404 for an unknown workflow or message; 409 for an id of another function, and for a workflow that stands otherwise than the
-    call needs; 422 for ids, arguments and messages that cannot be used, with pydantic's details; 503 with ``Retry-After`` while the
-    database is away. Every other error is a fault of the program and stays a 500.
+    call needs, or does not answer; 504 for an answer that does not come in time; 422 for ids, arguments and messages that cannot be
+    used, with pydantic's details; 503 with ``Retry-After`` while the database is away. Every other error stays a 500.
     """
     check_instance(app, Starlette, "app")
     for kind in STATUS_CODES:
@@ -325,7 +332,7 @@ def _heartbeat() -> ServerSentEvent:
 
 
 async def _answer(_request: Request, error: Exception) -> Response:
-    if isinstance(error, (InvalidStreamValueError, InvalidCallError)):
+    if isinstance(error, (InvalidStreamValueError, InvalidAnswerError, InvalidCallError)):
         raise error  # a stored value does not fit the reader's type, or the program calls a function wrongly: no client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}

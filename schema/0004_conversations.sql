@@ -5,3 +5,6 @@ comment on column dbos_async.messages.answer_error is
     'The error that the one who asked gets instead of an answer: the receiver has refused.';
 comment on column dbos_async.messages.answered_at is
     'When the answer or the refusal was stored. The first one counts.';
+alter table dbos_async.messages add column copy_of uuid;
+comment on column dbos_async.messages.copy_of is
+    'The message of the same queue that redeliver has copied here. Whoever asked it waits for an answer to that one.';

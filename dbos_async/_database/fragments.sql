@@ -117,6 +117,27 @@ select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, r
 from calls
 where not (:is_waiting(:step_verb, step_key))
 
+-- fragment: destination
+left join lateral (
+    select w.id, w.owner, w.ended_at is not null as has_ended
+    from dbos_async.workflows as w where w.id = c.destination_id limit 1
+) as d on true
+-- A workflow that has ended may be deleted at this moment. The lock makes the send and the deletion see each other. In a transaction
+-- of the user whose snapshot is older than this statement, any workflow may be gone: then the lock is refused.
+left join lateral (
+    select w.id from dbos_async.workflows as w
+    where w.id = c.destination_id and (d.has_ended or current_setting('transaction_isolation') <> 'read committed') for key share
+) as kept on true
+
+-- fragment: is_known
+-- After :destination: whether that workflow exists.
+d.id is not null and (not d.has_ended or kept.id is not null)
+
+-- fragment: announcement
+-- After :destination: the key to announce. The sender's process wakes a receiver that runs in it, and no other process waits for
+-- messages of that receiver.
+case when c.local_executor_id = d.owner then null else c.digest end
+
 -- fragment: page_columns
 -- What the cursors of a page need (pages.py): what can be seen now, and before when everything was. A transaction that began to
 -- write earlier is over by then.

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
+from uuid import UUID
 
 from dbos_async.errors import LaunchError
 
@@ -53,6 +54,11 @@ def event_key(workflow_id: str, key: str) -> bytes:
 def stream_key(workflow_id: str, key: str) -> bytes:
     """Changes when this stream of the workflow is written or closed."""
     return digest("stream", workflow_id, key)
+
+
+def answer_key(message_id: UUID) -> bytes:
+    """Changes when this message is answered. The statement that answers makes it, too: the last eight bytes of the id."""
+    return message_id.bytes[8:]
 
 
 def end_key(workflow_id: str) -> bytes:
@@ -185,6 +191,13 @@ class Subscription:
         if updates:
             self._updates, self._update_bytes = None, 0
         return updates
+
+    def also(self, key: bytes) -> None:
+        """Wait for changes behind this key as well, and poll again, since one may have come before."""
+        if key not in self._keys:
+            self._keys = (*self._keys, key)
+            self._wakeups.register(self, (key,))
+            self.wake()
 
     def tick(self) -> None:
         """Half of the slow interval has passed."""

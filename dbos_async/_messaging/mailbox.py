@@ -53,7 +53,7 @@ async def list_messages(
     limit = check_int(limit, 1, "limit")
     name = None if topic is None else key_and_type(topic, Topic)[0]
     before, of = None, ("list_messages", workflow_id, name, status, newest_first)
-    after_id = None if after is None else _id(after)
+    after_id = None if after is None else check_message_id(after)
     if cursor is not None:
         if after_id is not None:
             raise InvalidArgumentError("after and cursor both say where the page begins: give one of them.")
@@ -80,7 +80,7 @@ async def list_messages(
 
 async def redeliver(database: Database, rejected_id: UUID | str) -> None:
     """Append a copy of a rejected message to its queue."""
-    message_id, copy_id = _id(rejected_id), ordered_id()
+    message_id, copy_id = check_message_id(rejected_id), ordered_id()
 
     async def find() -> None:
         for _, destination_id, topic, received_at, is_rejected, has_ended, step in await database.call(
@@ -121,7 +121,8 @@ def _refuse_ended(message_id: UUID, destination_id: str, step: str | None) -> No
     raise RedeliveryError(str(message_id), problem, advice)
 
 
-def _id(message_id: UUID | str) -> UUID:
+def check_message_id(message_id: UUID | str) -> UUID:
+    """Return the id of a message."""
     try:
         return message_id if isinstance(message_id, UUID) else UUID(message_id)
     except (ValueError, AttributeError, TypeError):

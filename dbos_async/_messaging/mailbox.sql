@@ -30,7 +30,7 @@ with calls as materialized (
 )
 select c.n, c.known, c.is_unknown, c.snapshot::text as snapshot, c.now, c.floor, m.part, m.seq,
        m.id, m.destination_id, nullif(m.topic, '') as topic, case when c.payloads then m.payload end as payload, m.sender_id,
-       m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected
+       m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected, m.answered_at
 from calls as c
 left join lateral (
     select case when :this_round then 0 else 1 end as part, m.* from dbos_async.messages as m
@@ -78,8 +78,9 @@ with found as materialized (
     ) as w
 ),
 appended as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at)
-    select copy_id, nextval('dbos_async.message_seq'), destination_id, topic, payload, sender_id, headers, sent_at
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, copy_of)
+    select copy_id, nextval('dbos_async.message_seq'), destination_id, topic, payload, sender_id, headers, sent_at,
+           coalesce(copy_of, id)
     from found
     on conflict do nothing
 ),

@@ -25,9 +25,9 @@ from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
-from dbos_async.envelope import Envelope
+from dbos_async.envelope import Asked, Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
-from dbos_async.keys import Topic, topic_and_type
+from dbos_async.keys import Question, Topic, topic_and_type
 
 with load(__name__) as sql:
     TAKE_WAITING: Final = sql.statement("TAKE_WAITING")
@@ -56,8 +56,15 @@ async def recv_envelope(
 def read_envelope(text: str | None, topic: str | Topic[Any] | None, result: StepResult) -> Envelope[Any]:
     """The message that a step has received, decoded in its envelope."""
     name, declared = topic_and_type(topic)
-    envelope: Envelope[Any] = _read(text, Envelope.__class_getitem__(declared), name, result)
+    envelope: Envelope[Any] = _read(text, envelope_type(topic, declared), name, result)
     return envelope
+
+
+def envelope_type(topic: str | Topic[Any] | None, declared: Any) -> Any:
+    """What a message of this topic is received as: an `Envelope`, or an `Asked` if the topic is a `Question`."""
+    if isinstance(topic, Question):
+        return Asked.__class_getitem__((declared, topic.answer_type))
+    return Envelope.__class_getitem__(declared)
 
 
 async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, StepResult]:

@@ -44,7 +44,7 @@ with load(__name__) as sql:
 async def send(database: Database, message: SendMessage, connection: Any = None) -> bool:
     """Store one message. False if its destination has ended."""
     local_executor_id = executor_without_announcement(database, connection)
-    return await _send(database, "send", [_outgoing(message, "send", local_executor_id)], connection) is None
+    return await store(database, "send", [outgoing_message(message, "send", local_executor_id)], connection) is None
 
 
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> list[str]:
@@ -52,13 +52,14 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
     local_executor_id = executor_without_announcement(database, connection)
     check_instance(messages, Iterable, "messages")
     outgoing = [
-        _outgoing(message, f"Message {index} of send_bulk", local_executor_id) for index, message in enumerate(messages)
+        outgoing_message(message, f"Message {index} of send_bulk", local_executor_id)
+        for index, message in enumerate(messages)
     ]
     if not outgoing:
         if connection is not None:
             check_connection(connection, calling_context(database), "send_bulk")
         return []
-    told = await _send(database, "send_bulk", outgoing, connection)
+    told = await store(database, "send_bulk", outgoing, connection)
     if (
         told == "true"
     ):  # a lone message goes by the statement of a send, which tells of its destination only that it has ended
@@ -67,7 +68,7 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
     return ended
 
 
-async def _send(database: Database, verb: str, messages: Sequence[_OutgoingMessage], connection: Any) -> str | None:
+async def store(database: Database, verb: str, messages: Sequence[OutgoingMessage], connection: Any) -> str | None:
     context = calling_context(database)
     if connection is not None:
         check_connection(connection, context, verb)
@@ -77,7 +78,7 @@ async def _send(database: Database, verb: str, messages: Sequence[_OutgoingMessa
             message if message.idempotency_key else message._replace(idempotency_key=ticket.key_of_send(index))
             for index, message in enumerate(messages)
         ]
-    invalid = next(filter(None, (_too_large(message, database.max_payload_bytes) for message in messages)), None)
+    invalid = next(filter(None, (too_large(message, database.max_payload_bytes) for message in messages)), None)
     step_key, matcher = _key(context, verb, messages)
     caller = caller_in(context, verb, step_key)
     if isinstance(caller, Step):
@@ -87,7 +88,7 @@ async def _send(database: Database, verb: str, messages: Sequence[_OutgoingMessa
 
 
 def _key(
-    context: Context | None, verb: str, messages: Sequence[_OutgoingMessage]
+    context: Context | None, verb: str, messages: Sequence[OutgoingMessage]
 ) -> tuple[str, SendMatcher | BulkMatcher | None]:
     """The key of the step, and what compares it with a recorded one. Only in the body of a workflow there is a step."""
     if not isinstance(context, WorkflowContext):
@@ -104,7 +105,7 @@ def _call(
     caller: Caller,
     verb: str,
     step_key: str,
-    messages: Sequence[_OutgoingMessage],
+    messages: Sequence[OutgoingMessage],
     *,
     may_hand_off: bool,
 ) -> Call:
@@ -130,7 +131,7 @@ def _call(
     return handoff.call
 
 
-class _OutgoingMessage(NamedTuple):
+class OutgoingMessage(NamedTuple):
     id: UUID
     destination_id: str
     topic: str
@@ -151,7 +152,7 @@ class _OutgoingMessage(NamedTuple):
         return self[:-1]
 
 
-def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) -> _OutgoingMessage:
+def outgoing_message(message: SendMessage, what: str, local_executor_id: str | None) -> OutgoingMessage:
     if not isinstance(message, SendMessage):
         raise InvalidArgumentError(f"{what} must be a SendMessage and is of type {kind_of(message)}.")
     destination_id = message.destination_id
@@ -164,7 +165,7 @@ def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) ->
     )
     headers = _headers(message.headers, what)
     digest = message_key(destination_id, topic)
-    return _OutgoingMessage(
+    return OutgoingMessage(
         ordered_id(),
         destination_id,
         topic,
@@ -176,7 +177,7 @@ def _outgoing(message: SendMessage, what: str, local_executor_id: str | None) ->
     )
 
 
-def _too_large(message: _OutgoingMessage, most: int) -> InvalidValueError | None:
+def too_large(message: OutgoingMessage, most: int) -> InvalidValueError | None:
     what = f"The message to {message.destination_id!r}"
     return size_error(message.payload, most, what, InvalidMessageError) or size_error(
         message.headers or "", most, f"{what}: its headers", InvalidMessageError

@@ -1,29 +1,9 @@
 -- Sends: each records the sender's step, stores the messages and announces them, in one statement.
 
--- fragment: destination
-left join lateral (
-    select w.id, w.owner, w.ended_at is not null as has_ended
-    from dbos_async.workflows as w where w.id = c.destination_id limit 1
-) as d on true
--- A workflow that has ended may be deleted at this moment. The lock makes the send and the deletion see each other. In a transaction
--- of the user whose snapshot is older than this statement, any workflow may be gone: then the lock is refused.
-left join lateral (
-    select w.id from dbos_async.workflows as w
-    where w.id = c.destination_id and (d.has_ended or current_setting('transaction_isolation') <> 'read committed') for key share
-) as kept on true
-
--- fragment: is_known
--- After :destination: whether that workflow exists.
-d.id is not null and (not d.has_ended or kept.id is not null)
-
 -- fragment: told_if_ended(has_ended)
 -- What a send tells its caller, as its output.
 case when :has_ended then 'true'::json end
 
--- fragment: announcement
--- After :destination: the key to announce. The sender's process wakes a receiver that runs in it, and no other process waits for
--- messages of that receiver.
-case when c.local_executor_id = d.owner then null else c.digest end
 
 -- fragment: numbered_sends
 -- The calls of a send of one message: the sender's steps are recorded, and the messages numbered.

@@ -7,10 +7,12 @@ from typing import Any, TypeVar, overload
 
 from dbos_async._database.database import Database
 from dbos_async._messaging import events, recv, streams
-from dbos_async.envelope import Envelope
-from dbos_async.keys import Event, Stream, Topic
+from dbos_async.envelope import Asked, Envelope
+from dbos_async.keys import Event, Question, Stream, Topic
 
 R = TypeVar("R")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class WorkflowMessagingVerbs(ABC):
@@ -52,6 +54,8 @@ class WorkflowMessagingVerbs(ABC):
         return await recv.recv(self._database, topic, timeout_seconds)
 
     @overload
+    async def recv_envelope(self, topic: Question[Q, A], timeout_seconds: float | None = 60) -> Asked[Q, A] | None: ...
+    @overload
     async def recv_envelope(self, topic: Topic[R], timeout_seconds: float | None = 60) -> Envelope[R] | None: ...
     @overload
     async def recv_envelope(
@@ -62,7 +66,8 @@ class WorkflowMessagingVerbs(ABC):
     ) -> Envelope[Any] | None:
         """As `DBOS.recv`, but returns the message in its `Envelope`: with its id, sender, time and headers (workflows only).
 
-        ``None`` always means that no message came in time, also where a message may be ``None`` itself.
+        ``None`` always means that no message came in time, also where a message may be ``None`` itself. A message of a `Question`
+        comes as an `Asked`, which can be answered.
 
         Example:
             ```python

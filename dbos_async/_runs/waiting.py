@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from dbos_async._database.calls import Observer, Row
+from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import Subscription
 from dbos_async._runs.step import Step, StepResult
@@ -38,12 +38,13 @@ async def wait(
     observer: Observer | None = None,
     shortcut: Shortcut | None = None,
     on_cancel: Callable[[], None] | None = None,
+    first: Call | None = None,
 ) -> StepResult:
     """Replay the step, or poll the statement after every change behind the keys until the step has a result.
 
     The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
     was lost assumes neither. A ``row`` that may change is made anew for each poll. ``on_cancel`` is called when the wait is
-    cancelled, before its task goes on.
+    cancelled, before its task goes on. ``first`` is the call that begins the wait if it is more than a poll.
     """
     run = step.run
     try:
@@ -52,9 +53,9 @@ async def wait(
             if result is not None:
                 return result
             if step.waited:
-                statement = statement.sql_when_waiting or statement
+                statement, first = statement.sql_when_waiting or statement, None
             with run.database.changes(*keys, takes_updates=shortcut is not None) as changes:
-                return await _poll(step, statement, row, changes, observer, shortcut)
+                return await _poll(step, statement, row, changes, observer, shortcut, first)
     except asyncio.CancelledError:
         if on_cancel is not None:
             on_cancel()
@@ -69,6 +70,7 @@ async def _poll(
     changes: Subscription,
     observer: Observer | None,
     shortcut: Shortcut | None,
+    first: Call | None,
 ) -> StepResult:
     is_waiting = False
     try:
@@ -79,9 +81,9 @@ async def _poll(
                     return result
                 if shortcut.postpone(subscription):
                     continue
-            result, seconds_left = await step.attempt(
-                step.call(statement, (row() if callable(row) else row,), observer=observer)
-            )
+            call = first or step.call(statement, (row() if callable(row) else row,), observer=observer)
+            first = None
+            result, seconds_left = await step.attempt(call)
             if result is not None:
                 if shortcut is not None:
                     shortcut.found(subscription)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import md5
 from random import Random
 from time import time_ns
 from uuid import UUID
@@ -25,3 +26,8 @@ def ordered_id() -> UUID:
     random_part = _generator.getrandbits(80) & _RANDOM_BITS
     # asyncpg's UUID equals the one of the standard library; it takes a tenth of the time to make and to send.
     return pgproto.UUID((milliseconds << 80 | _VERSION_AND_VARIANT | random_part).to_bytes(16, "big"))
+
+
+def copied_id(fork_id: str, message_id: UUID) -> UUID:
+    """Return the id of the copy of a message that a fork has: as FORK makes it."""
+    return UUID(md5(f"{fork_id}{message_id}".encode(), usedforsecurity=False).hexdigest())

@@ -62,9 +62,11 @@ messages as materialized (
 ),
 messages_copied as (
     insert into dbos_async.messages
-        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at, rejected)
+        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at, rejected,
+         copy_of)
     select md5(fork_id || id)::uuid, nextval('dbos_async.message_seq'), fork_id, topic, payload, idempotency_key,
-           sender_id, headers, sent_at, case when stays_received then received_at end, case when stays_received then rejected end
+           sender_id, headers, sent_at, case when stays_received then received_at end, case when stays_received then rejected end,
+           md5(fork_id || copy_of)::uuid
     from (select * from messages order by seq) as m where fork_id in (select id from made)
 ),
 steps_copied as (

@@ -12,7 +12,18 @@ import pytest
 from dbos_async._database import migrations
 from dbos_async._database.connections import SETTINGS
 from dbos_async._lifecycle import lease_thread
-from tests.support.statements import ACTS, FETCHED, FORMS, SETTING, Row, all_statements, arguments, forms, step
+from tests.support.statements import (
+    ACTS,
+    FETCHED,
+    FORMS,
+    QUESTION,
+    SETTING,
+    Row,
+    all_statements,
+    arguments,
+    forms,
+    step,
+)
 
 STATEMENTS = {
     (name, form): sql for name, statement in all_statements().items() for form, sql in forms(statement).items()
@@ -45,13 +56,17 @@ OWN = """
         select 'w', 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from generate_series(1, 20000) as n;
 """
 
-RECEIVED = uuid4()
+RECEIVED, ASKED = uuid4(), uuid4()
 
 TAKEN = f"""
     insert into dbos_async.messages (id, seq, destination_id, topic, payload, received_at)
         values ('{RECEIVED}', nextval('dbos_async.message_seq'), 'w', '', '1', now());
     insert into dbos_async.steps (workflow_id, branch, number, verb, key, message_id, completed_at)
         values ('w', '', 5, 'recv', '', '{RECEIVED}', now());
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload)
+        values ('{ASKED}', nextval('dbos_async.message_seq'), 'other', '', '1');
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output)
+        values ('w', '', 6, 'ask', 'other', json_build_object('message_id', '{ASKED}'));
 """
 
 HOT: dict[str, Row] = {
@@ -68,6 +83,9 @@ HOT: dict[str, Row] = {
     "CLAIM": ("me", '["f"]', None, 1),
     "PUT_BACK": (*step(5), "recv", "", RECEIVED),
     "RECORD_REJECTION": (*step(5), None, "{}"),
+    "READ_ANSWER": (QUESTION,),
+    "READ_ANSWER_OF": (QUESTION, "w", None),
+    "AWAIT_ANSWER": (*step(6), "other", "other", 60.0),
     "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 

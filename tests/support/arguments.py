@@ -23,6 +23,7 @@ from dbos_async import (
     DBOS,
     DBOSClient,
     Event,
+    Question,
     SendMessage,
     SetApplicationVersion,
     SetWorkflowID,
@@ -130,6 +131,8 @@ NO_HEADERS = (5, "a", b"a", [("a", "b")], {"a": 1}, {1: "a"}, {"a": "\ud800"}, {
 NO_FUNCTIONS = (5, b"f", None, len, lambda: None, object(), Shouts(), Mute())
 NO_MESSAGES = (5, None, "abc", b"abc", [5], [None], [SendMessage(LIVES, 1), "x"], SendMessage(LIVES, 1), Mute())
 
+ASKS = Question[Any, Any]("quote", Any, Any)
+
 KEY = Kind("key", (*NO_TEXTS, "", *UNSTORABLE, None))
 ID = Kind(LIVES, KEY.wrong)
 SECONDS = Kind(0, NO_NUMBERS, takes_none=True)
@@ -143,6 +146,7 @@ CURSOR = Kind(None, ("", "x", "WzFd", *NO_TEXTS, *UNSTORABLE), takes_none=True)
 
 KINDS: dict[str, Kind] = {
     "after": FILTER,
+    "answer_type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
     "app": Kind(Starlette(), (5, None, object(), Starlette)),
     "application_version": Kind("v", KEY.wrong),
     "args": Kind((1,), ((), (1, 2), (object(),), (float("nan"),), ("\ud800",))),
@@ -179,6 +183,7 @@ KINDS: dict[str, Kind] = {
     "offset": Kind(0, (-1, *NO_INTS)),
     "parent_id": FILTER,
     "payloads": FLAG,
+    "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
     "request": Kind(Request({"type": "http", "headers": [], "query_string": b""}), (5, None, "x", object())),
     "retries_allowed": FLAG,
     "retry_seconds": BOUNDED,
@@ -211,6 +216,8 @@ SEVERAL: Final = Kind(
 STATUSES: Final = Kind(None, (*KINDS["status"].wrong, {}, "", ["PENDING", "pending"], [["PENDING"]]), takes_none=True)
 STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n", "1.99999999999"), takes_none=True)
 OTHER_KINDS: dict[str, Kind] = {
+    "DBOS.ask request": KINDS["message"],
+    "DBOS.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
     "DBOS.list_messages after": AFTER,
     "DBOS.list_workflow_steps after": STEPS,
     "DBOS.list_workflows application_version": SEVERAL,
@@ -218,6 +225,8 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOS.list_workflows status": STATUSES,
     "DBOS.list_workflows workflow_id": SEVERAL,
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
+    "DBOSClient.ask request": KINDS["message"],
+    "DBOSClient.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
     "DBOSClient.list_messages after": AFTER,
     "DBOSClient.list_workflow_steps after": STEPS,
     "DBOSClient.list_workflows application_version": SEVERAL,
@@ -231,16 +240,16 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Asked", "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
 CONSTRUCTORS: Final = (
-    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Event, Stream,
+    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Question, Event, Stream,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}
-PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys"} | PROGRAMS
+PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys", "waits"} | PROGRAMS
 
 
 @dataclass(frozen=True)

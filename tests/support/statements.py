@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import events, first, recv, send, streams
+from dbos_async._messaging import answer, ask, events, first, recv, send, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -32,6 +32,9 @@ def all_statements() -> dict[str, Statement]:
                 found[value.name] = value
     return found
 
+
+QUESTION, ANSWERED = uuid4(), uuid4()
+"""A question to `w`, and one that another workflow has answered."""
 
 FORMS = ("new, alone", "new", "alone", "")
 """The forms of a statement: for new calls or for any, and for one row alone or for a batch."""
@@ -91,6 +94,10 @@ def _take(step: Row, tag: str) -> Row:
     return (*step, "recv", "", 60.0)
 
 
+def _ask(step: Row, tag: str) -> Row:
+    return (*step, "other", uuid4(), "other", "", f'"{tag}"', b"d", None, None, 60.0, None)
+
+
 _acts = itertools.count(1)
 
 ACTS = {
@@ -103,6 +110,16 @@ ACTS = {
     ),
     "SEND_BULK": Act(
         send.SEND_BULK, _send_bulk, "select count(*) from dbos_async.messages where destination_id = 'other'", True
+    ),
+    "ASK": Act(ask.ASK, _ask, "select count(*) from dbos_async.messages where destination_id = 'other'"),
+    "GET_ANSWER": Act(
+        ask.GET_ANSWER, lambda step, tag: (*step, str(ANSWERED), ANSWERED, 60.0), "select 0 where false"
+    ),
+    "ANSWER": Act(
+        answer.ANSWER,
+        lambda step, tag: (*step, "answer", str(QUESTION), QUESTION, f'"{tag}"', None),
+        "select count(*) from dbos_async.messages where destination_id = 'w' and answered_at is not null",
+        True,
     ),
     "TAKE": Act(
         recv.TAKE,
@@ -162,12 +179,15 @@ The plan of a statement does not tell: its top node has the buffers of what it r
 only after that. Each node has the buffers of the nodes that ran inside it, so adding all nodes counts some twice.
 """
 
-SETTING = """
+SETTING = f"""
     insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output, ended_at) values
-        ('w', 'f', '{}', gen_random_uuid(), 'me', 1, 'PENDING', null, null),
-        ('other', 'f', '{}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"', now());
+        ('w', 'f', '{{}}', gen_random_uuid(), 'me', 1, 'PENDING', null, null),
+        ('other', 'f', '{{}}', gen_random_uuid(), null, 1, 'SUCCESS', '"the result"', now());
     insert into dbos_async.messages (id, seq, destination_id, topic, payload)
         select gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', '', to_json(n) from generate_series(1, 5) as n;
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, answer, answered_at) values
+        ('{QUESTION}', nextval('dbos_async.message_seq'), 'w', 'quote', '1', null, null),
+        ('{ANSWERED}', nextval('dbos_async.message_seq'), 'a shop', 'quote', '1', '2', now());
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         values ('other', 'k', nextval('dbos_async.event_seq'), '"the event"', '1', 1, 1);
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)

@@ -18,8 +18,11 @@ from typing import Any
 
 from dbos_async import (
     DBOS,
+    AskTimeoutError,
     EventOf,
     EventValue,
+    Question,
+    RefusedError,
     SendMessage,
     SetWorkflowID,
     StepCancelledError,
@@ -27,7 +30,7 @@ from dbos_async import (
     StreamValue,
     Topic,
 )
-from dbos_async._messaging import events, recv, streams
+from dbos_async._messaging import ask, events, recv, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -202,6 +205,58 @@ async def first_of_several() -> dict[str, Any]:
     return outcome
 
 
+QUOTE = Question("quote", str, int)
+
+
+@DBOS.step()
+async def answer_in_a_step(cents: int) -> bool:
+    return bool(await questions[str(DBOS.workflow_id)].answer(cents))
+
+
+questions: dict[str, Any] = {}
+
+
+@DBOS.workflow()
+async def quoter() -> list[Any]:
+    """Answers in its body, in a step, late and not at all."""
+    told: list[Any] = []
+    while True:
+        asked = await DBOS.recv_envelope(QUOTE, None)
+        assert asked is not None
+        if asked.payload == "late":
+            await DBOS.sleep(0.1)
+        if asked.payload == "refuse":
+            told += [await asked.refuse("no stock"), await asked.answer(0)]
+        elif asked.payload == "step":
+            questions[str(DBOS.workflow_id)] = asked
+            await answer_in_a_step(6)  # a step that is repeated hears that there is an answer
+        else:
+            told.append(await asked.answer(len(asked.payload)))
+        if asked.payload == "stop":
+            return told
+
+
+@DBOS.workflow()
+async def conversation() -> dict[str, Any]:
+    """Asks in every way."""
+    outcome: dict[str, Any] = {"a": await effect("a")}
+    shop = await DBOS.start_workflow(quoter)
+    outcome["quote"] = await DBOS.ask(shop.workflow_id, QUOTE, "abc")
+    try:
+        await DBOS.ask(shop.workflow_id, QUOTE, "refuse")
+    except RefusedError as refused:
+        outcome["refused"] = refused.reason
+    try:
+        outcome["late"] = await DBOS.ask(shop.workflow_id, QUOTE, "late", timeout_seconds=0.02)
+    except AskTimeoutError as late:
+        outcome["late"] = await DBOS.get_answer(late.message_id, QUOTE)
+    outcome["step"] = await DBOS.ask(shop.workflow_id, QUOTE, "step")
+    outcome["keyed"] = [await DBOS.ask(shop.workflow_id, QUOTE, "keyed", idempotency_key="k") for _ in range(2)]
+    outcome["stop"] = await DBOS.ask(shop.workflow_id, QUOTE, "stop")
+    outcome["told"] = await shop.get_result()
+    return outcome
+
+
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -224,13 +279,18 @@ def crash(mode: str, at: int) -> None:
 
     # A step is executed at once, or it waits.
     Step.perform = dies(Step.perform)  # type: ignore[method-assign]  # the crash must come at exactly this place
-    for module in (events, handle, recv, sleep, streams):
+    for module in (ask, events, handle, recv, sleep, streams):
         module.wait = dies(wait)  # type: ignore[attr-defined]  # as above
 
 
 async def main() -> None:
-    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log,
-                "first_of_several": first_of_several}[WORKFLOW]  # fmt: skip
+    workflow = {
+        "everything": everything,
+        "side_by_side": side_by_side,
+        "shared_log": shared_log,
+        "first_of_several": first_of_several,
+        "conversation": conversation,
+    }[WORKFLOW]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(workflow)
@@ -239,11 +299,13 @@ async def main() -> None:
         result = await handle.get_result()
         names = [status.workflow_id for status in await DBOS.list_workflows()]
         steps = {name: await DBOS.list_workflow_steps(name) for name in names}
+        messages = {name: await DBOS.list_messages(name) for name in names}
         child = next((name for name in names if name != "w"), "")
         story = {
             "result": result,
             "events": await DBOS.get_all_events("w"),
             "streams": {key: [v async for v in DBOS.read_stream("w", key)] for key in ("s", "g", "h")},
+            "sent": sorted(str(message.payload) for name in names for message in messages[name]),
             "steps": sorted(
                 ["w" if name == "w" else "child", step.step, step.verb, step.key.replace(child or "w", "child")]
                 for name in names
