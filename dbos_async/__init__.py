@@ -15,8 +15,10 @@ from dbos_async.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     DBOSError,
+    EventTimeoutError,
     InvalidArgumentError,
     InvalidCallError,
+    InvalidEventValueError,
     InvalidMessageError,
     InvalidStreamValueError,
     InvalidValueError,
@@ -43,6 +45,7 @@ from dbos_async.errors import (
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Stream, Topic
+from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf, StreamValue
 
 _logs.install()
 
@@ -54,9 +57,14 @@ __all__ = [
     "DatabaseUnavailableError",
     "Envelope",
     "Event",
+    "EventEnd",
+    "EventOf",
+    "EventTimeoutError",
+    "EventValue",
     "Health",
     "InvalidArgumentError",
     "InvalidCallError",
+    "InvalidEventValueError",
     "InvalidMessageError",
     "InvalidStreamValueError",
     "InvalidValueError",
@@ -79,7 +87,10 @@ __all__ = [
     "StepTimeoutError",
     "Stream",
     "StreamClosedError",
+    "StreamEnd",
+    "StreamOf",
     "StreamTimeoutError",
+    "StreamValue",
     "SystemExitError",
     "Topic",
     "Workflow",

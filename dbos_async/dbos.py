@@ -13,6 +13,7 @@ from dbos_async._lifecycle.runtime import Runtime
 from dbos_async._lifecycle.settings import Options, Settings, takes_options
 from dbos_async._lifecycle.signals import SigtermHandler
 from dbos_async._messaging.verbs import MessagingVerbs
+from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
@@ -22,7 +23,7 @@ from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 
 
-class _Verbs(MessagingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
+class _Verbs(MessagingVerbs, WatchingVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
     @property
@@ -80,16 +81,19 @@ class DBOS:
     send_bulk: Final = _verbs.send_bulk
     recv: Final = _verbs.recv
     recv_envelope: Final = _verbs.recv_envelope
+    messages: Final = _verbs.messages
     list_messages: Final = _verbs.list_messages
     redeliver: Final = _verbs.redeliver
 
     set_event: Final = _verbs.set_event
     get_event: Final = _verbs.get_event
+    watch_event: Final = _verbs.watch_event
     get_all_events: Final = _verbs.get_all_events
 
     write_stream: Final = _verbs.write_stream
     close_stream: Final = _verbs.close_stream
     read_stream: Final = _verbs.read_stream
+    read_streams: Final = _verbs.read_streams
 
     start_workflow: Final = _verbs.start_workflow
     sleep: Final = _verbs.sleep

@@ -11,7 +11,8 @@ DBOSError
 │   └── InvalidCallError           arguments that the function of a workflow does not take (also a TypeError)
 ├── InvalidValueError              a value that is not JSON or does not fit its type
 │   ├── InvalidMessageError        the same, of a message
-│   └── InvalidStreamValueError    the same, of a value of a stream
+│   ├── InvalidStreamValueError    the same, of a value of a stream
+│   └── InvalidEventValueError     the same, of a version of an event that is watched
 ├── WrongPlaceError                a verb called where it does not work
 ├── RegistrationError              a workflow or step that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
@@ -27,6 +28,7 @@ DBOSError
 ├── ResultTimeoutError             a workflow did not end in time (also a TimeoutError)
 ├── SystemExitError                a step or workflow called sys.exit
 ├── StreamTimeoutError             no value came in time (also a TimeoutError)
+├── EventTimeoutError              no version of an event came in time (also a TimeoutError)
 ├── ReplayMismatchError            a replay asked for another step than the recorded one
 └── RecordedError                  a recorded error whose type is not imported in this process
 
@@ -36,10 +38,13 @@ replayed, copied, pickled and sent to another process. Stored errors name this m
 
 from __future__ import annotations
 
-from typing import Any
-
 from dbos_async._error_base import DBOSError as DBOSError  # noqa: PLC0414  # a part of this module
 from dbos_async._error_base import with_fields as _with_fields
+from dbos_async._value_errors import InvalidEventValueError as InvalidEventValueError  # noqa: PLC0414
+from dbos_async._value_errors import InvalidMessageError as InvalidMessageError  # noqa: PLC0414
+from dbos_async._value_errors import InvalidStreamValueError as InvalidStreamValueError  # noqa: PLC0414
+from dbos_async._value_errors import InvalidValueError as InvalidValueError  # noqa: PLC0414
+from dbos_async._wait_errors import EventTimeoutError as EventTimeoutError  # noqa: PLC0414
 from dbos_async._wait_errors import ResultTimeoutError as ResultTimeoutError  # noqa: PLC0414
 from dbos_async._wait_errors import WorkflowParkedError as WorkflowParkedError  # noqa: PLC0414
 
@@ -117,49 +122,6 @@ class InvalidArgumentError(DBOSError, ValueError):
 
 class InvalidCallError(InvalidArgumentError, TypeError):
     """Raised for arguments that the function of a workflow does not take; nothing was started."""
-
-
-class InvalidValueError(DBOSError, ValueError):
-    """Raised for a value that is not JSON, or does not fit its declared type.
-
-    ``what`` names the value, ``problem`` says what is wrong with it and
-    ``details`` is pydantic's list of errors (empty when the problem is not one of validation).
-    """
-
-    def __init__(self, what: str, problem: str, details: list[Any] | None = None) -> None:
-        super().__init__(what, problem, details or [])
-        self.what: str = what
-        self.problem: str = problem
-        self.details: list[Any] = details or []
-
-    def __str__(self) -> str:
-        return f"{self.what} cannot be used: {self.problem.removesuffix('.')}."
-
-
-class InvalidMessageError(InvalidValueError):
-    """Raised for a message whose payload or headers are not JSON or do not fit the type of its topic.
-
-    ``message_id`` is the id of a received message, which `DBOS.list_messages` still shows; it is ``None`` at the sender.
-    """
-
-    def __init__(
-        self, what: str, problem: str, details: list[Any] | None = None, message_id: str | None = None
-    ) -> None:
-        super().__init__(what, problem, details)
-        self.args: tuple[Any, ...] = (*self.args, message_id)
-        self.message_id: str | None = message_id
-
-
-class InvalidStreamValueError(InvalidValueError):
-    """Raised by a reader for a value of a stream that does not fit its type.
-
-    ``offset`` is the position of that value: read on from ``offset + 1``.
-    """
-
-    def __init__(self, what: str, problem: str, details: list[Any] | None = None, offset: int = 0) -> None:
-        super().__init__(what, problem, details)
-        self.args: tuple[Any, ...] = (*self.args, offset)
-        self.offset: int = offset
 
 
 class WrongPlaceError(DBOSError):
