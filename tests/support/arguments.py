@@ -23,11 +23,13 @@ from dbos_async import (
     DBOS,
     DBOSClient,
     Event,
+    EventOf,
     SendMessage,
     SetApplicationVersion,
     SetWorkflowID,
     SetWorkflowTimeout,
     Stream,
+    StreamOf,
     Topic,
     WorkflowHandle,
     embedded,
@@ -154,6 +156,7 @@ KINDS: dict[str, Kind] = {
     "destination_id": ID,
     "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),
     "drain_seconds": DURATION,
+    "event": Kind("key", (*KEY.wrong[:-1], Stream("s", int))),
     "executor_id": FILTER,
     "function": Kind(echo, (*NO_FUNCTIONS, "echo")),
     "headers": Kind(None, NO_HEADERS, takes_none=True),
@@ -188,6 +191,10 @@ KINDS: dict[str, Kind] = {
     "status": Kind(
         None, (5, b"PENDING", "pending", "", "\0", "\ud800", ["PENDING", 5], True, *OBJECTS[:3]), takes_none=True
     ),
+    "stream": Kind("key", (*KEY.wrong, Event("e", int))),
+    "streams": Kind(
+        (StreamOf(LIVES, "key"),), ((5,), (None,), ("key",), (LIVES, "key"), (StreamOf(LIVES, "key"), object()))
+    ),
     "timeout_seconds": SECONDS,
     "topic": Kind(None, (*NO_TEXTS, "", *UNSTORABLE, Event("e", int)), takes_none=True),
     "type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
@@ -203,6 +210,7 @@ KINDS: dict[str, Kind] = {
 """What each parameter takes, by its name."""
 
 AFTER: Final = Kind(None, KINDS["message_id"].wrong, takes_none=True)
+SEEN: Final = Kind(0, (-1, *[each for each in NO_INTS if each != 2**31]))
 SEVERAL: Final = Kind(
     None,
     (*[each for each in NO_TEXTS if each != []], "", *UNSTORABLE, ["key", 5], ("key", ""), {"key": 1}),
@@ -211,6 +219,11 @@ SEVERAL: Final = Kind(
 STATUSES: Final = Kind(None, (*KINDS["status"].wrong, {}, "", ["PENDING", "pending"], [["PENDING"]]), takes_none=True)
 STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n", "1.99999999999"), takes_none=True)
 OTHER_KINDS: dict[str, Kind] = {
+    "DBOS.get_event after": SEEN,
+    "DBOS.watch_event after": SEEN,
+    "DBOSClient.get_event after": SEEN,
+    "DBOSClient.watch_event after": SEEN,
+    "EventOf after": SEEN,
     "DBOS.list_messages after": AFTER,
     "DBOS.list_workflow_steps after": STEPS,
     "DBOS.list_workflows application_version": SEVERAL,
@@ -231,16 +244,18 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Envelope", "EventEnd", "EventValue", "Message", "Health", "StepFunction", "StreamEnd", "StreamValue", "Workflow",
+    "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
 CONSTRUCTORS: Final = (
-    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Event, Stream,
+    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Event, EventOf, Stream,
+    StreamOf,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}
-PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys"} | PROGRAMS
+PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys", "waits"} | PROGRAMS
 
 
 @dataclass(frozen=True)
