@@ -287,9 +287,13 @@ class Entry:
                 kwargs |= given
             elif each.kind is each.POSITIONAL_ONLY:
                 args.append(given)
-            elif name in (parameter, "timeout_seconds") or each.default is each.empty:
+            elif name in (parameter, "timeout_seconds") or each.default is each.empty or self._needs(name, parameter):
                 kwargs[name] = given  # A right value may name what never comes, and would be waited for.
         return args, kwargs
+
+    def _needs(self, name: str, parameter: str | None) -> bool:
+        """Whether this parameter is needed although it has a default, since the other one is not given."""
+        return f"{self.name} {name}" == "fastapi.stream_response key" and parameter != "event"
 
 
 def surface() -> dict[str, Entry]:
