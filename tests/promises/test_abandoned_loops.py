@@ -12,7 +12,7 @@ import pytest
 from dbos_async import DBOS, DBOSClient, SetWorkflowID, StreamOf
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
-from tests.promises.test_abandoned import WAYS, Watch, moments
+from tests.support.abandoning import WAYS, Watch, moments
 from tests.support.eventually import eventually
 
 COUNT = 170
