@@ -70,3 +70,17 @@ class InvalidAnswerError(InvalidValueError):
         super().__init__(what, problem, details)
         self.args: tuple[Any, ...] = (*self.args, message_id)
         self.message_id: str | None = message_id
+
+
+class InvalidEventValueError(InvalidValueError):
+    """Raised by a watcher for a version of an event that does not fit its type.
+
+    ``version`` is the version of that value: watch on with ``after=version``.
+    """
+
+    __module__ = "dbos_async.errors"
+
+    def __init__(self, what: str, problem: str, details: list[Any] | None = None, version: int = 0) -> None:
+        super().__init__(what, problem, details)
+        self.args: tuple[Any, ...] = (*self.args, version)
+        self.version: int = version

@@ -1,4 +1,4 @@
-"""The errors of a wait for a result or an answer, which belong to `errors.py`: stored errors name that module."""
+"""The errors of a wait for a result, an answer or an event, which belong to `errors.py`: stored errors name that module."""
 
 from __future__ import annotations
 
@@ -90,3 +90,21 @@ class RefusedError(DBOSError):
     def __str__(self) -> str:
         reason = shown(without_stop(self.reason))
         return f"The workflow {self.workflow_id!r} refused to answer the question {self.message_id!r}: {reason}."
+
+
+@with_fields
+class EventTimeoutError(DBOSError, TimeoutError):
+    """Raised by a watcher when the event got no version within ``timeout_seconds``; watch on with ``after=after``."""
+
+    __module__ = "dbos_async.errors"
+
+    workflow_id: str
+    key: str
+    after: int
+    timeout_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.key!r} of workflow {self.workflow_id!r} got no version for {self.timeout_seconds:g} seconds: "
+            f"watch on with after={self.after}, or wait longer."
+        )

@@ -11,6 +11,7 @@ from dbos_async._checks import check_duration, check_flag, check_int, check_loop
 from dbos_async._database.database import Database
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
+from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._runs.start_options import wanted_version
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
@@ -29,7 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class DBOSClient(MessagingVerbs, AskingVerbs, WorkflowVerbs):
+class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs):
     """A connection to the workflows of an application: ``async with DBOSClient("postgresql://…") as client:``.
 
     Its verbs are those of `DBOS` outside of workflows, called on this object: where their examples write ``DBOS.send(…)``, write

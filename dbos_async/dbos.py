@@ -15,6 +15,7 @@ from dbos_async._lifecycle.signals import SigtermHandler
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.first_verbs import FirstVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
+from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
@@ -24,7 +25,7 @@ from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 
 
-class _Verbs(MessagingVerbs, AskingVerbs, FirstVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
+class _Verbs(MessagingVerbs, AskingVerbs, WatchingVerbs, FirstVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
     @property
@@ -85,16 +86,19 @@ class DBOS:
     wait_first: Final = _verbs.wait_first
     ask: Final = _verbs.ask
     get_answer: Final = _verbs.get_answer
+    messages: Final = _verbs.messages
     list_messages: Final = _verbs.list_messages
     redeliver: Final = _verbs.redeliver
 
     set_event: Final = _verbs.set_event
     get_event: Final = _verbs.get_event
+    watch_event: Final = _verbs.watch_event
     get_all_events: Final = _verbs.get_all_events
 
     write_stream: Final = _verbs.write_stream
     close_stream: Final = _verbs.close_stream
     read_stream: Final = _verbs.read_stream
+    read_streams: Final = _verbs.read_streams
 
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step

@@ -13,6 +13,7 @@ DBOSError
 │   ├── InvalidMessageError        the same, of a message
 │   ├── InvalidStreamValueError    the same, of a value of a stream
 │   └── InvalidAnswerError         the same, of the answer to a question
+│   └── InvalidEventValueError     the same, of a version of an event that is watched
 ├── WrongPlaceError                a verb called where it does not work
 ├── RegistrationError              a workflow or step that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
@@ -31,6 +32,7 @@ DBOSError
 ├── RefusedError                   a workflow has refused to answer a question
 ├── SystemExitError                a step or workflow called sys.exit
 ├── StreamTimeoutError             no value came in time (also a TimeoutError)
+├── EventTimeoutError              no version of an event came in time (also a TimeoutError)
 ├── ReplayMismatchError            a replay asked for another step than the recorded one
 └── RecordedError                  a recorded error whose type is not imported in this process
 
@@ -43,10 +45,12 @@ from __future__ import annotations
 from dbos_async._error_base import DBOSError as DBOSError  # noqa: PLC0414  # a part of this module
 from dbos_async._error_base import with_fields as _with_fields
 from dbos_async._value_errors import InvalidAnswerError as InvalidAnswerError  # noqa: PLC0414
+from dbos_async._value_errors import InvalidEventValueError as InvalidEventValueError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidMessageError as InvalidMessageError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidStreamValueError as InvalidStreamValueError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidValueError as InvalidValueError  # noqa: PLC0414
 from dbos_async._wait_errors import AskTimeoutError as AskTimeoutError  # noqa: PLC0414
+from dbos_async._wait_errors import EventTimeoutError as EventTimeoutError  # noqa: PLC0414
 from dbos_async._wait_errors import NotAnsweredError as NotAnsweredError  # noqa: PLC0414
 from dbos_async._wait_errors import RefusedError as RefusedError  # noqa: PLC0414
 from dbos_async._wait_errors import ResultTimeoutError as ResultTimeoutError  # noqa: PLC0414

@@ -17,26 +17,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar, Unpack
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from dbos_async._checks import MAX_WAIT_SECONDS, check_callable, check_duration, check_instance, check_key
-from dbos_async._database.database import Database
+from dbos_async._event_streams import FollowedEvent, FollowedStream, body
 from dbos_async._executor import launched
 from dbos_async._lifecycle import settings
-from dbos_async._messaging import live
-from dbos_async._serialization.values import encode_value
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
 from dbos_async.errors import (
@@ -46,9 +42,9 @@ from dbos_async.errors import (
     InvalidAnswerError,
     InvalidArgumentError,
     InvalidCallError,
+    InvalidEventValueError,
     InvalidStreamValueError,
     InvalidValueError,
-    LaunchError,
     MessageNotFoundError,
     NotAnsweredError,
     RedeliveryError,
@@ -60,7 +56,7 @@ from dbos_async.errors import (
     WorkflowNotFoundError,
     WorkflowParkedError,
 )
-from dbos_async.keys import Stream, key_and_type
+from dbos_async.keys import Event, Stream, key_and_type
 
 _log = logging.getLogger("dbos_async")
 
@@ -71,7 +67,6 @@ HEARTBEAT_SECONDS = 15.0
 RETRY_AFTER_SECONDS = 5
 CUT_OFF_AFTER_SECONDS = 5.0
 """So long a client has to read the rest of its event stream when the server stops."""
-LAST_OFFSET = 2**31 - 2
 
 STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowNotFoundError: 404,
@@ -221,8 +216,9 @@ def _cut_off(transport: asyncio.Transport) -> None:
 async def stream_response(
     request: Request,
     workflow_id: str,
-    key: str | Stream[Any],
+    key: str | Stream[Any] | None = None,
     *,
+    event: str | Event[Any] | None = None,
     client: DBOSClient | None = None,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     retry_seconds: float = 1.0,
@@ -235,6 +231,9 @@ async def stream_response(
     ``EventSource``. A page that asks again after the end is answered with 204, and its browser stops asking. An event ``parked``
     with ``{"status": …}`` says that the workflow is parked. The stream goes on once somebody has resumed it.
 
+    With ``event`` in the place of ``key`` each message is a version of that event, and its id is the version: the current one
+    first, and then later ones, of which some may be skipped. ``?after=`` is a version that a new page has seen (default: 0).
+
     In between a comment comes every ``heartbeat_seconds``, and browsers reconnect after ``retry_seconds``. An answer that
     has begun outlasts any outage of the database. Raises `WorkflowNotFoundError` (404 by `add_error_handlers`) when there is
     no such workflow. ``client`` reads, else the launched DBOS; however many read, they share its one listening connection
@@ -245,86 +244,30 @@ async def stream_response(
         @app.get("/orders/{order_id}/progress")
         async def progress(request: Request, order_id: str) -> Response:
             return await stream_response(request, order_id, PROGRESS)
+
+        @app.get("/orders/{order_id}/status")
+        async def status(request: Request, order_id: str) -> Response:
+            return await stream_response(request, order_id, event=STATUS)
         ```
     """
     check_instance(request, Request, "request")
     workflow_id = check_key(workflow_id, "workflow_id")
-    name, _ = key_and_type(key, Stream)
+    if (key is None) == (event is None):
+        raise InvalidArgumentError(
+            "stream_response tells of one thing: name the key of a stream, or event=, the key of an event."
+        )
+    name = key_and_type(event, Event)[0] if key is None else key_and_type(key, Stream)[0]
     heartbeat_seconds = check_duration(heartbeat_seconds, "heartbeat_seconds", least=0.001, most=MAX_WAIT_SECONDS)
     retry_seconds = check_duration(retry_seconds, "retry_seconds", most=MAX_WAIT_SECONDS)
     if client is not None:
         check_instance(client, DBOSClient, "client")
     database = launched.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
-    seen, start = _where(request)
-    # Poll once before the response begins, while it can still have a status of its own. Begin with the value that the client
-    # has seen last: only the end of a stream has the offset behind its last value.
-    async with aclosing(live.live_pages(database, workflow_id, name, start, None, retry_forever=False)) as pages:
-        first = await anext(pages)
-    if seen and not first.entries and first.end not in (None, "CANCELLED"):
+    followed = (FollowedEvent if key is None else FollowedStream)(database, workflow_id, name, request)
+    first = await followed.first()
+    if first is None:
         return Response(status_code=204)
     head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
-    first = first._replace(entries=[entry for entry in first.entries if entry[0] >= start + seen])
-    body = _body(database, workflow_id, name, start + seen, head, first)
-    return _EventStream(body, ping=heartbeat_seconds, ping_message_factory=_heartbeat)
-
-
-def _where(request: Request) -> tuple[int, int]:
-    """How many values from the offset on the client has seen (0 or 1), and that offset."""
-    last = request.headers.get("last-event-id")
-    if last:
-        return 1, _offset(last, "Last-Event-ID")
-    return 0, _offset(request.query_params.get("offset", "0"), "offset")
-
-
-def _offset(text: str, what: str) -> int:
-    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > LAST_OFFSET:
-        raise HTTPException(422, f"{what} must be a whole number from 0 to {LAST_OFFSET}.")
-    return int(text)
-
-
-async def _body(
-    database: Database, workflow_id: str, key: str, offset: int, head: bytes, first: live.Page
-) -> AsyncGenerator[bytes, None]:
-    """Send all that a poll found at once. A slow client delays nobody but itself."""
-    offset += len(first.entries)
-    yield head + _events(first, offset, None)
-    if first.end is not None:
-        return
-    parked = first.parked
-    del first  # a response that waits for long keeps nothing of what it has sent
-    try:
-        async with aclosing(live.live_pages(database, workflow_id, key, offset, None, retry_forever=True)) as pages:
-            async for page in pages:
-                offset += len(page.entries)
-                if page.entries or page.end is not None or page.parked not in (None, parked):
-                    yield _events(page, offset, parked)
-                parked = page.parked
-                del page
-    except WorkflowNotFoundError:
-        yield _end("DELETED", offset)
-    except LaunchError:
-        return  # the client or the DBOS that reads was closed: the browser connects again
-
-
-def _events(page: live.Page, offset: int, parked: str | None) -> bytes:
-    """The events of a page, after one whose workflow was ``parked``."""
-    found = [_event(value, id=str(written_at)) for written_at, value in page.entries]
-    if page.parked not in (None, parked):
-        found.append(_event(encode_value({"status": page.parked}), event="parked", id=None))
-    if page.end is not None:
-        found.append(_end(page.end, offset))
-    return b"".join(found)
-
-
-def _end(status: str, offset: int) -> bytes:
-    event = "end" if status in ("CLOSED", "SUCCESS") else "failed"
-    # A cancelled workflow may be resumed and write again, so its end takes no offset.
-    number = None if status == "CANCELLED" else str(offset)
-    return _event(encode_value({"status": status}), event=event, id=number)
-
-
-def _event(data: str, *, id: str | None, event: str | None = None) -> bytes:
-    return ServerSentEvent(data, event=event, id=id, sep="\n").encode()
+    return _EventStream(body(followed, head, first), ping=heartbeat_seconds, ping_message_factory=_heartbeat)
 
 
 def _heartbeat() -> ServerSentEvent:
@@ -332,7 +275,7 @@ def _heartbeat() -> ServerSentEvent:
 
 
 async def _answer(_request: Request, error: Exception) -> Response:
-    if isinstance(error, (InvalidStreamValueError, InvalidAnswerError, InvalidCallError)):
+    if isinstance(error, (InvalidStreamValueError, InvalidEventValueError, InvalidAnswerError, InvalidCallError)):
         raise error  # a stored value does not fit the reader's type, or the program calls a function wrongly: no client's fault
     code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     content: dict[str, Any] = {"detail": str(error)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from dbos_async._checks import check_int, check_key
 from dbos_async.keys import Event, Stream, key_and_type
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
+"""The values of a plain name may be anything."""
 MAX_VERSION: Final = 2**63 - 1
 
 W_co = TypeVar("W_co", covariant=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dbos_async._checks import check_key, check_seconds
+from dbos_async._checks import check_int, check_key, check_seconds
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, now
@@ -18,6 +18,7 @@ from dbos_async._runs.step import Step, read
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.keys import Event, key_and_type
+from dbos_async.waits import MAX_VERSION
 
 with load(__name__) as sql:
     SET_EVENT: Final = sql.statement("SET_EVENT")
@@ -40,21 +41,24 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     (await issue(database, caller, call, verb="set_event", invalid=invalid)).value()
 
 
-async def get_event(database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None) -> Any:
-    """The latest value; waits for the first. ``None`` after the time limit, or when the workflow has ended without a value."""
+async def get_event(
+    database: Database, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None, after: int
+) -> Any:
+    """The latest value; waits for one of a later version. ``None`` after the time limit, or when none can come any more."""
     workflow_id = check_key(workflow_id, "workflow_id")
     name, declared = key_and_type(key, Event)
     seconds = check_seconds(timeout_seconds)
+    check_int(after, 0, "after", MAX_VERSION)
     context = calling_context(database)
-    what = _what(name, workflow_id)
+    what = what_it_is(name, workflow_id)
     if isinstance(context, WorkflowContext):
         step_key = f"{name} of {workflow_id}"
         step = Step(context, "get_event", step_key)
-        row = (*step.columns, step_key, workflow_id, name, seconds)
+        row = (*step.columns, "get_event", step_key, workflow_id, name, after, seconds)
         keys = event_key(workflow_id, name), end_key(workflow_id)
         result = await wait(step, AWAIT_EVENT, row, keys)
         return await step.decode_or_reject(result, lambda text: decode_value(text, declared, what=what))
-    text = await _read(database, workflow_id, name, seconds, retry_forever=context is not None)
+    text = await _read(database, workflow_id, name, after, seconds, retry_forever=context is not None)
     return decode_value(text, declared, what=what)
 
 
@@ -64,22 +68,22 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 
     async def find() -> dict[str, Any]:
         rows = await database.call(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)
-        return {key: decode_value(value, what=_what(key, workflow_id)) for _, key, value in rows}
+        return {key: decode_value(value, what=what_it_is(key, workflow_id)) for _, key, value in rows}
 
     events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
     return events
 
 
 async def _read(
-    database: Database, workflow_id: str, key: str, seconds: float | None, *, retry_forever: bool
+    database: Database, workflow_id: str, key: str, seen: int, seconds: float | None, *, retry_forever: bool
 ) -> str | None:
     deadline = float("inf") if seconds is None else now() + seconds
     with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
         async for subscription in changes:
             records = await database.call(
-                READ_EVENT, [(workflow_id, key)], partition=workflow_id, retry_forever=retry_forever
+                READ_EVENT, [(workflow_id, key, seen)], partition=workflow_id, retry_forever=retry_forever
             )
-            _, value, ended = records[0]
+            value, ended = records[0]["value"], records[0]["ended"]
             left = deadline - now()
             if value is not None or ended or left <= 0:
                 return str(value) if value is not None else None
@@ -87,5 +91,6 @@ async def _read(
     raise AssertionError("The changes of a subscription do not end.")
 
 
-def _what(key: str, workflow_id: str) -> str:
+def what_it_is(key: str, workflow_id: str) -> str:
+    """How the error of a value names it."""
     return f"The value of event {key!r} of workflow {workflow_id!r}"

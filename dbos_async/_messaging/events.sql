@@ -34,37 +34,46 @@ select n, case when outcome = 'superseded' then 'done' else outcome end as outco
        recorded_verb, recorded_key
 from calls, announced
 
--- name: READ_EVENT (workflow_id text, key text)
-select c.n, e.value, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
-from :rows
+-- fragment: version_after(workflow_id)
+-- The latest value of the event, if it is later than the version that the caller has seen, and the status of its workflow. A
+-- workflow that had a version and is not there any more has ended, and was deleted.
 left join lateral (
-    select value from dbos_async.events
-    where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
+    select value, seq, set_at from dbos_async.events
+    where workflow_id = :workflow_id and key_digest = dbos_async.digest(c.key) and seq > c.seen order by seq desc limit 1
 ) as e on true
-left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+left join lateral (select status from dbos_async.workflows where id = :workflow_id limit 1) as t on true
 
--- ordered name: AWAIT_EVENT (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text,
---     key text, timeout_seconds float8)
--- READ_EVENT inside a workflow: the value is the outcome of the reader's step.
+-- fragment: has_ended
+-- After :version_after: whether the event gets no later value.
+coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), c.seen > 0)
+
+-- name: READ_EVENT (workflow_id text, key text, seen bigint)
+select c.n, e.value, e.seq, e.set_at, t.status, :has_ended as ended
+from :rows
+:version_after(c.workflow_id)
+
+-- ordered name: AWAIT_EVENT (workflow_id text, attempt bigint, branch text, number int, verb text, step_key text, target_id text,
+--     key text, seen bigint, timeout_seconds float8)
+-- READ_EVENT inside a workflow: what was read is the outcome of the reader's step.
 with calls as materialized (
     select c.*, :is_owner as is_owner,
            :wait_columns,
-           e.value, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
+           e.value, e.seq, e.set_at, :has_ended as ended
     from :rows
     :fence(c.workflow_id)
     :recorded_wait
-    left join lateral (
-        select value from dbos_async.events
-        where workflow_id = c.target_id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1
-    ) as e on true
-    left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
+    :version_after(c.target_id)
 ),
 decided as materialized (
-    select *, value is not null or ended or coalesce(deadline <= clock_timestamp(), false) as ready
+    select *, value is not null or ended or coalesce(deadline <= clock_timestamp(), false) as ready,
+           case when verb = 'get_event' then value
+                when value is not null
+                    then json_build_object('value', value, 'version', seq, 'set_at', set_at, 'ended', ended)
+                else json_build_object('ended', ended) end as found
     from calls
-    where :is_waiting('get_event', step_key)
+    where :is_waiting(verb, step_key)
 ),
-:record_wait('get_event', value)
+:record_wait(verb, found)
 
 -- name: ALL_EVENTS (workflow_id text)
 select c.n, e.key, e.value

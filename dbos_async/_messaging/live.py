@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
+from dbos_async._database.calls import Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, now, stream_key
@@ -40,7 +41,7 @@ async def live_pages(
     with database.changes(*keys, takes_updates=True) as changes:
         async for subscription in changes:
             updates = subscription.take_updates()
-            page = None if subscription.changed else _page_of(updates, offset)
+            page = None if subscription.changed else page_of_updates(updates, offset)
             more = True
             while more:
                 more = False
@@ -66,6 +67,11 @@ async def _poll(
     """The page that begins at this offset, and whether there is more behind it."""
     row = workflow_id, key, offset, MAX_VALUES
     records = await database.call(READ, [row], partition=workflow_id, retry_forever=retry_forever)
+    return page_of_records(workflow_id, records)
+
+
+def page_of_records(workflow_id: str, records: Result) -> tuple[Page, bool]:
+    """The page that a poll has found, and whether there is more behind it."""
     last = records[-1]
     if last["status"] is None:
         raise WorkflowNotFoundError(workflow_id)
@@ -75,10 +81,13 @@ async def _poll(
     return Page(entries, end, last["status"] if last["parked"] else None), more
 
 
-def _page_of(updates: list[tuple[int, str | None]], offset: int) -> Page | None:
-    """The page from this offset on; ``None`` when values are missing, because another process writes, too."""
+def page_of_updates(updates: list[tuple[int, str | None, bytes]], offset: int) -> Page | None:
+    """The page from this offset on; ``None`` when values are missing, because another process writes, too.
+
+    An update is an offset, the JSON of a value (``None`` closes the stream) and the digest of the stream.
+    """
     entries: list[tuple[int, str]] = []
-    for written_at, value in updates:
+    for written_at, value, _ in updates:
         if written_at > offset:
             return None
         if written_at == offset:

@@ -109,12 +109,19 @@ class MessagingVerbs(ABC):
         return await send.send_bulk(self._database, messages, connection)
 
     @overload
-    async def get_event(self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60) -> R | None: ...
+    async def get_event(
+        self, workflow_id: str, key: Event[R], timeout_seconds: float | None = 60, *, after: int = 0
+    ) -> R | None: ...
     @overload
-    async def get_event(self, workflow_id: str, key: str, timeout_seconds: float | None = 60) -> Any: ...
-    async def get_event(self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60) -> Any:
+    async def get_event(
+        self, workflow_id: str, key: str, timeout_seconds: float | None = 60, *, after: int = 0
+    ) -> Any: ...
+    async def get_event(
+        self, workflow_id: str, key: str | Event[Any], timeout_seconds: float | None = 60, *, after: int = 0
+    ) -> Any:
         """The latest value of an event of a workflow. Waits for the first value, also of a workflow that has not started yet.
 
+        With ``after``, a version that `DBOS.watch_event` has told, it waits for a later value than that one.
         Returns ``None`` when no value came within ``timeout_seconds``, and at once when the workflow has ended without one.
         ``timeout_seconds=None`` waits forever. In a workflow the value is recorded, so a replay reads the same one; the time
         counts from the first wait, by the clock of the database.
@@ -131,7 +138,7 @@ class MessagingVerbs(ABC):
             assert await DBOS.get_event(handle.workflow_id, "payment_id", timeout_seconds=10) == "p-4711"
             ```
         """
-        return await events.get_event(self._database, workflow_id, key, timeout_seconds)
+        return await events.get_event(self._database, workflow_id, key, timeout_seconds, after)
 
     async def get_all_events(self, workflow_id: str) -> dict[str, Any]:
         """The latest value of every event that the workflow has set so far, by key, as plain JSON values.

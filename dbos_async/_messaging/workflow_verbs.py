@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar, overload
 
 from dbos_async._database.database import Database
-from dbos_async._messaging import events, recv, streams
+from dbos_async._messaging import events, iterate, recv, streams
 from dbos_async.envelope import Asked, Envelope
 from dbos_async.keys import Event, Question, Stream, Topic
 
@@ -83,6 +84,45 @@ class WorkflowMessagingVerbs(ABC):
             ```
         """
         return await recv.recv_envelope(self._database, topic, timeout_seconds)
+
+    @overload
+    def messages(
+        self, topic: Question[Q, A], *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Asked[Q, A], None]: ...
+    @overload
+    def messages(
+        self, topic: Topic[R], *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Envelope[R], None]: ...
+    @overload
+    def messages(
+        self, topic: str | None = None, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Envelope[Any], None]: ...
+    def messages(
+        self, topic: str | Topic[Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Envelope[Any], None]:
+        """Yield the messages of this workflow and topic in their envelopes, the oldest first, each once (workflows only).
+
+        Each turn of the loop is one `DBOS.recv_envelope`. The loop ends when no message came for ``timeout_seconds``; with
+        ``None`` it waits forever. Leaving the loop takes nothing more. Raises what `DBOS.recv_envelope` raises; a message that
+        does not fit its type is then rejected, and a new loop goes on with the next one.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def total() -> int:
+                cents = 0
+                async for payment in DBOS.messages("cents"):
+                    if payment.payload is None:
+                        break
+                    cents += payment.payload
+                return cents
+
+            handle = await DBOS.start_workflow(total)
+            await DBOS.send_bulk([SendMessage(handle.workflow_id, cents, "cents") for cents in (5, 10, None)])
+            assert await handle.get_result() == 15
+            ```
+        """
+        return iterate.messages(self._database, topic, timeout_seconds)
 
     @overload
     async def set_event(self, key: Event[R], value: R) -> None: ...

@@ -74,7 +74,7 @@ HOT: dict[str, Row] = {
     "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
     "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
     "PAGE": ("w", "", 0),
-    "READ_EVENT": ("other", "k"),
+    "READ_EVENT": ("other", "k", 0),
     "ALL_EVENTS": ("other",),
     "READ": ("other", "k", 0, 500),
     "RESULT": ("other",),

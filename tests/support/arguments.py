@@ -23,12 +23,15 @@ from dbos_async import (
     DBOS,
     DBOSClient,
     Event,
+    EventOf,
     Question,
     SendMessage,
     SetApplicationVersion,
     SetWorkflowID,
     SetWorkflowTimeout,
     Stream,
+    Stream,
+    StreamOf,
     Topic,
     WorkflowHandle,
     embedded,
@@ -158,6 +161,7 @@ KINDS: dict[str, Kind] = {
     "destination_id": ID,
     "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),
     "drain_seconds": DURATION,
+    "event": Kind("key", (*KEY.wrong[:-1], Stream("s", int))),
     "executor_id": FILTER,
     "function": Kind(echo, (*NO_FUNCTIONS, "echo")),
     "headers": Kind(None, NO_HEADERS, takes_none=True),
@@ -193,6 +197,10 @@ KINDS: dict[str, Kind] = {
     "status": Kind(
         None, (5, b"PENDING", "pending", "", "\0", "\ud800", ["PENDING", 5], True, *OBJECTS[:3]), takes_none=True
     ),
+    "stream": Kind("key", (*KEY.wrong, Event("e", int))),
+    "streams": Kind(
+        (StreamOf(LIVES, "key"),), ((5,), (None,), ("key",), (LIVES, "key"), (StreamOf(LIVES, "key"), object()))
+    ),
     "timeout_seconds": SECONDS,
     "topic": Kind(None, (*NO_TEXTS, "", *UNSTORABLE, Event("e", int)), takes_none=True),
     "type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
@@ -208,6 +216,7 @@ KINDS: dict[str, Kind] = {
 """What each parameter takes, by its name."""
 
 AFTER: Final = Kind(None, KINDS["message_id"].wrong, takes_none=True)
+SEEN: Final = Kind(0, (-1, *[each for each in NO_INTS if each != 2**31]))
 SEVERAL: Final = Kind(
     None,
     (*[each for each in NO_TEXTS if each != []], "", *UNSTORABLE, ["key", 5], ("key", ""), {"key": 1}),
@@ -218,6 +227,11 @@ STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n"
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.ask request": KINDS["message"],
     "DBOS.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
+    "DBOS.get_event after": SEEN,
+    "DBOS.watch_event after": SEEN,
+    "DBOSClient.get_event after": SEEN,
+    "DBOSClient.watch_event after": SEEN,
+    "EventOf after": SEEN,
     "DBOS.list_messages after": AFTER,
     "DBOS.list_workflow_steps after": STEPS,
     "DBOS.list_workflows application_version": SEVERAL,
@@ -240,12 +254,14 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Asked", "Envelope", "Message", "Health", "StepFunction", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "StepFunction", "StreamEnd", "StreamValue", "Workflow",
+    "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
 CONSTRUCTORS: Final = (
-    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Question, Event, Stream,
+    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Question, Event, EventOf,
+    Stream, StreamOf,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}
@@ -281,9 +297,13 @@ class Entry:
                 kwargs |= given
             elif each.kind is each.POSITIONAL_ONLY:
                 args.append(given)
-            elif name in (parameter, "timeout_seconds") or each.default is each.empty:
+            elif name in (parameter, "timeout_seconds") or each.default is each.empty or self._needs(name, parameter):
                 kwargs[name] = given  # A right value may name what never comes, and would be waited for.
         return args, kwargs
+
+    def _needs(self, name: str, parameter: str | None) -> bool:
+        """Whether this parameter is needed although it has a default, since the other one is not given."""
+        return f"{self.name} {name}" == "fastapi.stream_response key" and parameter != "event"
 
 
 def surface() -> dict[str, Entry]:

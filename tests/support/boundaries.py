@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dbos_async._messaging import ask, events, recv, streams
+from dbos_async._messaging import ask, events, merge, recv, streams, watch
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -15,7 +15,7 @@ from dbos_async._workflows import handle
 Proceed = Callable[[], Awaitable[StepResult]]
 Around = Callable[[Step, Proceed], Awaitable[StepResult]]
 
-WAITING = (ask, events, handle, recv, sleep, streams)
+WAITING = (ask, events, handle, merge, recv, sleep, streams, watch)
 """The modules whose steps wait. All other steps are executed at once."""
 
 

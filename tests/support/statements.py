@@ -139,7 +139,7 @@ ACTS = {
     ),
     "AWAIT_EVENT": Act(
         events.AWAIT_EVENT,
-        lambda step, tag: (*step, "k of other", "other", "k", 60.0),
+        lambda step, tag: (*step, "watch_event", "k of other", "other", "k", 0, 60.0),
         "select 0 where false",
     ),
     "WRITE": Act(
@@ -151,6 +151,11 @@ ACTS = {
     "FOLLOW": Act(
         streams.FOLLOW,
         lambda step, tag: (*step, "k of other", "other", "k", 0, 60.0),
+        "select 0 where false",
+    ),
+    "FOLLOW_ANY": Act(
+        streams.FOLLOW_ANY,
+        lambda step, tag: (*step, "[]", '[[0, "other", "k", 0]]', 60.0),
         "select 0 where false",
     ),
     "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other", None, False), "select 0 where false"),

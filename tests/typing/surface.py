@@ -191,6 +191,8 @@ async def events(dbos: DBOS, client: DBOSClient) -> None:
     assert_type(await DBOS.get_event("w", PRICE), int | None)
     assert_type(await DBOS.get_event("w", SENT, timeout_seconds=None), datetime | None)
     assert_type(await DBOS.get_event("w", MAYBE, 5), int | None)
+    assert_type(await DBOS.get_event("w", PRICE, after=5), int | None)
+    assert_type(await client.get_event("w", "plain", 5, after=5), Any)
     assert_type(await dbos.get_event("w", PRICE), int | None)
     assert_type(await client.get_event("w", "plain", 5), Any)
     assert_type(await client.get_event("w", PRICE, timeout_seconds=None), int | None)

@@ -234,7 +234,9 @@ CALLS = [
     for entry in SURFACE.values()
     for parameter in entry.parameters
     # Any path of a folder is one, and a server would be made there; and what an endless limit allows would be waited for.
-    if not entry.name.startswith("embedded.") and parameter not in ("args", "kwargs") and entry.name != "DBOS.sleep"
+    if not entry.name.startswith("embedded.")
+    and parameter not in ("args", "kwargs", "streams")
+    and entry.name != "DBOS.sleep"
 ]
 
 

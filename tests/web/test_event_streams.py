@@ -18,8 +18,8 @@ from starlette.routing import Route
 from dbos_async import (
     DBOS,
     DBOSClient,
+    _event_streams,
 )
-from dbos_async import fastapi as web
 from dbos_async._database.wakeups import end_key, stream_key
 from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, stream_response
@@ -195,13 +195,13 @@ async def test_a_client_that_reads_slowly_slows_nobody_and_grows_nothing(
     site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    make = web._events
+    make = _event_streams.events
 
     def counted(*arguments: Any) -> bytes:
         made.append(len(found := make(*arguments)))
         return found
 
-    monkeypatch.setattr(web, "_events", counted)
+    monkeypatch.setattr(_event_streams, "events", counted)
     await (await start("w", 200, workflow=bulk)).get_result()
     port = int(site.rpartition(":")[2])
     with socket.socket() as slow:
