@@ -1,12 +1,21 @@
-"""What a start takes from the ``with`` blocks around it: the id of the workflow, its version and its deadline."""
+"""What a start takes from the ``with`` blocks around it: the id of the workflow, its version, its deadline and its delay."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from typing import Self
 
-from dbos_async._checks import check_key, check_seconds
+from dbos_async._checks import check_delay, check_key, check_seconds
 from dbos_async.errors import WrongPlaceError
+
+
+@dataclass(frozen=True)
+class StartCall:
+    """Which workflow to start, and its encoded arguments."""
+
+    name: str
+    text: str
 
 
 class SetWorkflowID:
@@ -89,6 +98,40 @@ class SetWorkflowTimeout:
         allowed_seconds.reset(self._before.pop())
 
 
+class SetStartDelay:
+    """``with SetStartDelay(3600):`` a workflow that is started in the block begins after this time.
+
+    It is there at once, with its id and the status DELAYED: messages may be sent to it, and it can be listed and cancelled. When
+    it is due, by the clock of the database, any live executor that knows it runs it; while none is alive it waits. The time of a
+    `SetWorkflowTimeout` counts from then. `DBOS.resume_workflow` begins it now. Workflows that the started one starts, and forks,
+    are not delayed. ``None`` and 0 mean no delay. Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number from 0
+    to a hundred years.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def remind(what: str) -> str:
+            return f"Think of {what}."
+
+        with SetStartDelay(0.2):
+            handle = await DBOS.start_workflow(remind, "the milk")
+        assert (await handle.get_status()).status == "DELAYED"
+        assert await handle.get_result() == "Think of the milk."
+        ```
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds: float | None = check_delay(seconds, "seconds")
+        self._before: list[Token[float | None]] = []
+
+    def __enter__(self) -> Self:
+        self._before.append(start_delay.set(self.seconds))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        start_delay.reset(self._before.pop())
+
+
 class SetApplicationVersion:
     """``with SetApplicationVersion("2"):`` a workflow that is started in the block runs only in executors of this version.
 
@@ -122,6 +165,8 @@ class SetApplicationVersion:
 
 
 wanted_version: ContextVar[str | None] = ContextVar("dbos_async_wanted_version", default=None)
+
+start_delay: ContextVar[float | None] = ContextVar("dbos_async_start_delay", default=None)
 
 allowed_seconds: ContextVar[float | None] = ContextVar("dbos_async_allowed_seconds", default=None)
 

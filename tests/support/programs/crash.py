@@ -13,10 +13,11 @@ import os
 import random
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dbos_async import DBOS, SendMessage, SetWorkflowID
+from dbos_async import DBOS, SendMessage, SetStartDelay, SetWorkflowID, Start
 from dbos_async._messaging import events, recv, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
@@ -155,6 +156,35 @@ async def shared_log() -> dict[str, Any]:
     return {"log": log, "said": said}
 
 
+@DBOS.workflow()
+async def listener(expected: int) -> list[Any]:
+    return [await DBOS.recv("in", None) for _ in range(expected)]
+
+
+@DBOS.workflow()
+async def later() -> dict[str, Any]:
+    """Uses every verb for what comes later, and every one that is recorded because a replay would find another value."""
+    me = str(DBOS.workflow_id)
+    began, number, key = await DBOS.now(), await DBOS.random(), await DBOS.uuid()
+    await told(f"{began.isoformat()} {number} {key}", 0, "")
+    await DBOS.send(me, "alone", "later", delay_seconds=0.05)
+    delayed_ones = [
+        SendMessage(me, name, "later", delay_seconds=delay) for name, delay in (("third", 0.2), ("second", 0.1))
+    ]
+    await DBOS.send_bulk([*delayed_ones, SendMessage(me, "first", "later")])
+    for n in range(2):
+        await DBOS.send("started", n, "in", start=Start(listener, 3))
+    await DBOS.send("started", 2, "in", start=Start(listener, 3), delay_seconds=0.2)
+    with SetStartDelay(0.1):
+        delayed = await DBOS.start_workflow(listener, 1)
+    await DBOS.send(delayed.workflow_id, "delayed", "in")
+    await DBOS.sleep_until(began + timedelta(seconds=0.05))
+    got = [await DBOS.recv("later", 60) for _ in range(4)]
+    started = await DBOS.retrieve_workflow("started")
+    results = [await started.get_result(), await delayed.get_result()]
+    return {"got": got, "results": results, "key": str(key), "number": number, "none": await DBOS.recv("later", 0)}
+
+
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -182,7 +212,9 @@ def crash(mode: str, at: int) -> None:
 
 
 async def main() -> None:
-    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log}[WORKFLOW]
+    workflow = {"everything": everything, "side_by_side": side_by_side, "shared_log": shared_log, "later": later}[
+        WORKFLOW
+    ]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(workflow)
