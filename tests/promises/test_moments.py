@@ -21,11 +21,12 @@ async def asks() -> list[Any]:
 
 @DBOS.workflow(name="asks for what a replay repeats")
 async def recorded(until: float) -> list[Any]:
-    found = [await DBOS.now(), await DBOS.random(), await DBOS.uuid()]
+    began = await DBOS.now()
+    found: list[Any] = [began, await DBOS.random(), await DBOS.uuid()]
     SEEN.append(found)
-    await DBOS.sleep_until(found[0] + timedelta(seconds=until))
+    await DBOS.sleep_until(began + timedelta(seconds=until))
     await DBOS.recv("go", None)
-    return [found[0], await DBOS.now()]
+    return [began, await DBOS.now()]
 
 
 async def test_w4_a_replay_is_told_the_same(database_url: str) -> None:

@@ -122,7 +122,7 @@ async def test_c4_w6_a_delayed_workflow_is_cancelled_deleted_and_resumed(dbos: D
     assert due_at is not None
 
     async def is_past() -> bool:
-        return await DBOS.now() > due_at + timedelta(seconds=0.1)
+        return bool(await DBOS.now() > due_at + timedelta(seconds=0.1))
 
     await eventually(is_past)
     assert (await handle.get_status()).status == "CANCELLED", (
@@ -287,9 +287,10 @@ async def test_c4_many_senders_side_by_side_start_one_workflow(dbos: DBOS, datab
 
 
 def test_d5_a_start_is_checked_where_it_is_made() -> None:
-    for wrong in (None, 5, len, "", "a\0b"):
+    wrongs: tuple[Any, ...] = (None, 5, len, "", "a\0b")
+    for wrong in wrongs:
         with pytest.raises((RegistrationError, InvalidArgumentError)):
-            Start(wrong)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+            Start(wrong)
     with pytest.raises(InvalidValueError):
         Start(begins, object())
     with pytest.raises(AttributeError):
