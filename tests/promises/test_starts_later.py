@@ -112,7 +112,7 @@ async def test_c4_starts_are_delayed_for_children_in_steps_for_clients_and_in_tr
 
 
 async def test_c4_w6_a_delayed_workflow_is_cancelled_deleted_and_resumed(dbos: DBOS) -> None:
-    handle = await begin("w", 0.3)
+    handle = await begin("w", 1.5)
     with pytest.raises(WorkflowNotEndedError, match="DELAYED"):
         await DBOS.delete_workflow("w")
     assert await DBOS.cancel_workflow("w")
