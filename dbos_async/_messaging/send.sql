@@ -25,22 +25,13 @@ case when :has_ended then 'true'::json end
 -- messages of that receiver.
 case when c.local_executor_id = d.owner then null else c.digest end
 
--- fragment: duplicates
--- The messages that this destination has with this idempotency key: one that was sent, or one that is due later.
+-- fragment: duplicate
+-- The message that this destination has with this idempotency key.
 left join lateral (
     select m.id from dbos_async.messages as m
     where m.destination_id = c.destination_id and c.idempotency_key is not null
       and m.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
 ) as duplicate on true
-left join lateral (
-    select l.id from dbos_async.delayed_messages as l
-    where l.destination_id = c.destination_id and c.idempotency_key is not null
-      and l.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
-) as delayed on true
-
--- fragment: has_duplicate
--- After :duplicates: whether there is one.
-duplicate.id is not null or delayed.id is not null
 
 -- ordered name: SEND (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
@@ -134,11 +125,11 @@ from messages, announced
 --     idempotency_key text)
 -- Several messages with one sender's step, a row each: all of them are stored, or none. Also for messages with an idempotency key.
 with messages as materialized (
-    select c.*, :is_known as known, d.has_ended, :has_duplicate as is_duplicate,
+    select c.*, :is_known as known, d.has_ended, duplicate.id is not null as is_duplicate,
            :announcement as announcement
     from :rows_with_index
     :destination
-    :duplicates
+    :duplicate
 ),
 calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
@@ -192,14 +183,19 @@ from calls, announced
 -- the name of its function). A repetition finds the message where it is by now.
 with moment as materialized (select clock_timestamp() as now),
 messages as materialized (
-    select c.*, :is_known as known, d.has_ended, sent.id is not null or :has_duplicate as is_duplicate,
+    select c.*, :is_known as known, d.has_ended, coalesce(sent.id, duplicate.id, delayed.id) is not null as is_duplicate,
            :announcement as announcement,
            case when c.name is not null then coalesce(
                case when :is_known then there.name end,
                first_value(c.name) over (partition by c.destination_id, c.name is null order by c.n)) end as taken_name
     from :rows_with_index
     :destination
-    :duplicates
+    :duplicate
+    left join lateral (
+        select l.id from dbos_async.delayed_messages as l
+        where l.destination_id = c.destination_id and c.idempotency_key is not null
+          and l.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
+    ) as delayed on true
     left join lateral (
         select id from dbos_async.messages where id = c.id and destination_id = c.destination_id limit 1
     ) as sent on true

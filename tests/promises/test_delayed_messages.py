@@ -96,7 +96,6 @@ async def test_c4_m3_a_repetition_is_a_no_op_while_the_first_waits_and_after_it_
     handle = await start(2)
     for value in ("first", "second"):
         await DBOS.send("w", value, "t", delay_seconds=1.5, idempotency_key="k")
-    await DBOS.send("w", "at once", "t", idempotency_key="k")
     await DBOS.send_bulk([SendMessage("w", "bulk", "t", "k"), SendMessage("w", "bulk", "t", "k", None, 0.1)])
     with SetWorkflowID("k"):
         await DBOS.send("w", "by ticket", "t", delay_seconds=0.1)
@@ -105,6 +104,15 @@ async def test_c4_m3_a_repetition_is_a_no_op_while_the_first_waits_and_after_it_
     await DBOS.send("w", "late", "t", delay_seconds=0.01, idempotency_key="k")
     await DBOS.send("w", "end", "t", delay_seconds=0.02)
     assert await handle.get_result() == ["first", "end"]
+    assert await delayed() == []
+
+
+async def test_c4_m3_a_send_without_a_delay_takes_the_place_of_a_delayed_one_of_its_key(dbos: DBOS) -> None:
+    handle = await start(2)
+    await DBOS.send("w", "delayed", "t", delay_seconds=0.3, idempotency_key="k")
+    await DBOS.send("w", "at once", "t", idempotency_key="k")
+    await DBOS.send("w", "end", "t", delay_seconds=0.6)
+    assert await handle.get_result() == ["at once", "end"]
     assert await delayed() == []
 
 
