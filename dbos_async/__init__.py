@@ -2,10 +2,11 @@
 
 from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
-from dbos_async._runs.start_options import SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout
+from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.start_step import StepHandle
+from dbos_async._workflows.starts import Start
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async._workflows.step_functions import StepFunction
 from dbos_async._workflows.step_list import WorkflowStep
@@ -93,9 +94,11 @@ __all__ = [
     "ResultTimeoutError",
     "SendMessage",
     "SetApplicationVersion",
+    "SetStartDelay",
     "SetWorkflowID",
     "SetWorkflowTimeout",
     "StepCancelledError",
+    "Start",
     "StepFunction",
     "StepHandle",
     "StepTimeoutError",

@@ -141,6 +141,11 @@ def check_duration(seconds: object, what: str, *, least: float = 0, most: float 
     return found
 
 
+def check_delay(seconds: object, what: str) -> float | None:
+    """Return how long to wait before something happens, at most a hundred years. ``None`` and 0 mean not at all: ``None``."""
+    return None if seconds is None else check_duration(seconds, what, most=MAX_WAIT_SECONDS) or None
+
+
 def check_moment(moment: object, what: str) -> datetime | None:
     """Return a time in UTC; ``None`` for ``None``. A ``datetime`` without a time zone is no moment."""
     if moment is None:

@@ -77,6 +77,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs):
             max_payload_bytes=self._max_payload_bytes,
             max_connections=4,
         )
+        database.application_version = self._application_version
         try:
             await database.open(migrate=self._migrate)
         except BaseException:

@@ -103,6 +103,10 @@ class DBOS:
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step
     sleep: Final = _verbs.sleep
+    sleep_until: Final = _verbs.sleep_until
+    now: Final = _verbs.now
+    random: Final = _verbs.random
+    uuid: Final = _verbs.uuid
     retrieve_workflow: Final = _verbs.retrieve_workflow
     list_workflows: Final = _verbs.list_workflows
     list_workflow_steps: Final = _verbs.list_workflow_steps

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic import Field
 
-from dbos_async._checks import check_instance, check_key
+from dbos_async._checks import check_delay, check_instance, check_key
 from dbos_async._received import Asked, Envelope
 from dbos_async.keys import Topic, topic_and_type
 
@@ -23,7 +23,8 @@ class Message(Envelope[Any], frozen=True):
 
     ``received_at`` is the time at which a step received it, ``None`` while it waits. ``rejected`` is the reason why the
     receiver could not decode it, ``None`` if there was no problem. ``idempotency_key`` is ``None`` if it was sent without one.
-    ``answered_at`` is the time at which a question was answered or refused. ``cursor`` is where the next page begins if this is the
+    ``answered_at`` is the time at which a question was answered or refused, ``due_at`` that at which a delayed message can be
+    received; both are ``None`` for all others. ``cursor`` is where the next page begins if this is the
     last message of a page.
     """
 
@@ -31,6 +32,7 @@ class Message(Envelope[Any], frozen=True):
     received_at: datetime | None
     rejected: str | None
     answered_at: datetime | None = None
+    due_at: datetime | None = None
     cursor: str | None = Field(default=None, repr=False)
 
 
@@ -40,8 +42,9 @@ class SendMessage:
 
         await DBOS.send_bulk([SendMessage(order_id, "closed", "news") for order_id in ("order-17", "order-18")])
 
-    ``topic`` is ``None`` for a message without a topic. A message that is sent again with the same ``idempotency_key`` to the
-    same destination is stored only once. ``headers`` are texts that the receiver finds in the `Envelope`.
+    ``topic`` is ``None`` for a message without a topic. A message that is sent again with the same ``idempotency_key`` to the same
+    destination is stored only once. ``headers`` are texts that the receiver finds in the `Envelope`. With ``delay_seconds`` the
+    message cannot be received before this time has passed.
     """
 
     destination_id: str
@@ -49,6 +52,7 @@ class SendMessage:
     topic: str | Topic[Any] | None = None
     idempotency_key: str | None = None
     headers: Mapping[str, str] | None = None
+    delay_seconds: float | None = None
 
     def __post_init__(self) -> None:
         destination_id = check_key(self.destination_id, "destination_id")
@@ -59,6 +63,8 @@ class SendMessage:
             key = check_key(key, "idempotency_key")
         if self.headers is not None:
             check_instance(self.headers, Mapping, "headers")
+        if self.delay_seconds is not None:
+            object.__setattr__(self, "delay_seconds", check_delay(self.delay_seconds, "delay_seconds"))
         if not (destination_id is self.destination_id and topic is self.topic and key is self.idempotency_key):
             # Of a subclass of str the plain text counts.
             object.__setattr__(self, "destination_id", destination_id)
@@ -75,6 +81,7 @@ class SendMessage:
             topic: Topic[T],
             idempotency_key: str | None = None,
             headers: Mapping[str, str] | None = None,
+            delay_seconds: float | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -84,6 +91,7 @@ class SendMessage:
             topic: str | None = None,
             idempotency_key: str | None = None,
             headers: Mapping[str, str] | None = None,
+            delay_seconds: float | None = None,
         ) -> None: ...
         def __init__(
             self,
@@ -92,4 +100,5 @@ class SendMessage:
             topic: str | Topic[Any] | None = None,
             idempotency_key: str | None = None,
             headers: Mapping[str, str] | None = None,
+            delay_seconds: float | None = None,
         ) -> None: ...

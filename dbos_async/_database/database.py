@@ -10,6 +10,7 @@ import asyncpg
 
 from dbos_async._checks import check_int, check_url
 from dbos_async._database import migrations
+from dbos_async._database.alarm import Alarm
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
@@ -36,6 +37,8 @@ class Database:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.local_executor_id: str | None = None
         """The id of the executor of this process, if it runs one."""
+        self.application_version: str | None = None
+        """The version of what this process starts, unless the start names another one."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """The largest JSON that this process stores, in bytes. A stored value is read whatever its size."""
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -43,6 +46,7 @@ class Database:
             url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
         )
         self.wakeups: Wakeups = Wakeups()
+        self.alarm: Final = Alarm(self.wakeups)
         self.batches: Batches = Batches(self.postgres, self.wakeups, give_up_after_seconds=connect_timeout_seconds)
         self.call: Final = self.batches.call
         self.execute: Final = self.batches.execute
@@ -74,6 +78,7 @@ class Database:
     async def close(self) -> None:
         """End every wait and every call under way, and close every connection."""
         self.wakeups.close()
+        self.alarm.close()
         await self.batches.close()
         if self._listening is not None:
             self._listening.cancel()

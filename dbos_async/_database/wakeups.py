@@ -71,7 +71,7 @@ UNOWNED_KEY = digest("unowned")
 """Changes when there is a workflow that nobody owns."""
 
 DUE_KEY = digest("due")
-"""Changes in a process when the deadline of a workflow that it runs has come."""
+"""Changes in a process when something is due that it knows of: a deadline, a delayed message or a delayed start."""
 
 
 def now() -> float:

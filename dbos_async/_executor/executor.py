@@ -75,6 +75,7 @@ class Executor:
         self.id = f"{executor_id}:{uuid4().hex[:12]}"
         """Unique to this launch: the owner of the workflows that run here."""
         database.local_executor_id = self.id
+        database.application_version = application_version
         self.executor_id = executor_id
         self.application_version = application_version
         self.workflows = workflows

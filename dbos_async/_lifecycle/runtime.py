@@ -134,9 +134,11 @@ class Runtime:
             Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
             Service(
                 "deadlines",
-                functools.partial(periodic.keep_deadlines, self.executor),
+                periodic.Due(self.executor).keep_doing,
                 periodic.DUE,
                 periodic.CANCEL_DUE,
+                periodic.BEGIN_DUE,
+                periodic.MOVE_DUE,
             ),
             Service(
                 "unclaimable",

@@ -28,10 +28,12 @@ from dbos_async.keys import Topic, key_and_type
 with load(__name__) as sql:
     MESSAGES: Final = sql.statement("MESSAGES", parallelism=1)
     NEWEST_MESSAGES: Final = sql.statement("NEWEST_MESSAGES", parallelism=1)
+    DELAYED_MESSAGES: Final = sql.statement("DELAYED_MESSAGES", parallelism=1)
+    NEWEST_DELAYED_MESSAGES: Final = sql.statement("NEWEST_DELAYED_MESSAGES", parallelism=1)
     FIND: Final = sql.statement("FIND", parallelism=1)
     REDELIVER: Final = sql.statement("REDELIVER", parallelism=1)
 
-STATUSES = ("waiting", "received", "rejected")
+STATUSES = ("waiting", "received", "rejected", "delayed")
 
 
 async def list_messages(
@@ -64,7 +66,11 @@ async def list_messages(
     row = workflow_id, name, status, payloads, limit, after_id if before is None else None, *columns
 
     async def find() -> list[Message]:
-        records = await database.call(NEWEST_MESSAGES if newest_first else MESSAGES, [row], partition=workflow_id)
+        if status == "delayed":
+            statement = NEWEST_DELAYED_MESSAGES if newest_first else DELAYED_MESSAGES
+        else:
+            statement = NEWEST_MESSAGES if newest_first else MESSAGES
+        records = await database.call(statement, [row], partition=workflow_id)
         if not records[0]["known"]:
             raise WorkflowNotFoundError(workflow_id)
         if records[0]["is_unknown"]:

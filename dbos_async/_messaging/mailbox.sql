@@ -16,8 +16,22 @@ c.seen is not null and :is_late(m, sent_at, seen, seen_floor)
 -- From the newest to the oldest, a list does not come to what was made after it had begun.
 :in_next_round and m.sent_at < c.began
 
--- fragment: page(this_round, next_round, direction)
+-- fragment: stored
 -- Waiting messages are found by their index, received ones by the steps that received them.
+m.*, null::timestamptz as due_at from dbos_async.messages as m
+where m.id = any (array(
+        select id from dbos_async.messages where destination_id = c.workflow_id and received_at is null
+        union all
+        select message_id from dbos_async.steps where workflow_id = c.workflow_id and message_id is not null))
+  and m.destination_id = c.workflow_id
+  and (c.status is null or c.status = case when m.received_at is null then 'waiting'
+                                           when m.rejected is null then 'received' else 'rejected' end)
+
+-- fragment: still_delayed
+m.*, null::timestamptz as received_at, null::json as rejected, null::timestamptz as answered_at from dbos_async.delayed_messages as m
+where m.destination_id = c.workflow_id
+
+-- fragment: page(table, these, this_round, next_round, direction)
 with calls as materialized (
     select c.n, c.workflow_id, c.topic, c.status, c.payloads, c.most, c.shown::pg_snapshot as shown, c.shown_floor,
            c.seen::pg_snapshot as seen, c.seen_floor, c.began, coalesce(c.from_seq, a.seq) as from_seq,
@@ -25,23 +39,16 @@ with calls as materialized (
     from :rows
     left join lateral (select id from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
     left join lateral (
-        select seq from dbos_async.messages where id = c.after and destination_id = c.workflow_id limit 1
+        select seq from dbos_async.:table where id = c.after and destination_id = c.workflow_id limit 1
     ) as a on true
 )
 select c.n, c.known, c.is_unknown, c.snapshot::text as snapshot, c.now, c.floor, m.part, m.seq,
        m.id, m.destination_id, nullif(m.topic, '') as topic, case when c.payloads then m.payload end as payload, m.sender_id,
-       m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected, m.answered_at
+       m.sent_at, m.headers, m.idempotency_key, m.received_at, m.rejected, m.answered_at, m.due_at
 from calls as c
 left join lateral (
-    select case when :this_round then 0 else 1 end as part, m.* from dbos_async.messages as m
-    where m.id = any (array(
-            select id from dbos_async.messages where destination_id = c.workflow_id and received_at is null
-            union all
-            select message_id from dbos_async.steps where workflow_id = c.workflow_id and message_id is not null))
-      and m.destination_id = c.workflow_id
+    select case when :this_round then 0 else 1 end as part, :these
       and (c.topic is null or m.topic = c.topic)
-      and (c.status is null or c.status = case when m.received_at is null then 'waiting'
-                                               when m.rejected is null then 'received' else 'rejected' end)
       and (:this_round or :next_round)
     order by part, m.seq :direction limit c.most
 ) as m on true
@@ -49,11 +56,19 @@ order by c.n, m.part, m.seq :direction
 
 -- name: MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
 --     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
-:page(:goes_on, :in_next_round, asc)
+:page(messages, :stored, :goes_on, :in_next_round, asc)
 
 -- name: NEWEST_MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
 --     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
-:page(:goes_back, :in_next_round_back, desc)
+:page(messages, :stored, :goes_back, :in_next_round_back, desc)
+
+-- name: DELAYED_MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(delayed_messages, :still_delayed, :goes_on, :in_next_round, asc)
+
+-- name: NEWEST_DELAYED_MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(delayed_messages, :still_delayed, :goes_back, :in_next_round_back, desc)
 
 -- name: FIND (id uuid)
 -- The user gives nothing but the id, so this statement and REDELIVER do not name the destination. If the table were partitioned by

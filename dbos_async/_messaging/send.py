@@ -14,7 +14,8 @@ from dbos_async._checks import check_instance, kind_of
 from dbos_async._database.calls import Call, Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import message_key
+from dbos_async._database.wakeups import UNOWNED_KEY, message_key
+from dbos_async._executor import tracing
 from dbos_async._messaging.handoff import (
     NO_RECEIVER,
     Handoff,
@@ -22,10 +23,18 @@ from dbos_async._messaging.handoff import (
     executor_without_announcement,
     find_offer,
 )
-from dbos_async._messaging.send_keys import BulkMatcher, SendMatcher, Target, bulk_key, send_key
+from dbos_async._messaging.send_keys import (
+    BulkMatcher,
+    SendMatcher,
+    StartMatcher,
+    Target,
+    bulk_key,
+    send_key,
+    start_key,
+)
 from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
-from dbos_async._runs.start_options import assigned
+from dbos_async._runs.start_options import StartCall, allowed_seconds, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization.ids import ordered_id
@@ -39,12 +48,19 @@ with load(__name__) as sql:
     SEND_TO_FIRST: Final = sql.statement("SEND_TO_FIRST")
     SEND_EXTERNAL: Final = sql.statement("SEND_EXTERNAL")
     SEND_BULK: Final = sql.statement("SEND_BULK")
+    SEND_LATER: Final = sql.statement("SEND_LATER")
 
 
-async def send(database: Database, message: SendMessage, connection: Any = None) -> bool:
-    """Store one message. False if its destination has ended."""
+async def send(
+    database: Database, message: SendMessage, connection: Any = None, start: StartCall | None = None
+) -> bool:
+    """Store one message. False if its destination has ended. With ``start`` that is started if it is not there."""
     local_executor_id = executor_without_announcement(database, connection)
-    return await store(database, "send", [outgoing_message(message, "send", local_executor_id)], connection) is None
+    outgoing = outgoing_message(message, "send", local_executor_id)
+    if start is None:
+        return await store(database, "send", [outgoing], connection) is None
+    check_instance(start, StartCall, "start")
+    return await store(database, "start_and_send", [outgoing], connection, start) is None
 
 
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> list[str]:
@@ -68,31 +84,49 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
     return ended
 
 
-async def store(database: Database, verb: str, messages: Sequence[OutgoingMessage], connection: Any) -> str | None:
+async def store(
+    database: Database,
+    verb: str,
+    messages: Sequence[OutgoingMessage],
+    connection: Any,
+    start: StartCall | None = None,
+) -> str | None:
     context = calling_context(database)
     if connection is not None:
-        check_connection(connection, context, verb)
+        check_connection(connection, context, verb if start is None else "send")
     ticket = assigned.get()
     if context is None and ticket is not None:
         messages = [
             message if message.idempotency_key else message._replace(idempotency_key=ticket.key_of_send(index))
             for index, message in enumerate(messages)
         ]
-    invalid = next(filter(None, (too_large(message, database.max_payload_bytes) for message in messages)), None)
-    step_key, matcher = _key(context, verb, messages)
+    most = database.max_payload_bytes
+    invalid = next(filter(None, (too_large(message, most) for message in messages)), None)
+    if start is not None:
+        invalid = invalid or size_error(start.text, most, f"The call of workflow {start.name!r}")
+    step_key, matcher = _key(context, verb, messages, start)
     caller = caller_in(context, verb, step_key)
     if isinstance(caller, Step):
         caller.matcher = matcher
-    call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
-    return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+    if start is None and not any([message.delay_seconds for message in messages]):  # noqa: C419 - a generator costs more
+        call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
+        return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+    started = NO_START if start is None else _start_columns(database, caller, start)
+    call = _call_later(caller, verb, step_key, messages, started)
+    result = await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)
+    _set_alarm(database, [*(message.delay_seconds for message in messages), started.delay_seconds])
+    return result.value()
 
 
 def _key(
-    context: Context | None, verb: str, messages: Sequence[OutgoingMessage]
-) -> tuple[str, SendMatcher | BulkMatcher | None]:
+    context: Context | None, verb: str, messages: Sequence[OutgoingMessage], start: StartCall | None
+) -> tuple[str, SendMatcher | BulkMatcher | StartMatcher | None]:
     """The key of the step, and what compares it with a recorded one. Only in the body of a workflow there is a step."""
     if not isinstance(context, WorkflowContext):
         return "", None
+    if start is not None:
+        target = messages[0].target
+        return start_key(target, start.name), StartMatcher(target, start.name)
     if verb == "send":
         target = messages[0].target
         return send_key(target), SendMatcher(target)
@@ -116,7 +150,7 @@ def _call(
         size = sum(len(message.payload) for message in messages)
         wakes = [message.digest for message in messages]
         return call_by(
-            caller, SEND_BULK, [(*columns, *message) for message in messages], first.destination_id, size, wakes
+            caller, SEND_BULK, [(*columns, *message[:-1]) for message in messages], first.destination_id, size, wakes
         )
     size, wakes = len(first.payload), [first.digest]
     subscription = find_offer(database, first.digest) if may_hand_off else None
@@ -131,6 +165,58 @@ def _call(
     return handoff.call
 
 
+def _call_later(
+    caller: Caller, verb: str, step_key: str, messages: Sequence[OutgoingMessage], start: _StartColumns
+) -> Call:
+    """The statement for messages of which some are due later, or for one whose destination is started."""
+    columns = (*caller_columns(caller), verb, step_key)
+    rows = [(*columns, *message, *start) for message in messages]
+    size = sum(len(message.payload) for message in messages) + len(start.input or "")
+    wakes = [message.digest for message in messages if message.delay_seconds is None]
+    if start.digest is not None and start.delay_seconds is None:
+        wakes.append(start.digest)
+    return call_by(caller, SEND_LATER, rows, messages[0].destination_id, size, wakes)
+
+
+class _StartColumns(NamedTuple):
+    """How the destination is started if it is not there."""
+
+    sender_step: str | None = None
+    name: str | None = None
+    input: str | None = None
+    application_version: str | None = None
+    trace_parent: str | None = None
+    start_id: UUID | None = None
+    timeout_seconds: float | None = None
+    delay_seconds: float | None = None
+    digest: bytes | None = None
+
+
+NO_START: Final = _StartColumns()
+
+
+def _start_columns(database: Database, caller: Caller, start: StartCall) -> _StartColumns:
+    return _StartColumns(
+        None if caller is None else caller.path,
+        start.name,
+        start.text,
+        wanted_version.get() or database.application_version,
+        tracing.trace_parent(),
+        ordered_id(),
+        allowed_seconds.get(),
+        start_delay.get(),
+        UNOWNED_KEY,
+    )
+
+
+def _set_alarm(database: Database, delays: Iterable[float | None]) -> None:
+    """Look for what was delayed here as soon as it is due, if this process does that at all."""
+    if database.local_executor_id is not None:
+        for seconds in delays:
+            if seconds is not None:
+                database.alarm.ring_in(seconds)
+
+
 class OutgoingMessage(NamedTuple):
     id: UUID
     destination_id: str
@@ -140,6 +226,7 @@ class OutgoingMessage(NamedTuple):
     digest: bytes
     local_executor_id: str | None
     idempotency_key: str | None
+    delay_seconds: float | None
 
     @property
     def target(self) -> Target:
@@ -148,8 +235,8 @@ class OutgoingMessage(NamedTuple):
 
     @property
     def without_key(self) -> Row:
-        """All columns but the idempotency key, for a message that has none."""
-        return self[:-1]
+        """The columns of a message that has no idempotency key and is not delayed."""
+        return self[:-2]
 
 
 def outgoing_message(message: SendMessage, what: str, local_executor_id: str | None) -> OutgoingMessage:
@@ -174,6 +261,7 @@ def outgoing_message(message: SendMessage, what: str, local_executor_id: str | N
         digest,
         local_executor_id,
         message.idempotency_key,
+        message.delay_seconds,
     )
 
 

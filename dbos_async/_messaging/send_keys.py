@@ -47,6 +47,24 @@ def bulk_key(targets: Sequence[Target], workflow_id: str) -> str:
     return f"{len(targets)} messages ({_digest(targets, [workflow_id])})"
 
 
+def start_key(target: Target, name: str) -> str:
+    """The key of a send that starts its destination, a workflow of this name, if it is not there."""
+    return json.dumps([name, *target], ensure_ascii=False)
+
+
+class StartMatcher:
+    """Tells whether a recorded key is that of a send that starts its destination."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, target: Target, name: str) -> None:
+        self._names = [name, *target]
+
+    async def is_same(self, step: Step, recorded: str, ids: Sequence[str]) -> bool:
+        """Whether a send to this target with this start has recorded that key."""
+        return are_same(_texts(recorded), self._names, ids)
+
+
 class SendMatcher:
     """Tells whether a recorded key is that of a send."""
 

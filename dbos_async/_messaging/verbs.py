@@ -9,6 +9,7 @@ from uuid import UUID
 
 from dbos_async._database.database import Database
 from dbos_async._messaging import events, mailbox, send, streams
+from dbos_async._runs.start_options import StartCall
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.keys import Event, Stream, Topic
 
@@ -35,6 +36,8 @@ class MessagingVerbs(ABC):
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        delay_seconds: float | None = None,
+        start: StartCall | None = None,
         connection: Connection | None = None,
     ) -> bool: ...
     @overload
@@ -46,6 +49,8 @@ class MessagingVerbs(ABC):
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        delay_seconds: float | None = None,
+        start: StartCall | None = None,
         connection: Connection | None = None,
     ) -> bool: ...
     async def send(
@@ -56,6 +61,8 @@ class MessagingVerbs(ABC):
         *,
         idempotency_key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        delay_seconds: float | None = None,
+        start: StartCall | None = None,
         connection: Connection | None = None,
     ) -> bool:
         """Send a message to a workflow. When this returns, the message is committed: a live destination will receive it.
@@ -65,6 +72,13 @@ class MessagingVerbs(ABC):
         ``topic=None`` sends a message without a topic, which only a `DBOS.recv` without a topic receives. A workflow sends
         exactly once, however often it is replayed; a step sends at least once. Elsewhere an ``idempotency_key`` (or
         `SetWorkflowID`) makes a repeated send to that destination a no-op. ``headers`` arrive in the `Envelope`.
+
+        With ``delay_seconds`` the message cannot be received before this time has passed, by the clock of the database; then it
+        takes its place in the queue. Delayed messages are received in the order of the times at which they are due.
+
+        With ``start=Start(function, …)`` the destination is started if it is not there, in the same commit; the message may be
+        delayed, and the start is not. `SetWorkflowTimeout`, `SetApplicationVersion` and `SetStartDelay` are for that start. A
+        destination that is there must be a workflow of this function, or this raises `WorkflowConflictError` and stores nothing.
 
         With ``connection``, an asyncpg connection, the send is a part of the transaction that is open there: the message is seen
         once that commits, and an error leaves the transaction as it was.
@@ -85,8 +99,8 @@ class MessagingVerbs(ABC):
             assert await handle.get_result() == "order-17 is paid"
             ```
         """
-        outgoing = SendMessage(destination_id, message, topic, idempotency_key, headers)
-        return await send.send(self._database, outgoing, connection)
+        outgoing = SendMessage(destination_id, message, topic, idempotency_key, headers, delay_seconds)
+        return await send.send(self._database, outgoing, connection, start)
 
     async def send_bulk(self, messages: Sequence[SendMessage], *, connection: Connection | None = None) -> list[str]:
         """Send all these messages in one commit, or none. Messages to one destination keep their order.
@@ -207,10 +221,11 @@ class MessagingVerbs(ABC):
     ) -> list[Message]:
         """The messages that were sent to a workflow, the oldest first, at most ``limit``.
 
-        ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"`` or ``"rejected"`` (the
-        receiver could not read the message, and `Message.rejected` says why). ``payloads=False`` leaves the payloads out.
-        ``after`` is the last id of the page before, ``cursor`` the ``cursor`` of its last row, as for `DBOS.list_workflows`: the
-        pages show each message once, also one whose send is committed late.
+        ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"``, ``"rejected"`` (the
+        receiver could not read the message, and `Message.rejected` says why) or ``"delayed"`` (it is due at `Message.due_at`, and
+        is listed under this status alone). ``payloads=False`` leaves the payloads out. ``after`` is the last id of the page
+        before, ``cursor`` the ``cursor`` of its last row, as for `DBOS.list_workflows`: the pages show each message once, also one
+        whose send is committed late.
 
         Raises `WorkflowNotFoundError` when there is no such workflow, `InvalidArgumentError` when an argument cannot be used.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 from dbos_async._database.sql import load
@@ -11,6 +12,7 @@ from dbos_async._runs.waiting import wait
 
 with load(__name__) as sql:
     SLEEP: Final = sql.statement("SLEEP")
+    SLEEP_UNTIL: Final = sql.statement("SLEEP_UNTIL")
 
 
 async def sleep(context: WorkflowContext, seconds: float) -> None:
@@ -18,3 +20,9 @@ async def sleep(context: WorkflowContext, seconds: float) -> None:
     step = Step(context, "sleep", "")
     # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
     await wait(step, SLEEP, (*step.columns, seconds), (step.run.end_key,))
+
+
+async def sleep_until(context: WorkflowContext, moment: datetime) -> None:
+    """Sleep until this moment, by the database's clock: a sleep like any other, whose end is given."""
+    step = Step(context, "sleep", "")
+    await wait(step, SLEEP_UNTIL, (*step.columns, moment), (step.run.end_key,))

@@ -1,11 +1,12 @@
-"""What a start takes from the ``with`` blocks around it: the id of the workflow, its version and its deadline."""
+"""What a start takes from the ``with`` blocks around it: the id of the workflow, its version, its deadline and its delay."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
-from dbos_async._checks import check_key, check_seconds
+from dbos_async._checks import check_delay, check_key, check_seconds
 from dbos_async.errors import WrongPlaceError
 
 T = TypeVar("T")
@@ -29,6 +30,14 @@ class Blocks(Generic[T]):
     def leave(self) -> None:
         """End the innermost block."""
         self._values.set(self._values.get()[:-1])
+
+
+@dataclass(frozen=True)
+class StartCall:
+    """Which workflow to start, and its encoded arguments."""
+
+    name: str
+    text: str
 
 
 class SetWorkflowID:
@@ -109,6 +118,39 @@ class SetWorkflowTimeout:
         allowed_seconds.leave()
 
 
+class SetStartDelay:
+    """``with SetStartDelay(3600):`` a workflow that is started in the block begins after this time.
+
+    It is there at once, with its id and the status DELAYED: messages may be sent to it, and it can be listed and cancelled. When
+    it is due, by the clock of the database, any live executor that knows it runs it; while none is alive it waits. The time of a
+    `SetWorkflowTimeout` counts from then. `DBOS.resume_workflow` begins it now. Workflows that the started one starts, and forks,
+    are not delayed. ``None`` and 0 mean no delay. Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number from 0
+    to a hundred years.
+
+    Example:
+        ```python
+        @DBOS.workflow()
+        async def remind(what: str) -> str:
+            return f"Think of {what}."
+
+        with SetStartDelay(0.2):
+            handle = await DBOS.start_workflow(remind, "the milk")
+        assert (await handle.get_status()).status == "DELAYED"
+        assert await handle.get_result() == "Think of the milk."
+        ```
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds: float | None = check_delay(seconds, "seconds")
+
+    def __enter__(self) -> Self:
+        start_delay.enter(self.seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        start_delay.leave()
+
+
 class SetApplicationVersion:
     """``with SetApplicationVersion("2"):`` a workflow that is started in the block runs only in executors of this version.
 
@@ -141,6 +183,8 @@ class SetApplicationVersion:
 
 
 wanted_version: Blocks[str] = Blocks("dbos_async_wanted_version")
+
+start_delay: Blocks[float] = Blocks("dbos_async_start_delay")
 
 allowed_seconds: Blocks[float] = Blocks("dbos_async_allowed_seconds")
 

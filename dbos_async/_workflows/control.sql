@@ -26,7 +26,11 @@ with locked as materialized (
 ),
 resumed as (
     update dbos_async.workflows as w
-    set status = 'PENDING', attempt = attempt + 1, owner = null, recoveries = 0, ended_at = null, error = null, deadline = null,
+    set status = 'PENDING', attempt = attempt + case when status = 'DELAYED' then 0 else 1 end, owner = null, recoveries = 0,
+        ended_at = null, error = null,
+        -- A delayed one begins now, and has as much time as it was given.
+        deadline = case when status = 'DELAYED' then deadline - greatest(due_at - clock_timestamp(), interval '0') end,
+        due_at = case when status = 'DELAYED' then least(due_at, clock_timestamp()) else due_at end,
         application_version = coalesce(
             (select l.application_version from locked as l where l.id = w.id limit 1), w.application_version)
     where id = any (array(

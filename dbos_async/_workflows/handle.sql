@@ -24,11 +24,11 @@ with calls as materialized (
     ) as t on true
 ),
 decided as materialized (
-    select *, ended or (not is_patient and status <> 'PENDING') or coalesce(deadline <= clock_timestamp(), false) as ready,
+    select *, ended or (not is_patient and status not in ('PENDING', 'DELAYED')) or coalesce(deadline <= clock_timestamp(), false) as ready,
            case when status is null then :error('dbos_async.errors:WorkflowNotFoundError', target_id)
                 when status = 'CANCELLED' then :error('dbos_async.errors:WorkflowCancelledError', target_id)
                 when ended then error
-                when not is_patient and status <> 'PENDING' then
+                when not is_patient and status not in ('PENDING', 'DELAYED') then
                     :error('dbos_async.errors:WorkflowParkedError', target_id, status)
                 else :error('dbos_async.errors:ResultTimeoutError', target_id, timeout_seconds) end as result_error
     from calls

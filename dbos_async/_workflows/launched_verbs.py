@@ -1,12 +1,14 @@
-"""What `DBOS` adds to the verbs of a client: start a workflow in this process, and sleep in one."""
+"""What `DBOS` adds to the verbs of a client: start a workflow in this process, sleep in one, and ask for what a replay repeats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from uuid import UUID
 
-from dbos_async._checks import check_seconds
-from dbos_async._runs import sleep
+from dbos_async._checks import check_moment, check_seconds
+from dbos_async._runs import moments, sleep
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
@@ -41,8 +43,9 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
     async def start_workflow(self, function: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
         """Start a workflow and return its handle once the start is committed; it runs here, in the background.
 
-        `SetWorkflowID` gives it an id. If a workflow of that id exists, none is started: the handle is of the first one, and its
-        arguments count. Without a free slot (``max_running``) any live executor that knows the workflow runs it.
+        `SetWorkflowID` gives it an id, `SetStartDelay` lets it begin later. If a workflow of that id exists, none is started: the
+        handle is of the first one, and its arguments count. Without a free slot (``max_running``) any live executor that knows the
+        workflow runs it.
 
         With ``connection=``, an asyncpg connection, the start is a part of the transaction that is open there: a live executor
         that knows the workflow begins it once that commits. Type checkers then do not check the arguments.
@@ -117,3 +120,70 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
         if checked is None:
             raise InvalidArgumentError("seconds must be a finite number: a workflow cannot sleep for ever.")
         await sleep.sleep(in_workflow(calling_context(self._database), "sleep"), checked)
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Sleep durably (workflows only): until ``moment``, by the clock of the database.
+
+        A moment that has passed is recorded, too. Once the sleep has begun its end stands, whatever ``moment`` a replay names.
+
+        Raises `InvalidArgumentError` unless ``moment`` is a datetime with a time zone, and `WrongPlaceError` outside workflows.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def remind() -> str:
+                await DBOS.sleep_until(await DBOS.now() + timedelta(seconds=0.2))
+                return "It is time."
+
+            assert await remind() == "It is time."
+            ```
+        """
+        checked = check_moment(moment, "moment")
+        if checked is None:
+            raise InvalidArgumentError("moment must be a datetime with a time zone: a workflow cannot sleep for ever.")
+        await sleep.sleep_until(in_workflow(calling_context(self._database), "sleep_until"), checked)
+
+    async def now(self) -> datetime:
+        """The time in UTC, by the clock of the database. In a workflow it is recorded: a replay is told the same time.
+
+        In steps and outside workflows it is asked for each time, and raises `DatabaseUnavailableError` there when the database
+        cannot be reached.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def greet() -> str:
+                return "Good morning" if (await DBOS.now()).hour < 12 else "Hello"
+
+            assert await greet() in ("Good morning", "Hello")
+            ```
+        """
+        return await moments.now(self._database)
+
+    async def random(self) -> float:
+        """A random number of at least 0 and below 1. In a workflow it is recorded: a replay is given the same one.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def toss() -> str:
+                return "heads" if await DBOS.random() < 0.5 else "tails"
+
+            assert await toss() in ("heads", "tails")
+            ```
+        """
+        return await moments.random_number(self._database)
+
+    async def uuid(self) -> UUID:
+        """A random UUID. In a workflow it is recorded: a replay is given the same one, for instance as a key of another system.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def order() -> str:
+                return f"order-{await DBOS.uuid()}"
+
+            assert len(await order()) == 42
+            ```
+        """
+        return await moments.random_uuid(self._database)

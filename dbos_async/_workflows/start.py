@@ -19,7 +19,7 @@ from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, run_of_body
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
-from dbos_async._runs.start_options import allowed_seconds, assigned, wanted_version
+from dbos_async._runs.start_options import allowed_seconds, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization.ids import ordered_id
@@ -38,6 +38,7 @@ with load(__name__) as sql:
     START_BY_ID: Final = sql.statement("START_BY_ID")
     START: Final = sql.statement("START", otherwise=START_BY_ID)
     START_CHILD: Final = sql.statement("START_CHILD")
+    START_DELAYED: Final = sql.statement("START_DELAYED")
 
 
 class Workflow(RegisteredWorkflow[P, R]):
@@ -142,7 +143,9 @@ async def start(
     version = wanted_version.get() or own_version
     begins_here = executor is not None and own_version in (None, version)
     # A start in the user's transaction may never be committed, so it has no owner: an executor claims it after the commit.
-    owner = executor.reserve() if executor is not None and begins_here and connection is None else None
+    delay = start_delay.get()
+    begins_here = begins_here and connection is None and delay is None
+    owner = executor.reserve() if executor is not None and begins_here else None
     try:
         context = calling_context(database)
         if connection is not None:
@@ -163,10 +166,15 @@ async def start(
         on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
         caller = caller_in(context, "start_workflow", name)
         statement = START if ticket is None else START_BY_ID
-        if caller is not None:
+        if delay is not None:
+            statement, wakes = START_DELAYED, ()
+            row = (*caller_columns(caller), None if caller is None else caller.path, *_of_delayed(row), delay)
+        elif caller is not None:
             statement, row = START_CHILD, (*caller_columns(caller), caller.path, *row)
         call = call_by(caller, statement, (row,), workflow_id, len(text), wakes, on_commit)
         result = await issue(database, caller, call, verb="start_workflow", connection=connection, invalid=invalid)
+        if delay is not None and database.local_executor_id is not None:
+            database.alarm.ring_in(delay)
         if isinstance(caller, Step):
             child_id = await caller.decode_or_reject(result, functools.partial(_decode_id, name))
             return WorkflowHandle(database, child_id, result_type)
@@ -175,6 +183,12 @@ async def start(
     finally:
         if executor is not None:
             executor.release(owner)
+
+
+def _of_delayed(row: Row) -> Row:
+    """The columns of a start without the owner and what is announced, which a delayed one does not have."""
+    workflow_id, name, text, _, *others, _ = row
+    return workflow_id, name, text, *others
 
 
 def _decode_id(name: str, recorded: str | None) -> str:

@@ -51,13 +51,11 @@ announced as (select dbos_async.announce(:announced_keys(digest)) from calls whe
 select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
 from calls, announced
 
--- ordered name: START_CHILD (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
---     input json, owner text, application_version text, trace_parent text, start_id uuid, timeout_seconds float8,
---     digest bytea)
--- For a child: the step of the parent and the row of the child are inserted together.
+-- fragment: calls(may_start)
+-- The calls with what is recorded of them, the record of each, and the rows to insert.
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
-           case when not :is_owner_by_either then 'lost'
+           case when not :may_start then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome,
            coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
            t.name is not null as taken, coalesce(t.start_id = c.start_id and mod(t.attempt, 1000000) = 1, false) as taken_by_this,
@@ -85,7 +83,16 @@ recorded as (
 new_rows as materialized (
     select distinct on (id) * from checked
     where outcome = 'done' and conflict is null and not taken order by id, n
-),
+)
+
+-- fragment: is_owner_or_outside
+(c.parent_id is null or :is_owner_by_either)
+
+-- ordered name: START_CHILD (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
+--     input json, owner text, application_version text, trace_parent text, start_id uuid, timeout_seconds float8,
+--     digest bytea)
+-- For a child: the step of the parent and the row of the child are inserted together.
+:calls(:is_owner_by_either),
 inserted as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
@@ -102,3 +109,20 @@ select n, outcome, case when outcome = 'recorded' then recorded_output else to_j
        case when outcome = 'recorded' then recorded_error else conflict end as error,
        recorded_verb, recorded_key, taken_by_this or n in (select n from new_rows) as started, attempts
 from checked, announced
+
+-- ordered name: START_DELAYED (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
+--     input json, application_version text, trace_parent text, start_id uuid, timeout_seconds float8, delay_seconds float8)
+-- For any caller: the workflow is there now, and begins later. Its deadline counts from then.
+:calls(:is_owner_or_outside),
+inserted as (
+    -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
+    insert into dbos_async.workflows
+        (id, name, status, input, attempt, start_id, parent_id, parent_step, application_version, trace_parent, due_at, deadline)
+    select id, name, 'DELAYED', input, attempts, start_id, parent_id, parent_step, application_version, trace_parent,
+           due_at, due_at + make_interval(secs => timeout_seconds)
+    from (select *, clock_timestamp() + make_interval(secs => delay_seconds) as due_at from new_rows) as new_rows
+)
+select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
+       case when outcome = 'recorded' then recorded_error else conflict end as error,
+       recorded_verb, recorded_key
+from checked

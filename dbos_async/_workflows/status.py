@@ -26,8 +26,8 @@ from dbos_async._runs.step import read
 from dbos_async._serialization.values import display_value, encode_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 
-STATUSES = ("PENDING", "SUCCESS", "ERROR", "CANCELLED", "REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
-PARKED = STATUSES[4:]
+PARKED = ("REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+STATUSES = ("PENDING", "DELAYED", "SUCCESS", "ERROR", "CANCELLED", *PARKED)
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")
@@ -38,8 +38,8 @@ with load(__name__) as sql:
 class WorkflowStatus(BaseModel, frozen=True):
     """How a workflow stood at the time of the query.
 
-    - ``status`` is PENDING (running, waiting, or not yet claimed), ended (SUCCESS, ERROR, CANCELLED), or parked until it is
-      resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
+    - ``status`` is PENDING (running, waiting, or not yet claimed), DELAYED (it starts at ``due_at``), ended (SUCCESS, ERROR,
+      CANCELLED), or parked until it is resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
     - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
     - ``executor_id`` is the executor that runs the workflow, after its end the one that ran it last; ``None`` while it waits for
       one or is parked. ``attempt`` counts its runs.
@@ -47,6 +47,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``unclaimable`` is whether it waits for an executor although no live one can run it: none knows its name, or none has its
       ``application_version``.
+    - ``due_at`` is when a workflow whose start was delayed (`SetStartDelay`) starts, or did; ``None`` for others.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
     - ``cursor`` is where the next page begins if this is the last workflow of a page, ``None`` outside of lists.
     """
@@ -67,6 +68,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     claimed_at: datetime | None
     deadline: datetime | None
     ended_at: datetime | None
+    due_at: datetime | None = None
     unclaimable: bool = False
     cursor: str | None = Field(default=None, repr=False)
 

@@ -15,8 +15,8 @@ def _of(owner: str, names: str) -> tuple[str, ...]:
 
 WAITS: Final = "is not recorded and waits anew in a replay: use DBOS.sleep"
 BLOCKS: Final = "blocks the event loop and waits anew in a replay: use DBOS.sleep"
-CLOCK: Final = "gives another time in a replay: call it in a step"
-CHANCE: Final = "gives another value in a replay: call it in a step"
+CLOCK: Final = "gives another time in a replay: use DBOS.now, or call it in a step"
+CHANCE: Final = "gives another value in a replay: use DBOS.random or DBOS.uuid, or call it in a step"
 THREAD: Final = "is not recorded and runs again in a replay: make it a step (a def step runs in a thread)"
 OUTSIDE: Final = "is not recorded and happens again in a replay: call it in a step"
 SETTING: Final = "may give another value in a replay: read it in a step, or pass it as an argument"

@@ -310,7 +310,7 @@ def test_the_command_reports_what_it_finds_in_folders(tmp_path: Path) -> None:
         (tmp_path / name).write_text(CLOCK)
     (tmp_path / "env" / "pyvenv.cfg").touch()
     done = lint(cwd=tmp_path)
-    why = "time.time in workflow 'checkout' gives another time in a replay: call it in a step."
+    why = "time.time in workflow 'checkout' gives another time in a replay: use DBOS.now, or call it in a step."
     assert done.stdout.splitlines() == [
         f"shop/orders.py:4:12: {why}",
         f"shop/a/clock.py:4:12: {why}",

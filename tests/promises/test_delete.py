@@ -25,6 +25,7 @@ TABLES = {
     "workflows": "id",
     "steps": "workflow_id",
     "messages": "destination_id",
+    "delayed_messages": "destination_id",
     "events": "workflow_id",
     "stream_entries": "workflow_id",
 }
@@ -62,6 +63,7 @@ async def lived(workflow_id: str = "w", with_child: bool = False) -> None:
         await DBOS.send("child", None, "end")
     await DBOS.send(workflow_id, None, "end", idempotency_key="k")
     await DBOS.send(workflow_id, "never received")
+    await DBOS.send(workflow_id, "never due", delay_seconds=3600)
     await handle.get_result()
 
 
@@ -70,6 +72,7 @@ async def test_deleting_removes_everything_of_a_workflow_and_nothing_of_its_chil
 ) -> None:
     await lived(with_child=True)
     assert all((await rows(connection, "w")).values())
+    await DBOS.send("child", "never due", delay_seconds=3600)
     children = await rows(connection, "child")
     assert all(children.values())
     await DBOS.delete_workflow("w")

@@ -119,7 +119,7 @@ async def test_w6_a_workflow_that_ended_in_time_stays_as_it_is(dbos: DBOS, conne
     await DBOS.send(handle.workflow_id, "in time", "go")
     assert await handle.get_result() == "in time"
     await connection.execute("update dbos_async.workflows set deadline = now() - interval '1 minute'")
-    due = await connection.fetch(periodic.DUE.sql.one_row, 0, 100)
+    due = await connection.fetch(periodic.DUE.sql.one_row, 0, 100, None)
     assert due == []
 
 

@@ -27,9 +27,10 @@ from dbos_async import (
     Question,
     SendMessage,
     SetApplicationVersion,
+    SetStartDelay,
     SetWorkflowID,
     SetWorkflowTimeout,
-    Stream,
+    Start,
     Stream,
     StreamOf,
     Topic,
@@ -158,6 +159,7 @@ KINDS: dict[str, Kind] = {
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
+    "delay_seconds": Kind(None, (*NO_NUMBERS, float("inf"), 10**400, 10**10), takes_none=True),
     "destination_id": ID,
     "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),
     "drain_seconds": DURATION,
@@ -182,6 +184,7 @@ KINDS: dict[str, Kind] = {
     "message_id": Kind("018f3b9e-0000-7000-8000-000000000000", (5, None, b"x" * 16, "x", "", "\0", "\ud800", *OBJECTS)),
     "messages": Kind((), NO_MESSAGES),
     "migrate": FLAG,
+    "moment": Kind(datetime(2026, 1, 1, tzinfo=UTC), (None, *NO_MOMENTS)),
     "name": KEY,
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
@@ -193,6 +196,7 @@ KINDS: dict[str, Kind] = {
     "retry_seconds": BOUNDED,
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
     "since": Kind(datetime(2026, 1, 1, tzinfo=UTC), NO_MOMENTS),
+    "start": Kind(None, (5, "checkout", b"x", echo, Start, *OBJECTS), takes_none=True),
     "start_step": Kind(1, NO_STEPS),
     "status": Kind(
         None, (5, b"PENDING", "pending", "", "\0", "\ud800", ["PENDING", 5], True, *OBJECTS[:3]), takes_none=True
@@ -249,6 +253,7 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOSClient.list_workflows workflow_id": SEVERAL,
     "fastapi.client_lifespan client": Kind(DBOSClient("postgresql://localhost/shop"), (None, 5, "x", DBOS, object())),
     "SendMessage headers": Kind(None, (5, "a", b"a", [("a", "b")], object()), takes_none=True),
+    "SetStartDelay seconds": Kind(1, (*NO_NUMBERS, float("inf"), 10**400, 10**10), takes_none=True),
     "SendMessage message": Kind(1, ()),  # `send_bulk` encodes it, and refuses what has no JSON
 }
 """Where the name does not say enough: the parameters of these functions."""
@@ -260,8 +265,8 @@ SHOWN: Final = {
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
 CONSTRUCTORS: Final = (
-    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetWorkflowID, SetWorkflowTimeout, Topic, Question, Event, EventOf,
-    Stream, StreamOf,
+    DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout, Start, Topic, Question,
+    Event, EventOf, Stream, StreamOf,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}

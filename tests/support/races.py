@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.eventually import eventually
 
 CLAIM_BY_HAND = "update dbos_async.workflows set attempt = attempt + 1, owner = 'another' where id = 'w'"
-TABLES = ("workflows", "steps", "messages", "events", "stream_entries")
+TABLES = ("workflows", "steps", "messages", "delayed_messages", "events", "stream_entries")
 
 
 async def blocked(connection: Any, task: asyncio.Task[Any], watcher: Any) -> None:

@@ -7,6 +7,7 @@ import itertools
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -90,6 +91,16 @@ def _send_bulk(step: Row, tag: str) -> Row:
     return (*step, "send", "other", uuid4(), "other", "", f'"{tag}"', None, b"d", None, None)
 
 
+def _send_later(step: Row, tag: str) -> Row:
+    return (*_send_bulk(step, tag), 60.0, *[None] * 9)
+
+
+def _start_and_send(step: Row, tag: str) -> Row:
+    start = "1", "f", "{}", None, None, uuid4(), None, None, b"u"
+    row = (*step, "send", "other", uuid4(), "started", "", f'"{tag}"', None, b"d", None, None)
+    return (*row, None, *start)
+
+
 def _take(step: Row, tag: str) -> Row:
     return (*step, "recv", "", 60.0)
 
@@ -120,6 +131,9 @@ ACTS = {
         lambda step, tag: (*step, "answer", str(QUESTION), QUESTION, f'"{tag}"', None),
         "select count(*) from dbos_async.messages where destination_id = 'w' and answered_at is not null",
         True,
+    ),
+    "SEND_LATER": Act(
+        send.SEND_LATER, _send_later, "select count(*) from dbos_async.delayed_messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
         recv.TAKE,
@@ -166,6 +180,18 @@ ACTS = {
         ),
         "select count(*) from dbos_async.workflows where name = 'child'",
         True,
+    ),
+    "START_DELAYED": Act(
+        start.START_DELAYED,
+        lambda step, tag: (*step, "1", f"child-{uuid4()}", "child", "{}", None, None, uuid4(), None, 60.0),
+        "select count(*) from dbos_async.workflows where name = 'child' and status = 'DELAYED'",
+        True,
+    ),
+    "SLEEP_UNTIL": Act(
+        sleep.SLEEP_UNTIL, lambda step, tag: (*step, datetime(2026, 1, 1, tzinfo=UTC)), "select 0 where false"
+    ),
+    "SEND_LATER with a start": Act(
+        send.SEND_LATER, _start_and_send, "select count(*) from dbos_async.workflows where id = 'started'", True
     ),
 }  # fmt: skip
 

@@ -123,7 +123,7 @@ class Ground:
 
     async def stored(self) -> list[Any]:
         """All rows of the tables."""
-        tables = ("workflows", "steps", "messages", "events", "stream_entries")
+        tables = ("workflows", "steps", "messages", "delayed_messages", "events", "stream_entries")
         parts = [
             f"(select md5(string_agg(t::text, '|' order by t::text)) from dbos_async.{table} as t)" for table in tables
         ]

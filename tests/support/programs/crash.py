@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from dbos_async import (
     Question,
     RefusedError,
     SendMessage,
+    SetStartDelay,
     SetWorkflowID,
+    Start,
     StepCancelledError,
     StreamOf,
     StreamValue,
@@ -257,6 +260,35 @@ async def conversation() -> dict[str, Any]:
     return outcome
 
 
+@DBOS.workflow()
+async def listener(expected: int) -> list[Any]:
+    return [await DBOS.recv("in", None) for _ in range(expected)]
+
+
+@DBOS.workflow()
+async def later() -> dict[str, Any]:
+    """Uses every verb for what comes later, and every one that is recorded because a replay would find another value."""
+    me = str(DBOS.workflow_id)
+    began, number, key = await DBOS.now(), await DBOS.random(), await DBOS.uuid()
+    await told(f"{began.isoformat()} {number} {key}", 0, "")
+    await DBOS.send(me, "alone", "later", delay_seconds=0.05)
+    delayed_ones = [
+        SendMessage(me, name, "later", delay_seconds=delay) for name, delay in (("third", 0.2), ("second", 0.1))
+    ]
+    await DBOS.send_bulk([*delayed_ones, SendMessage(me, "first", "later")])
+    for n in range(2):
+        await DBOS.send("started", n, "in", start=Start(listener, 3))
+    await DBOS.send("started", 2, "in", start=Start(listener, 3), delay_seconds=0.2)
+    with SetStartDelay(0.1):
+        delayed = await DBOS.start_workflow(listener, 1)
+    await DBOS.send(delayed.workflow_id, "delayed", "in")
+    await DBOS.sleep_until(began + timedelta(seconds=0.05))
+    got = [await DBOS.recv("later", 60) for _ in range(4)]
+    started = await DBOS.retrieve_workflow("started")
+    results = [await started.get_result(), await delayed.get_result()]
+    return {"got": got, "results": results, "key": str(key), "number": number, "none": await DBOS.recv("later", 0)}
+
+
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -290,6 +322,7 @@ async def main() -> None:
         "shared_log": shared_log,
         "first_of_several": first_of_several,
         "conversation": conversation,
+        "later": later,
     }[WORKFLOW]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
