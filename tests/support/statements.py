@@ -142,7 +142,7 @@ ACTS = {
     ),
     "FIRST": Act(
         first.FIRST,
-        lambda step, tag: (*step, '["topic "]', '[{"kind":"topic","key":""},{"kind":"workflow","id":"w"}]', 60.0),
+        lambda step, tag: (*step, '["topic "]', '[{"kind":"topic","key":""}]', 60.0),
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is not null",
     ),
     "SET_EVENT": Act(
