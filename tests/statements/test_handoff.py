@@ -306,7 +306,7 @@ async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_wh
         handle = await DBOS.start_workflow(takes_two)
     await connection.execute(
         "insert into dbos_async.workflows (id, name, input, start_id, owner, attempt) "
-        "values ('elsewhere', 'takes two', '{}', gen_random_uuid(), 'another executor', 1)"
+        "values ('elsewhere', 'unknown here', '{}', gen_random_uuid(), 'another executor', 1)"
     )
     here, elsewhere = message_key("w", "x"), message_key("elsewhere", "x")
     await DBOS.send("w", 1, "x")
