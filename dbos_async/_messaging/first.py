@@ -10,13 +10,14 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from dbos_async._checks import check_seconds, excerpt
+from dbos_async._database.calls import Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, message_key, stream_key
@@ -28,7 +29,7 @@ from dbos_async._runs.own_ids import are_same, relative
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import InvalidArgumentError, InvalidStreamValueError, InvalidValueError
-from dbos_async.keys import Topic, topic_and_type
+from dbos_async.keys import Question, Topic, topic_and_type
 from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf, StreamValue
 
 T = TypeVar("T")
@@ -38,6 +39,10 @@ with load(__name__) as sql:
 
 MAX_NAMED: Final = 8
 """The key of the step names so many waits. Of more it has a digest."""
+
+MAX_SHARED: Final = 1000
+
+_TOPICS: Final = frozenset((str, Topic, Question))
 
 _WON: Final = re.compile(r'\{"index" ?: ?(\d+), ?"value" ?: ?(.*)\}', re.DOTALL)
 
@@ -61,6 +66,19 @@ class _Offset(BaseModel):
     offset: int
 
 
+class _Waits(NamedTuple):
+    """What one call waits for. Calls that wait for topics alone share it, since thousands may wait at a time."""
+
+    awaited: Sequence[Awaited]
+    topics: Sequence[str]
+    """The topics before which nothing but topics comes: a sender of this process may hand over a message of these."""
+    encoded: str
+    """The waits as the statement takes them."""
+    asks_process: bool
+    """Whether the process itself knows if some of them are ready. Then they are encoded anew for each poll."""
+    step_key: str
+
+
 async def wait_first(database: Database, waits: Sequence[Any], timeout_seconds: float | None) -> Any:
     """What the first of the waits brings that is ready, in the order in which they are given; ``None`` when none is in time."""
     seconds = check_seconds(timeout_seconds)
@@ -70,28 +88,55 @@ async def wait_first(database: Database, waits: Sequence[Any], timeout_seconds: 
         )
     context = in_workflow(calling_context(database), "wait_first")
     workflow_id = context.run.workflow_id
-    awaited = [_awaited(database, workflow_id, wait, place) for place, wait in enumerate(waits, 1)]
-    step = Step(context, "wait_first", _step_key(awaited, workflow_id))
+    all_waits = _waits_for_topics_or_none(waits)
+    if all_waits is None:
+        all_waits = _made_of([_awaited(database, wait, place) for place, wait in enumerate(waits, 1)], workflow_id)
+    step = Step(context, "wait_first", all_waits.step_key)
     step.matcher = _MATCHER
-    encoded = _Encoded(awaited)
-    keys = dict.fromkeys(key for one in awaited for key in one.keys)
-    message_keys = [key for one in awaited if one.kind == "topic" for key in one.keys]
+    message_keys = tuple([message_key(workflow_id, one.key or "") for one in all_waits.awaited if one.kind == "topic"])
     result = await take(
         step,
         FIRST,
-        lambda: (*step.columns, step.key, encoded.text(), seconds),
-        list(keys),
-        _offer(step, awaited, seconds),
+        _row(step, all_waits, seconds),
+        tuple(dict.fromkeys([*message_keys, *(key for one in all_waits.awaited for key in one.keys)]))
+        if len(message_keys) < len(waits)
+        else message_keys,
+        _offer(step, all_waits.topics, message_keys, seconds),
         puts_back=message_keys,
     )
-    return await step.decode_or_reject(result, lambda text: _brought(text, awaited, result))
+    return await step.decode_or_reject(result, lambda text: _brought(text, all_waits.awaited, result))
 
 
-def _offer(step: Step, awaited: Sequence[Awaited], seconds: float | None) -> Receive:
-    topics = list(itertools.takewhile(lambda one: one.kind == "topic", awaited))
+def _row(step: Step, waits: _Waits, seconds: float | None) -> Row | Callable[[], Row]:
+    if waits.asks_process:
+        return lambda: (*step.columns, step.key, _encode(waits.awaited), seconds)
+    return *step.columns, step.key, waits.encoded, seconds
+
+
+def _offer(step: Step, topics: Sequence[str], message_keys: Sequence[bytes], seconds: float | None) -> Receive:
     if not topics:
         return Receive()
-    return OfferOfSeveral(step, [one.key or "" for one in topics], [one.keys[0] for one in topics], seconds)
+    return OfferOfSeveral(step, topics, message_keys[: len(topics)], seconds)
+
+
+def _made_of(awaited: Sequence[Awaited], workflow_id: str) -> _Waits:
+    topics = [one.key or "" for one in itertools.takewhile(lambda one: one.kind == "topic", awaited)]
+    asks_process = any(one.is_ready is not None for one in awaited)
+    return _Waits(awaited, topics, _encode(awaited), asks_process, _step_key(awaited, workflow_id))
+
+
+def _waits_for_topics_or_none(waits: Sequence[Any]) -> _Waits | None:
+    if len(waits) > MAX_NAMED or not all([type(wait) in _TOPICS for wait in waits]):  # noqa: C419 - a generator costs more
+        return None
+    try:
+        return _waits_for_topics(*waits)
+    except TypeError:  # a type with annotations that have no hash
+        return None
+
+
+@functools.lru_cache(MAX_SHARED)
+def _waits_for_topics(*waits: str | Topic[Any]) -> _Waits:
+    return _made_of(tuple(map(_topic, waits)), "")
 
 
 def _brought(text: str | None, awaited: Sequence[Awaited], result: StepResult) -> Any:
@@ -103,13 +148,9 @@ def _brought(text: str | None, awaited: Sequence[Awaited], result: StepResult) -
     return awaited[int(found[1])].read(None if found[2] == "null" else found[2], result)
 
 
-def _awaited(database: Database, workflow_id: str, wait: Any, place: int) -> Awaited:
+def _awaited(database: Database, wait: Any, place: int) -> Awaited:
     if isinstance(wait, str | Topic):
-        name, _ = topic_and_type(wait)
-        return Awaited(
-            kind="topic", name=f"topic {name}", key=name, keys=(message_key(workflow_id, name),),
-            read=lambda text, result: read_envelope(text, wait, result),
-        )  # fmt: skip
+        return _topic(wait)
     if isinstance(wait, EventOf):
         return _event(wait)
     if isinstance(wait, StreamOf):
@@ -118,6 +159,18 @@ def _awaited(database: Database, workflow_id: str, wait: Any, place: int) -> Awa
         return wait.__dbos_wait__(database)
     raise InvalidArgumentError(
         f"Argument {place} of wait_first must be a topic, a handle, an EventOf(…) or a StreamOf(…) and is {excerpt(wait)}."
+    )
+
+
+def _topic(wait: str | Topic[Any]) -> Awaited:
+    # Its key depends on the workflow that waits.
+    name, _ = topic_and_type(wait)
+    return Awaited(
+        kind="topic",
+        name=f"topic {name}",
+        key=name,
+        keys=(),
+        read=lambda text, result: read_envelope(text, wait, result),
     )
 
 
@@ -155,20 +208,6 @@ def _stream(wait: StreamOf[Any]) -> Awaited:
     )  # fmt: skip
 
 
-class _Encoded:
-    """The waits as the statement takes them. What this process itself knows is asked at every poll."""
-
-    __slots__ = ("_awaited", "_text")
-
-    def __init__(self, awaited: Sequence[Awaited]) -> None:
-        self._awaited = [one for one in awaited if one.is_ready is not None] and awaited
-        self._text = _encode(awaited)
-
-    def text(self) -> str:
-        """Their JSON."""
-        return _encode(self._awaited) if self._awaited else self._text
-
-
 def _encode(awaited: Sequence[Awaited]) -> str:
     return encode_value(
         [
@@ -188,7 +227,7 @@ def _step_key(awaited: Sequence[Awaited], workflow_id: str) -> str:
     return f"{len(names)} waits ({hashlib.sha256(marked.encode()).hexdigest()[:16]})"
 
 
-class _Waits:
+class _Matcher:
     """Compares the keys of steps, wait by wait."""
 
     async def is_same(self, step: Step, recorded: str, ids: Sequence[str]) -> bool:
@@ -198,4 +237,4 @@ class _Waits:
         return are_same(decode_value(recorded, list[str]), decode_value(step.key, list[str]), ids)
 
 
-_MATCHER: Final = _Waits()
+_MATCHER: Final = _Matcher()

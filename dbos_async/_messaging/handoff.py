@@ -148,7 +148,7 @@ class OfferOfSeveral(Offer):
 
     def __init__(self, step: Step, topics: Sequence[str], keys: Sequence[bytes], timeout_seconds: float | None) -> None:
         self._topics, self._keys_in_order = topics, keys
-        super().__init__(step, list(dict.fromkeys(keys)), timeout_seconds)
+        super().__init__(step, keys if len(set(keys)) == len(keys) else list(dict.fromkeys(keys)), timeout_seconds)
 
     def columns(self, key: bytes) -> Row:
         index = self._keys_in_order.index(key)

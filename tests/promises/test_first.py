@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -321,3 +321,18 @@ async def test_c1_a_step_that_was_cancelled_before_it_began_does_nothing() -> No
     errors, kept = await work()
     assert len(errors) == 3
     assert kept == "thought of again"
+
+
+UNHASHABLE = Topic[Any]("unhashable", Annotated[int, []])
+
+
+@pytest.mark.usefixtures("dbos")
+async def test_c1_each_type_of_a_topic_will_do_and_a_topic_may_come_twice() -> None:
+    @DBOS.workflow(name="waits for odd topics")
+    async def work() -> list[Any]:
+        return [(await DBOS.wait_first(UNHASHABLE, "other", "other")).payload for _ in range(3)]
+
+    handle = await start(work, "w")
+    for topic, value in (("other", 1), (UNHASHABLE, 2), ("other", 3)):
+        await DBOS.send("w", value, topic)
+    assert sorted(await handle.get_result()) == [1, 2, 3]

@@ -89,9 +89,10 @@ HOT: dict[str, Row] = {
     "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 
-MAX_BUFFERS = 40
 MORE_BUFFERS = {"FIRST": 4}
 """It looks for the message of each topic, and then for the winner's once more, to lock it."""
+
+MAX_BUFFERS = 40
 """35 were measured for the statements that touch most: a page of a stream inside a workflow, and a repeated receive."""
 
 
