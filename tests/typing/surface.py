@@ -24,10 +24,8 @@ from dbos_async import (
     Message,
     SendMessage,
     SetApplicationVersion,
-    SetStartDelay,
     SetWorkflowID,
     SetWorkflowTimeout,
-    Start,
     StepFunction,
     Stream,
     Topic,
@@ -332,19 +330,6 @@ async def starting(dbos: DBOS, client: DBOSClient, connection: asyncpg.Connectio
     # The driver connection of a SQLAlchemy session has the type Any.
     await DBOS.send("w", 1, connection=anything)
     assert_type(await DBOS.start_workflow(greet, connection=anything), WorkflowHandle[str])
-
-    with SetStartDelay(60) as delayed, SetStartDelay(None):
-        assert_type(delayed, SetStartDelay)
-    SetStartDelay("60")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no number
-    await DBOS.send("w", Paid(cents=1), PAID, delay_seconds=60, start=Start(checkout, "widget", cents=10))
-    await client.send("w", Paid(cents=1), PAID, start=Start("by its name", 1, item="x"), connection=connection)
-    await DBOS.send("w", "paid", PAID, start=Start(greet))  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    Start(checkout)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # no item
-    Start(checkout, 17)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # no str
-    Start(not_decorated, "x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # no workflow
-    await DBOS.send("w", 1, start=checkout)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    await DBOS.send("w", 1, delay_seconds="60")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    SendMessage("w", Paid(cents=1), PAID, delay_seconds=60)
 
     SetWorkflowID(17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an id is a str
     await checkout(17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an item is a str
