@@ -12,7 +12,7 @@ DBOSError
 ├── InvalidValueError              a value that is not JSON or does not fit its type
 │   ├── InvalidMessageError        the same, of a message
 │   ├── InvalidStreamValueError    the same, of a value of a stream
-│   └── InvalidAnswerError         the same, of the answer to a question
+│   ├── InvalidAnswerError         the same, of the answer to a question
 │   └── InvalidEventValueError     the same, of a version of an event that is watched
 ├── WrongPlaceError                a verb called where it does not work
 ├── RegistrationError              a workflow or step that cannot be registered, or is not
@@ -25,6 +25,7 @@ DBOSError
 ├── WorkflowNotEndedError          a workflow that has not ended cannot be deleted
 ├── WorkflowEndedError             a task, thread or step outlived its workflow, run or step
 ├── StreamClosedError              a value written to a closed stream
+├── StepCancelledError             a step was cancelled by its handle
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
 ├── ResultTimeoutError             a workflow did not end in time (also a TimeoutError)
 ├── AskTimeoutError                a question was not answered in time (also a TimeoutError)

@@ -65,7 +65,7 @@ class StreamValue(Generic[T]):
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """The stream has ended: it has ``offset`` values, and gets no more."""
+    """The stream has ended: there is no value at ``offset`` and none behind it, and none will come."""
 
     workflow_id: str
     key: str

@@ -174,7 +174,7 @@ class _Watch(Observer):
         for key in self._keys:
             subscription.also(key)
 
-    def found(self, subscription: Subscription) -> None:
+    def found(self, subscription: Subscription, result: StepResult) -> None:
         """There is nothing left to do."""
 
 

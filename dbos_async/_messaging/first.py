@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -21,21 +20,22 @@ from dbos_async._database.calls import Row
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, message_key, stream_key
-from dbos_async._messaging.handoff import OfferOfSeveral, Receive
+from dbos_async._messaging.handoff import OfferOfSeveral, Receive, index_of, value_of
 from dbos_async._messaging.recv import read_envelope, take
 from dbos_async._runs.awaited import Awaited, CanBeAwaited
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.own_ids import are_same, relative
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.values import decode_value, encode_value
-from dbos_async.errors import InvalidArgumentError, InvalidStreamValueError, InvalidValueError
+from dbos_async.errors import InvalidArgumentError, InvalidEventValueError, InvalidStreamValueError, InvalidValueError
 from dbos_async.keys import Question, Topic, topic_and_type
 from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf, StreamValue
 
 T = TypeVar("T")
 
 with load(__name__) as sql:
-    FIRST: Final = sql.statement("FIRST")
+    FIRST_WAITING: Final = sql.statement("FIRST_WAITING")
+    FIRST: Final = sql.statement("FIRST", otherwise=FIRST_WAITING, when_waiting=FIRST_WAITING)
 
 MAX_NAMED: Final = 8
 """The key of the step names so many waits. Of more it has a digest."""
@@ -43,8 +43,6 @@ MAX_NAMED: Final = 8
 MAX_SHARED: Final = 1000
 
 _TOPICS: Final = frozenset((str, Topic, Question))
-
-_WON: Final = re.compile(r'\{"index" ?: ?(\d+), ?"value" ?: ?(.*)\}', re.DOTALL)
 
 
 class _EventRecord(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_json_bytes="base64"):
@@ -56,6 +54,10 @@ class _EventRecord(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", 
 class _StreamRecord(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_json_bytes="base64"):
     offset: int
     value: T
+
+
+class _Version(BaseModel):
+    version: int
 
 
 class _StreamEndRecord(BaseModel):
@@ -128,24 +130,27 @@ def _made_of(awaited: Sequence[Awaited], workflow_id: str) -> _Waits:
 def _waits_for_topics_or_none(waits: Sequence[Any]) -> _Waits | None:
     if len(waits) > MAX_NAMED or not all([type(wait) in _TOPICS for wait in waits]):  # noqa: C419 - a generator costs more
         return None
-    try:
-        return _waits_for_topics(*waits)
-    except TypeError:  # a type with annotations that have no hash
-        return None
+    # By identity: types may be equal and not the same, as A | B and B | A, or have no hash. An entry keeps its topics alive.
+    key = tuple([wait if type(wait) is str else id(wait) for wait in waits])
+    shared = _shared.get(key)
+    if shared is None:
+        if len(_shared) >= MAX_SHARED:
+            _shared.clear()
+        shared = _shared[key] = _made_of(tuple(map(_topic, waits)), "")
+    return shared
 
 
-@functools.lru_cache(MAX_SHARED)
-def _waits_for_topics(*waits: str | Topic[Any]) -> _Waits:
-    return _made_of(tuple(map(_topic, waits)), "")
+_shared: Final[dict[tuple[str | int, ...], _Waits]] = {}
+"""The waits for topics alone, by what they wait for."""
 
 
 def _brought(text: str | None, awaited: Sequence[Awaited], result: StepResult) -> Any:
     if text is None:
         return None
-    found = _WON.fullmatch(text)
-    if found is None or int(found[1]) >= len(awaited):
+    index = index_of(text)
+    if index >= len(awaited):
         raise InvalidValueError("The recorded result of wait_first", "it is not one of what is waited for")
-    return awaited[int(found[1])].read(None if found[2] == "null" else found[2], result)
+    return awaited[index].read(value_of(text), result)
 
 
 def _awaited(database: Database, wait: Any, place: int) -> Awaited:
@@ -180,8 +185,9 @@ def _event(wait: EventOf[Any]) -> Awaited:
     def read(text: str | None, _: StepResult) -> EventValue[Any] | EventEnd:
         if text is None:
             return EventEnd(target, key)
+        error = functools.partial(InvalidEventValueError, version=decode_value(text, _Version).version)
         kind = _EventRecord.__class_getitem__(declared)
-        record = decode_value(text, kind, what=f"The value of event {key!r} of workflow {target!r}")
+        record = decode_value(text, kind, what=f"The value of event {key!r} of workflow {target!r}", error=error)
         return EventValue(target, key, record.value, record.version, record.set_at)
 
     return Awaited(

@@ -3,7 +3,7 @@
 -- fragment: is_ready
 -- After the look-ups of :first_ready: whether this wait has come to its end. Of steps the process itself knows.
 case w.kind when 'topic' then m.id is not null
-            when 'event' then e.seq is not null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED')
+            when 'event' then e.seq is not null or coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), w.after > 0)
             when 'stream' then s."offset" is not null or t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED')
             when 'workflow' then t.status is distinct from 'PENDING' and t.status is distinct from 'DELAYED'
             else w.is_ready end
@@ -18,7 +18,8 @@ case when m.id is not null then json_build_object(
      when w.kind = 'stream' then json_build_object('end', coalesce(s."offset", w.after)) end
 
 -- fragment: first_ready
--- The first wait that is ready, in the order of the caller, with its index from 0.
+-- The first wait that is ready, in the order of the caller, with its index from 0. Messages of losers are locked until the commit,
+-- and not changed.
 left join lateral (
     select w.index - 1 as index, w.key as topic, m.id as message_id,
            w.kind = 'stream' and t.status is null as is_unknown, w.id as target_id,
@@ -30,6 +31,7 @@ left join lateral (
         where w.kind = 'topic' and destination_id = c.workflow_id and topic_digest = dbos_async.digest(w.key)
           and received_at is null
         order by seq limit 1
+        for update
     ) as m on true
     left join lateral (
         select seq, value, set_at from dbos_async.events
@@ -49,14 +51,29 @@ left join lateral (
     order by w.index limit 1
 ) as r on true
 
--- ordered name: FIRST (workflow_id text, attempt bigint, branch text, number int, step_key text, waits json,
---     timeout_seconds float8)
+-- fragment: nothing_is_recorded
+-- In the place of :recorded_wait, for a new step.
+cross join (
+    select null::text as verb, null::text as key, null::json as output, null::json as error, null::uuid as message_id,
+           null::timestamptz as deadline, null::timestamptz as completed_at
+) as s
+
+-- fragment: completes_the_wait
+on conflict (workflow_id, branch, number) do update
+    set output = excluded.output, error = excluded.error, message_id = excluded.message_id,
+        completed_at = excluded.completed_at, place = excluded.place
+    where s.completed_at is null and excluded.completed_at is not null
+      and s.verb = excluded.verb and s.key = excluded.key
+
+-- fragment: no_row_is_there
+
+-- fragment: first_of(what_is_recorded, unless_it_is)
 with calls as materialized (
     select c.*, :is_owner as is_owner,
            :wait_columns, s.message_id as recorded_message_id
     from :rows
     :fence(c.workflow_id)
-    :recorded_wait
+    :what_is_recorded
 ),
 decided as materialized (
     select c.*, r.index, r.topic, r.message_id, r.is_unknown, r.target_id, r.output,
@@ -65,18 +82,9 @@ decided as materialized (
     from (select * from calls where :is_waiting('wait_first', step_key)) as c
     :first_ready
 ),
-locked as materialized (
-    -- Of waits side by side, one takes a message. The others poll again.
-    select c.n
-    from (select * from decided where message_id is not null and turn = 1 order by workflow_id, topic) as c
-    cross join lateral (
-        select id from dbos_async.messages
-        where id = c.message_id and destination_id = c.workflow_id and received_at is null
-        for update
-    ) as m
-),
 ready as materialized (
-    select *, expired or (index is not null and (message_id is null or n in (select n from locked))) as is_ready,
+    -- Of waits side by side, one takes a message. The others poll again.
+    select *, expired or (index is not null and (message_id is null or turn = 1)) as is_ready,
            case when is_unknown then :error('dbos_async.errors:WorkflowNotFoundError', target_id) end as first_error
     from decided
 ),
@@ -89,11 +97,7 @@ recorded as (
     from ready
     where is_ready or recorded_verb is null
     order by workflow_id, branch, number
-    on conflict (workflow_id, branch, number) do update
-        set output = excluded.output, error = excluded.error, message_id = excluded.message_id,
-            completed_at = excluded.completed_at, place = excluded.place
-        where s.completed_at is null and excluded.completed_at is not null
-          and s.verb = excluded.verb and s.key = excluded.key
+    :unless_it_is
     returning workflow_id, branch, number
 ),
 outcomes as materialized (
@@ -119,3 +123,13 @@ select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, r
        recorded_verb, recorded_key, recorded_message_id
 from calls
 where not (:is_waiting('wait_first', step_key))
+
+-- ordered name: FIRST_WAITING (workflow_id text, attempt bigint, branch text, number int, step_key text, waits json,
+--     timeout_seconds float8)
+-- For any wait: its step may be recorded already, or have begun to wait.
+:first_of(:recorded_wait, :completes_the_wait)
+
+-- ordered name: FIRST (workflow_id text, attempt bigint, branch text, number int, step_key text, waits json,
+--     timeout_seconds float8)
+-- For a new wait: nothing is recorded of its step yet.
+:first_of(:nothing_is_recorded, :no_row_is_there)

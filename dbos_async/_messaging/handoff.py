@@ -14,8 +14,9 @@ no announcement    a message to a workflow that runs in the sender's process is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Result, Row
@@ -25,7 +26,7 @@ from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.values import encode_value
-from dbos_async.errors import DatabaseUnavailableError
+from dbos_async.errors import DatabaseUnavailableError, InvalidValueError
 
 HANDOFF_SECONDS = 0.1
 GRACE_SECONDS = 0.003
@@ -120,10 +121,16 @@ class Offer(Receive):
         if self.handoff is None:  # one at a time, or an abandoned receive could not withdraw all of them
             subscription.offer = self
 
-    def found(self, subscription: Subscription) -> None:
+    def found(self, subscription: Subscription, result: StepResult) -> None:
         """The queue is empty again if nothing was there before, and one wake-up brought one message."""
-        if self._waits and subscription.wakes <= self._wakes_before + 1 and len(self.keys) == 1:
-            self._mark_empty(self.keys[0])
+        if self._waits and subscription.wakes <= self._wakes_before + 1 and result.message_id is not None:
+            key = self.key_of(result)
+            if key is not None:
+                self._mark_empty(key)
+
+    def key_of(self, result: StepResult) -> bytes | None:
+        """The queue whose message a poll has found; ``None`` if senders of this process hand over nothing there."""
+        return self.keys[0]
 
     def may_have(self, message_id: UUID) -> None:
         """Note a message that was perhaps delivered, for lack of one that was."""
@@ -139,6 +146,24 @@ class Offer(Receive):
 
     def _mark_empty(self, key: bytes) -> None:
         self._step.run.add_listener(key, _EmptyQueue(self._step.run, key))
+
+
+_WON: Final = re.compile(r'\{"index" ?: ?(\d+), ?"value" ?: ?')
+
+
+def index_of(output: str) -> int:
+    """Which of several waits has won, by the output of the step."""
+    found = _WON.match(output)
+    if found is None:
+        raise InvalidValueError("The recorded result of wait_first", "it names no winner")
+    return int(found[1])
+
+
+def value_of(output: str) -> str | None:
+    """What it has brought; ``None`` for nothing."""
+    found = _WON.match(output)
+    value = None if found is None else output[found.end() : -1]
+    return None if value == "null" else value
 
 
 class OfferOfSeveral(Offer):
@@ -157,6 +182,10 @@ class OfferOfSeveral(Offer):
     def delivery(self, result: Result, payload: str) -> str:
         output: str = result[0]["delivered_output"]
         return output
+
+    def key_of(self, result: StepResult) -> bytes | None:
+        index = index_of(result.output or "")
+        return self._keys_in_order[index] if index < len(self._keys_in_order) else None
 
 
 class _EmptyQueue:

@@ -25,7 +25,7 @@ class Shortcut(Protocol):
     def waits(self, subscription: Subscription) -> None:
         """A poll has found nothing, and the wait begins or goes on."""
 
-    def found(self, subscription: Subscription) -> None:
+    def found(self, subscription: Subscription, result: StepResult) -> None:
         """A poll has found the result."""
 
 
@@ -86,7 +86,7 @@ async def _poll(
             result, seconds_left = await step.attempt(call)
             if result is not None:
                 if shortcut is not None:
-                    shortcut.found(subscription)
+                    shortcut.found(subscription, result)
                 return result
             statement = statement.sql_when_waiting or statement
             subscription.poll_within(seconds_left)

@@ -15,6 +15,7 @@ from dbos_async import (
     EventOf,
     EventValue,
     InvalidArgumentError,
+    InvalidEventValueError,
     InvalidMessageError,
     SendMessage,
     SetWorkflowID,
@@ -336,3 +337,23 @@ async def test_c1_each_type_of_a_topic_will_do_and_a_topic_may_come_twice() -> N
     for topic, value in (("other", 1), (UNHASHABLE, 2), ("other", 3)):
         await DBOS.send("w", value, topic)
     assert sorted(await handle.get_result()) == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("dbos")
+async def test_c1_a_version_that_does_not_fit_is_told_and_what_is_gone_has_ended() -> None:
+    @DBOS.workflow(name="waits for a wrong version")
+    async def work() -> list[Any]:
+        with pytest.raises(InvalidEventValueError) as wrong:
+            await DBOS.wait_first(STOP, EventOf("talk", Event("price", dict)))
+        after = wrong.value.version
+        ended = await DBOS.wait_first(STOP, EventOf("talk", PRICE, after=after), await DBOS.retrieve_workflow("talk"))
+        await DBOS.recv("deleted", None)
+        return [ended, await DBOS.wait_first(STOP, EventOf("talk", PRICE, after=after))]
+
+    await start(talk, "talk")
+    handle = await start(work, "w")
+    await DBOS.send("talk", None, "go on")
+    await (await DBOS.retrieve_workflow("talk")).get_result()
+    await DBOS.delete_workflow("talk")
+    await DBOS.send("w", None, "deleted")
+    assert await handle.get_result() == [{"workflow_id": "talk", "key": "price"}] * 2

@@ -89,9 +89,6 @@ HOT: dict[str, Row] = {
     "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 
-MORE_BUFFERS = {"FIRST": 4}
-"""It looks for the message of each topic, and then for the winner's once more, to lock it."""
-
 MAX_BUFFERS = 40
 """35 were measured for the statements that touch most: a page of a stream inside a workflow, and a repeated receive."""
 
@@ -216,6 +213,6 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
         if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
             problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
     problems += [f"{name} ({form}) updates messages by {index}" for index in updated_by(plan) - {"messages_pkey"}]
-    if buffers > MAX_BUFFERS + MORE_BUFFERS.get(name, 0):
+    if buffers > MAX_BUFFERS:
         problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems
