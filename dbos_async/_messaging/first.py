@@ -88,11 +88,12 @@ async def wait_first(database: Database, waits: Sequence[Any], timeout_seconds: 
         raise InvalidArgumentError(
             "wait_first needs something to wait for: pass topics, handles, EventOf(…) or StreamOf(…)."
         )
+    all_waits = _waits_for_topics_or_none(waits)
+    awaited = [] if all_waits is not None else [_awaited(database, wait, place) for place, wait in enumerate(waits, 1)]
     context = in_workflow(calling_context(database), "wait_first")
     workflow_id = context.run.workflow_id
-    all_waits = _waits_for_topics_or_none(waits)
     if all_waits is None:
-        all_waits = _made_of([_awaited(database, wait, place) for place, wait in enumerate(waits, 1)], workflow_id)
+        all_waits = _made_of(awaited, workflow_id)
     step = Step(context, "wait_first", all_waits.step_key)
     step.matcher = _MATCHER
     message_keys = tuple([message_key(workflow_id, one.key or "") for one in all_waits.awaited if one.kind == "topic"])

@@ -103,7 +103,7 @@ class WorkflowHandle(Generic[R]):
 
         def _brings(self) -> WorkflowHandle[R]: ...
 
-    def __dbos_wait__(self, database: Database) -> Awaited:
+    def __dbos_wait__(self, database: Any) -> Any:
         """For `DBOS.wait_first`."""
         if database is not self._database:
             raise InvalidArgumentError("This handle is of another DBOS or DBOSClient: wait for it where it was made.")

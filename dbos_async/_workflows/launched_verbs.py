@@ -74,7 +74,8 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
         The step is recorded as one that is called, in a task of its own. When the workflow ends before its step, the step is
         cancelled without a record. An error of the step comes from `StepHandle.get_result`; nothing else raises it.
 
-        Raises `InvalidArgumentError` when ``function`` is no step, and `WrongPlaceError` outside workflows.
+        Raises `InvalidArgumentError` when ``function`` is no step, `InvalidCallError` when it does not take the arguments, and
+        `WrongPlaceError` outside workflows.
 
         Example:
             ```python

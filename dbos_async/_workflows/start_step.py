@@ -28,13 +28,13 @@ class StepHandle(Generic[R]):
     __slots__ = ("_database", "_key", "_scope", "_task", "step_id", "step_name")
 
     def __init__(
-        self, database: Database, name: str, step: Step, task: asyncio.Task[R], scope: anyio.CancelScope
+        self, database: Database, name: str, step_id: str, key: bytes, task: asyncio.Task[R], scope: anyio.CancelScope
     ) -> None:
         self._database, self._task, self._scope = database, task, scope
-        self._key = digest("step", step.run.workflow_id, step.path)
+        self._key = key
         """Changes when the step has an outcome."""
         self.step_name: str = name
-        self.step_id: str = step.path
+        self.step_id: str = step_id
         task.add_done_callback(self._ended)
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class StepHandle(Generic[R]):
 
         def _brings(self) -> StepHandle[R]: ...
 
-    def __dbos_wait__(self, database: Database) -> Awaited:
+    def __dbos_wait__(self, database: Any) -> Any:
         """For `DBOS.wait_first`."""
         if database is not self._database:
             raise InvalidArgumentError("This handle is of another DBOS: wait for it where the step was started.")
@@ -117,7 +117,6 @@ async def start_step(
     database: Database, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
 ) -> StepHandle[R]:
     """Start a step, and return its handle."""
-    in_workflow(calling_context(database), "start_step")
     method = function if isinstance(function, MethodType) else None
     step: Any = function if method is None else method.__func__
     if not isinstance(step, StepFunction):
@@ -125,12 +124,16 @@ async def start_step(
             f"start_step starts steps, and {excerpt(function)} is none: decorate it with @DBOS.step()."
         )
     bound = args if method is None else (method.__self__, *args)
+    step.check_call(bound, kwargs)
+    in_workflow(calling_context(database), "start_step")
     begun: asyncio.Future[Step] = database.loop.create_future()
     scope = anyio.CancelScope()
     task: asyncio.Task[R] = database.loop.create_task(step.execute(bound, kwargs, scope, begun.set_result))
     task.add_done_callback(lambda _: begun.cancel())  # if it never came so far
     try:
-        return StepHandle(database, step.name, await begun, task, scope)
+        begun_step = await begun
+        key = digest("step", begun_step.run.workflow_id, begun_step.path)
+        return StepHandle(database, step.name, begun_step.path, key, task, scope)
     except asyncio.CancelledError:
         if task.done():
             task.result()

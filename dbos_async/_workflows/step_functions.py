@@ -91,6 +91,10 @@ class StepFunction(Decorated, Generic[P, R]):
             return cast("R", await self._call(*args, **kwargs))
         return await self.execute(args, kwargs)
 
+    def check_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise `InvalidCallError` for arguments that the function does not take."""
+        self._signature.bind(args, kwargs)
+
     async def execute(
         self,
         args: tuple[Any, ...],

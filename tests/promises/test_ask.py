@@ -127,7 +127,7 @@ async def test_c2_an_answer_counts_though_the_workflow_has_ended_since() -> None
     assert await DBOS.get_answer(str(message.id)) == {"item": "abc", "cents": 300}
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="asks for a late answer")
 async def late(shop_id: str) -> list[Any]:
     try:
         await DBOS.ask(shop_id, QUOTE, "abcd", timeout_seconds=0.05)

@@ -12,6 +12,10 @@ from tests.support.eventually import eventually
 from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending, forget, recorded, replays_alike, rows
 
 BEFORE_ORDER = """
+    alter table dbos_async.messages drop column answer, drop column answer_error, drop column answered_at, drop column copy_of;
+    drop table dbos_async.delayed_messages;
+    drop sequence dbos_async.delayed_seq;
+    alter table dbos_async.workflows drop column due_at;
     alter table dbos_async.steps drop column place, drop column asked_after;
     alter table dbos_async.executors drop column running_steps;
     alter table dbos_async.workflows drop column born;

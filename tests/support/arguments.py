@@ -38,7 +38,7 @@ from dbos_async import (
     embedded,
     fastapi,
 )
-from tests.support.workflows import echo
+from tests.support.workflows import echo, echo_in_a_step
 
 LIVES: Final = "lives"
 """The workflow that the calls are about."""
@@ -205,6 +205,7 @@ KINDS: dict[str, Kind] = {
     "streams": Kind(
         (StreamOf(LIVES, "key"),), ((5,), (None,), ("key",), (LIVES, "key"), (StreamOf(LIVES, "key"), object()))
     ),
+    "waits": Kind(("key",), ((5,), (None,), (StreamOf(LIVES, "key"), object()), (Event("e", int),))),
     "timeout_seconds": SECONDS,
     "topic": Kind(None, (*NO_TEXTS, "", *UNSTORABLE, Event("e", int)), takes_none=True),
     "type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
@@ -230,6 +231,9 @@ STATUSES: Final = Kind(None, (*KINDS["status"].wrong, {}, "", ["PENDING", "pendi
 STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n", "1.99999999999"), takes_none=True)
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.ask request": KINDS["message"],
+    "DBOS.start_step args": Kind((), ((1, 2), (1, 2, 3))),
+    "DBOS.start_step kwargs": Kind({}, ({"surprise": 1}, {"value": 1, "other": 2})),
+    "DBOS.start_step function": Kind(echo_in_a_step, (*NO_FUNCTIONS, "echo", echo)),
     "DBOS.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
     "DBOS.get_event after": SEEN,
     "DBOS.watch_event after": SEEN,
@@ -259,8 +263,8 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "StepFunction", "StreamEnd", "StreamValue", "Workflow",
-    "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "StepFunction", "StepHandle", "StreamEnd", "StreamValue",
+    "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}

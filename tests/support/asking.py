@@ -37,7 +37,7 @@ async def shop(answers: int = 1, pause: float = 0) -> list[bool]:
     return told
 
 
-@DBOS.workflow()
+@DBOS.workflow(name="is asked nothing")
 async def idle() -> str | None:
     return await DBOS.recv(END, None)
 

@@ -15,3 +15,8 @@ async def echo(value: Any) -> Any:
 @DBOS.workflow()
 async def wait_for_ever() -> None:
     await DBOS.recv("the end", None)
+
+
+@DBOS.step()
+async def echo_in_a_step(value: Any = None) -> Any:
+    return value
