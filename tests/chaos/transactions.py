@@ -18,7 +18,7 @@ from tests.chaos.calls import note_once, open_client, persist
 from tests.chaos.direct import AWAY
 from tests.chaos.facts import Tally
 from tests.chaos.ground import as_role
-from tests.chaos.plan import Plan, walk
+from tests.chaos.plan_types import Plan, walk
 from tests.chaos.troubles import REFUSED, Session, Troubles
 
 BESIDE_SECONDS = 3.0
@@ -26,7 +26,7 @@ BESIDE_SECONDS = 3.0
 
 PATIENCE_SECONDS = 150.0
 
-DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "envelope": False}
+DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "how": "recv"}
 
 
 class Transactions:
