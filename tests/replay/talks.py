@@ -314,4 +314,4 @@ TALKS: dict[str, Callable[[Scope, Node], Awaitable[None]]] = {
     "moment": moment, "started": started, "first_of": first_of, "ask": ask, "answer": answer, "loop": loop, "watch": watch,
     "merged": merged, "later": later, "send_and_start": send_and_start, "late_child": late_child,
 }  # fmt: skip
-ACTS |= TALKS
+ACTS.update(TALKS)
