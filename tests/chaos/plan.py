@@ -46,7 +46,7 @@ class _Maker(TalkMaker):
             program.append({"do": "drain", "topic": GO, "up_to": 1, "how": "recv"})
             plan.mail[one, GO]["the driver"] = 1
             plan.programs[one] = program
-        plan.started_by_go = [one for one in ids if random.random() < 0.1]
+        plan.started_by_go = [random.choice(ids)]  # before the others go, since it sends to them
         plan.late = {
             one: random.choice((0.2, 0.8))
             for one in ids
@@ -76,7 +76,7 @@ class _Maker(TalkMaker):
 
     def _speak(self, one: str, round_number: int) -> None:
         random, program = self.random, self.plan.programs[one]
-        for _ in range(random.randint(5, 11)):
+        for _ in range(random.randint(4, 9)):
             match random.choice(
                 (
                     "step",
