@@ -45,7 +45,7 @@ def _moment(maker: Maker, tag: str) -> Node:
 
 def _started(maker: Maker, tag: str) -> Node:
     random, cancels = maker.random, maker.random.random() < 0.5
-    hows = (*STEP_KINDS, "endless", "endless") if cancels else STEP_KINDS
+    hows = (*STEP_KINDS, "endless", "endless") if cancels else (*STEP_KINDS, "endless")
     return {
         "how": random.choice(hows),
         "cancels": cancels,

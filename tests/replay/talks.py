@@ -55,15 +55,18 @@ async def moment(scope: Scope, node: Node) -> None:
 
 
 async def started(scope: Scope, node: Node) -> None:
-    """A step that is started; after some acts it is awaited or cancelled."""
+    """A step that is started; after some acts it is awaited, cancelled, or left alone."""
     handle = await _start(scope, node)
     try:
         for inner in node["meanwhile"]:
             await ACTS[inner["do"]](scope, inner)
+        if node["how"] == "endless" and not node["cancels"]:
+            return  # It goes on until the program ends.
         if not node["cancels"]:
             await _end(scope, node["tag"], handle)
     finally:
-        await handle.cancel()
+        if node["how"] != "endless" or node["cancels"]:
+            await handle.cancel()
     if node["cancels"]:
         await _end(scope, node["tag"], handle)
 
