@@ -170,10 +170,16 @@ class Subscription:
 
     def wake(self, update: LocalUpdate | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if update is None or not self._takes_updates:
-            self.woken = True
-            self.wakes += 1
-        elif self._update_bytes + update.size <= MAX_UPDATE_BYTES and len(self._updates or ()) < MAX_UPDATES:
+        if update is not None and self._takes_updates:
+            self.deliver(update)
+            return
+        self.woken = True
+        self.wakes += 1
+        self._end_wait()
+
+    def deliver(self, update: LocalUpdate) -> None:
+        """End this turn's wait with an update that is for this waiter alone."""
+        if self._update_bytes + update.size <= MAX_UPDATE_BYTES and len(self._updates or ()) < MAX_UPDATES:
             if self._updates is None:
                 self._updates = []
             self._updates.append(update.value)
@@ -182,6 +188,9 @@ class Subscription:
             # This waiter is slow: it reads the rest from the database when it comes to it.
             self.woken = True
             self._updates, self._update_bytes = None, 0
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -231,7 +231,7 @@ class Handoff(Observer):
             offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             output = offer.delivery(result, self._payload)
-            self._subscription.wake(LocalUpdate((output, self._message_id, self._ticket, self._key), len(output)))
+            self._subscription.deliver(LocalUpdate((output, self._message_id, self._ticket, self._key), len(output)))
             return
         if call.was_sent:
             self._ticket.is_lost = True

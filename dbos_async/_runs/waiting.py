@@ -54,7 +54,7 @@ async def wait(
                 return result
             if step.waited:
                 statement, first = statement.sql_when_waiting or statement, None
-            with run.database.changes(*keys, takes_updates=shortcut is not None) as changes:
+            with run.database.changes(*keys) as changes:
                 return await _poll(step, statement, row, changes, observer, shortcut, first)
     except asyncio.CancelledError:
         if on_cancel is not None:

@@ -25,8 +25,8 @@ from tests.chaos.facts import (
     length_of,
     verbs_of,
 )
-from tests.chaos.messages import MessageChecks
-from tests.chaos.plan import Instruction, Plan, Program, walk
+from tests.chaos.plan_types import Instruction, Plan, Program, walk
+from tests.chaos.talks import TalkChecks
 
 
 async def check(direct: Direct, plan: Plan, watched: Watched) -> Verdict:
@@ -45,9 +45,12 @@ async def check(direct: Direct, plan: Plan, watched: Watched) -> Verdict:
     return _Checker(plan, watched, facts).check()
 
 
-class _Checker(MessageChecks):
+class _Checker(TalkChecks):
     def check(self) -> Verdict:
         for one in self.plan.programs:
+            self._find(one)
+        for one, program in self.plan.started.items():
+            self.programs[one] = program
             self._find(one)
         for one, program in self.programs.items():
             if one in self.outputs:
@@ -56,9 +59,12 @@ class _Checker(MessageChecks):
                 self._check_events(one, program)
                 self._check_streams(one, program)
                 self._check_runs(one, program)
-        for one in self.plan.programs:
+                self._check_start(one)
+        for one in (*self.plan.programs, *self.plan.started):
             self._check_messages(one)
+            self._check_later(one)
         self._check_order_outside()
+        self._check_talks_outside()
         self._check_watched()
         workflows = self.facts.workflows.values()
         strangers = set(self.facts.workflows) - set(self.programs)
@@ -133,6 +139,8 @@ class _Checker(MessageChecks):
                     self.broken("S4", f"a late write to {instruction['key']!r} of {one!r} got {saw!r}.")
                 case "step":
                     self._check_outcome(one, instruction, saw)
+                case "first" | "started" | "ask" | "desk" | "watch" | "merge" | "moments":
+                    self._check_talk(one, instruction, saw, known)
                 case "gather":
                     for branch, found in zip(instruction["branches"], saw, strict=True):
                         self._check_part(one, branch, found, dict(known), children)
@@ -186,8 +194,9 @@ class _Checker(MessageChecks):
             if row["completed_at"] is None:
                 self.broken("W2", f"{where} was never completed, and its workflow ended.")
             elif (
-                row["verb"].startswith("recv")
+                row["verb"].startswith(("recv", "wait_first"))
                 and row["message_id"] is None
+                and (row["verb"] != "wait_first" or row["output"] is None)
                 and (
                     row["deadline"] is None or (row["completed_at"] < row["deadline"] and not self.watched.clock_moved)
                 )
@@ -195,6 +204,8 @@ class _Checker(MessageChecks):
                 self.broken("M6", f"{where} timed out before its deadline.")
             if row["verb"] == "step":
                 outcome = json.loads(row["output"] or row["error"])
+                if row["error"] is not None and outcome["type"].endswith(":StepCancelledError"):
+                    continue
                 entries[outcome["entry"] if row["error"] is None else outcome["args"][1]] += 1
         for branch, found in numbers.items():
             if sorted(found) != list(range(1, len(found) + 1)):

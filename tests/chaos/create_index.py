@@ -18,7 +18,7 @@ from typing import Any
 from dbos_async import DBOSClient, SetWorkflowID
 from tests.chaos.calls import open_client, persist
 from tests.chaos.driver import Campaign, campaign
-from tests.chaos.plan import Instruction, Program
+from tests.chaos.plan_types import Instruction, Program
 from tests.support.eventually import eventually
 
 TABLES = ("workflows", "executors", "steps")
@@ -97,7 +97,7 @@ def _program(one: str, number: int, seconds: float) -> Program:
         case 0:
             program = [{**step, "kind": "long", "seconds": seconds * 0.25 * (1 + number % 5)}, step]
         case 1:
-            program = [{"do": "drain", "topic": "news", "up_to": MESSAGES_EACH, "envelope": False}, step]
+            program = [{"do": "drain", "topic": "news", "up_to": MESSAGES_EACH, "how": "recv"}, step]
         case 2:
             program = [i for _ in range(max(3, int(seconds / 2))) for i in (step, {"do": "sleep", "seconds": 1.0})]
         case _:

@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from dbos_async import DBOSClient, SendMessage, SetWorkflowID
+from dbos_async import DBOSClient, SendMessage, SetStartDelay, SetWorkflowID, Start
 from dbos_async._database import migrations
 from tests.chaos.calls import open_client, persist
 from tests.chaos.checker import check
@@ -24,7 +24,9 @@ from tests.chaos.facts import PREPARE, Tally, Watched
 from tests.chaos.ground import CLOCK, LIVES, RIGHTS, as_role, members
 from tests.chaos.liveness import Liveness
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.plan import GO, Plan, make_plan
+from tests.chaos.outside import Listeners
+from tests.chaos.plan import make_plan
+from tests.chaos.plan_types import GO, Plan
 from tests.chaos.races import Races
 from tests.chaos.services import Services
 from tests.chaos.troubles import SMALL_QUEUE
@@ -81,7 +83,7 @@ class Campaign:
 
     async def _bring_to_its_end(self, wave: _Wave, number: int, give_up_after_seconds: float) -> None:
         await wave.start()
-        work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch())
+        work = asyncio.gather(wave.send_from_outside(), wave.cancel_and_resume(), wave.watch(), wave.listen())
         has_ended = await wave.has_ended(give_up_after_seconds)
         if not has_ended:
             log.info("Wave %d takes long: let there be peace.", number)
@@ -181,12 +183,20 @@ class _Wave:
                 if self._random.random() < 0.1:  # somebody else comes too late with other arguments
                     await self._persist(lambda: self._start(one, []), limited="start")
 
-        await asyncio.gather(*(start(one, program) for one, program in self._plan.programs.items()))
-        go = [SendMessage(one, "go", GO, idempotency_key="go") for one in self._plan.programs]
+        programs, by_go = self._plan.programs, self._plan.started_by_go
+        await asyncio.gather(*(start(one, program) for one, program in programs.items() if one not in by_go))
+        for one in by_go:
+            call = Start("chaos", programs[one])
+            for _ in range(2):
+                await self._persist(
+                    lambda one=one, call=call: self._client.send(one, "go", GO, idempotency_key="go", start=call),  # type: ignore[misc]  # it is called at once
+                    limited="send",
+                )
+        go = [SendMessage(one, "go", GO, idempotency_key="go") for one in programs if (one, GO) in self._plan.mail]
         await self._persist(lambda: self._client.send_bulk(go), limited="send_bulk")
 
     async def _start(self, one: str, program: list[Any]) -> None:
-        with SetWorkflowID(one):
+        with SetWorkflowID(one), SetStartDelay(self._plan.late.get(one)):
             await self._client.start_workflow("chaos", program)
         self._tally.operations["start outside"] += 1
 
@@ -226,11 +236,20 @@ class _Wave:
 
     async def watch(self) -> None:
         """Follow some events and streams from outside for as long as the wave lasts."""
-        calm = [one for one in self._plan.programs if one not in self._plan.victims]
+        calm = self._calm()
         followed = self._random.sample(calm, min(len(calm), 10))
         await asyncio.gather(
             *(self._watch_event(one) for one in followed), *(self._watch_stream(one) for one in followed)
         )
+
+    async def listen(self) -> None:
+        """Ask, watch and merge from outside for as long as the wave lasts."""
+        calm = self._calm()
+        listeners = Listeners(self._client, self._plan, self._watched, self._persist)
+        await listeners.listen(self._random.sample(calm, min(len(calm), 6)))
+
+    def _calm(self) -> list[str]:
+        return [one for one in self._plan.programs if one not in self._plan.victims and (one, GO) in self._plan.mail]
 
     async def _watch_event(self, one: str) -> None:
         seen = self._watched.events.setdefault(one, [])

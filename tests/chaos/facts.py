@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.plan import Plan, Program, walk
+from tests.chaos.plan_types import Instruction, Plan, Program, walk
 
 PREPARE = """
     create schema if not exists chaos;
@@ -54,8 +54,25 @@ PREPARE = """
     create or replace trigger chaos after update or delete on dbos_async.steps
         for each row execute function chaos.note_step();
 
+    create table if not exists chaos.delays (
+        id uuid primary key, destination_id text not null, due_at timestamptz not null, seq bigint not null,
+        noted_at timestamptz not null default clock_timestamp());
+    create or replace function chaos.note_delay() returns trigger language plpgsql security definer as $$ begin
+        insert into chaos.delays (id, destination_id, due_at, seq) values (new.id, new.destination_id, new.due_at, new.seq)
+        on conflict do nothing;
+        return null;
+    end $$;
+    create or replace trigger chaos after insert on dbos_async.delayed_messages
+        for each row execute function chaos.note_delay();
+
     create or replace function chaos.note_message() returns trigger language plpgsql as $$ begin
-        if tg_op = 'UPDATE' and old.received_at is not null and new.received_at is null then
+        if tg_op = 'UPDATE' and old.received_at is not null and old.answered_at is null and new.answered_at is not null
+           and (new.seq, new.payload::text, new.received_at) is not distinct from (old.seq, old.payload::text, old.received_at) then
+            null;  -- A question is answered.
+        elsif tg_op = 'UPDATE' and old.answered_at is not null then
+            insert into chaos.notes (workflow_id, what, detail)
+            values (old.destination_id, 'C2: an answered question was changed', old.id::text);
+        elsif tg_op = 'UPDATE' and old.received_at is not null and new.received_at is null then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.destination_id, 'M4: a received message was given back', old.id::text);
         elsif tg_op = 'DELETE' or old.received_at is not null then
@@ -79,7 +96,7 @@ PREPARE = """
 """
 
 WORKFLOWS = """
-    select id, name, status, output::text, parent_id, attempt, recoveries from dbos_async.workflows
+    select id, name, status, output::text, parent_id, attempt, recoveries, due_at from dbos_async.workflows
     where id = any ($1) or parent_id = any ($1)
 """
 STEPS = """
@@ -87,10 +104,12 @@ STEPS = """
     from dbos_async.steps where workflow_id = any ($1)
 """
 MESSAGES = """
-    select id, seq, destination_id, nullif(topic, '') as topic, payload::text, idempotency_key, received_at
-    from dbos_async.messages where destination_id = any ($1) order by seq
+    select m.id, m.seq, m.destination_id, nullif(topic, '') as topic, payload::text, idempotency_key, received_at,
+           answer::text, answer_error::text, d.due_at, d.seq as due_seq, d.noted_at
+    from dbos_async.messages as m left join chaos.delays as d on d.id = m.id
+    where m.destination_id = any ($1) order by m.seq
 """
-EVENTS = "select workflow_id, key, value::text from dbos_async.events where workflow_id = any ($1) order by seq"
+EVENTS = "select workflow_id, key, value::text, seq from dbos_async.events where workflow_id = any ($1) order by seq"
 ENTRIES = """
     select workflow_id, key, "offset", value::text, closes from dbos_async.stream_entries
     where workflow_id = any ($1) order by workflow_id, key, "offset"
@@ -108,6 +127,12 @@ class Watched:
     results: dict[str, Any] = field(default_factory=dict)
     sent: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By idempotency key: when a send was first called, and when it returned."""
+    answers: list[tuple[Instruction, list[Any]]] = field(default_factory=list)
+    """Each question from outside, and the answers to it and its repetitions."""
+    versions: dict[str, list[Any]] = field(default_factory=dict)
+    """The values and versions of events that were watched."""
+    merged: dict[tuple[tuple[str, str], ...], list[Any]] = field(default_factory=dict)
+    """What was read of several streams together: the workflow, the key, the offset and the value of each part."""
     clock_moved: bool = False
     """Whether the server's clock moved meanwhile."""
 
@@ -214,4 +239,22 @@ def verbs_of(program: Program) -> Counter[str]:
                 verbs["get_result"] += 1
             case "sleep":
                 verbs["sleep"] += 1
+            case "first":
+                verbs["step"] += 1
+            case "started":
+                verbs["step"] += 1
+                verbs["sleep"] += instruction["cancels"]
+            case "ask":
+                verbs["ask"] += instruction["times"]
+            case "desk":
+                hows = instruction["hows"]
+                verbs["step"] += hows.get("step", 0)
+                verbs["answer"] += hows.get("answer", 0) + 2 * hows.get("twice", 0)
+                verbs["refuse"] += hows.get("refuse", 0)
+            case "later":
+                verbs["send_bulk"] += 1
+            case "send_start":
+                verbs["start_and_send"] += 1
+            case "moments":
+                verbs.update(("now", "now", "random", "uuid"))
     return verbs

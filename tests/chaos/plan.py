@@ -8,40 +8,13 @@ workflows with a smaller number.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from dbos_async import SendMessage
+from tests.chaos.plan_types import GO, ROUNDS, STEP_KINDS, TOPICS, Instruction, Outside, Plan, Program
+from tests.chaos.talk_plan import TalkMaker
 
-Instruction = dict[str, Any]
-Program = list[Instruction]
-
-TOPICS = (None, "updates", "a :: topic", "テーマ 🎈")
-STEP_KINDS = ("plain", "plain", "plain", "blocking", "flaky", "failing")
-ROUNDS = 3
-GO = "go"
-
-
-@dataclass
-class Outside:
-    """One call of the driver: a send of one message, or a bulk. Keys make it safe to repeat."""
-
-    messages: list[SendMessage]
-
-
-@dataclass
-class Plan:
-    """One wave."""
-
-    programs: dict[str, Program] = field(default_factory=dict)
-    outside: dict[str, list[Outside]] = field(default_factory=dict)
-    """Two senders outside of workflows, each with its calls in order."""
-    victims: list[str] = field(default_factory=list)
-    """Who is cancelled and resumed on the way: what others read from them may have ended early."""
-    mail: defaultdict[tuple[str, str | None], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """How many messages each sender has for a destination and topic; they are numbered 0, 1, 2 …"""
+HOW_TO_RECEIVE = ("recv", "recv", "envelope", "messages")
 
 
 def make_plan(seed: int, wave: int, size: int) -> Plan:
@@ -49,20 +22,13 @@ def make_plan(seed: int, wave: int, size: int) -> Plan:
     return _Maker(Random(f"{seed}/{wave}"), f"{wave}", size).make()
 
 
-def walk(program: Program) -> Iterator[Instruction]:
-    """Every instruction of a program, those of its branches too, but not those of its children."""
-    for instruction in program:
-        yield instruction
-        for branch in instruction.get("branches", ()):
-            yield from walk(branch)
-
-
-class _Maker:
+class _Maker(TalkMaker):
     def __init__(self, random: Random, wave: str, size: int) -> None:
         self.random = random
         self.plan = Plan()
         self.ids = [f"{wave}-{n}" + (" :: 'ü' \\ 🎲" if n % 10 == 3 else "") for n in range(size)]
-        self.arrived: dict[str, Counter[str | None]] = {one: Counter() for one in self.ids}
+        self.desks = [f"{wave}-desk {n}" for n in range(1 + size // 20)]
+        self.arrived: dict[str, Counter[str | None]] = {one: Counter() for one in (*self.ids, *self.desks)}
         """By topic, how many messages have been sent to a workflow so far."""
         self.drained: dict[str, Counter[str | None]] = {one: Counter() for one in self.ids}
         self.events: Counter[str] = Counter()
@@ -77,16 +43,26 @@ class _Maker:
             program: Program = [self._set(one)]
             if random.random() < 0.3:  # perhaps of a workflow that has not started yet
                 program.append({"do": "get", "of": ids[(place + 1) % len(ids)], "key": "e"})
-            program.append({"do": "drain", "topic": GO, "up_to": 1, "envelope": False})
+            program.append({"do": "drain", "topic": GO, "up_to": 1, "how": "recv"})
             plan.mail[one, GO]["the driver"] = 1
             plan.programs[one] = program
+        plan.started_by_go = [random.choice(ids)]  # before the others go, since it sends to them
+        plan.late = {
+            one: random.choice((0.2, 0.8))
+            for one in ids
+            if one not in (*plan.victims, *plan.started_by_go) and random.random() < 0.1
+        }
         self._send_from_outside()
+        self._ask_from_outside()
         for round_number in range(ROUNDS):
             gathers = {one: self._gather(one, round_number) for one in ids if random.random() < 0.4}
+            firsts = {one: self._first(one, round_number) for one in ids if random.random() < 0.4}
             for one in ids:
                 self._speak(one, round_number)
             for one in ids:
-                plan.programs[one] += self._listen(one, round_number, gathers.get(one))
+                plan.programs[one] += self._listen(
+                    one, round_number, [inner[one] for inner in (gathers, firsts) if one in inner]
+                )
                 if round_number < ROUNDS - 1 and random.random() < 0.3:
                     plan.programs[one] += [self._send(one, self._peer(one), random.choice(TOPICS)), self._step()]
         for place, one in enumerate(ids):
@@ -94,13 +70,28 @@ class _Maker:
                 other = ids[random.randrange(place)]
                 for key, length in self.open[other]:
                     plan.programs[one].append(self._read(other, key, length))
+                plan.programs[one] += self._follow(one, other, self.open[other])
+        self._make_desks()
         return plan
 
     def _speak(self, one: str, round_number: int) -> None:
         random, program = self.random, self.plan.programs[one]
-        for _ in range(random.randint(4, 8)):
+        for _ in range(random.randint(4, 9)):
             match random.choice(
-                ("step", "step", "send", "send", "keyed", "bulk", "set", "child", "inside", "astray", "sleep")
+                (
+                    "step",
+                    "step",
+                    "send",
+                    "send",
+                    "keyed",
+                    "bulk",
+                    "set",
+                    "child",
+                    "inside",
+                    "astray",
+                    "sleep",
+                    *["talk"] * 6,
+                )
             ):
                 case "step":
                     program.append(self._step())
@@ -126,6 +117,8 @@ class _Maker:
                     program.append(self._send(one, to, topic))
                 case "astray":
                     program.append({"do": "send_astray", "to": self._peer(one)})
+                case "talk":
+                    program += self._talk(one, round_number)
                 case "sleep":
                     program.append({"do": "sleep", "seconds": random.choice((0, 0.05, 0.3, 1.0))})
         key, length = f"s{round_number}", random.randint(1, 12)
@@ -137,17 +130,17 @@ class _Maker:
         else:
             self.open[one].append((key, length))
 
-    def _listen(self, one: str, round_number: int, gather: Instruction | None) -> Program:
+    def _listen(self, one: str, round_number: int, long: list[Instruction]) -> Program:
         random, last = self.random, round_number == ROUNDS - 1
-        parts: list[Program] = [] if gather is None else [[gather]]
+        parts: list[Program] = [[instruction] for instruction in long]
         arrived, drained = self.arrived[one], self.drained[one]
         for topic in list(arrived):
             if isinstance(topic, str) and topic.startswith("inside "):
                 if not drained[topic]:
                     drained[topic] = arrived[topic]
                     parts.append([{"do": "until_end", "topic": topic}])
-            elif isinstance(topic, str) and topic.startswith("branch "):
-                pass  # Its branch takes them.
+            elif isinstance(topic, str) and topic.startswith(("branch ", "first ")):
+                pass  # Its branch or loop takes them.
             elif isinstance(topic, str) and topic.startswith("pair "):
                 if not drained[topic]:
                     drained[topic] = arrived[topic]
@@ -158,11 +151,13 @@ class _Maker:
                 part: Program = []
                 if random.random() < 0.3:
                     part.append({"do": "maybe", "topic": topic, "seconds": random.choice((0, 0.05, 0.3))})
-                part.append({"do": "drain", "topic": topic, "up_to": up_to, "envelope": random.random() < 0.2})
+                part.append({"do": "drain", "topic": topic, "up_to": up_to, "how": random.choice(HOW_TO_RECEIVE)})
                 parts.append(part)
         parts += [[{"do": "get", "of": self._peer(one), "key": "e"}] for _ in range(random.randint(1, 3))]
         if self.closed:
             parts += [[self._read(*random.choice(self.closed))] for _ in range(random.randint(0, 2))]
+        if random.random() < 0.3 and (merge := self._merge()) is not None:
+            parts.append([merge])
         children = [i["name"] for i in self.plan.programs[one] if i["do"] == "start"]
         fetched = {i["name"] for i in self.plan.programs[one] if i["do"] == "result"}
         parts += [[{"do": "result", "name": name}] for name in children if name not in fetched]
@@ -184,7 +179,7 @@ class _Maker:
                 [self._step()],
                 [{"do": "sleep", "seconds": random.choice((0, 0.02, 0.1))}],
                 [{"do": "write", "key": name, "from": 0, "to": random.randint(1, 4)}],
-                [{"do": "drain", "topic": name, "up_to": count, "envelope": False}],
+                [{"do": "drain", "topic": name, "up_to": count, "how": "recv"}],
                 [self._step(), self._step()],
                 [{"do": "set", "key": name, "n": n} for n in range(1, random.randint(2, 4))],
             ]
@@ -204,7 +199,8 @@ class _Maker:
         program.append({"do": "write", "key": "s0", "from": 0, "to": random.randint(1, 4)})
         program.append({"do": "sleep", "seconds": random.choice((0, 0.1, 0.5))})
         known_id = f"{one} child {name}" if random.random() < 0.5 else None
-        return {"do": "start", "name": name, "id": known_id, "program": program}
+        delay = random.choice((None, None, None, 0.3))
+        return {"do": "start", "name": name, "id": known_id, "program": program, "delay": delay}
 
     def _send_from_outside(self) -> None:
         random = self.random

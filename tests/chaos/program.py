@@ -17,117 +17,19 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import anyio.from_thread
-
-from dbos_async import DBOS, DBOSError, SendMessage, SetWorkflowID, WorkflowHandle
+from dbos_async import DBOS, DBOSError, SendMessage, SetStartDelay, SetWorkflowID
 from dbos_async._runs.context import current
 from tests.chaos.direct import Direct
+from tests.chaos.steps import STEPS, blocks, outcome, traces
+from tests.chaos.talking import TALKS, Instruction, Memory, receive_in_a_loop
 from tests.replay import ledger as replay_ledger
 from tests.replay import workflows as random_programs  # noqa: F401 - registers them
 
-Instruction = dict[str, Any]
-
-WRITE_DOWN = """
-    insert into chaos.ledger (entry, workflow_id, step, tag, executor) values ($1, $2, $3, $4, $5)
-    on conflict (entry) do nothing
-"""
-
-ledger: Direct
-executor_id = ""
 runs_file = -1
-_blocks: list[float] = []
-"""For how long the next bodies of steps are to block the event loop."""
-_tries: Counter[str] = Counter()
-
-
-@dataclass
-class Memory:
-    """What one run of a program keeps in mind."""
-
-    run: str = field(default_factory=lambda: uuid4().hex[:8])
-    received: Counter[str | None] = field(default_factory=Counter)
-    children: dict[str, WorkflowHandle[list[Any]]] = field(default_factory=dict)
-
-
-async def write_down(entry: str, tag: str) -> None:
-    """Leave a trace of a step's body where dbos_async has no hand in it."""
-    await ledger.fetch(WRITE_DOWN, entry, DBOS.workflow_id, DBOS.step_id, tag, executor_id)
-
-
-def outcome(tag: str, entry: str, run: str) -> dict[str, str]:
-    return {"tag": tag, "entry": entry, "run": run}
-
-
-@DBOS.step(name="plain")
-async def plain(tag: str, run: str) -> dict[str, str]:
-    entry = str(uuid4())
-    await write_down(entry, tag)
-    if _blocks:
-        time.sleep(_blocks.pop())  # noqa: ASYNC251 - the fault that is wanted
-    return outcome(tag, entry, run)
-
-
-@DBOS.step(name="long")
-async def long(tag: str, run: str, seconds: float) -> dict[str, str]:
-    entry = str(uuid4())
-    await write_down(entry, tag)
-    await asyncio.sleep(seconds)
-    return outcome(tag, entry, run)
-
-
-@DBOS.step(name="blocking")
-def blocking(tag: str, run: str) -> dict[str, str]:
-    entry = str(uuid4())
-    anyio.from_thread.run(write_down, entry, tag)
-    return outcome(tag, entry, run)
-
-
-@DBOS.step(name="flaky", retries_allowed=True, max_attempts=4, interval_seconds=0.01)
-async def flaky(tag: str, run: str) -> dict[str, str]:
-    entry = str(uuid4())
-    await write_down(entry, tag)
-    # Of any four tries in a row at least one succeeds.
-    _tries[tag] += 1
-    if _tries[tag] % 3 and entry[0] < "8":
-        raise ConnectionError("not yet")
-    del _tries[tag]
-    return outcome(tag, entry, run)
-
-
-@DBOS.step(name="failing")
-async def failing(tag: str, run: str) -> dict[str, str]:
-    entry = str(uuid4())
-    await write_down(entry, tag)
-    raise ValueError(tag, entry, run)
-
-
-@DBOS.step(name="inside")
-async def inside(tag: str, run: str, to: str, topic: str) -> dict[str, str]:
-    """Writes, sets an event and sends inside of a step: at least once, each time under its own entry."""
-    entry = str(uuid4())
-    await write_down(entry, tag)
-    await DBOS.write_stream("inside", {"tag": tag, "entry": entry, "n": 0})
-    await DBOS.set_event("inside", {"tag": tag, "entry": entry})
-    await DBOS.send(to, {"tag": tag, "entry": entry}, topic)
-    await DBOS.write_stream("inside", {"tag": tag, "entry": entry, "n": 1})
-    return outcome(tag, entry, run)
-
-
-STEPS: dict[str, Callable[..., Awaitable[dict[str, str]]]] = {
-    "plain": plain,
-    "blocking": blocking,
-    "flaky": flaky,
-    "failing": failing,
-    "inside": inside,
-    "long": long,
-}
 
 
 @DBOS.workflow(name="chaos")
@@ -140,7 +42,7 @@ def note_run() -> None:
     """Say that a run begins: of which workflow, which attempt, here, now."""
     context = current.get()
     assert context is not None
-    line = json.dumps([DBOS.workflow_id, context.run.attempt, executor_id, time.time()])
+    line = json.dumps([DBOS.workflow_id, context.run.attempt, traces.executor_id, time.time()])
     os.write(runs_file, f"{line}\n".encode())
 
 
@@ -185,9 +87,11 @@ async def do_send_astray(instruction: Instruction, memory: Memory) -> str:
 
 async def do_drain(instruction: Instruction, memory: Memory) -> list[Any]:
     topic = instruction["topic"]
-    got = []
+    got: list[Any] = []
     while memory.received[topic] < instruction["up_to"]:
-        if instruction["envelope"]:
+        if instruction["how"] == "messages":
+            return got + await receive_in_a_loop(instruction, memory)
+        if instruction["how"] == "envelope":
             envelope = await DBOS.recv_envelope(topic, None)
             assert envelope is not None
             got.append(envelope.payload)
@@ -246,11 +150,12 @@ async def do_read(instruction: Instruction, memory: Memory) -> list[int]:
 
 
 async def do_start(instruction: Instruction, memory: Memory) -> str:
-    if instruction["id"] is None:
-        handle = await DBOS.start_workflow(chaos, instruction["program"])
-    else:
-        with SetWorkflowID(instruction["id"]):
+    with SetStartDelay(instruction["delay"]):
+        if instruction["id"] is None:
             handle = await DBOS.start_workflow(chaos, instruction["program"])
+        else:
+            with SetWorkflowID(instruction["id"]):
+                handle = await DBOS.start_workflow(chaos, instruction["program"])
     memory.children[instruction["name"]] = handle
     return handle.workflow_id
 
@@ -285,6 +190,7 @@ VERBS: dict[str, Callable[[Instruction, Memory], Awaitable[Any]]] = {
     "result": do_result,
     "sleep": do_sleep,
     "gather": do_gather,
+    **TALKS,
 }
 
 
@@ -292,14 +198,14 @@ def obey_the_driver(loop: asyncio.AbstractEventLoop) -> None:
     """Do what the driver says. A driver that is gone leaves nothing running."""
     for line in sys.stdin:
         where, seconds = line.split()
-        loop.call_soon_threadsafe(time.sleep if where == "loop" else _blocks.append, float(seconds))
+        loop.call_soon_threadsafe(time.sleep if where == "loop" else blocks.append, float(seconds))
     os._exit(0)
 
 
 async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> None:
-    global ledger, executor_id, runs_file
+    global runs_file
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    ledger, executor_id = Direct(ledger_url), name
+    traces.ledger, traces.executor_id = Direct(ledger_url), name
     replay_ledger.keep_in(Path(bodies))
     runs_file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     ended = asyncio.Event()
@@ -318,7 +224,7 @@ async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> 
             await ended.wait()
         finally:
             await dbos.__aexit__(None, None, None)
-    await ledger.close()
+    await traces.ledger.close()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tests.chaos.nemesis import Nemesis
 STANDSTILL_SECONDS = 6.0
 """Less than a lease: nobody is reaped for it."""
 
-WAITER = [{"do": "drain", "topic": "never", "up_to": 1, "envelope": False}]
+WAITER = [{"do": "drain", "topic": "never", "up_to": 1, "how": "recv"}]
 STATUSES = "select id, status from dbos_async.workflows where id = any ($1)"
 MISSING = "select count(*) from dbos_async.executors where executor_id = $1"
 

@@ -47,7 +47,7 @@ LONGEST_SECONDS = 2.0
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.skipif(chosen_version() not in versions(), reason="needs the programs of this Postgres")
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be frozen there")
-async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
+async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_c1_to_c4_nothing_is_lost_or_doubled_whatever_breaks() -> None:
     async with campaign(seed=18, executors=3) as suite:
         suite.nemesis.troubles.longest_seconds = LONGEST_SECONDS
         faults = [fault for fault in FAULTS if suite.nemesis.knows(fault)]

@@ -13,12 +13,12 @@ from typing import Any
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from dbos_async import DBOSClient, DBOSError, SetWorkflowID
+from dbos_async import DBOSClient, DBOSError, SetWorkflowID, Start
 from tests.chaos.calls import note_once, open_client, persist
 from tests.chaos.direct import AWAY
 from tests.chaos.facts import Tally
 from tests.chaos.ground import as_role
-from tests.chaos.plan import Plan, walk
+from tests.chaos.plan_types import Plan, walk
 from tests.chaos.troubles import REFUSED, Session, Troubles
 
 BESIDE_SECONDS = 3.0
@@ -26,7 +26,7 @@ BESIDE_SECONDS = 3.0
 
 PATIENCE_SECONDS = 150.0
 
-DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "envelope": False}
+DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "how": "recv"}
 
 
 class Transactions:
@@ -55,12 +55,17 @@ class Transactions:
         ids = list(plan.programs)
         async with open_client(self._url, self._tally) as client, self._transaction() as (session, transaction):
             for _ in range(random.randint(1, 4)):
-                match random.choice(("start", "send", "key", "key")):
+                match random.choice(("start", "send", "key", "key", "later", "send and start")):
                     case "start":
                         with SetWorkflowID(random.choice(children or ids)):
                             await client.start_workflow("chaos", ["never"], connection=session)
                     case "send":
                         await client.send(random.choice(ids), "never", "never", connection=session)
+                    case "later":
+                        await client.send(random.choice(ids), "never", "never", delay_seconds=0.1, connection=session)
+                    case "send and start" if plan.started:
+                        one, call = random.choice(list(plan.started)), Start("chaos", ["never"])
+                        await client.send(one, "never", "never", start=call, connection=session)
                     case _:
                         message = random.choice(messages)
                         await client.send(

@@ -24,6 +24,7 @@ KEYS = {
     "messages": "destination_id",
     "events": "workflow_id",
     "stream_entries": "workflow_id",
+    "delayed_messages": "destination_id",
 }
 """Every table that workflows need, and its column that a refusal may choose by."""
 

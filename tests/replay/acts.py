@@ -28,6 +28,7 @@ STEPS: dict[str, Callable[..., Awaitable[Said]]] = {
     "flaky": steps.flaky,
     "failing": steps.failing,
     "limited": steps.limited,
+    "endless": steps.endless,
 }
 
 
@@ -157,7 +158,7 @@ async def child(scope: Scope, node: Node) -> None:
     """A child that returns what it was told, or raises that."""
     tag = node["tag"]
     said = scope.say(tag)
-    handle = await DBOS.start_workflow(child_workflow, *_typed(said), node["fails"], node["seconds"])
+    handle = await DBOS.start_workflow(child_workflow, *typed(said), node["fails"], node["seconds"])
     scope.play.done.add(tag)
     scope.add(f"{tag} started")
     try:
@@ -180,7 +181,8 @@ async def turns(scope: Scope, node: Node) -> None:
     scope.add(f"{node['tag']} turned")
 
 
-def _typed(said: Said) -> tuple[str, int, str]:
+def typed(said: Said) -> tuple[str, int, str]:
+    """What an act tells, as the arguments of a child."""
     tag, length, last = said
     return str(tag), int(str(length)), str(last)
 

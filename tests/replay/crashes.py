@@ -23,7 +23,7 @@ MODES = ("before", "during", "after")
 def plan(program: Program, most: int) -> list[Crash]:
     """Where the runs of a program crash, one after the other; at most so often."""
     chance = Random(f"{program['kind']}/{program['seed']} crashes")
-    acts = sum("branches" not in node for node in walk(program["body"]))
+    acts = sum(("branches" not in node) + 2 * len(node.get("waits", ())) for node in walk(program["body"]))
     return [(chance.choice(MODES), chance.randint(1, acts + acts // 3)) for _ in range(chance.randint(0, most))]
 
 

@@ -10,16 +10,19 @@ class Kind(NamedTuple):
 
     blocks: tuple[str, ...]
     inner: tuple[str, ...] = ()
+    talks: float = 0.15
+    """How many of its acts are conversations."""
 
 
 BLOCKS_OF_ALL = (
     "shared", "shared", "group", "anyio_group", "lock", "semaphore", "condition", "event", "future", "queue", "memory_stream",
     "first", "completed", "race", "stop", "shield", "stubborn", "errors", "generators", "receivers", "own_events",
-    "own_stream", "in_time",
+    "own_stream", "own_versions", "in_time",
 )  # fmt: skip
 
 EXACT: dict[str, Kind] = {
     "sequence": Kind(()),
+    "talks": Kind((), talks=0.85),
     "private": Kind(
         ("private", "private", "private_generators", "in_time"), ("private", "private_generators", "in_time")
     ),
@@ -49,6 +52,8 @@ ORDERED: dict[str, Kind] = {
     "messages": Kind(("receivers", "abandon", "receivers"), ()),
     "events": Kind(("own_events", "own_stream")),
     "limits": Kind(("in_time",), ("shared", "race")),
+    "conversations": Kind(("shared", "group", "own_versions"), ("shared", "own_versions"), 0.7),
+    "interrupted": Kind(("race", "stop", "abandon", "errors", "stubborn", "shield"), ("shared",), 0.7),
     "mixed": Kind(BLOCKS_OF_ALL, BLOCKS_OF_ALL),
 }
 """Tasks that share state: only the recorded order makes these exact."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.replay.acts import Node
 from tests.replay.kinds import KINDS
+from tests.replay.talk_maker import TALKS, make_talk
 
 Body = list[Node]
 Program = dict[str, Any]
@@ -84,7 +85,10 @@ class _Maker:
         return {"do": "step", "tag": self.tag(), "how": self.random.choice(STEP_KINDS)}
 
     def leaf(self) -> Node:
-        random, tag = self.random, self.tag()
+        random = self.random
+        if random.random() < self.shape.talks:
+            return make_talk(self, random.choice(TALKS))
+        tag = self.tag()
         match random.choice(LEAVES):
             case "mail":
                 return {"do": "mail", "tag": tag, "how": random.choice(("recv", "envelope"))}
@@ -289,6 +293,15 @@ class _Maker:
             for _ in range(self.random.randint(1, 3))
         ]
         return {"do": "side_by_side", "how": "gather", "shared": True, "branches": [setter, *getters]}
+
+    def _own_versions(self, tag: str, depth: int) -> Node:
+        key, said = self.tag(), [self.tag() for _ in range(self.random.randint(1, 4))]
+        setter = [node for one in said for node in (*self.leaves(0, 1), {"do": "set", "tag": one, "key": key})]
+        watchers = [
+            [*self.leaves(0, 1), {"do": "watch", "tag": self.tag(), "key": key, "own": True, "last": said[-1]}]
+            for _ in range(self.random.randint(1, 2))
+        ]
+        return {"do": "side_by_side", "how": "gather", "shared": True, "branches": [setter, *watchers]}
 
     def _own_stream(self, tag: str, depth: int) -> Node:
         key, writer = self.tag(), self.leaves(0, 1)

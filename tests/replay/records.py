@@ -20,7 +20,16 @@ QUERIES = {
         select key, "offset", value::text, closes, step from dbos_async.stream_entries
         where workflow_id = $1 order by key, "offset" """,
     "messages sent": """
-        select destination_id, topic, payload::text from dbos_async.messages where sender_id = $1 order by seq""",
+        select destination_id, topic, payload::text from dbos_async.messages
+        where sender_id = $1 and topic not like 'later %' order by seq""",
+    "messages sent for later": """
+        select destination_id, topic, payload::text from dbos_async.messages
+        where sender_id = $1 and topic like 'later %'
+        union all select destination_id, topic, payload::text from dbos_async.delayed_messages where sender_id = $1
+        order by 1, 2, 3""",
+    "answers given": """
+        select topic, answer::text, answer_error::text from dbos_async.messages
+        where destination_id = $1 and answered_at is not null order by seq""",
     "messages received": """
         select topic, payload::text, id::text from dbos_async.messages
         where destination_id = $1 and received_at is not null order by seq""",
@@ -106,7 +115,8 @@ def _without_given_back(live: Records, replayed: Records) -> Records:
 def _stored(rows: dict[str, Rows]) -> Iterator[Said]:
     values = [value for _, value, _ in rows["events"]]
     values += [value for _, _, value, closes, _ in rows["stream entries"] if not closes]
-    values += [payload for _, _, payload in rows["messages sent"]]
+    values += [payload for _, _, payload in (*rows["messages sent"], *rows["messages sent for later"])]
+    values += [answer for _, answer, _ in rows["answers given"]]
     for value in values:
         if isinstance(said := json.loads(value), list):
             yield said

@@ -50,6 +50,13 @@ async def failing(tag: str, length: int, last: str) -> Said:
     raise ValueError(*said)
 
 
+@DBOS.step()
+async def endless(tag: str, length: int, last: str) -> Said:
+    _begin(tag, length, last)
+    await asyncio.sleep(3600)
+    raise AssertionError("Nobody has cancelled it.")
+
+
 @DBOS.step(timeout_seconds=SLOWEST_SECONDS / 2)
 async def limited(tag: str, length: int, last: str) -> Said:
     said, seconds = _begin(tag, length, last)

@@ -47,6 +47,9 @@ def _node(node: Node) -> list[str]:
             return [f"await DBOS.sleep({node['seconds']})  # {tag}"]
         case "turns":
             return [f"for _ in range({node['count']}): await asyncio.sleep(0)  # {tag}"]
+        case _ if "waits" in node or not ({"branches", "body"} & node.keys()):
+            more = ", ".join(f"{name}={value!r}" for name, value in node.items() if name not in ("do", "tag"))
+            return [f"await {do}({more})  # {tag}"]
         case _:
             return _block(node)
 
@@ -82,5 +85,7 @@ def _scripted(act: Node) -> str:
             return f"{pause}await set_event({act['key']!r}, {act['value']!r})"
         case "write":
             return f"{pause}await write_stream({act['key']!r}, {act['value']!r})"
+        case "ask":
+            return f"{pause}await ask(program, {act['topic']!r}, {act['value']!r})"
         case _:
             return f"{pause}await close_stream({act['key']!r})"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
-from dbos_async import DBOS, SetWorkflowID
+from dbos_async import DBOS, Asked, NotAnsweredError, SetWorkflowID
 from tests.replay import endings as _  # noqa: F401 - registers its blocks
 from tests.replay.acts import Node, Play, Scope
 from tests.replay.blocks import play_body
+from tests.replay.talks import ASKS, question_of
 
 
 @DBOS.workflow(name="random program", max_recovery_attempts=1000)
@@ -31,6 +33,7 @@ async def program(program: dict[str, Any]) -> dict[str, Any]:
 @DBOS.workflow(name="random actor", max_recovery_attempts=1000)
 async def actor(whose: str, script: list[Node]) -> None:
     """Does what is in the script, each at its time."""
+    questions: list[asyncio.Task[None]] = []
     for act in script:
         if act["after"]:
             await DBOS.sleep(act["after"])
@@ -41,13 +44,30 @@ async def actor(whose: str, script: list[Node]) -> None:
                 await DBOS.set_event(act["key"], act["value"])
             case "write":
                 await DBOS.write_stream(act["key"], act["value"])
+            case "ask":
+                questions.append(asyncio.create_task(_ask(whose, act)))
             case _:
                 await DBOS.close_stream(act["key"])
+    await asyncio.gather(*questions)
+
+
+async def _ask(whose: str, act: Node) -> None:
+    """Wait for an answer, unless the program ends without one: its act was cancelled."""
+    with suppress(NotAnsweredError):
+        await DBOS.ask(whose, question_of(act["topic"]), act["value"], timeout_seconds=None)
 
 
 @DBOS.workflow(name="random echo", max_recovery_attempts=1000)
 async def echo(whose: str) -> None:
     """Sends each question back, on the topic that is the tag of the question."""
-    while (said := await DBOS.recv("ask", None)) is not None:
-        await asyncio.sleep(0)
-        await DBOS.send(whose, said, said[0])
+    while True:
+        won = await DBOS.wait_first("ask", *ASKS.values())
+        said = won.payload
+        if isinstance(won, Asked):
+            await (won.refuse(str(said)) if won.topic == ASKS["refuse"].name else won.answer(said))
+            if won.topic == ASKS["twice"].name:
+                await won.answer(["too", "late"])
+        elif said is None:
+            return
+        else:
+            await DBOS.send(whose, said, said[0])
