@@ -238,7 +238,7 @@ async def research(*subjects: str) -> None:
     agents: list[str] = []
     try:
         for subject in subjects:
-            agents.append((await DBOS.start_workflow(sub_agent, subject)).workflow_id)
+            agents += [(await DBOS.start_workflow(sub_agent, subject)).workflow_id]
         async for part in DBOS.read_streams(*(StreamOf(agent, PARTS) for agent in agents)):
             await DBOS.write_stream(PARTS, part.value)
     finally:
