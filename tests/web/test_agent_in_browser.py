@@ -1,0 +1,342 @@
+"""The agent of the example in a real browser: stopped, steered, asked and killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from dbos_async import DBOSClient
+from tests.support.eventually import eventually
+from tests.support.sites import CHROMIUM, Site, chromium, served
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.newest_only,  # what a page shows does not depend on the server's version
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+expect.set_options(timeout=20_000)
+
+NEVER = "3600"
+"""So many seconds nobody waits in a test."""
+STOPS = 20
+KILLS = 20
+
+
+@asynccontextmanager
+async def opened(folder: Path, url: str, **environment: str) -> AsyncIterator[tuple[Site, Page]]:
+    """The agent, served, and a page of somebody who has opened it; whatever goes wrong on it is an error of the test."""
+    wrong: list[str] = []
+    async with served("agent_chat.py", folder, url, **environment) as site, chromium() as browser:
+        context = await browser.new_context()
+        context.on("weberror", lambda error: wrong.append(str(error.error)))
+        page = await context.new_page()
+        await page.goto(site.address)
+        yield site, page
+        await context.close()
+    assert wrong == []
+
+
+def button(page: Page, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Your message").fill(text)
+    await button(page, "Send").click()
+
+
+async def stored_parts(url: str, until_turn: int) -> list[dict[str, Any]]:
+    """The stream of the only chat, until this turn is over."""
+    found: list[dict[str, Any]] = []
+    async with DBOSClient(url) as client:
+        (chat,) = await client.list_workflows(name="chat")
+        async for part in client.read_stream(chat.workflow_id, "parts", timeout_seconds=30):
+            found.append(part)
+            if part["kind"] == "done" and part["turn"] == until_turn:
+                break
+    return found
+
+
+def transcript(parts: list[dict[str, Any]]) -> list[str]:
+    """What a page must show of these parts, block by block."""
+    blocks: list[str] = []
+    voices: dict[str, int] = {}
+    tools: dict[str, str] = {}
+    over = True
+
+    def close() -> None:
+        voices.clear()
+        if blocks and blocks[-1].startswith("ask: ") and blocks[-1].endswith("…"):
+            blocks[-1] = blocks[-1].removesuffix("…") + "withdrawn"
+
+    for part in parts:
+        match part:
+            case {"kind": "said"}:
+                close()
+                blocks.append(f"you: {part['text']}")
+                over = False
+            case {"kind": "token", "agent": agent}:
+                if agent not in voices:
+                    if agent == "" or "" in voices:
+                        voices.clear()
+                    voices[agent] = len(blocks)
+                    blocks.append(f"{agent or 'agent'}: ")
+                blocks[voices[agent]] += part["text"]
+            case {"kind": "tools"}:
+                voices.clear()
+                tools = dict.fromkeys(part["names"], "looking it up …")
+                blocks.append(f"tools: {tools}")
+            case {"kind": "found"}:
+                tools[part["name"]] = part["text"] or "skipped"
+                last = max(index for index, block in enumerate(blocks) if block.startswith("tools: "))
+                blocks[last] = f"tools: {tools}"
+            case {"kind": "ask"}:
+                voices.clear()
+                blocks.append(f"ask: {part['text']} …")
+            case {"kind": "verdict", "approved": approved}:
+                words = {True: "✓ You allowed it", False: "✕ You refused it", None: "not decided in time"}[approved]
+                blocks[-1] = blocks[-1].removesuffix("…") + words
+            case {"kind": "done"}:
+                if not over:
+                    close()
+                    blocks += ["note: ■ Stopped"] * part["stopped"]
+                over = True
+    return blocks
+
+
+async def shown(page: Page) -> list[str]:
+    """The blocks that the page shows, as `transcript` names them."""
+    found: list[str] = await page.evaluate(
+        """() => [...document.querySelectorAll("#parts .you, #parts .agent, #parts .card, #parts .note")].map((block) => {
+            const kind = block.classList[0], row = (line) => `'${[...line.children].map((c) => c.textContent).join("': '")}'`;
+            if (kind === "agent") return `${block.previousElementSibling?.tagName === "H2"
+                ? block.previousElementSibling.textContent : "agent"}: ${block.textContent}`;
+            if (kind !== "card") return `${kind}: ${block.textContent}`;
+            const list = [...block.querySelectorAll("li")];
+            return list.length ? `tools: {${list.map(row).join(", ")}}`
+                : `ask: ${block.querySelector("p").textContent} ${block.querySelector(".row").textContent}`;
+        })"""
+    )
+    return found
+
+
+async def check_transcript(page: Page, url: str, turns: int) -> list[str]:
+    """The page shows what is stored, now and when it is loaded anew; returns it."""
+    expected = transcript(await stored_parts(url, turns))
+    for _ in range(2):
+        await expect(button(page, "Stop")).to_be_hidden()
+        await eventually(lambda: _shows(page, expected), "the page shows what is stored")
+        await page.reload()
+        await expect(page.locator(".you")).to_have_count(sum(block.startswith("you: ") for block in expected))
+    return expected
+
+
+async def _shows(page: Page, expected: list[str]) -> bool:
+    return await shown(page) == expected
+
+
+WATCH = """() => {
+    window.stops = [];
+    let clicked = null, last = null, text = 0;
+    const length = () => [...document.querySelectorAll(".agent")].reduce((sum, e) => sum + e.textContent.length, 0);
+    document.getElementById("stop").addEventListener("click", () => { clicked = last = performance.now(); }, true);
+    new MutationObserver(() => {
+        if (clicked === null) { text = length(); return; }
+        const now = performance.now();
+        if (length() !== text) { last = now; text = length(); }
+        if (document.querySelectorAll(".note").length > window.stops.length) {
+            window.stops.push({ quiet: last - clicked, shown: now - clicked, text });
+            clicked = null;
+        }
+    }).observe(document.getElementById("parts"), { childList: true, subtree: true, characterData: true });
+}"""
+"""Notes for each stop how long after the click the last token came, when the stop was shown, and how much text was there."""
+
+
+async def text_length(page: Page) -> int:
+    return sum(map(len, await page.locator(".agent").all_text_contents()))
+
+
+async def test_s2_no_token_comes_after_a_stop_while_tokens_stream(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, AGENT_TOKEN_SECONDS="0.01") as (_, page):
+        await page.evaluate(WATCH)
+        for number in range(1, STOPS + 1):
+            await say(page, "Count to 1000")
+            await expect(page.locator(".you")).to_have_count(number)
+            await eventually(
+                lambda number=number: speaks(page, number),  # type: ignore[misc]  # bound now
+                "the agent is in the middle of its answer",
+            )
+            if number % 2:
+                await button(page, "Stop").click()
+            else:
+                await page.evaluate("document.getElementById('stop').click()")
+            await expect(page.locator(".note")).to_have_count(number)
+        await say(page, "Count to 3")
+        await expect(page.locator(".agent").last).to_have_text("1 2 3 ")
+        stops = await page.evaluate("window.stops")
+        texts = await page.locator(".agent").all_text_contents()
+        assert await check_transcript(page, database_url, STOPS + 1)
+    assert len(stops) == STOPS
+    for number, stop in enumerate(stops, 1):
+        assert sum(map(len, texts[:number])) == stop["text"], "a token came after the stop was shown"
+    for what in ("quiet", "shown"):
+        times = sorted(stop[what] for stop in stops)
+        print(
+            f"{what}: p50 {times[len(times) // 2]:.0f} ms, p95 {times[int(0.95 * len(times)) - 1]:.0f} ms, all {times}"
+        )
+
+
+async def speaks(page: Page, answers: int) -> bool:
+    texts = await page.locator(".agent").all_text_contents()
+    return len(texts) == answers and len(texts[-1]) > 30
+
+
+async def test_c1_the_plan_is_changed_while_sub_agents_speak(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, AGENT_TOKEN_SECONDS="0.2") as (_, page):
+        await say(page, "Research tea and coffee")
+        await expect(page.locator(".team .agent")).to_have_count(2)
+        await say(page, "Count to 3")
+        await expect(page.locator(".agent").last).to_have_text("1 2 3 ")
+        blocks = await check_transcript(page, database_url, 2)
+        async with DBOSClient(database_url) as client:
+            children = await client.list_workflows(name="sub_agent")
+        assert [child.status for child in children] == ["CANCELLED"] * 2
+    assert blocks[3:] == ["note: ■ Stopped", "you: Count to 3", "agent: 1 2 3 "]
+
+
+async def test_s2_the_streams_of_sub_agents_are_shown_whole(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, AGENT_TOKEN_SECONDS="0.005") as (_, page):
+        await say(page, "Research tea and coffee.")
+        blocks = await check_transcript(page, database_url, 1)
+    assert len(blocks) == 3
+    for subject in ("tea", "coffee"):
+        (said,) = (block for block in blocks if block.startswith(f"{subject}: "))
+        assert said.startswith(f"{subject}: I have read what there is about {subject}. ")
+        assert said.endswith("good for you.")
+
+
+async def test_c1_a_slow_tool_is_skipped_and_the_others_are_not(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, AGENT_TOKEN_SECONDS="0.005", AGENT_SLOW_TOOL_SECONDS=NEVER) as (
+        site,
+        page,
+    ):
+        await say(page, "Plan a trip to Rome")
+        await expect(page.locator(".found")).to_have_count(2)
+        await expect(page.locator("#doing")).to_have_text("looking up trains for Rome")
+        await site.kill()  # the tools that have found something are not asked again
+        await button(page, "Skip what is slow").click()
+        await site.start()
+        await expect(page.locator(".skipped")).to_have_count(1)
+        blocks = await check_transcript(page, database_url, 1)
+    found = {"weather": "Sunny in Rome, 24 °C.", "rooms": "A room in Rome costs 84 €.", "trains": "skipped"}
+    assert blocks[1] == f"tools: {found}"
+    assert blocks[2] == "agent: Sunny in Rome, 24 °C. A room in Rome costs 84 €. Have a good trip to Rome!"
+
+
+async def test_c1_a_server_that_is_deployed_anew_goes_on_with_its_tools_and_sub_agents(
+    tmp_path: Path, database_url: str
+) -> None:
+    slow: dict[str, str] = {"AGENT_TOKEN_SECONDS": "0.1", "AGENT_SLOW_TOOL_SECONDS": "3"}
+    async with opened(tmp_path, database_url, **slow) as (site, page):
+        await say(page, "Plan a trip to Rome")
+        await expect(page.locator(".found")).to_have_count(2)
+        await site.stop()
+        await site.start()
+        await expect(page.locator(".found")).to_have_count(3)
+        await check_transcript(page, database_url, 1)
+        await say(page, "Research tea and coffee")
+        await expect(page.locator(".team .agent")).to_have_count(2)
+        await site.stop()
+        await site.start()
+        blocks = await check_transcript(page, database_url, 2)
+    assert "skipped" not in blocks[1]
+    assert "■ Stopped" not in str(blocks)
+    assert all(block.endswith("good for you.") for block in blocks[-2:])
+
+
+async def test_c2_the_agent_says_what_it_does_while_it_does_it(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, AGENT_TOKEN_SECONDS="0.005", AGENT_SLOW_TOOL_SECONDS=NEVER) as (_, page):
+        await say(page, "Order cake")
+        await expect(button(page, "Allow")).to_be_visible()
+        await say(page, "What are you doing?")
+        await expect(page.locator("#told")).to_have_text("I am waiting for you to decide about cake.")
+        await button(page, "Allow").click()
+        await expect(button(page, "Stop")).to_be_hidden()
+        await say(page, "A trip to Oslo")
+        await expect(page.locator(".found")).to_have_count(2)
+        await expect(page.locator("#doing")).to_have_text("looking up trains for Oslo")
+        await button(page, "What are you doing?").click()
+        await expect(page.locator("#told")).to_have_text("I am looking up trains for Oslo.")
+        await expect(page.locator(".runs")).to_have_count(1)  # it was not disturbed
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".note")).to_have_text("■ Stopped")
+        await expect(page.locator("#doing")).to_have_text("listening")
+        blocks = await check_transcript(page, database_url, 2)
+    assert [block for block in blocks if block.startswith("you: ")] == ["you: Order cake", "you: A trip to Oslo"]
+
+
+async def test_c1_nobody_decides_in_time_and_nothing_is_ordered(tmp_path: Path, database_url: str) -> None:
+    options = {"AGENT_TOKEN_SECONDS": "0.005", "AGENT_APPROVAL_SECONDS": "1"}
+    async with opened(tmp_path, database_url, **options) as (site, page):
+        await say(page, "Order a moped")
+        await expect(page.locator(".late")).to_have_text("not decided in time")
+        await expect(page.locator(".agent").last).to_have_text("All right, nothing was ordered.")
+        chat = page.url.partition("/#")[2]
+        late = await page.context.request.post(f"{site.address}/chats/{chat}/approvals/1", data={"approved": True})
+        assert late.status == 202
+        await say(page, "Count to 3")
+        await expect(page.locator(".agent").last).to_have_text("1 2 3 ")
+        await check_transcript(page, database_url, 2)
+        assert site.effects == []
+
+
+@pytest.mark.timeout(400)
+async def test_w2_s2_the_page_shows_what_is_stored_after_20_kills_in_a_conversation(
+    tmp_path: Path, database_url: str
+) -> None:
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    wishes = ["Count to 100", "Plan a trip to Rome", "Order cake", "Research tea and coffee", "What are you?"]
+    said = 0
+    options = {"AGENT_TOKEN_SECONDS": "0.02", "AGENT_SLOW_TOOL_SECONDS": "2", "AGENT_APPROVAL_SECONDS": "2"}
+    async with opened(tmp_path, database_url, **options) as (site, page):
+        for _ in range(KILLS):
+            for act in chance.sample(["say", "stop", "skip", "allow"], chance.randint(1, 3)):
+                if act == "say" or said == 0:
+                    said += 1
+                    await say(page, chance.choice(wishes))
+                else:
+                    click = (
+                        "name => [...document.querySelectorAll('button')].find(b => b.textContent === name)?.click()"
+                    )
+                    await page.evaluate(click, {"stop": "Stop", "skip": "Skip what is slow", "allow": "Allow"}[act])
+                await asyncio.sleep(chance.random() / 2)
+            await site.kill()
+            await asyncio.sleep(chance.random() / 4)  # whoever clicks now is heard later
+            await site.start()
+        await expect(page.locator(".waits")).to_have_count(0)
+        await say(page, "Count to 5")
+        await expect(page.locator(".agent").last).to_have_text("1 2 3 4 5 ")
+        blocks = await check_transcript(page, database_url, said + 1)
+        assert len([block for block in blocks if block.startswith("you: ")]) == said + 1
+        for block in blocks:
+            if re.fullmatch(r"agent: 1 .*", block):
+                assert "".join(f"{n} " for n in range(1, 101)).startswith(block.removeprefix("agent: "))
+        orders = [block for block in blocks if block.startswith("agent: Ordered.")]
+        assert len(site.effects) >= len(orders)  # a step whose process is killed before it is recorded runs again
+        async with DBOSClient(database_url) as client:
+            unwell = [
+                each for each in await client.list_workflows() if each.status not in ("PENDING", "SUCCESS", "CANCELLED")
+            ]
+        assert unwell == []
