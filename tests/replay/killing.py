@@ -21,7 +21,7 @@ from tests.replay.ledger import Said, read_file
 from tests.replay.maker import Program
 from tests.support.processes import ROOT
 
-LIVES = (3, 60, 100, 100)
+LIVES = (3, 100, 170, 170)
 """A process dies after one of these numbers of steps for each program that it plays, at most. Replayed steps count, so short
 lives end within a replay, and only long ones get anywhere."""
 
