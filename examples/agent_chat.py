@@ -463,7 +463,7 @@ PAGE = r"""<!doctype html>
   .card ul { list-style: none; margin: 0; padding: 0; display: grid; grid-template-columns: auto 1fr; gap: .2rem .8rem; }
   .card li { display: contents; } .card li span:first-child { color: var(--quiet); }
   .card li.runs span:last-child { color: var(--quiet); animation: breathe 1.4s ease-in-out infinite alternate; }
-  @keyframes breathe { to { opacity: .45; } }
+  @keyframes breathe { to { opacity: .6; } }
   .yes { color: var(--good); } .no { color: var(--bad); }
   .note { align-self: center; margin: 0; color: var(--quiet); font-size: .85rem; }
   button {
@@ -479,8 +479,8 @@ PAGE = r"""<!doctype html>
   #welcome div { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; margin-top: 1.2rem; }
   #stop { background: var(--bad); border-color: var(--bad); }
   #work { width: 100%; max-width: 46rem; margin: 0 auto; padding: .6rem 1rem 0; border-top: 1px solid var(--line); }
-  #work .row { display: flex; align-items: center; gap: .6rem; min-height: 2.1rem; }
-  #doing { flex: 1; min-width: 0; color: var(--quiet); font-size: .85rem; overflow-wrap: anywhere; }
+  #work .row { display: flex; flex-wrap: wrap; justify-content: end; align-items: center; gap: .3rem .6rem; min-height: 2rem; }
+  #doing { flex: 1 1 12rem; min-width: 0; color: var(--quiet); font-size: .85rem; overflow-wrap: anywhere; }
   #doing::first-letter { text-transform: uppercase; }
   #told { margin: .2rem 0 0; font-size: .9rem; overflow-wrap: anywhere; border-left: 3px solid var(--accent); padding-left: .6rem; }
   #told:empty { display: none; }
@@ -494,7 +494,7 @@ PAGE = r"""<!doctype html>
 <main id="parts" role="log" aria-live="polite">
   <section id="welcome">
     <h2>Say something</h2>
-    <p>Then stop it, or say something else while it speaks. Reload, open a second tab, or kill the server and start it again:
+    <p>Stop the agent, or say something else while it speaks. Reload, open a second tab, or kill the server and start it again:
       the answer goes on at the next word.</p>
     <div>
       <button class="plain" type="button">Count to 500</button>

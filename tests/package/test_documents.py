@@ -1,7 +1,8 @@
 """What the documents say is true: their code runs, their links lead somewhere, and what they name exists.
 
 A Python block that ends with ``# Output:`` is a program: it runs on a database of its own and must print those lines. A block
-without output must run, too. Only a block under the comment ``<!-- fragment -->`` is not run; it must compile.
+without output must run, too. Only a block under the comment ``<!-- fragment -->`` is not run; it must compile. If the comment
+``<!-- quote of FILE -->`` follows, the block must stand in that file, whatever its indentation there.
 """
 
 from __future__ import annotations
@@ -86,6 +87,27 @@ def words() -> set[str]:
         path.read_text() for path in sources() if path.suffix in kinds and path.name != Path(__file__).name
     )
     return {*re.findall(r"\w+", code), *dir(asyncio)}
+
+
+QUOTE = re.compile(r"<!-- quote of (\S+) -->\n( *)```python\n(.*?)^\2```$", re.DOTALL | re.MULTILINE)
+
+
+def quotes() -> list[Any]:
+    """The blocks that are quotes, each with the file that it is from."""
+    return [
+        pytest.param(quote[1], quote[3], id=f"{name(path)}:{text.count(chr(10), 0, quote.start()) + 1}")
+        for path in DOCUMENTS
+        for text in [path.read_text()]
+        for quote in QUOTE.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(("file", "quote"), quotes())
+def test_every_quote_stands_in_its_file(file: str, quote: str) -> None:
+    code, quoted = (
+        "\n".join(line.strip() for line in text.strip().splitlines()) for text in ((ROOT / file).read_text(), quote)
+    )
+    assert f"\n{quoted}\n" in code, f"{file} has no longer: {quote}"
 
 
 LOGGED = r"^(Workflow '[^']*' cannot read what|Step '[^']*' of workflow '[^']*' failed in attempt) .*\n"

@@ -276,7 +276,17 @@ async def test_the_pages_fit_and_their_words_can_be_read(
         await say(page, "order " + "W" * 200)
         await expect(button(page, "Allow")).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
-        for place in (".you", ".ask p", ".ask button", ".ask .plain", "header a"):
+        for place in (
+            ".you",
+            ".ask p",
+            ".ask button",
+            ".ask .plain",
+            ".ask .quiet",
+            "#doing",
+            "#what",
+            "#stop",
+            "header a",
+        ):
             assert await contrast(page, place) >= 4.5, place
 
 
