@@ -173,7 +173,7 @@ async def _compare(small: Any, large: Any, size: Size) -> dict[str, float]:
 
 async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]:
     """How many buffers one call of the kept plan touches, and which tables it reads as a whole."""
-    statement = all_statements()[name]
+    statement = all_statements()[name.split(" ", maxsplit=1)[0]]
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -206,7 +206,7 @@ async def buffers(connection: Any, name: str, row: Row) -> tuple[int, list[str]]
 
 async def _medians(name: str, *grounds: tuple[Any, Size]) -> list[float]:
     """The median seconds of a call on each, called in turn."""
-    statement = all_statements()[name]
+    statement = all_statements()[name.split(" ", maxsplit=1)[0]]
     prepared = [await connection.prepare((statement.sql_if_new or statement.sql).batch) for connection, _ in grounds]
     order: list[list[Any]] = [[], []] if statement.is_ordered else []
     taken: list[list[float]] = [[] for _ in grounds]

@@ -103,7 +103,13 @@ def _program(one: str, number: int, seconds: float) -> Program:
         case _:
             program = [
                 {"do": "sleep", "seconds": number % 10},
-                {"do": "start", "name": "child", "id": f"{one} child", "program": [{**step, "tag": "child"}]},
+                {
+                    "do": "start",
+                    "name": "child",
+                    "id": f"{one} child",
+                    "program": [{**step, "tag": "child"}],
+                    "delay": None,
+                },
                 {"do": "set", "key": "e", "n": 1},
                 {"do": "write", "key": "s0", "from": 0, "to": 3},
                 {"do": "result", "name": "child"},

@@ -272,7 +272,7 @@ async def test_c4_in_a_transaction_the_start_and_the_message_come_with_the_commi
 
 
 async def test_c4_many_senders_side_by_side_start_one_workflow(dbos: DBOS, database_url: str) -> None:
-    @DBOS.workflow(name="counts")
+    @DBOS.workflow(name="counts what starts it")
     async def counts(count: int) -> list[int]:
         return sorted([await DBOS.recv("t", None) for _ in range(count)])
 

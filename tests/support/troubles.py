@@ -140,6 +140,8 @@ create table fake.clock (shift interval);
 insert into fake.clock values ('0');
 create function fake.clock_timestamp() returns timestamptz language sql volatile
     as 'select pg_catalog.clock_timestamp() + shift from fake.clock';
+create function fake.statement_timestamp() returns timestamptz language sql stable
+    as 'select pg_catalog.statement_timestamp() + shift from fake.clock';
 create function fake.now() returns timestamptz language sql stable
     as 'select pg_catalog.now() + shift from fake.clock';
 do $$ begin
