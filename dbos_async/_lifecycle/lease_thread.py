@@ -83,6 +83,8 @@ class LeaseThread:
         self._is_overdue = False
         self.renews: bool = True
         """Whether the row is renewed. Without that only the beat goes on."""
+        self.may_have_row: bool = False
+        """Whether a renewal was sent, which makes the row of the executor."""
         self.alive_at: float | None = None
         """When the last beat or renewal that succeeded was sent, by the monotonic clock; ``None`` before the first."""
         self.problem: str = "no connection could be made"
@@ -177,6 +179,7 @@ class LeaseThread:
         return True
 
     async def _renew_row(self, connection: asyncpg.Connection[asyncpg.Record], sent_at: float) -> None:
+        self.may_have_row = True
         try:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 records = await connection.fetch(self._renew.sql.one_row, 0, *self._row())

@@ -86,9 +86,9 @@ class Leases:
             raise DatabaseUnavailableError(within_seconds, False, self.thread.problem) from None
 
     @property
-    def is_registered(self) -> bool:
-        """Whether other executors know this one."""
-        return self.thread.alive_at is not None
+    def may_be_registered(self) -> bool:
+        """Whether other executors may know this one."""
+        return self.thread.may_have_row
 
     async def leave(self) -> None:
         """Be an executor no longer, and free the workflows that ran here, so that others claim them at once."""

@@ -75,7 +75,9 @@ class Runtime:
                 self._log_launch(url)
             except BaseException:
                 set_launched(None)
-                await (self.leases.leave() if self.leases.is_registered else self.leases.thread.stop())
+                await self.leases.thread.stop()
+                if self.leases.may_be_registered:
+                    await self.leases.leave()
                 await self.database.close()
                 raise
         except BaseException:
