@@ -129,13 +129,6 @@ _ROLES: dict[type[_TypedKey[Any]], str] = {
 }  # fmt: skip
 
 
-def check_bool(value: object, what: str) -> bool:
-    """Return the value if it is a ``bool``, else raise `InvalidArgumentError`."""
-    if not isinstance(value, bool):
-        raise InvalidArgumentError(f"{what} must be True or False and is {value!r:.100}.")
-    return value
-
-
 def _with_article(key: _TypedKey[Any]) -> str:
     kind = builtins.type(key).__name__.lower()
     return f"an {kind}" if kind == "event" else f"a {kind}"

@@ -21,7 +21,7 @@ TELL_AFTER_SECONDS: Final = 3.0
 MAX_TOLD: Final = 1000
 """How many steps an executor tells of at most: those of its oldest runs."""
 FEW: Final = 250
-"""With so many steps more, it looks half as often."""
+"""For each so many steps that it tells of, the pause between two looks is two seconds longer."""
 
 with load(__name__) as sql:
     TELL_STEPS: Final = sql.statement("TELL_STEPS", parallelism=1)

@@ -76,9 +76,8 @@ async def send_bulk(database: Database, messages: Sequence[SendMessage], connect
             check_connection(connection, calling_context(database), "send_bulk")
         return []
     told = await store(database, "send_bulk", outgoing, connection)
-    if (
-        told == "true"
-    ):  # a lone message goes by the statement of a send, which tells of its destination only that it has ended
+    if told == "true":
+        # A lone message goes by the statement of a send, which tells of its destination only that it has ended.
         return [outgoing[0].destination_id]
     ended: list[str] = [] if told is None else decode_value(told, list[str])
     return ended

@@ -33,7 +33,8 @@ class KnownNames:
     ) -> None:
         """Log a warning for a name that no live executor knows, or that this process knows with other arguments.
 
-        It is called when the start is committed. So what keeps it from its answer is no error, and the next start asks again.
+        It is called when the start is committed. So what keeps it from its answer is no error. It does not ask a second time, or
+        each start would wait for it while something holds up the answer.
         """
         if name in self._asked:
             return
@@ -42,7 +43,6 @@ class KnownNames:
             async with asyncio.timeout(MAX_SECONDS):
                 answer = await database.call(KNOWN, [(name, version)], partition="")
         except (DatabaseUnavailableError, TimeoutError):
-            self._asked.discard(name)
             return
         if not answer[0]["is_known"]:
             log.warning(

@@ -41,8 +41,8 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``status`` is PENDING (running, waiting, or not yet claimed), DELAYED (it starts at ``due_at``), ended (SUCCESS, ERROR,
       CANCELLED), or parked until it is resumed (REPLAY_MISMATCH, MAX_RECOVERY_ATTEMPTS_EXCEEDED).
     - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
-    - ``executor_id`` is the executor that runs the workflow, after its end the one that ran it last; ``None`` while it waits for
-      one or is parked. ``attempt`` counts its runs.
+    - ``executor_id`` is the executor that runs the workflow (the name that it was launched with, a colon and a mark of the launch),
+      after its end the one that ran it last; ``None`` while it waits for one or is parked. ``attempt`` counts its runs.
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``unclaimable`` is whether it waits for an executor although no live one can run it: none knows its name, or none has its
