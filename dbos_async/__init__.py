@@ -2,6 +2,7 @@
 
 from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
+from dbos_async._messaging.stream_writer import StreamWriter
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
@@ -52,7 +53,7 @@ from dbos_async.errors import (
     WrongPlaceError,
 )
 from dbos_async.keys import Event, Question, Stream, Topic
-from dbos_async.waits import EventEnd, EventOf, EventValue, StreamEnd, StreamOf, StreamValue, Wait
+from dbos_async.waits import EventEnd, EventOf, EventValue, Rewind, StreamEnd, StreamOf, StreamValue, Wait
 
 _logs.install()
 
@@ -92,6 +93,7 @@ __all__ = [
     "RegistrationError",
     "ReplayMismatchError",
     "ResultTimeoutError",
+    "Rewind",
     "SendMessage",
     "SetApplicationVersion",
     "SetStartDelay",
@@ -108,6 +110,7 @@ __all__ = [
     "StreamOf",
     "StreamTimeoutError",
     "StreamValue",
+    "StreamWriter",
     "SystemExitError",
     "Topic",
     "Wait",

@@ -170,6 +170,13 @@ def check_folder(folder: object, what: str) -> Path:
     return Path(folder)
 
 
+def check_list(values: object, what: str) -> list[Any]:
+    """Return the elements of a collection. A text, bytes and a mapping are more likely mistaken than meant."""
+    if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidArgumentError(f"{what} must be a list and is of type {kind_of(values)}.")
+    return list(values)
+
+
 def check_instance(value: object, kind: type[Any], what: str) -> None:
     """Raise unless the value is of this class."""
     if not isinstance(value, kind):

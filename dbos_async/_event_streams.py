@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from dbos_async._database.database import Database
-from dbos_async._messaging.live import Page, live_pages
+from dbos_async._messaging.live import live_pages
+from dbos_async._messaging.stream_pages import Page, StreamPlace
 from dbos_async._messaging.watch import PARKED, live_versions
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import LaunchError, WorkflowNotFoundError
@@ -50,38 +51,42 @@ class Followed(ABC):
 
 
 class FollowedStream(Followed):
-    """A stream: an id is the offset of a value, and the end has the offset behind the last value."""
+    """A stream: an id is the offset of an entry, and the end has the offset behind the last entry."""
 
     def __init__(self, database: Database, workflow_id: str, key: str, request: Request) -> None:
         super().__init__(database, workflow_id, key)
         last = request.headers.get("last-event-id")
-        # Begin with the value that the client has seen last: only the end of a stream has the offset behind it.
-        self._seen: int = bool(last)
-        self._offset = (
-            _offset(last, "Last-Event-ID") if last else _offset(request.query_params.get("offset", "0"), "offset")
-        )
+        if last:
+            self._offset = _offset(last, "Last-Event-ID") + 1
+        else:
+            self._offset = _offset(request.query_params.get("offset", "0"), "offset")
+        self._has_seen = bool(last)
+        self._place = StreamPlace(self._offset, takes_rewinds=True)
 
     async def first(self) -> Page | None:
-        """The values that are there; see `Followed.first`."""
+        """The entries that are there; see `Followed.first`."""
+        if self._has_seen:
+            # Only the end of a stream has the offset behind the last entry: begin with what the client has seen last.
+            seen = StreamPlace(self._offset - 1)
+            polls = live_pages(self._database, self._workflow_id, self._key, seen, None, retry_forever=False)
+            async with aclosing(polls) as pages:
+                page = await anext(pages)
+            if seen.offset < self._offset and page.end not in (None, "CANCELLED"):
+                return None
         async with aclosing(self.pages(retry_forever=False)) as pages:
-            page = await anext(pages)
-        if self._seen and not page.entries and page.end not in (None, "CANCELLED"):
-            return None
-        self._offset += self._seen
-        return page._replace(entries=[entry for entry in page.entries if entry[0] >= self._offset])
+            return await anext(pages)
 
     def pages(self, *, retry_forever: bool) -> AsyncGenerator[Page, None]:
-        """The values from the offset on; see `Followed.pages`."""
-        return live_pages(self._database, self._workflow_id, self._key, self._offset, None, retry_forever=retry_forever)
+        """The entries from the offset on; see `Followed.pages`."""
+        return live_pages(self._database, self._workflow_id, self._key, self._place, None, retry_forever=retry_forever)
 
     def pass_by(self, page: Page) -> None:
         """See `Followed.pass_by`."""
-        self._offset += len(page.entries)
 
     @property
     def end_id(self) -> str:
         """See `Followed.end_id`."""
-        return str(self._offset)
+        return str(self._place.offset)
 
 
 class FollowedEvent(Followed):
@@ -152,7 +157,7 @@ async def body(followed: Followed, head: bytes, first: Page) -> AsyncGenerator[b
     try:
         async with aclosing(followed.pages(retry_forever=True)) as pages:
             async for page in pages:
-                if page.entries or page.end is not None or page.parked not in (None, parked):
+                if not page.is_empty or page.end is not None or page.parked not in (None, parked):
                     yield events(followed, page, parked)
                 parked = page.parked
                 del page
@@ -166,6 +171,9 @@ def events(followed: Followed, page: Page, parked: str | None) -> bytes:
     """The events of a page, after one whose workflow was ``parked``."""
     followed.pass_by(page)
     found = [_event(value, id=str(number)) for number, value in page.entries]
+    for rewound in reversed(page.rewinds):
+        told = _event(encode_value({"offset": rewound.offset}), event="rewind", id=str(rewound.at))
+        found.insert(rewound.entries_before, told)
     if page.parked not in (None, parked):
         found.append(_event(encode_value({"status": page.parked}), event="parked", id=None))
     if page.end is not None:

@@ -17,6 +17,7 @@ from dbos_async._messaging.first_verbs import FirstVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
+from dbos_async._messaging.writing_verbs import WritingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
@@ -25,7 +26,15 @@ from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
 
 
-class _Verbs(MessagingVerbs, AskingVerbs, WatchingVerbs, FirstVerbs, WorkflowMessagingVerbs, LaunchedWorkflowVerbs):
+class _Verbs(
+    MessagingVerbs,
+    AskingVerbs,
+    WatchingVerbs,
+    FirstVerbs,
+    WritingVerbs,
+    WorkflowMessagingVerbs,
+    LaunchedWorkflowVerbs,
+):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
     @property
@@ -96,8 +105,11 @@ class DBOS:
     get_all_events: Final = _verbs.get_all_events
 
     write_stream: Final = _verbs.write_stream
+    stream_writer: Final = _verbs.stream_writer
+    write_stream_many: Final = _verbs.write_stream_many
     close_stream: Final = _verbs.close_stream
     read_stream: Final = _verbs.read_stream
+    read_stream_entries: Final = _verbs.read_stream_entries
     read_streams: Final = _verbs.read_streams
 
     start_workflow: Final = _verbs.start_workflow

@@ -64,6 +64,13 @@ class StreamValue(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Rewind:
+    """Values were taken back: forget everything from ``offset`` on. What stands of it follows."""
+
+    offset: int
+
+
+@dataclass(frozen=True)
 class StreamEnd:
     """The stream has ended: there is no value at ``offset`` and none behind it, and none will come."""
 

@@ -117,6 +117,16 @@ select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, r
 from calls
 where not (:is_waiting(:step_verb, step_key))
 
+-- fragment: stream_from(target_id, key, start)
+-- In the place of a table: the rows of a stream, from the one on that has the value at this offset.
+dbos_async.stream_entries
+where workflow_id = :target_id and key_digest = dbos_async.digest(:key)
+  and "offset" >= coalesce((
+        select before."offset" from dbos_async.stream_entries as before
+        where before.workflow_id = :target_id and before.key_digest = dbos_async.digest(:key) and before."offset" <= :start
+        order by before."offset" desc limit 1), 0)
+  and "offset" + coalesce(count, 1) > :start
+
 -- fragment: destination
 left join lateral (
     select w.id, w.owner, w.ended_at is not null as has_ended

@@ -13,7 +13,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from dbos_async._database.database import Database
-from dbos_async._messaging.live import MAX_VALUES, READ
+from dbos_async._messaging.live import READ
+from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace
 from dbos_async._runs.own_ids import are_same
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.exceptions import decode_error, encode_error
@@ -27,12 +28,13 @@ StreamName = tuple[str, str]
 class Boundary(TypedDict):
     """What a step records of reading a stream, with the error of a value that could not be decoded.
 
-    ``stream`` is the number of the stream among those that are read together, ``None`` when no value came in time.
+    ``stream`` is the number of the stream among those that are read together, ``None`` when no value came in time. ``count`` says
+    how far the reader came, over values and over what was taken back.
     """
 
     stream: NotRequired[Annotated[int, Field(ge=0, lt=2**31)] | None]
     offset: Annotated[int, Field(ge=0, lt=2**31)]
-    count: Annotated[int, Field(ge=0, le=MAX_VALUES)]
+    count: Annotated[int, Field(ge=0, lt=2**31)]
     end: Literal["unknown", "closed", "timeout", "invalid"] | None
     error: NotRequired[Any]
 
@@ -61,26 +63,30 @@ async def decode_boundary(step: Step, result: StepResult) -> Boundary:
 
 
 async def read_recorded(
-    database: Database, step: Step, boundary: Boundary, stream: StreamName, declared: Any
-) -> tuple[list[list[Any]], InvalidStreamValueError | None]:
-    """The values that a step has recorded to be read, up to the first that cannot be decoded, and the error of that one."""
-    offset, stop = boundary["offset"], boundary["offset"] + boundary["count"]
-    pages: list[list[Any]] = []
-    while offset < stop:
-        row = *stream, offset, stop - offset
-        page = await database.call(READ, [row], partition=stream[0], retry_forever=True)
-        if page[-1]["offset"] is None:
+    database: Database, step: Step, boundary: Boundary, stream: StreamName, declared: Any, place: StreamPlace
+) -> tuple[list[tuple[Page, list[Any]]], InvalidStreamValueError | None]:
+    """The pages that a step has recorded to be read, with their values up to the first that cannot be decoded, and its error.
+
+    The place moves behind them.
+    """
+    place.offset, stop = boundary["offset"], boundary["offset"] + boundary["count"]
+    pages: list[tuple[Page, list[Any]]] = []
+    while place.offset < stop:
+        row = *stream, place.offset, MAX_VALUES, stop
+        records = await database.call(READ, [row], partition=stream[0], retry_forever=True)
+        if records[-1]["offset"] is None:
             raise WorkflowNotFoundError(stream[0])
-        entries = [(record["offset"], record["value"]) for record in page]
-        page_values, invalid = decode_entries(entries, stream[1], declared)
-        pages.append(page_values)
+        page, _ = place.read(stream[0], records)
+        page = page._replace(entries=[entry for entry in page.entries if entry[0] < stop])
+        page_values, invalid = decode_entries(page.entries, stream[1], declared)
+        pages.append((page, page_values))
         if invalid is not None:
             count = invalid.offset - boundary["offset"]
             reason = json.loads(encode_error(invalid))
             shorter = boundary | {"count": count, "end": "invalid", "error": reason}
             await step.record_rejection(encode_value(shorter), invalid)
             return pages, invalid
-        offset = page[-1]["offset"] + 1
+    place.offset = stop
     return pages, None
 
 
@@ -109,6 +115,11 @@ def decode_entries(
         except InvalidStreamValueError as invalid:
             return found, invalid
     return found, None
+
+
+def with_offsets(page: Page, values: list[Any]) -> list[tuple[int, Any]]:
+    """The values of a page that could be decoded, with their offsets."""
+    return [(offset, value) for (offset, _), value in zip(page.entries, values, strict=False)]
 
 
 class StreamMatcher:

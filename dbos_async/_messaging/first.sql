@@ -39,8 +39,10 @@ left join lateral (
         order by seq desc limit 1
     ) as e on true
     left join lateral (
-        select "offset", value, closes from dbos_async.stream_entries
-        where w.kind = 'stream' and workflow_id = w.id and key_digest = dbos_async.digest(w.key) and "offset" >= w.after
+        select greatest("offset", w.after) as "offset", closes,
+               case when batch is null then value else batch[greatest(w.after - "offset", 0)::int + 1] end as value
+        from :stream_from(w.id, w.key, w.after)
+          and w.kind = 'stream' and taken_back_by is null and rewinds_to is null
         order by "offset" limit 1
     ) as s on true
     left join lateral (

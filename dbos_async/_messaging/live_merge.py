@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import end_key, now, stream_key
-from dbos_async._messaging.live import MAX_VALUES, READ, Page, page_of_records, page_of_updates
+from dbos_async._messaging.live import READ
+from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace, Update
 from dbos_async.errors import StreamTimeoutError
 
 Place = tuple[str, str, int]
@@ -31,7 +32,7 @@ async def merged_pages(
         async for subscription in changes:
             updates = subscription.take_updates()
             due: list[int] = []
-            for which in list(merge.offsets):
+            for which in list(merge.places):
                 page = None if subscription.changed else merge.page_of(which, updates)
                 if page is None:
                     due.append(which)
@@ -47,7 +48,7 @@ async def merged_pages(
                         if more:
                             due.append(which)
             del updates
-            if not merge.offsets:
+            if not merge.places:
                 return
             if seconds is not None:
                 left = merge.waited_since + seconds - now()
@@ -57,50 +58,50 @@ async def merged_pages(
 
 
 class _Merge:
-    """Where the reading of each stream stands that has not ended."""
+    """The reading of each stream that has not ended."""
 
     def __init__(self, database: Database, places: Sequence[Place], *, retry_forever: bool) -> None:
-        self._database, self._places, self._retry_forever = database, places, retry_forever
-        self._digests = [stream_key(workflow_id, key) for workflow_id, key, _ in places]
-        self.offsets: dict[int, int] = {which: offset for which, (_, _, offset) in enumerate(places)}
+        self._database, self._retry_forever = database, retry_forever
+        self._streams = [(workflow_id, key) for workflow_id, key, _ in places]
+        self._digests = [stream_key(*stream) for stream in self._streams]
+        self.places: dict[int, StreamPlace] = {
+            which: StreamPlace(offset) for which, (_, _, offset) in enumerate(places)
+        }
         self.waited_since: float = now()
 
     def keys(self) -> list[bytes]:
         """What changes when there may be something to read, each key once."""
-        return list(dict.fromkeys([*self._digests, *(end_key(workflow_id) for workflow_id, _, _ in self._places)]))
+        return list(dict.fromkeys([*self._digests, *(end_key(workflow_id) for workflow_id, _ in self._streams)]))
 
-    def page_of(self, which: int, updates: list[tuple[int, str | None, bytes]]) -> Page | None:
+    def page_of(self, which: int, updates: list[Update]) -> Page | None:
         """What these local updates tell of a stream; ``None`` when values are missing."""
         digest = self._digests[which]
-        return page_of_updates([update for update in updates if update[2] == digest], self.offsets[which])
+        return self.places[which].update([update for update in updates if update[2] == digest])
 
     async def poll(self, due: Sequence[int]) -> list[tuple[int, Page, bool]]:
         """A page of each of these streams, and whether there is more behind it."""
         most = MAX_VALUES // len(due)
         calls = [
             self._database.call(
-                READ, [(workflow_id, key, self.offsets[which], most)],
-                partition=workflow_id, retry_forever=self._retry_forever,
+                READ, [(*self._streams[which], self.places[which].offset, most, None)],
+                partition=self._streams[which][0], retry_forever=self._retry_forever,
             )
             for which in due
-            for workflow_id, key, _ in [self._places[which]]
         ]  # fmt: skip
         found = await asyncio.gather(*calls)
         return [
-            (which, *page_of_records(self._places[which][0], records))
+            (which, *self.places[which].read(self._streams[which][0], records))
             for which, records in zip(due, found, strict=True)
         ]
 
     def passed(self, which: int, page: Page) -> None:
         """The reader has taken this page."""
         if page.entries:
-            self.offsets[which] = page.entries[-1][0] + 1
             self.waited_since = now()
         if page.end is not None:
-            del self.offsets[which]
+            del self.places[which]
 
     def timeout(self, seconds: float) -> StreamTimeoutError:
         """No value came in time to any stream that has not ended; the error names the first of them."""
-        which, offset = next(iter(self.offsets.items()))
-        workflow_id, key, _ = self._places[which]
-        return StreamTimeoutError(workflow_id, key, offset, seconds)
+        which, place = next(iter(self.places.items()))
+        return StreamTimeoutError(*self._streams[which], place.offset, seconds)

@@ -17,9 +17,11 @@ from dbos_async._messaging.boundaries import (
     raise_end,
     read_recorded,
     where_it_is,
+    with_offsets,
 )
 from dbos_async._messaging.live_merge import merged_pages
-from dbos_async._messaging.streams import FOLLOW_ANY
+from dbos_async._messaging.read_stream import FOLLOW_ANY
+from dbos_async._messaging.stream_pages import StreamPlace
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.own_ids import are_same
 from dbos_async._runs.step import Step
@@ -53,14 +55,14 @@ async def _values(
         else _live_parts(database, streams, seconds, retry_forever=context is not None)
     )
     async with aclosing(parts):
-        async for which, offset, values in parts:
+        async for which, found in parts:
             workflow_id, (key, _) = streams[which].workflow_id, streams[which].name_and_type
-            for place, value in enumerate(values, offset):
-                yield StreamValue(workflow_id, key, place, value)
+            for offset, value in found:
+                yield StreamValue(workflow_id, key, offset, value)
 
 
-Part = tuple[int, int, list[Any]]
-"""The number of a stream, an offset in it, and the values from there on."""
+Part = tuple[int, list[tuple[int, Any]]]
+"""The number of a stream, and values with their offsets."""
 
 
 async def _live_parts(
@@ -73,7 +75,7 @@ async def _live_parts(
                 continue
             key, declared = streams[which].name_and_type
             values, invalid = decode_entries(page.entries, key, declared)
-            yield which, page.entries[0][0], values
+            yield which, with_offsets(page, values)
             if invalid is not None:
                 raise invalid
 
@@ -82,7 +84,7 @@ async def _recorded_parts(
     database: Database, streams: Sequence[StreamOf[Any]], seconds: float | None
 ) -> AsyncGenerator[Part, None]:
     names = [(each.workflow_id, each.name_and_type[0]) for each in streams]
-    offsets = [each.offset for each in streams]
+    places = [StreamPlace(each.offset) for each in streams]
     step_key = encode_value([[key, workflow_id] for workflow_id, key in names])
     turns = list(range(len(streams)))  # who was read last is asked last
     while turns:
@@ -91,7 +93,7 @@ async def _recorded_parts(
         step = Step(context, VERB, step_key)
         step.is_deferred = True
         step.matcher = matcher = _Matcher(names)
-        asked = encode_value([[which, *names[which], offsets[which]] for which in turns])
+        asked = encode_value([[which, *names[which], places[which].offset] for which in turns])
         keys = list(dict.fromkeys(_keys(names[which] for which in turns)))
         result = await wait(step, FOLLOW_ANY, (*step.columns, step_key, asked, seconds), keys)
         async with deferred(step):
@@ -101,13 +103,14 @@ async def _recorded_parts(
             if which not in turns:
                 await step.park_undecodable(InvalidValueError("The record", f"stream {which} is not read any more"))
             declared = streams[which].name_and_type[1]
-            pages, invalid = await read_recorded(database, step, boundary, matcher.recorded[which], declared)
-        for values in pages:
-            yield which, offsets[which], values
-            offsets[which] += len(values)
+            pages, invalid = await read_recorded(
+                database, step, boundary, matcher.recorded[which], declared, places[which]
+            )
+        for page, values in pages:
+            yield which, with_offsets(page, values)
         if invalid is not None:
             raise invalid
-        raise_end(boundary, names[which], offsets[which], seconds)
+        raise_end(boundary, names[which], places[which].offset, seconds)
         turns.remove(which)
         if boundary["end"] is None:
             turns.append(which)

@@ -1,4 +1,20 @@
--- Streams: rows with the offsets 0, 1, 2 … that never change. A row without a value closes the stream.
+-- Streams: rows with the offsets 0, 1, 2 … A row has a value, or several, or closes the stream, or takes back what stands before it.
+-- Values never change.
+
+-- fragment: tail
+-- The last row of the stream. The search begins where this process knows a row.
+left join lateral (
+    select "offset", coalesce(count, 1) as count, closes, attempt from dbos_async.stream_entries
+    where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.written
+    order by "offset" desc limit 1
+) as tail on true
+
+-- fragment: is_written
+-- After :tail: a call inside a step may be a repetition, after its first answer was lost.
+coalesce(tail.attempt = c.attempt, false) and exists (
+    select from dbos_async.stream_entries
+    where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.written
+      and attempt = c.attempt and act = c.write_seq)
 
 -- ordered name: WRITE (workflow_id text, attempt bigint, branch text, number int, step text, verb text, key text,
 --     value json, write_seq int, written int, digest bytea)
@@ -7,18 +23,13 @@ with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.error as recorded_error,
            case when not :is_owner_by_either then 'lost'
                 when s.verb is not null then 'recorded'
-                -- A call inside a step may be a repetition that comes too late, after its first answer was lost.
-                when c.number is null and coalesce((tail.attempt, tail.act) >= (c.attempt, c.write_seq), false) then 'superseded'
+                when c.number is null and :is_written then 'superseded'
                 else 'done' end as outcome,
-           coalesce(tail."offset", -1) as tail, coalesce(tail.closes, false) as was_closed
+           coalesce(tail."offset" + tail.count - 1, -1) as tail, coalesce(tail.closes, false) as was_closed
     from :rows
     :fence_or_lock(c.workflow_id)
     :recorded_step(c.workflow_id)
-    left join lateral (
-        select "offset", closes, attempt, act from dbos_async.stream_entries
-        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and "offset" >= c.written
-        order by "offset" desc limit 1
-    ) as tail on true
+    :tail
 ),
 positioned as materialized (
     select *, tail + count(*) filter (where outcome = 'done') over earlier as "offset",
@@ -49,80 +60,163 @@ select n, case when outcome = 'superseded' then 'done' else outcome end as outco
        recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
 from positioned, announced
 
--- fragment: stream_page(target_id, key, start)
--- One page of a stream: at most 500 values or 1 MiB.
-left join lateral (
-    select count(*) filter (where not l.closes) as count, bool_or(l.closes) as closed
-    from (
-        select e.*, sum(e.bytes) over (order by e."offset") - e.bytes as bytes_before
-        from (
-            select "offset", closes, coalesce(pg_column_size(value), 0)::bigint as bytes
-            from dbos_async.stream_entries
-            where workflow_id = :target_id and key_digest = dbos_async.digest(:key) and "offset" >= :start
-            order by "offset" limit 500
-        ) as e
-    ) as l
-    where l.bytes_before < 1048576
-) as p on true
+-- fragment: values_from(count)
+-- The values of a call as an array, without the first ones, which are stored already.
+cross join lateral (
+    select array(
+        select v.value from json_array_elements(c.batch) with ordinality as v(value, place)
+        where place > coalesce(:count, 0) order by place) as entries
+) as v
 
--- ordered name: FOLLOW (workflow_id text, attempt bigint, branch text, number int, step_key text, target_id text, key text,
---     start int, timeout_seconds float8)
--- READ inside a workflow: the reader's step records from where to where it read, and how that ended.
+-- ordered name: APPEND (workflow_id text, attempt bigint, branch text, number int, step text, verb text, key text, batch json,
+--     first int, output json, write_seq int, written int, digest bytea)
+-- Writes several values in one row. "first" says how many values the stream writer of this step has written before them: what of
+-- them is stored already is left out, so the call may be repeated. Without "first" they are values of write_stream_many.
 with calls as materialized (
-    select c.*, :is_owner as is_owner,
-           :wait_columns,
-           t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
-           coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
+    select c.*, v.entries, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output,
+           s.error as recorded_error,
+           case when not :is_owner_by_either then 'lost'
+                when s.verb is not null then 'recorded'
+                when c.number is null and c.first is null and :is_written then 'superseded'
+                else 'done' end as outcome,
+           coalesce(tail."offset" + tail.count - 1, -1) as tail, coalesce(tail.closes, false) as was_closed,
+           c.first + coalesce(writer.stored_of_these, 0) as nth
     from :rows
-    :fence(c.workflow_id)
-    :recorded_wait
-    left join lateral (select status from dbos_async.workflows where id = c.target_id limit 1) as t on true
-    :stream_page(c.target_id, c.key, c.start)
-),
-decided as materialized (
-    select *, count > 0 or closed or ended or not known or coalesce(deadline <= clock_timestamp(), false) as ready,
-           json_build_object('offset', start, 'count', count, 'end',
-               case when not known then 'unknown'
-                    when closed or (ended and count = 0) then 'closed'
-                    when count = 0 then 'timeout' end) as boundary
-    from calls
-    where :is_waiting('read_stream', step_key)
-),
-:record_wait('read_stream', boundary)
-
--- ordered name: FOLLOW_ANY (workflow_id text, attempt bigint, branch text, number int, step_key text, streams json,
---     timeout_seconds float8)
--- FOLLOW for several streams: [[which, workflow id, key, start], …]. The first in this order that has something to tell is read.
-with calls as materialized (
-    select c.*, :is_owner as is_owner,
-           :wait_columns,
-           f.which, f.start, f.known, f.ended, coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
-    from :rows
-    :fence(c.workflow_id)
-    :recorded_wait
+    :fence_or_lock(c.workflow_id)
+    :recorded_step(c.workflow_id)
+    :tail
     left join lateral (
-        select (s.stream ->> 0)::int as which, s.stream ->> 1 as target_id, s.stream ->> 2 as key, (s.stream ->> 3)::int as start,
-               t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended
-        from json_array_elements(c.streams) with ordinality as s(stream, turn)
-        left join lateral (select status from dbos_async.workflows where id = s.stream ->> 1 limit 1) as t on true
-        left join lateral (
-            select "offset" from dbos_async.stream_entries
-            where workflow_id = s.stream ->> 1 and key_digest = dbos_async.digest(s.stream ->> 2)
-              and "offset" >= (s.stream ->> 3)::int
-            order by "offset" limit 1
-        ) as e on true
-        where e."offset" is not null or t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED')
-        order by t.status is not null, s.turn limit 1
-    ) as f on true
-    :stream_page(f.target_id, f.key, f.start)
+        select greatest(nth + count - c.first, 0) as stored_of_these from dbos_async.stream_entries
+        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
+          and taken_back_by is null and c.first is not null
+        order by "offset" desc limit 1
+    ) as writer on true
+    :values_from(writer.stored_of_these)
 ),
-decided as materialized (
-    select *, which is not null or coalesce(deadline <= clock_timestamp(), false) as ready,
-           json_build_object('stream', which, 'offset', coalesce(start, 0), 'count', count, 'end',
-               case when which is null then 'timeout'
-                    when not known then 'unknown'
-                    when closed or (ended and count = 0) then 'closed' end) as boundary
+positioned as materialized (
+    select *, outcome = 'done' and cardinality(entries) > 0 and not was_closed as is_written,
+           tail + 1 + coalesce(sum(cardinality(entries)) filter (where outcome = 'done') over earlier, 0)::int as "offset"
     from calls
-    where :is_waiting('read_streams', step_key)
+    window earlier as (partition by workflow_id, key order by n rows between unbounded preceding and 1 preceding)
 ),
-:record_wait('read_streams', boundary)
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
+    select workflow_id, branch, number, verb, key, case when not (was_closed and cardinality(entries) > 0) then output end,
+           case when was_closed and cardinality(entries) > 0
+               then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end,
+           clock_timestamp(), place, asked_after
+    from positioned where outcome = 'done' and number is not null
+),
+written as (
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", batch, count, nth, step, attempt, act)
+    select workflow_id, key, "offset", entries, cardinality(entries), case when first is not null then nth end, step, attempt,
+           write_seq
+    from positioned where is_written
+),
+announced as (
+    select dbos_async.announce(:announced_keys(digest)) from positioned where is_written
+)
+select n, case when outcome = 'superseded' then 'done' else outcome end as outcome,
+       case when outcome = 'recorded' then recorded_output
+            when not (was_closed and cardinality(entries) > 0) then output end as output,
+       case when outcome = 'recorded' then recorded_error
+            when outcome = 'done' and was_closed and cardinality(entries) > 0
+                then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
+       recorded_verb, recorded_key, case when is_written then "offset" end as "offset", cardinality(entries) as count
+from positioned, announced
+
+-- name: REWIND (workflow_id text, attempt bigint, step text, key text, batch json, write_seq int, written int, digest bytea)
+-- The first values of a new attempt of a step. What earlier attempts wrote is taken back, and so is everything behind it. What
+-- others wrote there follows as copies, and then these values. A run has one such call of a stream at a time.
+with calls as materialized (
+    select c.*, v.entries,
+           case when not :is_owner then 'lost'
+                when writer.is_new then 'superseded'
+                else 'done' end as outcome,
+           coalesce(tail."offset" + tail.count - 1, -1) as tail, coalesce(tail.closes, false) as was_closed,
+           earlier."offset" as rewinds_to
+    from :rows
+    left join lateral (
+        select attempt, status from dbos_async.workflows where id = c.workflow_id for share
+    ) as w on true
+    :tail
+    left join lateral (
+        select (attempt, act) >= (c.attempt, c.write_seq) as is_new from dbos_async.stream_entries
+        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
+          and taken_back_by is null
+        order by "offset" desc limit 1
+    ) as writer on true
+    left join lateral (
+        select "offset" from dbos_async.stream_entries
+        where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
+          and taken_back_by is null
+        order by "offset" limit 1
+    ) as earlier on true
+    :values_from(0)
+),
+rewinding as materialized (
+    select *, tail + 1 as place_of_rewind from calls
+    where outcome = 'done' and not was_closed and rewinds_to is not null
+),
+taken_back as materialized (
+    select r.n, e.*, (e.step <> r.step or e.nth is null) and (e.value is not null or e.batch is not null) as is_kept
+    from rewinding as r cross join lateral (
+        select * from dbos_async.stream_entries
+        where workflow_id = r.workflow_id and key_digest = dbos_async.digest(r.key) and "offset" >= r.rewinds_to
+          and taken_back_by is null and trimmed is null
+    ) as e
+),
+marked as (
+    update dbos_async.stream_entries as e set taken_back_by = r.place_of_rewind
+    from rewinding as r
+    where e.workflow_id = r.workflow_id and e.key_digest = dbos_async.digest(r.key) and e."offset" >= r.rewinds_to
+      and e.taken_back_by is null and e.trimmed is null
+),
+rewound as (
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", rewinds_to, step, attempt, act)
+    select workflow_id, key, place_of_rewind, rewinds_to, step, attempt, write_seq from rewinding
+),
+copies as materialized (
+    select t.*, r.place_of_rewind + 1 + coalesce(sum(coalesce(t.count, 1)) over earlier, 0)::int as new_offset
+    from taken_back as t join rewinding as r on r.n = t.n
+    where t.is_kept
+    window earlier as (partition by t.n order by t."offset" rows between unbounded preceding and 1 preceding)
+),
+copied as (
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, batch, count, nth, copy_of, step, attempt, act, written_at)
+    select workflow_id, key, new_offset, value, batch, count, nth, coalesce(copy_of, "offset"), step, attempt, act, written_at
+    from copies
+),
+positioned as materialized (
+    select c.*, outcome = 'done' and not was_closed as is_open,
+           tail + 1 + case when r.n is not null then 1 else 0 end + coalesce(k.count, 0)::int as "offset"
+    from calls as c
+    left join (select n from rewinding) as r on r.n = c.n
+    left join (select n, sum(coalesce(count, 1)) as count from copies group by n) as k on k.n = c.n
+),
+written as (
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", batch, count, nth, step, attempt, act)
+    select workflow_id, key, "offset", entries, cardinality(entries), 0, step, attempt, write_seq
+    from positioned where is_open and cardinality(entries) > 0
+),
+announced as (
+    select dbos_async.announce(:announced_keys(digest)) from positioned
+    where is_open and (cardinality(entries) > 0 or rewinds_to is not null)
+)
+select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
+       case when outcome = 'done' and was_closed and (cardinality(entries) > 0 or rewinds_to is not null)
+            then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
+       case when is_open and cardinality(entries) > 0 then "offset" end as "offset", cardinality(entries) as count,
+       rewinds_to is not null as has_rewound
+from positioned, announced
+
+-- name: WRITTEN (workflow_id text, key text, step text)
+-- What the stream writers of a step have written so far and what stands of it, with how many values these are.
+select c.n, e.nth, e.batch
+from :rows
+left join lateral (
+    select nth, batch, "offset" from dbos_async.stream_entries
+    where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
+      and taken_back_by is null
+) as e on true
+order by c.n, e."offset"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID
 
 from dbos_async._database.database import Database
-from dbos_async._messaging import events, mailbox, send, streams
+from dbos_async._messaging import events, mailbox, read_stream, send
 from dbos_async._runs.start_options import StartCall
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.keys import Event, Stream, Topic
@@ -205,7 +205,7 @@ class MessagingVerbs(ABC):
                 print(f"{percent} %")
             ```
         """
-        return streams.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
+        return read_stream.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
 
     async def list_messages(
         self,

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar, overload
 
 from dbos_async._database.database import Database
-from dbos_async._messaging import merge, watch
-from dbos_async.keys import Event
-from dbos_async.waits import EventValue, StreamOf, StreamValue
+from dbos_async._messaging import merge, read_stream, watch
+from dbos_async.keys import Event, Stream
+from dbos_async.waits import EventValue, Rewind, StreamOf, StreamValue
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -61,6 +61,55 @@ class WatchingVerbs(ABC):
             ```
         """
         return watch.watch_event(self._database, workflow_id, key, after, timeout_seconds)
+
+    @overload
+    def read_stream_entries(
+        self, workflow_id: str, key: Stream[R], *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[StreamValue[R] | Rewind, None]: ...
+    @overload
+    def read_stream_entries(
+        self, workflow_id: str, key: str, *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[StreamValue[Any] | Rewind, None]: ...
+    def read_stream_entries(
+        self, workflow_id: str, key: str | Stream[Any], *, offset: int = 0, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[StreamValue[Any] | Rewind, None]:
+        """Yield the entries of a stream: each value with its offset, and a `Rewind` when values are taken back.
+
+        After ``Rewind(offset)`` forget every value from that offset on; what stands of them follows. So what a reader has is at
+        any moment the beginning of what one attempt of a step has written with `DBOS.stream_writer`. A reader is told only of
+        values that it may have had: of those from ``offset`` on, and of those before it. A later reader never sees what was taken
+        back. Offsets are not consecutive then.
+
+        Ends and raises as `DBOS.read_stream` does, and a replay in a workflow yields the same entries.
+
+        Example:
+            ```python
+            @DBOS.step(retries_allowed=True, interval_seconds=0)
+            async def answer() -> None:
+                attempts.append(len(attempts) + 1)
+                async with DBOS.stream_writer("words") as out:
+                    await out.write(f"attempt {attempts[-1]}")
+                    await out.flush()
+                    if attempts == [1]:
+                        raise ConnectionError
+
+            @DBOS.workflow()
+            async def chat() -> None:
+                await answer()
+
+            attempts: list[int] = []
+            handle = await DBOS.start_workflow(chat)
+            shown: list[StreamValue[str]] = []
+            async for entry in DBOS.read_stream_entries(handle.workflow_id, "words"):
+                match entry:
+                    case Rewind(offset):
+                        shown = [one for one in shown if one.offset < offset]
+                    case _:
+                        shown.append(entry)
+            assert [entry.value for entry in shown] == ["attempt 2"]
+            ```
+        """
+        return read_stream.read_stream_entries(self._database, workflow_id, key, offset, timeout_seconds)
 
     @overload
     def read_streams(self, /, *, timeout_seconds: float | None = None) -> AsyncGenerator[StreamValue[Any], None]: ...

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 from dbos_async._database.database import Database
 from dbos_async._runs.run import Run
@@ -42,6 +43,20 @@ class WorkflowContext:
     number: int
 
 
+class StepWriter(Protocol):
+    """A writer that belongs to one attempt of a step."""
+
+    is_over: bool
+    count: int
+    """How many values it was given, without those that were dropped."""
+    rewinds: bool
+    """Whether its first values will take back what earlier attempts have written."""
+
+    async def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class StepContext:
     """The inside of a step. A verb that is called here is part of the step and has no number of its own."""
@@ -51,6 +66,19 @@ class StepContext:
     over: bool = False
     tasks: weakref.WeakSet[asyncio.Task[object]] | None = None
     """The tasks that were started inside."""
+    writers: dict[str, StepWriter] | None = None
+    """The stream writers of this attempt, by their streams."""
+
+    async def finish_writers(self) -> None:
+        """Return when all is committed that was written."""
+        for writer in [*(self.writers or {}).values()]:
+            await writer.finish()
+
+    def abandon_writers(self) -> None:
+        """Let no writer begin to store more."""
+        for writer in (self.writers or {}).values():
+            if not writer.is_over:
+                writer.abandon()
 
     def add_task(self, task: asyncio.Task[object]) -> None:
         """Remember the task as long as it lives."""

@@ -3,6 +3,8 @@
 -- message. While one task alone calls verbs, these are the steps with lower numbers. Before step 1 there is nothing. A message that a
 -- copied step received stays received, the others wait again in their order. Keys are copied as they are: the copy compares them
 -- relative to its id and those of its originals. A wait that goes on and names the original begins anew, by the name of the copy.
+-- Of streams the copy has what stands. Of a stream writer in the body of the workflow it has what was written before the last copied
+-- barrier: the fork writes the rest.
 with original as materialized (
     select w.*, c.n, c.fork_id, p.start, c.timeout_seconds, c.version, c.digest, b.last,
            p.start = '{1}' or p.start[cardinality(p.start)] <= coalesce(b.last, case when cardinality(p.start) = 1 then 0 end) + 1
@@ -100,15 +102,21 @@ events_copied as (
 ),
 streams_copied as (
     insert into dbos_async.stream_entries
-        (workflow_id, key, "offset", value, closes, step, attempt, act, written_at)
-    select fork_id, key, row_number() over (partition by fork_id, key order by "offset") - 1, value, closes, step,
-           attempt, act, written_at
+        (workflow_id, key, "offset", value, batch, count, nth, closes, step, attempt, act, written_at)
+    select fork_id, key,
+           sum(coalesce(count, 1)) over (partition by fork_id, key order by "offset") - coalesce(count, 1),
+           value, batch, count, nth, closes, step, attempt, act, written_at
     from (
         select e.*, o.fork_id from original as o cross join lateral (
-            select * from dbos_async.stream_entries
-            where workflow_id = o.id
-              and string_to_array(step, '.')::int[] in (
-                    select dbos_async.path(k.branch, k.number) from kept_steps as k where k.fork_id = o.fork_id)
+            select * from dbos_async.stream_entries as e
+            where workflow_id = o.id and taken_back_by is null and rewinds_to is null and trimmed is null
+              and exists (
+                    select from kept_steps as k
+                    where k.fork_id = o.fork_id and dbos_async.path(k.branch, k.number) = string_to_array(e.step, '.')::int[]
+                      and (k.verb <> 'stream_writer' or exists (
+                            select from kept_steps as f
+                            where f.fork_id = o.fork_id and f.verb = 'flush_stream' and f.output ->> 'writer' = e.step
+                              and (f.output ->> 'written')::int >= e.nth + e.count)))
         ) as e
     ) as e where fork_id in (select id from made)
 ),

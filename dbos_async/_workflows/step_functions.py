@@ -117,7 +117,10 @@ class StepFunction(Decorated, Generic[P, R]):
             forks = exits.forks
             try:
                 try:
-                    return await self._call(*args, **kwargs)
+                    value = await self._call(*args, **kwargs)
+                    if body.writers is not None:
+                        await body.finish_writers()
+                    return value
                 finally:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
@@ -129,6 +132,7 @@ class StepFunction(Decorated, Generic[P, R]):
                 outcome = exits.as_error(error, f"The step {self.name!r}")
                 raise outcome from outcome.__cause__
             finally:
+                body.abandon_writers()
                 body.over = True  # stops an abandoned thread from acting in the name of the step
                 current.reset(token)
 

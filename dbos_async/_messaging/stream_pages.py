@@ -1,0 +1,116 @@
+"""The pages of a stream: what a reader at some offset is told of the rows that it finds there.
+
+A row that takes others back has no value. Reading from the begin never meets what was taken back. A reader that has passed the
+offset to which such a row goes back is told of it (`Rewind`), or, if it reads values only, skips the copies of values that it has
+had already.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from dbos_async._database.calls import Result
+from dbos_async.errors import WorkflowNotFoundError
+
+MAX_VALUES: Final = 500
+"""A page ends with the row that brings it to so many values."""
+
+Update = tuple[int, tuple[str, ...] | None, bytes]
+"""What this process has written: the first offset, the JSON of the values (``None``: the stream is closed), the key to wake."""
+
+
+class Rewound(NamedTuple):
+    """A row that takes back: its own offset, the offset to which it goes back, and how many entries come before it on the page."""
+
+    at: int
+    offset: int
+    entries_before: int
+
+
+class Page(NamedTuple):
+    """What one poll of a stream found: offsets with the JSON of their values, and how the stream ended.
+
+    ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on. ``parked`` is the status of a
+    workflow that is parked.
+    """
+
+    entries: list[tuple[int, str]]
+    end: str | None
+    parked: str | None = None
+    rewinds: tuple[Rewound, ...] = ()
+    """What a reader of entries is told besides."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it tells nothing but how the stream ended."""
+        return not self.entries and not self.rewinds
+
+
+class StreamPlace:
+    """Where a reader stands in a stream: the offset of the row that comes next, and what it has had of those before."""
+
+    __slots__ = ("_had_below", "offset", "takes_rewinds")
+
+    def __init__(self, offset: int, *, takes_rewinds: bool = False) -> None:
+        self.offset = offset
+        self.takes_rewinds = takes_rewinds
+        self._had_below = 0
+        """Below this offset the reader had all values, when the row was written that took back last."""
+
+    def read(self, workflow_id: str, records: Result) -> tuple[Page, bool]:
+        """The page that a poll has found, and whether there is more behind it. The place moves behind the page."""
+        last = records[-1]
+        if last["status"] is None:
+            raise WorkflowNotFoundError(workflow_id)
+        more = last["more"] and not last["closes"]
+        end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
+        entries, rewinds = self._entries(records)
+        return Page(entries, end, last["status"] if last["parked"] else None, rewinds), more
+
+    def _entries(self, records: Result) -> tuple[list[tuple[int, str]], tuple[Rewound, ...]]:
+        entries: list[tuple[int, str]] = []
+        rewinds: tuple[Rewound, ...] = ()
+        begin = self.offset
+        for record in records:
+            offset, batch = record["offset"], record["batch"]
+            if offset is None or record["closes"]:
+                break
+            if batch is not None:
+                found = [*enumerate(batch, offset)]
+                if offset < self.offset:
+                    del found[: self.offset - offset]
+                self.offset = offset + len(batch)
+            elif record["rewinds_to"] is None:
+                found = [(offset, record["value"])]
+                self.offset = offset + 1
+            else:
+                found = []
+                self.offset = offset + 1
+                self._had_below = begin
+                if self.takes_rewinds and record["rewinds_to"] < begin:
+                    rewinds = *rewinds, Rewound(offset, record["rewinds_to"], len(entries))
+            first = record["copy_of"]
+            if first is not None and first < self._had_below and not self.takes_rewinds:
+                found = [one for one in found if first + one[0] - offset >= self._had_below]
+            entries += found
+        return entries, rewinds
+
+    def update(self, updates: list[Update]) -> Page | None:
+        """The page of these local updates; ``None`` when rows are missing, because another process writes, too, or takes back.
+
+        The place moves behind the page.
+        """
+        entries: list[tuple[int, str]] = []
+        offset, end = self.offset, None
+        for first, values, _ in updates:
+            if first > offset:
+                return None
+            if values is None:
+                if first == offset:
+                    end = "CLOSED"
+                    break
+            elif first + len(values) > offset:
+                entries.extend(enumerate(values[offset - first :], offset))
+                offset = first + len(values)
+        self.offset = offset
+        return Page(entries, end)
