@@ -69,6 +69,8 @@ async def read_recorded(
 
     The place moves behind them.
     """
+    if not boundary["count"]:
+        return [], None
     place.offset, stop = boundary["offset"], boundary["offset"] + boundary["count"]
     pages: list[tuple[Page, list[Any]]] = []
     while place.offset < stop:

@@ -61,10 +61,12 @@ with calls as materialized (
         ) as a
         left join lateral (select status from dbos_async.workflows where id = a.target_id limit 1) as t on true
         left join lateral (
-            select "offset" from :stream_from(a.target_id, a.key, a.start) and taken_back_by is null
-            order by "offset" limit 1
+            -- The last row of a stream stands.
+            select "offset" + coalesce(count, 1) as stop from dbos_async.stream_entries
+            where workflow_id = a.target_id and key_digest = dbos_async.digest(a.key)
+            order by "offset" desc limit 1
         ) as e on true
-        where e."offset" is not null or t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED')
+        where e.stop > a.start or t.status is null or t.status in ('SUCCESS', 'ERROR', 'CANCELLED')
         order by t.status is not null, s.turn limit 1
     ) as f on true
     :stream_page(f.target_id, f.key, f.start)

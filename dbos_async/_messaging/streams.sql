@@ -159,28 +159,29 @@ rewinding as materialized (
     where outcome = 'done' and not was_closed and rewinds_to is not null
 ),
 taken_back as materialized (
-    select r.n, e.*, (e.step <> r.step or e.nth is null) and (e.value is not null or e.batch is not null) as is_kept
+    select r.n, r.place_of_rewind, e.*,
+           (e.step <> r.step or e.nth is null) and (e.value is not null or e.batch is not null) as is_kept
     from rewinding as r cross join lateral (
         select * from dbos_async.stream_entries
         where workflow_id = r.workflow_id and key_digest = dbos_async.digest(r.key) and "offset" >= r.rewinds_to
           and taken_back_by is null and trimmed is null
+        order by "offset" limit 2147483647
     ) as e
 ),
 marked as (
-    update dbos_async.stream_entries as e set taken_back_by = r.place_of_rewind
-    from rewinding as r
-    where e.workflow_id = r.workflow_id and e.key_digest = dbos_async.digest(r.key) and e."offset" >= r.rewinds_to
-      and e.taken_back_by is null and e.trimmed is null
+    -- Always an update. As an insert it finds its rows by the primary key, whatever the plan.
+    insert into dbos_async.stream_entries as e (workflow_id, key, "offset", step, attempt, act, taken_back_by)
+    select workflow_id, key, "offset", step, attempt, act, place_of_rewind from taken_back
+    on conflict (workflow_id, key_digest, "offset") do update set taken_back_by = excluded.taken_back_by
 ),
 rewound as (
     insert into dbos_async.stream_entries (workflow_id, key, "offset", rewinds_to, step, attempt, act)
     select workflow_id, key, place_of_rewind, rewinds_to, step, attempt, write_seq from rewinding
 ),
 copies as materialized (
-    select t.*, r.place_of_rewind + 1 + coalesce(sum(coalesce(t.count, 1)) over earlier, 0)::int as new_offset
-    from taken_back as t join rewinding as r on r.n = t.n
-    where t.is_kept
-    window earlier as (partition by t.n order by t."offset" rows between unbounded preceding and 1 preceding)
+    select *, place_of_rewind + 1 + coalesce(sum(coalesce(count, 1)) over earlier, 0)::int as new_offset
+    from taken_back where is_kept
+    window earlier as (partition by n order by "offset" rows between unbounded preceding and 1 preceding)
 ),
 copied as (
     insert into dbos_async.stream_entries (workflow_id, key, "offset", value, batch, count, nth, copy_of, step, attempt, act, written_at)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dbos_async._messaging.events import AWAIT_EVENT, READ_EVENT
-from dbos_async._messaging.streams import FOLLOW_ANY
+from dbos_async._messaging.read_stream import FOLLOW_ANY
 from tests.support.races import outcome
 from tests.support.statements import execute, step
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import answer, ask, events, first, recv, send, streams
+from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, streams
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -162,13 +162,21 @@ ACTS = {
         "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
         True,
     ),
+    "APPEND": Act(
+        streams.APPEND,
+        lambda step, tag: (
+            *step, "1", "write_stream_many", "k", f'["{tag}", "{tag}"]', None, None, next(_acts), -1, b"d"
+        ),
+        "select count(*) from dbos_async.stream_entries where workflow_id = 'w'",
+        True,
+    ),
     "FOLLOW": Act(
-        streams.FOLLOW,
-        lambda step, tag: (*step, "k of other", "other", "k", 0, 60.0),
+        read_stream.FOLLOW,
+        lambda step, tag: (*step, "read_stream", "k of other", "other", "k", 0, 60.0),
         "select 0 where false",
     ),
     "FOLLOW_ANY": Act(
-        streams.FOLLOW_ANY,
+        read_stream.FOLLOW_ANY,
         lambda step, tag: (*step, "[]", '[[0, "other", "k", 0]]', 60.0),
         "select 0 where false",
     ),
