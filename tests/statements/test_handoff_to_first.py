@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -64,7 +65,7 @@ async def test_c1_a_wait_is_handed_the_winner_as_a_poll_would_have_found_it(one:
     assert (polled["outcome"], polled["output"]) == ("recorded", answer["delivered_output"])
     (stored,) = await one.fetch("select id, sent_at from dbos_async.messages where topic = $1", topic)
     assert won["value"]["id"] == str(stored["id"]) == str(polled["message_id"])
-    assert json.loads(json.dumps(stored["sent_at"].isoformat())) == won["value"]["sent_at"]
+    assert datetime.fromisoformat(won["value"]["sent_at"]) == stored["sent_at"]
     # The next one goes to the queue, since the wait has what it wanted.
     assert not (await send(one, message("stop", "b")))["delivered"]
     assert await waiting(one) == ['"b"']
