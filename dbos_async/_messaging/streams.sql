@@ -70,58 +70,64 @@ cross join lateral (
 
 -- ordered name: APPEND (workflow_id text, attempt bigint, branch text, number int, step text, verb text, key text, batch json,
 --     first int, output json, write_seq int, written int, digest bytea)
--- Writes several values in one row. "first" says how many values the stream writer of this step has written before them: what of
--- them is stored already is left out, so the call may be repeated. Without "first" they are values of write_stream_many.
+-- Writes several values in one row. "first" says how many values the stream writer of this step has written before them. What of
+-- them is stored already, or comes with an earlier call of this statement, is left out, so values may come again. Without "first"
+-- they are values of write_stream_many.
 with calls as materialized (
-    select c.*, v.entries, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output,
-           s.error as recorded_error,
+    select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
            case when not :is_owner_by_either then 'lost'
                 when s.verb is not null then 'recorded'
                 when c.number is null and c.first is null and :is_written then 'superseded'
                 else 'done' end as outcome,
-           coalesce(tail."offset" + tail.count - 1, -1) as tail, coalesce(tail.closes, false) as was_closed,
-           c.first + coalesce(writer.stored_of_these, 0) as nth
+           coalesce(tail."offset" + tail.count - 1, -1) as tail, coalesce(tail.closes, false) as was_closed, writer.stored
     from :rows
     :fence_or_lock(c.workflow_id)
     :recorded_step(c.workflow_id)
     :tail
     left join lateral (
-        select greatest(nth + count - c.first, 0) as stored_of_these from dbos_async.stream_entries
+        select nth + count as stored from dbos_async.stream_entries
         where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
           and taken_back_by is null and c.first is not null
         order by "offset" desc limit 1
     ) as writer on true
-    :values_from(writer.stored_of_these)
+),
+compared as materialized (
+    select *, greatest(stored - first, max(first + json_array_length(batch)) filter (where outcome = 'done') over earlier - first,
+                       0) as stored_of_these
+    from calls
+    window earlier as (partition by workflow_id, key, step order by n rows between unbounded preceding and 1 preceding)
+),
+new as materialized (
+    select c.*, first + stored_of_these as nth, v.entries,
+           outcome = 'done' and was_closed and cardinality(v.entries) > 0 as is_refused,
+           outcome = 'done' and not was_closed and cardinality(v.entries) > 0 as is_written
+    from compared as c
+    :values_from(c.stored_of_these)
 ),
 positioned as materialized (
-    select *, outcome = 'done' and cardinality(entries) > 0 and not was_closed as is_written,
-           tail + 1 + coalesce(sum(cardinality(entries)) filter (where outcome = 'done') over earlier, 0)::int as "offset"
-    from calls
+    select *, tail + 1 + coalesce(sum(cardinality(entries)) filter (where is_written) over earlier, 0)::int as "offset"
+    from new
     window earlier as (partition by workflow_id, key order by n rows between unbounded preceding and 1 preceding)
 ),
 recorded as (
     insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, error, completed_at, place, asked_after)
-    select workflow_id, branch, number, verb, key, case when not (was_closed and cardinality(entries) > 0) then output end,
-           case when was_closed and cardinality(entries) > 0
-               then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end,
+    select workflow_id, branch, number, verb, key, case when not is_refused then output end,
+           case when is_refused then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end,
            clock_timestamp(), place, asked_after
     from positioned where outcome = 'done' and number is not null
 ),
 written as (
     insert into dbos_async.stream_entries (workflow_id, key, "offset", batch, count, nth, step, attempt, act)
-    select workflow_id, key, "offset", entries, cardinality(entries), case when first is not null then nth end, step, attempt,
-           write_seq
+    select workflow_id, key, "offset", entries, cardinality(entries), nth, step, attempt, write_seq
     from positioned where is_written
 ),
 announced as (
     select dbos_async.announce(:announced_keys(digest)) from positioned where is_written
 )
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome,
-       case when outcome = 'recorded' then recorded_output
-            when not (was_closed and cardinality(entries) > 0) then output end as output,
+       case when outcome = 'recorded' then recorded_output when not is_refused then output end as output,
        case when outcome = 'recorded' then recorded_error
-            when outcome = 'done' and was_closed and cardinality(entries) > 0
-                then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
+            when is_refused then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
        recorded_verb, recorded_key, case when is_written then "offset" end as "offset", cardinality(entries) as count
 from positioned, announced
 

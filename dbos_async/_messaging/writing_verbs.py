@@ -8,7 +8,8 @@ from typing import Any, TypeVar, overload
 
 from dbos_async._database.database import Database
 from dbos_async._messaging import streams
-from dbos_async._messaging.stream_writer import Limits, OnRetry, StreamWriter
+from dbos_async._messaging.stream_buffer import Limits
+from dbos_async._messaging.stream_writer import OnRetry, StreamWriter
 from dbos_async.keys import Stream
 
 R = TypeVar("R")
