@@ -1,7 +1,7 @@
 """What the fault suite puts into its database: roles without special rights, a clock that can be moved, triggers that refuse.
 
-The library's statements find their functions by the search path, so a ``clock_timestamp`` and a ``now`` before those of Postgres
-move the clock for them, and for the defaults of the tables, which are made later.
+The library's statements find their functions by the search path, so functions before those of Postgres move the clock for them, and
+for the defaults of the tables, which are made later.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ CLOCK = """
     insert into chaos_clock.shift values ('0');
     create function chaos_clock.clock_timestamp() returns timestamptz language plpgsql volatile as $$ begin
         return pg_catalog.clock_timestamp() + (select by from chaos_clock.shift);
+    end $$;
+    create function chaos_clock.statement_timestamp() returns timestamptz language plpgsql stable as $$ begin
+        return pg_catalog.statement_timestamp() + (select by from chaos_clock.shift);
     end $$;
     create function chaos_clock.now() returns timestamptz language plpgsql stable as $$ begin
         return pg_catalog.now() + (select by from chaos_clock.shift);

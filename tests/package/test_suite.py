@@ -11,6 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.chaos import ground
+from tests.support import troubles
 from tests.support.database_marker import without_database
 from tests.support.postgres import SMALL, Server
 
@@ -111,3 +113,12 @@ def test_every_folder_is_a_package() -> None:
     """Two tests of the same file name do not hide each other."""
     folders = {file.parent for file in FILES if file.name.startswith("test_")}
     assert [folder.name for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_every_clock_that_a_statement_reads_can_be_moved_in_the_tests() -> None:
+    """A statement that reads another clock would be alone in its time, and wait for what is due in that of the others."""
+    sql = "\n".join(path.read_text() for folder in ("dbos_async", "schema") for path in (ROOT / folder).rglob("*.sql"))
+    read = set(re.findall(r"\b(now|\w+_timestamp|timeofday)\(\)", sql)) | set(re.findall(r"\bcurrent_time\w*", sql))
+    assert read >= {"clock_timestamp", "statement_timestamp"}
+    for clock in (ground.CLOCK, troubles.CLOCK):
+        assert read <= set(re.findall(r"function \w+\.(\w+)\(\)", clock))
