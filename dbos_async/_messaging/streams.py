@@ -51,7 +51,6 @@ async def close_stream(database: Database, key: str | Stream[Any]) -> None:
 async def write_stream_many(database: Database, key: str | Stream[Any], values: Sequence[Any]) -> None:
     """Append several values in one commit."""
     name, declared = key_and_type(key, Stream)
-    context = in_workflow_or_step(calling_context(database), "write_stream_many")
     given = check_list(values, "values")
     if len(given) > MAX_AT_ONCE:
         raise InvalidArgumentError(
@@ -61,6 +60,7 @@ async def write_stream_many(database: Database, key: str | Stream[Any], values: 
         encode_value(value, declared, what=f"Value {place} of {len(given)} for stream {name!r}")
         for place, value in enumerate(given, 1)
     ]
+    context = in_workflow_or_step(calling_context(database), "write_stream_many")
     if not texts:
         return
     caller = caller_in(context, "write_stream_many", name)

@@ -100,7 +100,7 @@ LARGE = {"full": Size(1_000_000, 10_000, 100_000), "quick": Size(50_000, 2000, 1
 def rows(size: Size, call: int) -> dict[str, Row]:
     """A call of each hot statement at the end of what there is; each ``call`` acts as another step."""
     number = size.steps + call
-    follow = (*step(number), "k of other", "other", "k", size.entries - 3, 60.0)
+    follow = (*step(number), "read_stream", "k of other", "other", "k", size.entries - 3, 60.0)
     return {
         **{name: act.row(step(number), "x") for name, act in ACTS.items()},
         "TAKE_WAITING": ("w", 1, "1", call, "recv", "", 60.0),
@@ -111,7 +111,9 @@ def rows(size: Size, call: int) -> dict[str, Row]:
         "PAGE": ("w", "", size.steps - 3),
         "READ_EVENT": ("other", "k", 0),
         "ALL_EVENTS": ("other",),
-        "READ": ("other", "k", size.entries - 3, 500),
+        "READ": ("other", "k", size.entries - 3, 500, None),
+        "REWIND": ("w", 1, "1", "k", '["x"]', call, -1, b"d"),
+        "WRITTEN": ("w", "k", "1"),
         "RESULT": ("other",),
         "STATUS": ("other",),
         "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),

@@ -176,6 +176,9 @@ KINDS: dict[str, Kind] = {
     "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
     "limit": COUNT,
     "max_attempts": COUNT,
+    "max_bytes": Kind(1, (0, -1, 2**24 + 1, *NO_INTS)),
+    "max_seconds": Kind(1, (*NO_DURATIONS, 60.1, float("inf"), 10**400)),
+    "max_values": Kind(1, (0, -1, 10_001, *NO_INTS)),
     "max_blocked_seconds": Kind(1, (*NO_DURATIONS, 0, 0.9)),
     "max_payload_bytes": COUNT,
     "max_recovery_attempts": Kind(0, (-1, "x", 1.5, True, 2**31, float("nan"), b"1", Mute()), takes_none=True),
@@ -188,6 +191,7 @@ KINDS: dict[str, Kind] = {
     "name": KEY,
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
+    "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
     "payloads": FLAG,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
@@ -213,6 +217,7 @@ KINDS: dict[str, Kind] = {
     "until": Kind(datetime(2026, 1, 1, tzinfo=UTC), NO_MOMENTS),
     "url": Kind("postgresql://localhost/shop", (*NO_URLS, None)),
     "value": Kind(1, NO_VALUES),
+    "values": Kind((), (5, None, "abc", b"abc", {"a": 1}, object(), Mute(), [object()], [float("nan")], [1] * 10_001)),
     "version": Kind(18, (0, -1, *NO_INTS)),
     "wait_if_parked": FLAG,
     "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
@@ -263,8 +268,8 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "StepFunction", "StepHandle", "StreamEnd", "StreamValue",
-    "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "Rewind", "StepFunction", "StepHandle", "StreamEnd",
+    "StreamValue", "StreamWriter", "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
