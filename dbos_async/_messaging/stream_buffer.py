@@ -45,6 +45,11 @@ class Buffer(ABC):
         self.is_over: bool = False
 
     @property
+    def outlasts_cancelling(self) -> bool:
+        """Whether a cancellation is a barrier, as the end of the block is."""
+        return False
+
+    @property
     def _is_full(self) -> bool:
         return len(self._texts) >= self._limits.values or self._size >= self._limits.bytes
 

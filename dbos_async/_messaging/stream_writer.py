@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Final, Generic, Literal, Self, TypeVar
+
+import anyio
 
 from dbos_async._checks import check_choice, check_duration, check_int
 from dbos_async._database.database import Database
@@ -88,14 +92,14 @@ class StreamWriter(Generic[T]):
         buffer = self._buffer
         if buffer is None:
             return
-        if error is not None and not isinstance(error, Exception):
-            buffer.abandon()
-            return
-        try:
+        if error is None:
             await buffer.finish()
-        except Exception:
-            if error is None:
-                raise  # else the error of the block says more
+        elif isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and buffer.outlasts_cancelling):
+            # What is raised then says less than the error of the block. A scope that was cancelled cancels every wait in it.
+            with anyio.CancelScope(shield=isinstance(error, asyncio.CancelledError)), contextlib.suppress(Exception):
+                await buffer.finish()
+        else:
+            buffer.abandon()
 
     def _open_buffer(self, verb: str) -> Buffer:
         if self._buffer is None or self._buffer.is_over:

@@ -43,6 +43,11 @@ class WorkflowBuffer(Buffer):
         (await step.run_once(nothing)).value()
         return cls(database, context.run, key, limits, step.path)
 
+    @property
+    def outlasts_cancelling(self) -> bool:
+        """A replay writes the same values before the same cancellation, so they must be stored in the first run, too."""
+        return self._run.stopped is None
+
     async def add(self, text: str) -> None:
         self._context()
         await self._run.check_may_act("write", is_begun=False)

@@ -132,10 +132,27 @@ async def get_own_event(scope: Scope, node: Node) -> None:
 
 
 async def write(scope: Scope, node: Node) -> None:
-    """A value for a stream of this workflow."""
-    await DBOS.write_stream(node["key"], scope.say(node["tag"]))
+    """A value for a stream of this workflow, and perhaps more words around it."""
+    await write_value(node["how"], node["key"], scope.say(node["tag"]))
     scope.play.done.add(node["tag"])
     scope.add(f"{node['tag']} written")
+
+
+async def write_value(how: str, key: str, value: Said | str) -> None:
+    """Write a value alone, with others at once, through a writer, or in a step that may be tried again."""
+    match how:
+        case "one":
+            await DBOS.write_stream(key, value)
+        case "many":
+            await DBOS.write_stream_many(key, ["before", value, "after"])
+        case "writer":
+            async with DBOS.stream_writer(key, max_values=2, max_seconds=0.003) as out:
+                await out.write("before")
+                await out.write(value)
+                await DBOS.sleep(0.004)
+                await out.write("after")
+        case _:
+            await steps.speak(key, value)
 
 
 async def close(scope: Scope, node: Node) -> None:
@@ -149,9 +166,9 @@ async def read(scope: Scope, node: Node) -> None:
     of = scope.play.me if node["own"] else f"{scope.play.me} actor"
     async with aclosing(DBOS.read_stream(of, node["key"], timeout_seconds=PATIENCE_SECONDS)) as values:
         async for value in values:
-            if node["own"]:
+            if isinstance(value, list):
                 scope.check(scope.play.asked.get(value[0]), value)
-            scope.add(f"{node['tag']} read {value[0] if node['own'] else value}")
+            scope.add(f"{node['tag']} read {value[0] if isinstance(value, list) else value}")
 
 
 async def child(scope: Scope, node: Node) -> None:

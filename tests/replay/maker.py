@@ -23,6 +23,7 @@ LEAVES = (
     "turns",
 )  # fmt: skip
 STEP_KINDS = ("plain", "plain", "plain", "thread", "flaky", "failing", "limited")
+WRITE_KINDS = ("one", "one", "many", "writer", "speech")
 SAFE_IN_CANCELLED = frozenset({"lock", "semaphore", "generators", "shared", "in_time", "shield", "receivers"})
 """Blocks that end their tasks in a fixed order. A task group cancels its tasks in the order of a set, that is by address."""
 
@@ -106,10 +107,10 @@ class _Maker:
                 self.act(do="set", key=tag, value=f"v{self.tags}")
                 return {"do": "get", "tag": tag, "key": tag}
             case "write":
-                return {"do": "write", "tag": tag, "key": random.choice(("r", "s"))}
+                return {"do": "write", "tag": tag, "key": random.choice(("r", "s")), "how": random.choice(WRITE_KINDS)}
             case "read":
                 for number in range(random.randint(1, 3)):
-                    self.act(do="write", key=tag, value=f"v{number}")
+                    self.act(do="write", key=tag, value=f"v{number}", how=random.choice(WRITE_KINDS))
                 self.act(do="close", key=tag)
                 return {"do": "read", "tag": tag, "key": tag, "own": False}
             case "child":
@@ -306,7 +307,8 @@ class _Maker:
     def _own_stream(self, tag: str, depth: int) -> Node:
         key, writer = self.tag(), self.leaves(0, 1)
         for _ in range(self.random.randint(1, 4)):
-            writer += [{"do": "write", "tag": self.tag(), "key": key}, *self.leaves(0, 1)]
+            how = self.random.choice(WRITE_KINDS)
+            writer += [{"do": "write", "tag": self.tag(), "key": key, "how": how}, *self.leaves(0, 1)]
         writer.append({"do": "close", "tag": self.tag(), "key": key})
         readers = [
             [*self.leaves(0, 1), {"do": "read", "tag": self.tag(), "key": key, "own": True}]

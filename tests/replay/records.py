@@ -17,8 +17,10 @@ QUERIES = {
     "events": """
         select key, value::text, step from dbos_async.events where workflow_id = $1 order by seq""",
     "stream entries": """
-        select key, "offset", value::text, closes, step from dbos_async.stream_entries
-        where workflow_id = $1 order by key, "offset" """,
+        select key, "offset" + place - 1, v.value::text, closes, step
+        from dbos_async.stream_entries as e
+        cross join lateral unnest(coalesce(batch, array[value])) with ordinality as v(value, place)
+        where workflow_id = $1 and taken_back_by is null and rewinds_to is null order by key, 2""",
     "messages sent": """
         select destination_id, topic, payload::text from dbos_async.messages
         where sender_id = $1 and topic not like 'later %' order by seq""",

@@ -62,3 +62,15 @@ async def limited(tag: str, length: int, last: str) -> Said:
     said, seconds = _begin(tag, length, last)
     await asyncio.sleep(seconds)
     return said
+
+
+@DBOS.step(retries_allowed=True, max_attempts=50, interval_seconds=0.001, backoff_rate=1.0)
+async def speak(key: str, value: Said | str) -> None:
+    """Write some words, the value and more words. An attempt that fails has written some of them."""
+    async with DBOS.stream_writer(key, max_seconds=0.001) as out:
+        for word in (*(f"word {random.randint(0, 9)}" for _ in range(random.randint(0, 3))), value, "the end"):
+            await out.write(word)
+            if random.random() < 0.3:
+                await asyncio.sleep(random.uniform(0, SLOWEST_SECONDS / 3))
+            if random.random() < 0.15:
+                raise ConnectionError("the model is away")

@@ -80,7 +80,7 @@ def _wait(maker: Maker, kind: str) -> Node:
 
 def _write(maker: Maker, key: str, count: int) -> None:
     for number in range(count):
-        maker.act(do="write", key=key, value=f"v{number}")
+        maker.act(do="write", key=key, value=f"v{number}", how="one")
     maker.act(do="close", key=key)
 
 
@@ -117,7 +117,7 @@ def _merged(maker: Maker, tag: str) -> Node:
         if written[key] == counts[key]:
             maker.act(do="close", key=key)
         else:
-            maker.act(do="write", key=key, value=f"v{written[key]}")
+            maker.act(do="write", key=key, value=f"v{written[key]}", how="one")
             written[key] += 1
     return {"counts": counts}
 

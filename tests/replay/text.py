@@ -32,6 +32,8 @@ def _node(node: Node) -> list[str]:
         case "take":
             seconds = f", {node['seconds']}" if "seconds" in node else ""
             return [f"await recv({node['topic']!r}{seconds})  # {tag}"]
+        case "write" if node["how"] != "one":
+            return [f"await write_value({node['how']!r}, {node['key']!r}, {tag!r})"]
         case "set" | "write" | "close":
             verb = {"set": "set_event", "write": "write_stream", "close": "close_stream"}[do]
             return [f"await {verb}({node['key']!r}, {tag!r})"]
@@ -84,7 +86,7 @@ def _scripted(act: Node) -> str:
         case "set":
             return f"{pause}await set_event({act['key']!r}, {act['value']!r})"
         case "write":
-            return f"{pause}await write_stream({act['key']!r}, {act['value']!r})"
+            return f"{pause}await write_value({act['how']!r}, {act['key']!r}, {act['value']!r})"
         case "ask":
             return f"{pause}await ask(program, {act['topic']!r}, {act['value']!r})"
         case _:

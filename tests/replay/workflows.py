@@ -8,7 +8,7 @@ from typing import Any
 
 from dbos_async import DBOS, Asked, NotAnsweredError, SetWorkflowID
 from tests.replay import endings as _  # noqa: F401 - registers its blocks
-from tests.replay.acts import Node, Play, Scope
+from tests.replay.acts import Node, Play, Scope, write_value
 from tests.replay.blocks import play_body
 from tests.replay.talks import ASKS, question_of
 
@@ -43,7 +43,7 @@ async def actor(whose: str, script: list[Node]) -> None:
             case "set":
                 await DBOS.set_event(act["key"], act["value"])
             case "write":
-                await DBOS.write_stream(act["key"], act["value"])
+                await write_value(act["how"], act["key"], act["value"])
             case "ask":
                 questions.append(asyncio.create_task(_ask(whose, act)))
             case _:
