@@ -15,21 +15,17 @@ before anything parses it, with Starlette's own middleware (FastAPI's ``max_body
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar, Unpack
 
-import anyio
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
 
 from dbos_async._checks import MAX_WAIT_SECONDS, check_callable, check_duration, check_instance, check_key
+from dbos_async._event_responses import EventStream
 from dbos_async._event_streams import FollowedEvent, FollowedStream, body
 from dbos_async._executor import launched
 from dbos_async._lifecycle import settings
@@ -58,15 +54,11 @@ from dbos_async.errors import (
 )
 from dbos_async.keys import Event, Stream, key_and_type
 
-_log = logging.getLogger("dbos_async")
-
 App = TypeVar("App")
 Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_AFTER_SECONDS = 5
-CUT_OFF_AFTER_SECONDS = 5.0
-"""So long a client has to read the rest of its event stream when the server stops."""
 
 STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowNotFoundError: 404,
@@ -166,53 +158,6 @@ def add_error_handlers(app: Starlette) -> None:
         app.add_exception_handler(kind, _answer)
 
 
-class _EventStream(EventSourceResponse):
-    """Ends the response in good order when the server stops, so that no error is logged and browsers reconnect.
-
-    A client that reads no more does not keep the server from stopping: it is cut off after a while.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal is_open
-            await send(message)
-            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
-
-        await super().__call__(scope, receive, watched_send)
-        if is_open:
-            transport = _transport(scope, receive)
-            if transport is not None:
-                asyncio.get_running_loop().call_later(CUT_OFF_AFTER_SECONDS, _cut_off, transport)
-            with anyio.move_on_after(CUT_OFF_AFTER_SECONDS + 1):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _transport(scope: Scope, receive: Receive) -> asyncio.Transport | None:
-    """The connection of this request, if uvicorn serves it. ASGI has no way to cut it off.
-
-    uvicorn is asked by the handler of its signals, since middleware may have put another ``receive`` in the place of its own.
-    """
-    cycles: list[Any] = [getattr(receive, "__self__", None)]
-    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    cycles += [
-        getattr(each, "cycle", None) for each in getattr(getattr(server, "server_state", None), "connections", ())
-    ]
-    for cycle in cycles:
-        served: Any = getattr(cycle, "scope", None)
-        if served is scope or (isinstance(served, dict) and served.get("state", served) is scope.get("state")):
-            transport = getattr(cycle, "transport", None)
-            return transport if isinstance(transport, asyncio.Transport) or hasattr(transport, "abort") else None
-    return None
-
-
-def _cut_off(transport: asyncio.Transport) -> None:
-    if transport.get_write_buffer_size() > 0:
-        _log.warning("A client of an event stream has stopped reading and was cut off, since the server stops.")
-    transport.abort()
-
-
 async def stream_response(
     request: Request,
     workflow_id: str,
@@ -267,7 +212,7 @@ async def stream_response(
     if first is None:
         return Response(status_code=204)
     head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
-    return _EventStream(body(followed, head, first), ping=heartbeat_seconds, ping_message_factory=_heartbeat)
+    return EventStream(body(followed, head, first), ping=heartbeat_seconds, ping_message_factory=_heartbeat)
 
 
 def _heartbeat() -> ServerSentEvent:
