@@ -21,12 +21,13 @@ class Page(NamedTuple):
     """What one poll of a stream found: offsets with the JSON of their values, and how the stream ended.
 
     ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on. ``parked`` is the status of a
-    workflow that is parked.
+    workflow that is parked. ``more`` says that the page is full, and there may be more behind it.
     """
 
     entries: list[tuple[int, str]]
     end: str | None
     parked: str | None = None
+    more: bool = False
 
 
 async def live_pages(
@@ -78,7 +79,7 @@ def page_of_records(workflow_id: str, records: Result) -> tuple[Page, bool]:
     more = last["more"] and not last["closes"]
     end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
     entries = [(record["offset"], record["value"]) for record in records if record["closes"] is False]
-    return Page(entries, end, last["status"] if last["parked"] else None), more
+    return Page(entries, end, last["status"] if last["parked"] else None, more), more
 
 
 def page_of_updates(updates: list[tuple[int, str | None, bytes]], offset: int) -> Page | None:

@@ -77,6 +77,7 @@ HOT: dict[str, Row] = {
     "READ_EVENT": ("other", "k", 0),
     "ALL_EVENTS": ("other",),
     "READ": ("other", "k", 0, 500),
+    "TAIL": ("other", "k"),
     "RESULT": ("other",),
     "STATUS": ("other",),
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
