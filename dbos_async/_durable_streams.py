@@ -27,6 +27,9 @@ from dbos_async._serialization.values import encode_value
 from dbos_async.errors import LaunchError, StreamTimeoutError, WorkflowNotFoundError
 
 MAX_OFFSET: Final = 2**31 - 1
+MAX_LENGTH = 2**20
+"""A chunk that is longer than so many characters of JSON ends with its page, and the client asks for the next."""
+
 NOW: Final = "now"
 LONG_POLL, SSE = "long-poll", "sse"
 
@@ -138,7 +141,11 @@ class DurableStream:
         """Where the stream ends now, with no value."""
         tail = await tail_of(self._database, self._workflow_id, self._key)
         headers = self._headers(Chunk([], tail.offset, more=False, end=tail.end), NO_STORE)
-        return Response("[]" if self._request.method == "GET" else None, headers=headers, media_type="application/json")
+        answer = Response("[]", headers=headers, media_type="application/json")
+        if self._request.method == "HEAD":  # a GET has another length
+            answer.body = b""
+            del answer.headers["content-length"]
+        return answer
 
     async def _when_there_is_more(self, seconds: float) -> Response:
         offset = await self._start()
@@ -243,8 +250,18 @@ class DurableStream:
         return (await tail_of(self._database, self._workflow_id, self._key)).offset
 
     async def _first(self, offset: int) -> Chunk:
+        """What is there from this offset on, in one chunk if it is not too long.
+
+        The client of npm reads no second one when it is asked for what is there (``live: false``).
+        """
         async with aclosing(self._chunks(offset, None, retry_forever=False)) as chunks:
-            return await anext(chunks)
+            chunk = await anext(chunks)
+            values, length = chunk.values, sum(map(len, chunk.values))
+            while chunk.more and length < MAX_LENGTH:
+                chunk = await anext(chunks)
+                values += chunk.values
+                length += sum(map(len, chunk.values))
+        return chunk._replace(values=values)
 
     async def _wait_for_more(self, offset: int, seconds: float) -> Chunk | None:
         """The next chunk that has values or ends; ``None`` when there is none in so many seconds."""

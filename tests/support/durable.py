@@ -21,8 +21,12 @@ from tests.support.web import Event, serving
 from tests.support.web_app import start
 
 
-def app(**options: Any) -> Starlette:
+def app(asked: list[str] | None = None, **options: Any) -> Starlette:
+    """``asked`` gets the query of each request."""
+
     async def respond(request: Request) -> Response:
+        if asked is not None:
+            asked.append(request.url.query)
         return await durable_stream(request, request.path_params["id"], "k", **options)
 
     made = Starlette(routes=[Route("/{id}", respond, methods=["GET", "HEAD", "POST", "PUT", "DELETE"])])
@@ -31,9 +35,9 @@ def app(**options: Any) -> Starlette:
 
 
 @asynccontextmanager
-async def reading(**options: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def reading(asked: list[str] | None = None, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that answers under ``/{workflow_id}``."""
-    async with serving(app(**options)) as address, client_of(address) as client:
+    async with serving(app(asked, **options)) as address, client_of(address) as client:
         yield client
     for task in asyncio.all_tasks():  # the library for events leaves one, by which it notices that a server stops
         if "_shutdown_watcher" in repr(task.get_coro()):

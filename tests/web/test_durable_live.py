@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dbos_async import DBOS, DBOSClient
+from dbos_async import DBOS, DBOSClient, _durable_streams
 from dbos_async._database.wakeups import stream_key
 from dbos_async._durable_streams import offset_token, response_cursor
 from dbos_async._executor import launched
@@ -200,7 +200,10 @@ async def test_s3_events_are_data_and_control_in_turn_until_the_stream_is_closed
             assert await anext(found, None) is None
 
 
-async def test_s5_events_of_a_long_stream_are_up_to_date_at_its_end_only(client: httpx.AsyncClient) -> None:
+async def test_s5_events_of_a_long_stream_are_up_to_date_at_its_end_only(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_durable_streams, "MAX_LENGTH", 1)
     await open_stream(*range(1000))
     found = await _first_events(client, "/w?offset=-1&live=sse", 5)
     assert told(found) == [

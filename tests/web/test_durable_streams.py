@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dbos_async import DBOS, DBOSClient
+from dbos_async import DBOS, DBOSClient, _durable_streams
 from dbos_async._durable_streams import offset_token
 from tests.support.durable import open_stream, reading, say, stream_headers
 from tests.support.eventually import eventually
@@ -50,8 +50,9 @@ async def test_a_declared_value_is_the_json_that_was_written(client: httpx.Async
 @pytest.mark.parametrize("count", [499, 500, 501, 1000, 1200])
 @pytest.mark.parametrize("ending", ["", "close", "wait"])
 async def test_s3_a_long_stream_comes_in_parts_and_only_the_last_is_up_to_date(
-    client: httpx.AsyncClient, count: int, ending: str
+    client: httpx.AsyncClient, count: int, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_durable_streams, "MAX_LENGTH", 1)
     if ending == "wait":
         await open_stream(*range(count))
     else:
@@ -74,6 +75,12 @@ async def test_s3_a_long_stream_comes_in_parts_and_only_the_last_is_up_to_date(
     assert offsets == sorted(set(offsets)), "offsets sort as strings"
     last = await client.get("/w", params={"offset": offset})
     assert (last.status_code, last.json(), stream_headers(last)) == (200, [], at(count, "up-to-date", *ended))
+
+
+async def test_many_short_values_come_in_one_answer(client: httpx.AsyncClient) -> None:
+    await open_stream(*range(1700))
+    answer = await client.get("/w")
+    assert (answer.json(), stream_headers(answer)) == (list(range(1700)), at(1700, "up-to-date"))
 
 
 async def test_values_of_more_than_a_megabyte_come_in_parts(client: httpx.AsyncClient) -> None:
@@ -138,6 +145,7 @@ async def test_head_has_the_tail_and_whether_the_stream_is_closed(client: httpx.
     for flags in ((), ("closed",)):
         answer = await client.head("/w")
         assert (answer.status_code, answer.content) == (200, b"")
+        assert "content-length" not in answer.headers, "it would have to be that of a GET"
         assert stream_headers(answer) == at(700, "up-to-date", *flags)
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["cache-control"] == "no-store"
