@@ -39,7 +39,12 @@ async def reading(asked: list[str] | None = None, **options: Any) -> AsyncIterat
     """A client of a server that answers under ``/{workflow_id}``."""
     async with serving(app(asked, **options)) as address, client_of(address) as client:
         yield client
-    for task in asyncio.all_tasks():  # the library for events leaves one, by which it notices that a server stops
+    await end_watchers()
+
+
+async def end_watchers() -> None:
+    """The library for events leaves one task to the loop, by which it notices that a server stops."""
+    for task in asyncio.all_tasks():
         if "_shutdown_watcher" in repr(task.get_coro()):
             task.cancel()
             await asyncio.wait([task])

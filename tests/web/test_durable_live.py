@@ -6,19 +6,22 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from dbos_async import DBOS, DBOSClient, _durable_streams
 from dbos_async._database.wakeups import stream_key
 from dbos_async._durable_streams import offset_token, response_cursor
 from dbos_async._executor import launched
-from tests.support.durable import app, client_of, open_stream, reading, say, stream_headers, told
+from tests.support.durable import app, client_of, end_watchers, open_stream, reading, say, stream_headers, told
 from tests.support.eventually import eventually
 from tests.support.web import Event, events, serving, source
 from tests.support.web_app import start, watched
@@ -107,6 +110,26 @@ async def test_a_client_that_left_its_long_poll_leaves_nothing(client: httpx.Asy
         await waits()
         waiting.cancel()
         await eventually(lambda: watched() == before, "nobody waits any more", give_up_after_seconds=5)
+
+
+async def test_a_client_that_left_is_noticed_behind_middleware_too(dbos: DBOS) -> None:
+    async def pass_on(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return await call_next(request)
+
+    behind = app(long_poll_seconds=100)
+    behind.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    await open_stream(1)
+    before = watched()
+    async with serving(behind) as address, client_of(address) as client:
+        waiting = poll(client, 1)
+        await waits()
+        waiting.cancel()
+        await eventually(lambda: watched() == before, "nobody waits any more", give_up_after_seconds=5)
+        waiting = poll(client, 1)
+        await waits()
+        await say("new")
+        assert (await waiting).json() == ["new"]
+    await end_watchers()
 
 
 async def test_a_server_that_stops_ends_its_long_polls(dbos: DBOS) -> None:
