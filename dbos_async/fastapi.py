@@ -15,21 +15,26 @@ before anything parses it, with Starlette's own middleware (FastAPI's ``max_body
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar, Unpack
 
-import anyio
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
 
-from dbos_async._checks import MAX_WAIT_SECONDS, check_callable, check_duration, check_instance, check_key
+from dbos_async._checks import (
+    MAX_WAIT_SECONDS,
+    check_callable,
+    check_duration,
+    check_flag,
+    check_instance,
+    check_key,
+)
+from dbos_async._database.database import Database
+from dbos_async._durable_streams import DurableStream
+from dbos_async._event_responses import EventStream
 from dbos_async._event_streams import FollowedEvent, FollowedStream, body
 from dbos_async._executor import launched
 from dbos_async._lifecycle import settings
@@ -58,15 +63,11 @@ from dbos_async.errors import (
 )
 from dbos_async.keys import Event, Stream, key_and_type
 
-_log = logging.getLogger("dbos_async")
-
 App = TypeVar("App")
 Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_AFTER_SECONDS = 5
-CUT_OFF_AFTER_SECONDS = 5.0
-"""So long a client has to read the rest of its event stream when the server stops."""
 
 STATUS_CODES: dict[type[DBOSError], int] = {
     WorkflowNotFoundError: 404,
@@ -166,53 +167,6 @@ def add_error_handlers(app: Starlette) -> None:
         app.add_exception_handler(kind, _answer)
 
 
-class _EventStream(EventSourceResponse):
-    """Ends the response in good order when the server stops, so that no error is logged and browsers reconnect.
-
-    A client that reads no more does not keep the server from stopping: it is cut off after a while.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal is_open
-            await send(message)
-            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
-
-        await super().__call__(scope, receive, watched_send)
-        if is_open:
-            transport = _transport(scope, receive)
-            if transport is not None:
-                asyncio.get_running_loop().call_later(CUT_OFF_AFTER_SECONDS, _cut_off, transport)
-            with anyio.move_on_after(CUT_OFF_AFTER_SECONDS + 1):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _transport(scope: Scope, receive: Receive) -> asyncio.Transport | None:
-    """The connection of this request, if uvicorn serves it. ASGI has no way to cut it off.
-
-    uvicorn is asked by the handler of its signals, since middleware may have put another ``receive`` in the place of its own.
-    """
-    cycles: list[Any] = [getattr(receive, "__self__", None)]
-    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    cycles += [
-        getattr(each, "cycle", None) for each in getattr(getattr(server, "server_state", None), "connections", ())
-    ]
-    for cycle in cycles:
-        served: Any = getattr(cycle, "scope", None)
-        if served is scope or (isinstance(served, dict) and served.get("state", served) is scope.get("state")):
-            transport = getattr(cycle, "transport", None)
-            return transport if isinstance(transport, asyncio.Transport) or hasattr(transport, "abort") else None
-    return None
-
-
-def _cut_off(transport: asyncio.Transport) -> None:
-    if transport.get_write_buffer_size() > 0:
-        _log.warning("A client of an event stream has stopped reading and was cut off, since the server stops.")
-    transport.abort()
-
-
 async def stream_response(
     request: Request,
     workflow_id: str,
@@ -259,15 +213,69 @@ async def stream_response(
     name = key_and_type(event, Event)[0] if key is None else key_and_type(key, Stream)[0]
     heartbeat_seconds = check_duration(heartbeat_seconds, "heartbeat_seconds", least=0.001, most=MAX_WAIT_SECONDS)
     retry_seconds = check_duration(retry_seconds, "retry_seconds", most=MAX_WAIT_SECONDS)
-    if client is not None:
-        check_instance(client, DBOSClient, "client")
-    database = launched.database() if client is None else client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
-    followed = (FollowedEvent if key is None else FollowedStream)(database, workflow_id, name, request)
+    followed = (FollowedEvent if key is None else FollowedStream)(_database(client), workflow_id, name, request)
     first = await followed.first()
     if first is None:
         return Response(status_code=204)
     head = ServerSentEvent(retry=round(retry_seconds * 1000), sep="\n").encode()
-    return _EventStream(body(followed, head, first), ping=heartbeat_seconds, ping_message_factory=_heartbeat)
+    return EventStream(body(followed, head, first), ping=heartbeat_seconds, ping_message_factory=_heartbeat)
+
+
+async def durable_stream(
+    request: Request,
+    workflow_id: str,
+    key: str | Stream[Any],
+    *,
+    client: DBOSClient | None = None,
+    shared: bool = False,
+    long_poll_seconds: float = 20.0,
+    event_stream_seconds: float = 60.0,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> Response:
+    """A stream as the Durable Streams protocol reads it, for the clients of that protocol in any language and for caches.
+
+    Answers GET and HEAD, in JSON mode: ``?offset=`` is ``-1`` (the beginning), ``now``, or the ``Stream-Next-Offset`` of an
+    answer; ``live=long-poll`` waits up to ``long_poll_seconds`` for the next value, and ``live=sse`` follows for
+    ``event_stream_seconds``, with a comment every ``heartbeat_seconds``; then the client asks again. ``Stream-Closed`` tells
+    the end: the stream was closed, or its workflow has ended and everything written was read. A client that was told so asks
+    no more, also if a cancelled workflow is resumed.
+
+    ``shared=True`` says that every visitor may read this: then caches may keep values for a minute, and use them for five
+    more while they ask for news. Else only the visitor's browser keeps them, and it asks whether they still stand (304).
+
+    Raises `WorkflowNotFoundError` (404 by `add_error_handlers`) when there is no such workflow, and Starlette's
+    ``HTTPException`` for a query that cannot be understood (400) and for other methods (405). ``client`` reads, else the
+    launched DBOS; a reader that waits holds no connection to Postgres.
+
+    Example:
+        ```python
+        @app.api_route("/orders/{order_id}/tokens", methods=["GET", "HEAD"])
+        async def tokens(request: Request, order_id: str) -> Response:
+            return await durable_stream(request, order_id, TOKENS)
+        ```
+    """
+    check_instance(request, Request, "request")
+    workflow_id = check_key(workflow_id, "workflow_id")
+    name = key_and_type(key, Stream)[0]
+    shared = check_flag(shared, "shared")
+    long_poll_seconds = check_duration(long_poll_seconds, "long_poll_seconds", least=0.001, most=MAX_WAIT_SECONDS)
+    event_stream_seconds = check_duration(
+        event_stream_seconds, "event_stream_seconds", least=0.001, most=MAX_WAIT_SECONDS
+    )
+    heartbeat_seconds = check_duration(heartbeat_seconds, "heartbeat_seconds", least=0.001, most=MAX_WAIT_SECONDS)
+    read = DurableStream(_database(client), workflow_id, name, request, shared=shared)
+    if not read.is_event_stream:
+        return await read.answer(long_poll_seconds)
+    sent = read.events(await read.first_of_events(), event_stream_seconds)
+    headers = read.event_stream_headers
+    return EventStream(sent, headers=headers, ping=heartbeat_seconds, ping_message_factory=_heartbeat)
+
+
+def _database(client: DBOSClient | None) -> Database:
+    if client is None:
+        return launched.database()
+    check_instance(client, DBOSClient, "client")
+    return client._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
 
 
 def _heartbeat() -> ServerSentEvent:

@@ -78,7 +78,7 @@ async def read_recorded(
         records = await database.call(READ, [row], partition=stream[0], retry_forever=True)
         if records[-1]["offset"] is None:
             raise WorkflowNotFoundError(stream[0])
-        page, _ = place.read(stream[0], records)
+        page = place.read(stream[0], records)
         page = page._replace(entries=[entry for entry in page.entries if entry[0] < stop])
         page_values, invalid = decode_entries(page.entries, stream[1], declared)
         pages.append((page, page_values))

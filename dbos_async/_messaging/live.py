@@ -35,7 +35,8 @@ async def live_pages(
                 if page is None:
                     row = workflow_id, key, place.offset, MAX_VALUES, None
                     records = await database.call(READ, [row], partition=workflow_id, retry_forever=retry_forever)
-                    page, more = place.read(workflow_id, records)
+                    page = place.read(workflow_id, records)
+                    more = page.more
                 yield page
                 if page.end is not None:
                     return

@@ -42,10 +42,10 @@ async def merged_pages(
             while due:
                 now_due, due = due, []
                 for first in range(0, len(now_due), MAX_AT_ONCE):
-                    for which, page, more in await merge.poll(now_due[first : first + MAX_AT_ONCE]):
+                    for which, page in await merge.poll(now_due[first : first + MAX_AT_ONCE]):
                         yield which, page
                         merge.passed(which, page)
-                        if more:
+                        if page.more:
                             due.append(which)
             del updates
             if not merge.places:
@@ -78,8 +78,8 @@ class _Merge:
         digest = self._digests[which]
         return self.places[which].update([update for update in updates if update[2] == digest])
 
-    async def poll(self, due: Sequence[int]) -> list[tuple[int, Page, bool]]:
-        """A page of each of these streams, and whether there is more behind it."""
+    async def poll(self, due: Sequence[int]) -> list[tuple[int, Page]]:
+        """A page of each of these streams."""
         most = MAX_VALUES // len(due)
         calls = [
             self._database.call(
@@ -90,7 +90,7 @@ class _Merge:
         ]  # fmt: skip
         found = await asyncio.gather(*calls)
         return [
-            (which, *self.places[which].read(self._streams[which][0], records))
+            (which, self.places[which].read(self._streams[which][0], records))
             for which, records in zip(due, found, strict=True)
         ]
 

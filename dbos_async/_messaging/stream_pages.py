@@ -31,12 +31,13 @@ class Page(NamedTuple):
     """What one poll of a stream found: offsets with the JSON of their values, and how the stream ended.
 
     ``end`` is CLOSED, or the status that its workflow ended with, or ``None`` while it goes on. ``parked`` is the status of a
-    workflow that is parked.
+    workflow that is parked. ``more`` says that the page is full, and there may be more behind it.
     """
 
     entries: list[tuple[int, str]]
     end: str | None
     parked: str | None = None
+    more: bool = False
     rewinds: tuple[Rewound, ...] = ()
     """What a reader of entries is told besides."""
 
@@ -57,15 +58,15 @@ class StreamPlace:
         self._had_below = 0
         """Below this offset the reader had all values, when the row was written that took back last."""
 
-    def read(self, workflow_id: str, records: Result) -> tuple[Page, bool]:
-        """The page that a poll has found, and whether there is more behind it. The place moves behind the page."""
+    def read(self, workflow_id: str, records: Result) -> Page:
+        """The page that a poll has found. The place moves behind it."""
         last = records[-1]
         if last["status"] is None:
             raise WorkflowNotFoundError(workflow_id)
         more = last["more"] and not last["closes"]
         end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
         entries, rewinds = self._entries(records)
-        return Page(entries, end, last["status"] if last["parked"] else None, rewinds), more
+        return Page(entries, end, last["status"] if last["parked"] else None, more, rewinds)
 
     def _entries(self, records: Result) -> tuple[list[tuple[int, str]], tuple[Rewound, ...]]:
         entries: list[tuple[int, str]] = []

@@ -81,6 +81,7 @@ HOT: dict[str, Row] = {
     "READ": ("other", "k", 0, 500, None),
     "REWIND": ("w", 1, "1", "k", '["x"]', 5, -1, b"d"),
     "WRITTEN": ("w", "k", "1"),
+    "TAIL": ("other", "k"),
     "RESULT": ("other",),
     "STATUS": ("other",),
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),

@@ -17,8 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
 
-from dbos_async import DBOSClient
-from dbos_async import fastapi as web
+from dbos_async import DBOSClient, _event_responses
 from tests.support.eventually import eventually
 from tests.support.web import serving, source
 from tests.support.web_app import application, bulk, start
@@ -65,7 +64,7 @@ def is_stuck() -> bool:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "CUT_OFF_AFTER_SECONDS", CUT_OFF_AFTER_SECONDS)
+    monkeypatch.setattr(_event_responses, "CUT_OFF_AFTER_SECONDS", CUT_OFF_AFTER_SECONDS)
 
 
 @pytest.mark.parametrize(
