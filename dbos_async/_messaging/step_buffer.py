@@ -54,6 +54,8 @@ class StepBuffer(Buffer):
             records = await self._database.call(WRITTEN, [row], partition=self._run.partition, retry_forever=True)
         except BaseException:
             self.abandon()
+            if before is not None:
+                writers[key] = before  # it knows what this attempt has done
             raise
         found = [text for record in records for text in record["batch"] or ()]
         self.count = self._stored = 0 if self._skips else len(found)
@@ -81,7 +83,9 @@ class StepBuffer(Buffer):
     async def finish(self) -> None:
         """The end of the block, or of the step. An attempt without values takes back what earlier ones have written, too."""
         if self.is_over:
-            return
+            if self._failure is not None or not (self.rewinds or self._is_sending):
+                return
+            self.is_over = False  # its block was cancelled, and the step went on and succeeds
         try:
             await self.flush()
             if self.rewinds:
@@ -117,7 +121,8 @@ class StepBuffer(Buffer):
 
     async def _store(self, texts: list[str], first: int) -> None:
         if not self.rewinds:
-            await super()._store(texts, first)
+            if texts:
+                await super()._store(texts, first)
             return
         # Rewinds of one stream follow each other: each takes back, and copies, what is there.
         async with _rewinding(self._run, self._key):

@@ -107,6 +107,7 @@ class Buffer(ABC):
         """Store what waits, in the background: whoever writes may be cancelled at any moment."""
         texts, first = self._texts, self.count
         self._texts, self._size, self.count = [], 0, first + len(texts)
+        self._wake()  # there is room
         try:
             await self._store(texts, first)
             self._stored = first + len(texts)

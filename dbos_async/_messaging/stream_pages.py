@@ -50,13 +50,15 @@ class Page(NamedTuple):
 class StreamPlace:
     """Where a reader stands in a stream: the offset of the row that comes next, and what it has had of those before."""
 
-    __slots__ = ("_had_below", "offset", "takes_rewinds")
+    __slots__ = ("_had_below", "_passed", "offset", "takes_rewinds")
 
     def __init__(self, offset: int, *, takes_rewinds: bool = False) -> None:
         self.offset = offset
         self.takes_rewinds = takes_rewinds
+        self._passed = offset
+        """Behind the last value that the reader has passed, where that value was written first."""
         self._had_below = 0
-        """Below this offset the reader had all values, when the row was written that took back last."""
+        """The same, when the reader passed the last row that takes back: it had all values that were written first below."""
 
     def read(self, workflow_id: str, records: Result) -> Page:
         """The page that a poll has found. The place moves behind it."""
@@ -87,12 +89,14 @@ class StreamPlace:
             else:
                 found = []
                 self.offset = offset + 1
-                self._had_below = begin
+                self._had_below = max(self._had_below, self._passed)
                 if self.takes_rewinds and record["rewinds_to"] < begin:
                     rewinds = *rewinds, Rewound(offset, record["rewinds_to"], len(entries))
-            first = record["copy_of"]
-            if first is not None and first < self._had_below and not self.takes_rewinds:
-                found = [one for one in found if first + one[0] - offset >= self._had_below]
+                continue
+            moved = 0 if record["copy_of"] is None else record["copy_of"] - offset
+            self._passed = self.offset + moved
+            if moved and not self.takes_rewinds:
+                found = [one for one in found if one[0] + moved >= self._had_below]
             entries += found
         return entries, rewinds
 
@@ -114,4 +118,6 @@ class StreamPlace:
                 entries.extend(enumerate(values[offset - first :], offset))
                 offset = first + len(values)
         self.offset = offset
+        if entries:
+            self._passed = offset
         return Page(entries, end)

@@ -6,6 +6,7 @@ that are stored already are left out, by their numbers.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Final
 
@@ -31,6 +32,8 @@ class WorkflowBuffer(Buffer):
         """The values since the last barrier."""
         self._unconfirmed_size = 0
         self._confirmed = 0
+        self._turn = asyncio.Lock()
+        """One barrier at a time."""
 
     @classmethod
     async def open(cls, database: Database, context: WorkflowContext, key: str, limits: Limits) -> WorkflowBuffer:
@@ -61,21 +64,32 @@ class WorkflowBuffer(Buffer):
             self._send_in_time()
 
     async def flush(self) -> None:
-        if not self._unconfirmed:
-            return
+        self._context()
+        async with self._turn:
+            if self._unconfirmed:
+                await self._confirm()
+        self._send_in_time()
+
+    async def _confirm(self) -> None:
+        """Store all values since the last barrier, as a step."""
         step = Step(self._context(), FLUSH, self._key)
-        texts, count = self._unconfirmed, self._confirmed + len(self._unconfirmed)
+        texts, size, first = self._unconfirmed, self._unconfirmed_size, self._confirmed
+        count = first + len(texts)
         output = json.dumps({"writer": self._path, "written": count})
-        batch = encode_batch(texts)
         self._stop_timer()
-        first, self._confirmed = self._confirmed, count
-        self._unconfirmed, self._unconfirmed_size = [], 0
+        self._unconfirmed, self._unconfirmed_size, self._confirmed = [], 0, count
         # What is under way is among these values. The statement leaves it out.
         self._texts, self._size, self.count = [], 0, count
+        batch = encode_batch(texts)
         call = append_call(self._run, step, self._path, FLUSH, self._key, texts, batch, first, output)
-        (await step.perform(call)).value()
+        try:
+            (await step.perform(call)).value()
+        except asyncio.CancelledError:
+            # The next barrier stores them, or leaves them out if they were committed all the same.
+            self._unconfirmed, self._confirmed = texts + self._unconfirmed, first
+            self._unconfirmed_size += size
+            raise
         self._failure = None
-        self._send_in_time()
 
     async def finish(self) -> None:
         if self.is_over:
@@ -84,6 +98,15 @@ class WorkflowBuffer(Buffer):
             await self.flush()
         finally:
             self.abandon()
+
+    def _start_sending(self) -> None:
+        self._stop_timer()
+        if not self._turn.locked():  # else what waits now follows the barrier
+            super()._start_sending()
+
+    async def _store(self, texts: list[str], first: int) -> None:
+        if texts:  # a barrier that began in between has taken them over
+            await super()._store(texts, first)
 
     def _context(self) -> WorkflowContext:
         context = calling_context(self._database)
