@@ -31,7 +31,7 @@ async def model(who: str, mode: Any) -> list[Any]:
     """Says something else at each attempt, and fails now and then."""
     chance, attempt = Chance.random, uuid4().hex[:6]
     length = chance.randint(1, 14) if mode in ("rewind", "append") else 14
-    limits = {"max_values": chance.choice((1, 3, 1000)), "max_seconds": chance.choice((0, 0.001, 0.02))}
+    limits: Any = {"max_values": chance.choice((1, 3, 1000)), "max_seconds": chance.choice((0, 0.001, 0.02))}
     async with DBOS.stream_writer("s", on_retry=mode, **limits) as out:
         for n in range(len(out.written) if mode == "continue" else 0, length):
             await out.write([who, attempt, n])

@@ -64,9 +64,7 @@ async def test_s8_a_new_attempt_does_what_it_says_with_what_the_last_one_wrote(
 ) -> None:
     tried: list[int] = []
 
-    @DBOS.step(
-        retries_allowed=True, interval_seconds=0, timeout_seconds=0.2 if end == "time-out" else None
-    )
+    @DBOS.step(retries_allowed=True, interval_seconds=0, timeout_seconds=0.2 if end == "time-out" else None)
     async def step() -> None:
         tried.append(0)
         await says(mode, len(tried), 1 + len(tried), then_wait=end == "time-out" and len(tried) == 1)

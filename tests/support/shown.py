@@ -99,7 +99,6 @@ def check_followed(found: list[Said], modes: Mapping[str, str]) -> None:
         assert all(each == list(range(each[0], each[0] + len(each))) for each in attempts.values()), said
 
 
-
 ROWS = """
     select "offset", coalesce(count, 1) as count, value is null and batch is null as is_empty, closes, rewinds_to,
            taken_back_by, copy_of, cardinality(batch) as length, count as batch_count

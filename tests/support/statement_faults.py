@@ -30,7 +30,7 @@ Choose = Callable[[str], str | None]
 @contextmanager
 def faults(connection: Any, workflow_id: str, choose: Choose, happened: list[tuple[str, str]]) -> Iterator[None]:
     """While the block lasts, let each statement of this process have the fault that is chosen for it."""
-    fetch = Sending._fetch  # noqa: SLF001 - the fault must come at exactly this place
+    fetch = Sending._fetch
     turn = asyncio.Lock()
 
     async def take_away() -> None:
@@ -60,8 +60,8 @@ def faults(connection: Any, workflow_id: str, choose: Choose, happened: list[tup
             raise asyncpg.ConnectionDoesNotExistError("it was cut after the commit")
         return found
 
-    Sending._fetch = fetch_or_fail  # type: ignore[method-assign]  # noqa: SLF001 - as above
+    Sending._fetch = fetch_or_fail  # type: ignore[method-assign, assignment]  # it must come at exactly this place
     try:
         yield
     finally:
-        Sending._fetch = fetch  # type: ignore[method-assign]  # noqa: SLF001 - as above
+        Sending._fetch = fetch  # type: ignore[method-assign]  # it must come at exactly this place
