@@ -58,7 +58,7 @@ class StepBuffer(Buffer):
                 writers[key] = before  # it knows what this attempt has done
             raise
         found = [text for record in records for text in record["batch"] or ()]
-        self.count = self._stored = 0 if self._skips else len(found)
+        self.count = self._stored = 0 if self._skips else records[-1]["count"] or 0
         return found
 
     async def add(self, text: str) -> None:

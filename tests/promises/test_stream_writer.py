@@ -315,19 +315,19 @@ async def test_s8_what_waits_is_sent_when_a_bound_is_reached(bound: Any) -> None
     async def step() -> None:
         async with DBOS.stream_writer("s", **({"max_seconds": 60} | bound)) as out:
             await out.write("sent")
-            await DBOS_STOP.wait()
+            await stop.wait()
 
     @DBOS.workflow()
     async def workflow() -> None:
         await step()
 
-    DBOS_STOP = asyncio.Event()
+    stop = asyncio.Event()
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(workflow)
     async with asyncio.timeout(10):
         async for value in DBOS.read_stream("w", "s"):
             assert value == "sent"
-            DBOS_STOP.set()
+            stop.set()
     await handle.get_result()
 
 
