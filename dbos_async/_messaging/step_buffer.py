@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
@@ -17,10 +16,11 @@ from dbos_async._messaging.streams import (
     append_call,
     call_of_stream,
     encode_batch,
+    settle,
     stream_end,
 )
 from dbos_async._runs.context import StepContext, check_live
-from dbos_async._runs.run import Run
+from dbos_async._runs.run import Run, RunWrites
 from dbos_async.errors import WrongPlaceError
 
 
@@ -44,7 +44,7 @@ class StepBuffer(Buffer):
             )
         writers[key] = self
         try:
-            await _settled(self._run, context.path, key)
+            await settle(self._run, key)
             if before is not None:  # this attempt goes on
                 self.rewinds, self.count = before.rewinds, before.count
                 self._stored = self.count
@@ -94,7 +94,7 @@ class StepBuffer(Buffer):
     def abandon(self) -> None:
         super().abandon()
         if self._is_sending:
-            _unsettled(self._run)[self._context.path, self._key] = self
+            _writes(self._run).unsettled.setdefault(self._key, set()).add(self)
 
     async def settle(self) -> None:
         """Return when nothing is under way any more."""
@@ -134,23 +134,12 @@ class StepBuffer(Buffer):
         return call_of_stream(run, self._context, REWIND, row, Written(run, key, texts, len(batch), digest))
 
 
-def _unsettled(run: Run) -> dict[tuple[str, str], Any]:
+def _writes(run: Run) -> RunWrites:
     if run.writes is None:
         run.next_write_seq()
     assert run.writes is not None
-    return run.writes.unsettled
-
-
-async def _settled(run: Run, path: str, key: str) -> None:
-    """Return when nothing is under way any more of what an abandoned writer of this step has sent to the stream."""
-    buffer: StepBuffer | None = _unsettled(run).get((path, key))
-    if buffer is not None:
-        await buffer.settle()
-        _unsettled(run).pop((path, key), None)
+    return run.writes
 
 
 def _rewinding(run: Run, key: str) -> asyncio.Lock:
-    if run.writes is None:
-        run.next_write_seq()
-    assert run.writes is not None
-    return run.writes.rewinding.setdefault(key, asyncio.Lock())
+    return _writes(run).rewinding.setdefault(key, asyncio.Lock())

@@ -6,7 +6,8 @@ follow each other. Where two runs of a workflow meet, both want the same row, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from dbos_async._checks import check_list
@@ -67,7 +68,8 @@ async def write_stream_many(database: Database, key: str | Stream[Any], values: 
     batch = encode_batch(texts)
     invalid = size_error(batch, database.max_payload_bytes, f"All values together for stream {name!r}")
     call = append_call(context.run, caller, caller.path, "write_stream_many", name, texts, batch)
-    (await issue(database, caller, call, verb="write_stream_many", invalid=invalid)).value()
+    after = settling(context.run, name)
+    (await issue(database, caller, call, verb="write_stream_many", invalid=invalid, after=after)).value()
 
 
 def encode_batch(texts: Sequence[str]) -> str:
@@ -104,6 +106,23 @@ def stream_end(run: Run, key: str) -> int:
     return -1 if run.writes is None else run.writes.stream_ends.get(key, -1)
 
 
+def settling(run: Run, key: str) -> Callable[[], Awaitable[None]] | None:
+    """What must be waited for before a write to the stream: batches of abandoned writers that are under way."""
+    if run.writes is None or key not in run.writes.unsettled:
+        return None
+    return functools.partial(settle, run, key)
+
+
+async def settle(run: Run, key: str) -> None:
+    """Return when nothing is under way any more of what abandoned writers of this run have sent to the stream."""
+    while run.writes is not None and (buffers := run.writes.unsettled.get(key)):
+        buffer = next(iter(buffers))
+        await buffer.settle()
+        buffers.discard(buffer)
+        if not buffers:
+            del run.writes.unsettled[key]
+
+
 async def _write(database: Database, context: Context, verb: str, key: str, value: str | None) -> None:
     run = context.run
     caller = caller_in(context, verb, key)
@@ -112,7 +131,7 @@ async def _write(database: Database, context: Context, verb: str, key: str, valu
     invalid = size_error(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
     written = Written(run, key, None if value is None else (value,), len(value or ""), digest)
     call = call_of_stream(run, caller, WRITE, row, written)
-    (await issue(database, caller, call, verb=verb, invalid=invalid)).value()
+    (await issue(database, caller, call, verb=verb, invalid=invalid, after=settling(run, key))).value()
 
 
 class Written(Observer):

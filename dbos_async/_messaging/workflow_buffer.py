@@ -12,7 +12,7 @@ from typing import Final
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, bytes_of
-from dbos_async._messaging.streams import append_call, encode_batch
+from dbos_async._messaging.streams import append_call, encode_batch, settle, settling
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
@@ -68,7 +68,7 @@ class WorkflowBuffer(Buffer):
         # What is under way is among these values. The statement leaves it out.
         self._texts, self._size, self.count = [], 0, count
         call = append_call(self._run, step, self._path, FLUSH, self._key, texts, batch, first, output)
-        (await step.perform(call)).value()
+        (await step.perform(call, after=settling(self._run, self._key))).value()
         self._failure = None
         self._send_in_time()
 
@@ -87,6 +87,10 @@ class WorkflowBuffer(Buffer):
         raise WrongPlaceError(
             "A stream writer of a workflow is used in the body of that workflow, and not in its steps."
         )
+
+    async def _store(self, texts: list[str], first: int) -> None:
+        await settle(self._run, self._key)
+        await super()._store(texts, first)
 
     def _call(self, texts: list[str], first: int) -> Call:
         inside = StepContext(self._run, self._path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, overload
 
 from dbos_async._database.calls import Call, Observer, Row
@@ -58,23 +58,31 @@ def issue(
     verb: str,
     connection: Any = None,
     invalid: InvalidValueError | None = None,
+    after: Callable[[], Awaitable[None]] | None = None,
 ) -> Awaitable[StepResult]:
     """Execute the call for its caller; with ``connection`` as a part of the transaction that is open there.
+
+    In a run it is executed once ``after`` has returned.
 
     An ``invalid`` value becomes the recorded error of a step, and is raised at any other caller.
     """
     # No coroutine of its own: one fewer for each call.
     if isinstance(caller, Step):
-        return caller.perform(call, invalid)
+        return caller.perform(call, invalid, after)
     if caller is not None:
         check_live(caller, verb)
     if invalid is not None:
         raise invalid
-    return _issue_without_step(database, caller, call, verb, connection)
+    return _issue_without_step(database, caller, call, verb, connection, after)
 
 
 async def _issue_without_step(
-    database: Database, caller: StepContext | None, call: Call, verb: str, connection: Any
+    database: Database,
+    caller: StepContext | None,
+    call: Call,
+    verb: str,
+    connection: Any,
+    after: Callable[[], Awaitable[None]] | None,
 ) -> StepResult:
     if connection is not None:
         records = await execute_inside(connection, call.statement, call.rows)
@@ -84,6 +92,8 @@ async def _issue_without_step(
         with caller.run.inside(verb):
             if caller.run.stopped is not None:
                 await caller.run.halt(caller.run.stopped)
+            if after is not None:
+                await after()
             records = await database.execute(call)
             if records[0]["outcome"] == "lost":
                 await caller.run.stop_as_lost()

@@ -116,8 +116,8 @@ class RunWrites:
         self.seq = 0
         self.rewinding: dict[str, asyncio.Lock] = {}
         """For each stream: at most one statement at a time takes back."""
-        self.unsettled: dict[tuple[str, str], Any] = {}
-        """Abandoned stream writers that have a batch under way, by the paths of their steps and by their streams."""
+        self.unsettled: dict[str, set[Any]] = {}
+        """For each stream: abandoned writers that have a batch under way. What is written later comes behind it."""
         self.stream_ends: dict[str, int] = {}
         """The highest known offset of each stream: a write looks for the end of its stream from there on."""
 
