@@ -49,8 +49,9 @@ ABOUT = (
 FINDINGS = "I have read what there is about {}. People have loved it for centuries, and they still argue how much is good for you."
 # A model says the same in other words each time.
 OTHER_WORDS = {
-    "small": "modest", "Every": "Each", "stored": "kept", "speak": "talk", "second": "further", "begin": "start", "like": "wish",
-    "read": "studied", "People": "Many", "loved": "praised", "centuries": "ages", "still": "yet", "argue": "quarrel",
+    "small": "modest", "Every": "Each", "token": "word", "stored": "kept", "reload": "refresh", "speak": "talk", "second": "next",
+    "begin": "start", "anew": "afresh", "said": "told", "interrupt": "stop", "like": "wish", "read": "studied", "People": "Many",
+    "loved": "praised", "centuries": "ages", "still": "yet", "argue": "quarrel",
 }  # fmt: skip
 
 # What the tools find, and after how many seconds.

@@ -199,7 +199,8 @@ async def moments(connection: Any) -> list[dict[int, str | None]]:
 async def test_s8_a_client_that_was_told_of_the_end_is_told_nothing_more_and_any_other_is(
     site: str, connection: Any
 ) -> None:
-    for number, attempts in enumerate(([[["a", "b"]], [["c"]]], [[["a", "b"]], []], [[]], [[], []])):
+    cases: list[Attempts] = [[[["a", "b"]], [["c"]]], [[["a", "b"]], []], [[]], [[], []]]
+    for number, attempts in enumerate(cases):
         tries.clear()
         await speak_at_once(["x"], attempts)
         found = await events(f"{site}/w/stream")
