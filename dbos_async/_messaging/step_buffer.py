@@ -100,11 +100,6 @@ class StepBuffer(Buffer):
         if self._is_sending:
             _unsettled(self._run)[self._context.path, self._key] = self
 
-    async def settle(self) -> None:
-        """Return when nothing is under way any more."""
-        while self._is_sending:
-            await self._next_turn()
-
     async def _check(self, verb: str) -> None:
         check_live(self._context, verb)
         if self._run.stopped is not None:

@@ -100,6 +100,8 @@ class StreamWriter(Generic[T]):
                 await buffer.finish()
         else:
             buffer.abandon()
+            with anyio.CancelScope(shield=True):
+                await buffer.settle()
 
     def _open_buffer(self, verb: str) -> Buffer:
         if self._buffer is None or self._buffer.is_over:
