@@ -108,8 +108,6 @@ class StepHandle(Generic[R]):
         )  # fmt: skip
 
     def _ended(self, task: asyncio.Task[R]) -> None:
-        if not task.cancelled():
-            task.exception()  # the record has it, and whoever asks for the result
         self._database.wakeups.wake(self._key)
 
 
@@ -129,7 +127,13 @@ async def start_step(
     begun: asyncio.Future[Step] = database.loop.create_future()
     scope = anyio.CancelScope()
     task: asyncio.Task[R] = database.loop.create_task(step.execute(bound, kwargs, scope, begun.set_result))
-    task.add_done_callback(lambda _: begun.cancel())  # if it never came so far
+
+    def ended(task: asyncio.Task[R]) -> None:
+        begun.cancel()  # if it never came so far
+        if not task.cancelled():
+            task.exception()  # the record has it, and whoever asks for the result
+
+    task.add_done_callback(ended)
     try:
         begun_step = await begun
         key = digest("step", begun_step.run.workflow_id, begun_step.path)
