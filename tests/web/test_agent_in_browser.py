@@ -322,7 +322,7 @@ SAMPLE = """() => {
 
 def answers(site: Site) -> list[str]:
     """What the model has begun to say, attempt by attempt."""
-    return [ast.literal_eval(line) for line in re.findall(r"^✎ (.*)$", site.output, re.MULTILINE)]
+    return [ast.literal_eval(line) for line in re.findall(r"^✎ (.*)\n", site.output, re.MULTILINE)]
 
 
 async def shows_last_answer(page: Page, site: Site) -> bool:
@@ -347,6 +347,7 @@ async def test_s8_the_page_shows_one_answer_of_the_model_at_every_moment_of_20_k
             await asyncio.sleep(chance.random() / 3)
             await site.kill()
             await site.start()
+        await eventually(lambda: len(answers(site)) > KILLS, "the model is asked for the last time")
         await eventually(lambda: shows_last_answer(page, site), "the page shows the last answer")
         await button(page, "Stop").click()
         await expect(page.locator(".note")).to_have_text("■ Stopped")
