@@ -1,4 +1,4 @@
-"""Stream writers that fail, are killed and lose answers at random statements, with others in the same stream: promises S1, S2, S8."""
+"""Stream writers that fail, are killed and lose answers at random statements, beside others: promises S1, S2, S8."""
 
 from __future__ import annotations
 
