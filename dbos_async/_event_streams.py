@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from sse_starlette import ServerSentEvent
@@ -17,7 +17,7 @@ from dbos_async._messaging.live import live_pages
 from dbos_async._messaging.stream_pages import Page, StreamPlace
 from dbos_async._messaging.watch import PARKED, live_versions
 from dbos_async._serialization.values import encode_value
-from dbos_async.errors import LaunchError, WorkflowNotFoundError
+from dbos_async.errors import LaunchError, StreamTrimmedError, WorkflowNotFoundError
 from dbos_async.waits import MAX_VERSION
 
 LAST_OFFSET: Final = 2**31 - 2
@@ -69,10 +69,11 @@ class FollowedStream(Followed):
             # Only the end of a stream has the offset behind the last entry: begin with what the client has seen last.
             seen = StreamPlace(self._offset - 1)
             polls = live_pages(self._database, self._workflow_id, self._key, seen, None, retry_forever=False)
-            async with aclosing(polls) as pages:
-                page = await anext(pages)
-            if seen.offset < self._offset and page.end not in (None, "CANCELLED"):
-                return None
+            with suppress(StreamTrimmedError):  # then there was a value, so it was not the end
+                async with aclosing(polls) as pages:
+                    page = await anext(pages)
+                if seen.offset < self._offset and page.end not in (None, "CANCELLED"):
+                    return None
         async with aclosing(self.pages(retry_forever=False)) as pages:
             return await anext(pages)
 
@@ -163,6 +164,8 @@ async def body(followed: Followed, head: bytes, first: Page) -> AsyncGenerator[b
                 del page
     except WorkflowNotFoundError:
         yield _end("DELETED", followed)
+    except StreamTrimmedError as trimmed:  # the client was too slow
+        yield _event(encode_value({"status": "TRIMMED", "first": trimmed.first}), event="failed", id=None)
     except LaunchError:
         return  # the client or the DBOS that reads was closed: the browser connects again
 

@@ -111,6 +111,7 @@ class DBOS:
     read_stream: Final = _verbs.read_stream
     read_stream_entries: Final = _verbs.read_stream_entries
     read_streams: Final = _verbs.read_streams
+    trim_stream: Final = _verbs.trim_stream
 
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step

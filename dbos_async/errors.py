@@ -25,6 +25,7 @@ DBOSError
 ├── WorkflowNotEndedError          a workflow that has not ended cannot be deleted
 ├── WorkflowEndedError             a task, thread or step outlived its workflow, run or step
 ├── StreamClosedError              a value written to a closed stream
+├── StreamTrimmedError             a stream read from where its values were trimmed
 ├── StepCancelledError             a step was cancelled by its handle
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
 ├── ResultTimeoutError             a workflow did not end in time (also a TimeoutError)
@@ -232,6 +233,22 @@ class StreamClosedError(DBOSError):
 
     def __str__(self) -> str:
         return f"The stream {self.key!r} of workflow {self.workflow_id!r} is closed: write before close_stream, or to another key."
+
+
+@_with_fields
+class StreamTrimmedError(DBOSError, LookupError):
+    """Raised by a reader of a stream whose values at ``offset`` were trimmed; ``first`` is the first offset that is there."""
+
+    workflow_id: str
+    key: str
+    offset: int
+    first: int
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.key!r} of workflow {self.workflow_id!r} was trimmed and has no value at offset {self.offset} "
+            f"any more: read from offset {self.first} on."
+        )
 
 
 @_with_fields

@@ -55,6 +55,7 @@ from dbos_async.errors import (
     RedeliveryError,
     RefusedError,
     ResultTimeoutError,
+    StreamTrimmedError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowNotEndedError,
@@ -79,6 +80,7 @@ STATUS_CODES: dict[type[DBOSError], int] = {
     NotAnsweredError: 409,
     RefusedError: 409,
     RedeliveryError: 409,
+    StreamTrimmedError: 410,
     InvalidArgumentError: 422,
     InvalidValueError: 422,
     AskTimeoutError: 504,
@@ -159,8 +161,9 @@ def add_error_handlers(app: Starlette) -> None:
     """Answer errors of dbos_async that a handler does not catch by their HTTP status, with ``{"detail": …}`` as FastAPI does.
 
     404 for an unknown workflow or message; 409 for an id of another function, and for a workflow that stands otherwise than the
-    call needs, or does not answer; 504 for an answer that does not come in time; 422 for ids, arguments and messages that cannot be
-    used, with pydantic's details; 503 with ``Retry-After`` while the database is away. Every other error stays a 500.
+    call needs, or does not answer; 410 for values of a stream that were trimmed, with ``first``, the first offset that is there;
+    504 for an answer that does not come in time; 422 for ids, arguments and messages that cannot be used, with pydantic's details;
+    503 with ``Retry-After`` while the database is away. Every other error stays a 500.
     """
     check_instance(app, Starlette, "app")
     for kind in STATUS_CODES:
@@ -182,8 +185,11 @@ async def stream_response(
     A browser's ``EventSource`` that reconnects goes on exactly at the next value (``Last-Event-ID``); ``?offset=`` is where
     a new one begins (default: 0). The stream ends with an event ``end`` or, when its workflow failed or was cancelled,
     ``failed``, with ``{"status": …}``: CLOSED, SUCCESS, ERROR, CANCELLED, or DELETED. Then a page closes its
-    ``EventSource``. A page that asks again after the end is answered with 204, and its browser stops asking. An event ``parked``
-    with ``{"status": …}`` says that the workflow is parked. The stream goes on once somebody has resumed it.
+    ``EventSource``. ``failed`` with ``{"status": "TRIMMED", "first": …}`` says that values were trimmed before this client was told
+    of them; a request that begins at such a value is answered with 410.
+
+    A page that asks again after the end is answered with 204, and its browser stops asking. An event ``parked`` with
+    ``{"status": …}`` says that the workflow is parked. The stream goes on once somebody has resumed it.
 
     With ``event`` in the place of ``key`` each message is a version of that event, and its id is the version: the current one
     first, and then later ones, of which some may be skipped. ``?after=`` is a version that a new page has seen (default: 0).
@@ -293,6 +299,8 @@ async def _answer(_request: Request, error: Exception) -> Response:
         kept = ("type", "loc", "msg", "ctx")
         details = [{name: one[name] for name in kept if name in one} for one in error.details]
         content["detail"] = details or [{"type": "invalid_value", "loc": [], "msg": str(error)}]
+    elif isinstance(error, StreamTrimmedError):
+        content["first"] = error.first
     elif isinstance(error, DatabaseUnavailableError):
         # The reason names hosts, which do not concern the client.
         content = {

@@ -2,9 +2,10 @@
 
     pip install -e '.[embedded,fastapi]' && python examples/agent_chat.py [PORT]
 
-Open the address that it prints. Whatever the agent does, it hears you at once. Reload the page while it speaks, open it in a
-second tab, kill the server and start it again: the page goes on at the very next token, none twice and none missing. The model
-and its tools are local stand-ins, no network needed.
+Open the address that it prints. Whatever the agent does, it hears you at once. Reload the page while it speaks, or open it in a
+second tab: it goes on at the very next token, none twice and none missing. Kill the server and start it again: the model is asked
+anew and answers in other words, and the page takes back what it had said. The model and its tools are local stand-ins, no network
+needed.
 
 A chat is a workflow. What you say, stop, skip and allow are messages to it; what the page shows is a stream and an event of it.
 docs/guide/agent.md explains it piece by piece.
@@ -16,6 +17,7 @@ import asyncio
 import functools
 import hmac
 import os
+import random
 import re
 import secrets
 import sys
@@ -40,11 +42,17 @@ SLOW_TOOL_SECONDS = float(os.environ.get("AGENT_SLOW_TOOL_SECONDS", "20"))
 A_DAY = 24 * 3600
 
 ABOUT = (
-    "I am a small stand-in for a language model, and this chat is a durable workflow. Every token is stored in Postgres "
-    "before you see it. So reload this page while I speak, open it in a second tab, or kill the server with kill -9 and "
-    "start it again: I go on at the very next word. And interrupt me whenever you like."
+    "I am a small stand-in for a language model, and this chat is a durable workflow. Every token is stored in Postgres before you "
+    "see it. So reload this page while I speak, or open it in a second tab: I go on at the very next word. Or kill the server with "
+    "kill -9 and start it again: I begin anew in other words, and what I said is taken back. And interrupt me whenever you like."
 )
 FINDINGS = "I have read what there is about {}. People have loved it for centuries, and they still argue how much is good for you."
+# A model says the same in other words each time.
+OTHER_WORDS = {
+    "small": "modest", "Every": "Each", "token": "word", "stored": "kept", "reload": "refresh", "speak": "talk", "second": "next",
+    "begin": "start", "anew": "afresh", "said": "told", "interrupt": "stop", "like": "wish", "read": "studied", "People": "Many",
+    "loved": "praised", "centuries": "ages", "still": "yet", "argue": "quarrel",
+}  # fmt: skip
 
 # What the tools find, and after how many seconds.
 TOOLS = {
@@ -144,10 +152,14 @@ def approval(turn: int) -> Topic[bool]:
 
 
 def model(prompt: str) -> list[str]:
-    """The stand-in for a language model: the tokens of its answer."""
+    """The stand-in for a language model: the tokens of its answer, which is another one each time."""
     if count := re.search(r"count to (\d{1,4})\b", prompt, re.IGNORECASE):
-        return [f"{n} " for n in range(1, min(int(count[1]), 1000) + 1)]
-    return re.findall(r"\S+\s*", prompt.removeprefix("Say: ") if prompt.startswith("Say: ") else ABOUT)
+        answer = "".join(f"{n}{random.choice((' ', ', ', '… ', '! '))}" for n in range(1, min(int(count[1]), 1000) + 1))
+    else:
+        text = prompt.removeprefix("Say: ") if prompt.startswith("Say: ") else ABOUT
+        answer = re.sub(r"\w+", lambda word: random.choice((word[0], OTHER_WORDS.get(word[0], word[0]))), text)
+    print(f"✎ {answer!r}", flush=True)
+    return re.findall(r"\S+\s*", answer)
 
 
 def choose(text: str) -> tuple[str, ...]:
@@ -159,10 +171,13 @@ def choose(text: str) -> tuple[str, ...]:
 
 
 @DBOS.step()
-async def next_token(prompt: str, written: int) -> str | None:
-    """What comes after so many tokens. A real model would be asked to go on after what is written already."""
-    await asyncio.sleep(TOKEN_SECONDS)
-    return next(iter(model(prompt)[written:]), None)
+async def speak(prompt: str, agent: str = "") -> None:
+    """Stream the model's answer. Where an earlier attempt has begun, this one takes that back; a sub-agent goes on from it."""
+    await DBOS.set_event(STATUS, "speaking")
+    async with DBOS.stream_writer(PARTS, on_retry="continue" if agent else "rewind") as out:
+        for token in model(prompt)[len(out.written) :]:
+            await asyncio.sleep(TOKEN_SECONDS)
+            await out.write(Token(text=token, agent=agent))
 
 
 @DBOS.step()
@@ -181,15 +196,6 @@ async def place_order(what: str) -> str:
 
 
 # ── The agent ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def speak(prompt: str, agent: str = "") -> None:
-    """Say the model's answer token by token; each is a step, so that none is said twice."""
-    await DBOS.set_event(STATUS, "speaking")
-    written = 0
-    while (token := await next_token(prompt, written)) is not None:
-        await DBOS.write_stream(PARTS, Token(text=token, agent=agent))
-        written += 1
 
 
 async def order(turn: int, what: str) -> None:
@@ -494,8 +500,8 @@ PAGE = r"""<!doctype html>
 <main id="parts" role="log" aria-live="polite">
   <section id="welcome">
     <h2>Say something</h2>
-    <p>Stop the agent, or say something else while it speaks. Reload, open a second tab, or kill the server and start it again:
-      the answer goes on at the next word.</p>
+    <p>Stop the agent, or say something else while it speaks. Reload or open a second tab: the answer goes on at the next word.
+      Kill the server and start it again: the model is asked anew, and you see exactly one of its answers.</p>
     <div>
       <button class="plain" type="button">Count to 500</button>
       <button class="plain" type="button">What are you?</button>
@@ -524,13 +530,14 @@ const log = find("parts");
 const chat = location.hash.slice(1) || crypto.randomUUID();
 const base = `/chats/${encodeURIComponent(chat)}`;
 const voices = new Map(), tools = new Map();
-let turn = 0, works = false, team = null, verdict = null, next = 0, source = null, status = null, pause = 500;
+let heard = [], turn = 0, works = false, team = null, verdict = null, next = 0, source = null, status = null, pause = 500;
 
 // Keeps the end of the conversation in view, unless somebody has scrolled up to read.
 function grow(change) {
-  const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  const top = log.scrollTop, follows = log.scrollHeight - top - log.clientHeight < 80;
   const made = change();
   if (follows) log.scrollTop = log.scrollHeight;
+  else if (log.scrollTop !== top) log.scrollTop = top;
   return made;
 }
 
@@ -588,10 +595,10 @@ const show = {
     rest();
     [...log.querySelectorAll(".waits")].find((element) => element.textContent === part.text)?.remove();
     add("div", "you", part.text);
+    if (part.turn > turn) find("told").textContent = "";
     turn = part.turn;
     works = true;
     find("stop").hidden = find("stop").disabled = false;
-    find("told").textContent = "";
   },
   token(part) {
     const bubble = voice(part.agent);
@@ -647,6 +654,19 @@ function say(state, words) {
   find("state").textContent = words;
 }
 
+// The model that is asked again, as after a crash, answers in other words: what it had said is taken back. So the page forgets all
+// from that offset on, and shows the rest anew.
+function rewind(offset) {
+  const waiting = log.querySelectorAll(".waits");
+  heard = heard.filter((one) => one.offset < offset);
+  grow(() => {
+    rest();
+    log.replaceChildren();
+    for (const { part } of heard) show[part.kind](part);
+    log.append(...waiting);
+  });
+}
+
 // Everything on the page is a value of the stream, and its event id is its offset: so whoever knows the next offset goes on
 // exactly there. The browser does that by itself; only where it gives up (as when a proxy answers 502) a new source begins.
 function follow() {
@@ -654,10 +674,15 @@ function follow() {
   find("work").hidden = false;
   source.onopen = () => { pause = 500; say("live", "live"); };
   source.onmessage = (message) => {
-    next = Number(message.lastEventId) + 1;
-    const part = JSON.parse(message.data);
+    const offset = Number(message.lastEventId), part = JSON.parse(message.data);
+    next = offset + 1;
+    heard.push({ offset, part });
     show[part.kind](part);
   };
+  source.addEventListener("rewind", (message) => {
+    next = Number(message.lastEventId) + 1;
+    rewind(JSON.parse(message.data).offset);
+  });
   source.addEventListener("end", () => { source.close(); rest(); say("over", "ended"); });
   source.addEventListener("failed", () => { source.close(); rest(); say("away", "failed"); });
   source.onerror = async () => {

@@ -127,6 +127,11 @@ where workflow_id = :target_id and key_digest = dbos_async.digest(:key)
         order by before."offset" desc limit 1), 0)
   and "offset" + coalesce(count, 1) > :start
 
+-- fragment: first_there(target_id, key)
+-- The first offset that is there of a stream that was trimmed.
+(select l.trimmed from dbos_async.stream_entries as l
+ where l.workflow_id = :target_id and l.key_digest = dbos_async.digest(:key) and l."offset" = 0 limit 1)
+
 -- fragment: destination
 left join lateral (
     select w.id, w.owner, w.ended_at is not null as has_ended

@@ -19,7 +19,13 @@ from dbos_async._runs.own_ids import are_same
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
-from dbos_async.errors import InvalidStreamValueError, InvalidValueError, StreamTimeoutError, WorkflowNotFoundError
+from dbos_async.errors import (
+    InvalidStreamValueError,
+    InvalidValueError,
+    StreamTimeoutError,
+    StreamTrimmedError,
+    WorkflowNotFoundError,
+)
 
 StreamName = tuple[str, str]
 """The id of a workflow, and the key of one of its streams."""
@@ -29,13 +35,14 @@ class Boundary(TypedDict):
     """What a step records of reading a stream, with the error of a value that could not be decoded.
 
     ``stream`` is the number of the stream among those that are read together, ``None`` when no value came in time. ``count`` says
-    how far the reader came, over values and over what was taken back.
+    how far the reader came, over values and over what was taken back. ``first`` is where a stream begins that was trimmed.
     """
 
     stream: NotRequired[Annotated[int, Field(ge=0, lt=2**31)] | None]
     offset: Annotated[int, Field(ge=0, lt=2**31)]
     count: Annotated[int, Field(ge=0, lt=2**31)]
-    end: Literal["unknown", "closed", "timeout", "invalid"] | None
+    end: Literal["unknown", "closed", "timeout", "invalid", "trimmed"] | None
+    first: NotRequired[Annotated[int, Field(ge=0, lt=2**31)] | None]
     error: NotRequired[Any]
 
 
@@ -64,8 +71,8 @@ async def decode_boundary(step: Step, result: StepResult) -> Boundary:
 
 async def read_recorded(
     database: Database, step: Step, boundary: Boundary, stream: StreamName, declared: Any, place: StreamPlace
-) -> tuple[list[tuple[Page, list[Any]]], InvalidStreamValueError | None]:
-    """The pages that a step has recorded to be read, with their values up to the first that cannot be decoded, and its error.
+) -> tuple[list[tuple[Page, list[Any]]], InvalidStreamValueError | StreamTrimmedError | None]:
+    """The pages that a step has recorded to be read, with their values up to the first that cannot be read, and its error.
 
     The place moves behind them.
     """
@@ -78,7 +85,11 @@ async def read_recorded(
         records = await database.call(READ, [row], partition=stream[0], retry_forever=True)
         if records[-1]["offset"] is None:
             raise WorkflowNotFoundError(stream[0])
-        page = place.read(stream[0], records)
+        try:
+            page = place.read(*stream, records)
+        except StreamTrimmedError as trimmed:
+            await _record_trimmed(step, boundary, trimmed)
+            return pages, trimmed
         page = page._replace(entries=[entry for entry in page.entries if entry[0] < stop])
         page_values, invalid = decode_entries(page.entries, stream[1], declared)
         pages.append((page, page_values))
@@ -92,11 +103,26 @@ async def read_recorded(
     return pages, None
 
 
+async def _record_trimmed(step: Step, boundary: Boundary, trimmed: StreamTrimmedError) -> None:
+    """Record that values were trimmed before this run could read them. Values that an earlier run has read are missing now."""
+    history = step.run.history
+    if history is not None and not history.is_used_up:
+        last = boundary["offset"] + boundary["count"] - 1
+        await step.park_changed(
+            f"the values from offset {boundary['offset']} to {last}",
+            f"the same, of which those below offset {trimmed.first} were trimmed since",
+        )
+    shorter = boundary | {"count": trimmed.offset - boundary["offset"], "end": "trimmed", "first": trimmed.first}
+    await step.record_rejection(encode_value(shorter), trimmed)
+
+
 def raise_end(boundary: Boundary, stream: StreamName, offset: int, seconds: float | None) -> None:
     """Raise if reading the stream has ended otherwise than with the stream."""
     match boundary["end"]:
         case "invalid":
             raise decode_error(encode_value(boundary.get("error")))
+        case "trimmed":
+            raise StreamTrimmedError(*stream, offset, boundary.get("first") or 0)
         case "unknown":
             raise WorkflowNotFoundError(stream[0])
         case "timeout":

@@ -22,7 +22,8 @@ case when m.id is not null then json_build_object(
 -- and not changed.
 left join lateral (
     select w.index - 1 as index, w.key as topic, m.id as message_id,
-           w.kind = 'stream' and t.status is null as is_unknown, w.id as target_id,
+           w.kind = 'stream' and t.status is null as is_unknown, w.id as target_id, w.key, w.after,
+           case when s.is_trimmed then :first_there(w.id, w.key) end as first,
            json_build_object('index', w.index - 1, 'value', :brings) as output
     from rows from (json_to_recordset(c.waits) as (kind text, id text, key text, after bigint, is_ready boolean))
         with ordinality as w (kind, id, key, after, is_ready, index)
@@ -39,7 +40,7 @@ left join lateral (
         order by seq desc limit 1
     ) as e on true
     left join lateral (
-        select greatest("offset", w.after) as "offset", closes,
+        select greatest("offset", w.after) as "offset", closes, trimmed is not null as is_trimmed,
                case when batch is null then value else batch[greatest(w.after - "offset", 0)::int + 1] end as value
         from :stream_from(w.id, w.key, w.after)
           and w.kind = 'stream' and taken_back_by is null and rewinds_to is null
@@ -78,7 +79,7 @@ with calls as materialized (
     :what_is_recorded
 ),
 decided as materialized (
-    select c.*, r.index, r.topic, r.message_id, r.is_unknown, r.target_id, r.output,
+    select c.*, r.index, r.topic, r.message_id, r.is_unknown, r.target_id, r.key, r.after, r.first, r.output,
            r.index is null and coalesce(c.deadline <= clock_timestamp(), false) as expired,
            row_number() over (partition by r.message_id order by c.n) as turn
     from (select * from calls where :is_waiting('wait_first', step_key)) as c
@@ -87,13 +88,15 @@ decided as materialized (
 ready as materialized (
     -- Of waits side by side, one takes a message. The others poll again.
     select *, expired or (index is not null and (message_id is null or turn = 1)) as is_ready,
-           case when is_unknown then :error('dbos_async.errors:WorkflowNotFoundError', target_id) end as first_error
+           case when is_unknown then :error('dbos_async.errors:WorkflowNotFoundError', target_id)
+                when first is not null then :error('dbos_async.errors:StreamTrimmedError', target_id, key, after, first) end
+               as first_error
     from decided
 ),
 recorded as (
     insert into dbos_async.steps as s
         (workflow_id, branch, number, verb, key, output, error, message_id, deadline, completed_at, place, asked_after)
-    select workflow_id, branch, number, 'wait_first', step_key, case when is_ready and not is_unknown then output end,
+    select workflow_id, branch, number, 'wait_first', step_key, case when is_ready and first_error is null then output end,
            case when is_ready then first_error end, case when is_ready then message_id end, deadline,
            case when is_ready then clock_timestamp() end, case when is_ready then place end, asked_after
     from ready

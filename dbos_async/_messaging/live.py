@@ -35,7 +35,7 @@ async def live_pages(
                 if page is None:
                     row = workflow_id, key, place.offset, MAX_VALUES, None
                     records = await database.call(READ, [row], partition=workflow_id, retry_forever=retry_forever)
-                    page = place.read(workflow_id, records)
+                    page = place.read(workflow_id, key, records)
                     more = page.more
                 yield page
                 if page.end is not None:

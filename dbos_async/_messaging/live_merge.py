@@ -90,7 +90,7 @@ class _Merge:
         ]  # fmt: skip
         found = await asyncio.gather(*calls)
         return [
-            (which, self.places[which].read(self._streams[which][0], records))
+            (which, self.places[which].read(*self._streams[which], records))
             for which, records in zip(due, found, strict=True)
         ]
 

@@ -3,12 +3,13 @@
 -- fragment: stream_page(target_id, key, start)
 -- One page of a stream: the rows until there are 500 values or 1 MiB. "count" says how far it goes: what was taken back counts, too.
 left join lateral (
-    select max(l."offset" + l.count) filter (where not l.closes) - :start as count, bool_or(l.closes) as closed
+    select case when not bool_or(l.is_trimmed) then max(l."offset" + l.count) filter (where not l.closes) - :start end as count,
+           bool_or(l.closes) as closed, case when bool_or(l.is_trimmed) then :first_there(:target_id, :key) end as first
     from (
         select e.*, sum(e.bytes) over (order by e."offset") - e.bytes as bytes_before,
                sum(e.count) over (order by e."offset") - e.count as count_before
         from (
-            select "offset", closes, coalesce(count, 1) as count,
+            select "offset", closes, trimmed is not null as is_trimmed, coalesce(count, 1) as count,
                    coalesce(pg_column_size(value), 0)::bigint + coalesce(pg_column_size(batch), 0) as bytes
             from :stream_from(:target_id, :key, :start) and taken_back_by is null
             order by "offset" limit 500
@@ -24,7 +25,7 @@ with calls as materialized (
     select c.*, :is_owner as is_owner,
            :wait_columns,
            t.status is not null as known, coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
-           coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
+           coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed, p.first
     from :rows
     :fence(c.workflow_id)
     :recorded_wait
@@ -32,9 +33,11 @@ with calls as materialized (
     :stream_page(c.target_id, c.key, c.start)
 ),
 decided as materialized (
-    select *, count > 0 or closed or ended or not known or coalesce(deadline <= clock_timestamp(), false) as ready,
-           json_build_object('offset', start, 'count', count, 'end',
+    select *, count > 0 or first is not null or closed or ended or not known
+              or coalesce(deadline <= clock_timestamp(), false) as ready,
+           json_build_object('offset', start, 'count', count, 'first', first, 'end',
                case when not known then 'unknown'
+                    when first is not null then 'trimmed'
                     when closed or (ended and count = 0) then 'closed'
                     when count = 0 then 'timeout' end) as boundary
     from calls
@@ -48,7 +51,7 @@ decided as materialized (
 with calls as materialized (
     select c.*, :is_owner as is_owner,
            :wait_columns,
-           f.which, f.start, f.known, f.ended, coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed
+           f.which, f.start, f.known, f.ended, coalesce(p.count, 0) as count, coalesce(p.closed, false) as closed, p.first
     from :rows
     :fence(c.workflow_id)
     :recorded_wait
@@ -73,9 +76,10 @@ with calls as materialized (
 ),
 decided as materialized (
     select *, which is not null or coalesce(deadline <= clock_timestamp(), false) as ready,
-           json_build_object('stream', which, 'offset', coalesce(start, 0), 'count', count, 'end',
+           json_build_object('stream', which, 'offset', coalesce(start, 0), 'count', count, 'first', first, 'end',
                case when which is null then 'timeout'
                     when not known then 'unknown'
+                    when first is not null then 'trimmed'
                     when closed or (ended and count = 0) then 'closed' end) as boundary
     from calls
     where :is_waiting('read_streams', step_key)

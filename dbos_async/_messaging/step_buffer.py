@@ -58,7 +58,7 @@ class StepBuffer(Buffer):
                 writers[key] = before  # it knows what this attempt has done
             raise
         found = [text for record in records for text in record["batch"] or ()]
-        self.count = self._stored = 0 if self._skips else len(found)
+        self.count = self._stored = 0 if self._skips else records[-1]["count"] or 0
         return found
 
     async def add(self, text: str) -> None:
@@ -99,11 +99,6 @@ class StepBuffer(Buffer):
         super().abandon()
         if self._is_sending:
             _unsettled(self._run)[self._context.path, self._key] = self
-
-    async def settle(self) -> None:
-        """Return when nothing is under way any more."""
-        while self._is_sending:
-            await self._next_turn()
 
     async def _check(self, verb: str) -> None:
         check_live(self._context, verb)

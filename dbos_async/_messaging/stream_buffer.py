@@ -75,6 +75,11 @@ class Buffer(ABC):
         self._texts, self._size = [], 0
         self._stop_timer()
 
+    async def settle(self) -> None:
+        """Return when nothing is under way any more, so that whatever is written now stands behind it."""
+        while self._is_sending and self._run.stopped is None:
+            await self._next_turn()
+
     def _put(self, text: str) -> None:
         if not self._texts:
             self._since = self._database.loop.time()

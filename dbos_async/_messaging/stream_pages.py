@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from dbos_async._database.calls import Result
-from dbos_async.errors import WorkflowNotFoundError
+from dbos_async.errors import StreamTrimmedError, WorkflowNotFoundError
 
 MAX_VALUES: Final = 500
 """A page ends with the row that brings it to so many values."""
@@ -60,11 +60,13 @@ class StreamPlace:
         self._had_below = 0
         """The same, when the reader passed the last row that takes back: it had all values that were written first below."""
 
-    def read(self, workflow_id: str, records: Result) -> Page:
+    def read(self, workflow_id: str, key: str, records: Result) -> Page:
         """The page that a poll has found. The place moves behind it."""
-        last = records[-1]
+        last, first = records[-1], records[0]["first"]
         if last["status"] is None:
             raise WorkflowNotFoundError(workflow_id)
+        if first is not None:
+            raise StreamTrimmedError(workflow_id, key, self.offset, first)
         more = last["more"] and not last["closes"]
         end = "CLOSED" if last["closes"] else last["status"] if last["ended"] and not more else None
         entries, rewinds = self._entries(records)

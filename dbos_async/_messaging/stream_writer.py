@@ -48,7 +48,7 @@ class StreamWriter(Generic[T]):
     def written(self) -> tuple[T, ...]:
         """What earlier attempts of this step have written to the stream, as far as it still counts.
 
-        It is empty with ``on_retry="rewind"``, which takes it back, and in a workflow.
+        It is empty with ``on_retry="rewind"``, which takes it back, and in a workflow. Values that were trimmed are not in it.
         """
         return self._written
 
@@ -100,6 +100,8 @@ class StreamWriter(Generic[T]):
                 await buffer.finish()
         else:
             buffer.abandon()
+            with anyio.CancelScope(shield=True):
+                await buffer.settle()
 
     def _open_buffer(self, verb: str) -> Buffer:
         if self._buffer is None or self._buffer.is_over:

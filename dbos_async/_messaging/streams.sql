@@ -171,15 +171,22 @@ taken_back as materialized (
     from rewinding as r cross join lateral (
         select * from dbos_async.stream_entries
         where workflow_id = r.workflow_id and key_digest = dbos_async.digest(r.key) and "offset" >= r.rewinds_to
-          and taken_back_by is null and trimmed is null
+          and taken_back_by is null and (trimmed is null or (step = r.step and nth is not null))
         order by "offset" limit 2147483647
     ) as e
 ),
 marked as (
-    -- Always an update. As an insert it finds its rows by the primary key, whatever the plan.
-    insert into dbos_async.stream_entries as e (workflow_id, key, "offset", step, attempt, act, taken_back_by)
-    select workflow_id, key, "offset", step, attempt, act, place_of_rewind from taken_back
-    on conflict (workflow_id, key_digest, "offset") do update set taken_back_by = excluded.taken_back_by
+    -- Always an update, unless a trim has removed the row at this moment. As an insert it finds its rows by the primary key, whatever
+    -- the plan. A row without values stays, and is not the writer's any more.
+    insert into dbos_async.stream_entries as e (workflow_id, key, "offset", step, attempt, act, taken_back_by, trimmed)
+    select workflow_id, key, "offset", step, attempt, -1, place_of_rewind, trimmed from taken_back order by n, "offset"
+    on conflict (workflow_id, key_digest, "offset") do update
+        set taken_back_by = case when e.trimmed is null then excluded.taken_back_by end, nth = case when e.trimmed is null then e.nth end
+        where e.trimmed is not distinct from excluded.trimmed
+    returning act
+),
+undisturbed as (
+    select dbos_async.repeat_if(count(*) filter (where act <> -1) < (select count(*) from taken_back)) from marked
 ),
 rewound as (
     insert into dbos_async.stream_entries (workflow_id, key, "offset", rewinds_to, step, attempt, act)
@@ -216,14 +223,15 @@ select n, case when outcome = 'superseded' then 'done' else outcome end as outco
             then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
        case when is_open and cardinality(entries) > 0 then "offset" end as "offset", cardinality(entries) as count,
        rewinds_to is not null as has_rewound
-from positioned, announced
+from positioned, announced, undisturbed
 
 -- name: WRITTEN (workflow_id text, key text, step text)
--- What the stream writers of a step have written so far and what stands of it, with how many values these are.
-select c.n, e.nth, e.batch
+-- What the stream writers of a step have written so far and what stands of it. "count" says how many values the last one had written
+-- by the end of this row, of which some may be trimmed.
+select c.n, e.batch, e.nth + e.count as count
 from :rows
 left join lateral (
-    select nth, batch, "offset" from dbos_async.stream_entries
+    select nth, batch, count, "offset" from dbos_async.stream_entries
     where workflow_id = c.workflow_id and key_digest = dbos_async.digest(c.key) and step = c.step and nth is not null
       and taken_back_by is null
 ) as e on true

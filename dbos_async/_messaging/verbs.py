@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID
 
 from dbos_async._database.database import Database
-from dbos_async._messaging import events, mailbox, read_stream, send
+from dbos_async._messaging import events, mailbox, read_stream, send, trim
 from dbos_async._runs.start_options import StartCall
 from dbos_async.envelope import Message, SendMessage
 from dbos_async.keys import Event, Stream, Topic
@@ -190,8 +190,8 @@ class MessagingVerbs(ABC):
         the same values.
 
         Raises `WorkflowNotFoundError` when there is no such workflow, `StreamTimeoutError` (a ``TimeoutError``) after
-        ``timeout_seconds`` without a value (``None`` waits forever), and `InvalidStreamValueError` at a value that does not fit
-        the type of the stream.
+        ``timeout_seconds`` without a value (``None`` waits forever), `InvalidStreamValueError` at a value that does not fit
+        the type of the stream, and `StreamTrimmedError` where values were removed by `DBOS.trim_stream`.
 
         Example:
             ```python
@@ -206,6 +206,33 @@ class MessagingVerbs(ABC):
             ```
         """
         return read_stream.read_stream(self._database, workflow_id, key, offset, timeout_seconds)
+
+    async def trim_stream(self, workflow_id: str, key: str | Stream[Any], *, before: int) -> int:
+        """Remove the values of a stream below the offset ``before``. Returns the first offset that is there then.
+
+        All other values keep their offsets, and so do those that are written later. Where the stream ends before ``before``, all
+        that is there is removed. Trimming again, or below what is trimmed, removes nothing. A reader that is at an offset without
+        a value gets a `StreamTrimmedError`, which names the first offset that is there; a replay that needs such a value is parked.
+        Nothing brings the values back.
+
+        It works anywhere; a workflow records it as a step. A stream with many values is trimmed in parts. If that is interrupted,
+        the values below some offset are gone: call it again.
+
+        Raises `WorkflowNotFoundError` when there is no such workflow, and `InvalidArgumentError` when an argument cannot be used.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def count() -> None:
+                await DBOS.write_stream_many("numbers", [0, 1, 2, 3])
+
+            handle = await DBOS.start_workflow(count)
+            await handle.get_result()
+            assert await DBOS.trim_stream(handle.workflow_id, "numbers", before=2) == 2
+            assert [number async for number in DBOS.read_stream(handle.workflow_id, "numbers", offset=2)] == [2, 3]
+            ```
+        """
+        return await trim.trim_stream(self._database, workflow_id, key, before)
 
     async def list_messages(
         self,

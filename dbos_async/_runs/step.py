@@ -261,8 +261,8 @@ class Step(NumberedStep):
             await self.record_rejection(None, invalid)
             raise
 
-    async def record_rejection(self, output: str | None, invalid: InvalidValueError) -> None:
-        """Record that the output cannot be decoded, or only the part of it that is given here.
+    async def record_rejection(self, output: str | None, invalid: DBOSError) -> None:
+        """Record that the output cannot be read, or only the part of it that is given here.
 
         If later steps are recorded, an earlier run could decode it and the code has changed: then the workflow is parked.
         """
@@ -277,10 +277,14 @@ class Step(NumberedStep):
         await self.attempt(self.call(RECORD_REJECTION, [row], size=len(output or error or "")))
         log.warning("Workflow %r cannot read what %s has brought: %s", run.workflow_id, self.name, invalid)
 
-    async def park_undecodable(self, invalid: InvalidValueError) -> NoReturn:
+    async def park_undecodable(self, invalid: DBOSError) -> NoReturn:
         """Park the workflow: an earlier run could decode a value that the code as it is now cannot."""
-        name = named(self.verb, self.key)
-        await self._park(f"{name} with a value that fit", f"a type that it does not fit ({invalid.problem})")
+        problem = invalid.problem if isinstance(invalid, InvalidValueError) else str(invalid).removesuffix(".")
+        await self.park_changed("a value that fit", f"a type that it does not fit ({problem})")
+
+    async def park_changed(self, recorded: str, now: str) -> NoReturn:
+        """Park the workflow: the step has recorded a result that it cannot have any more."""
+        await self._park(f"{named(self.verb, self.key)} with {recorded}", now)
 
     async def compare(self, verb: str, key: str) -> None:
         """Park the workflow if the recorded step is another one than the code asks for now."""

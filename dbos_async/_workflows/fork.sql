@@ -4,7 +4,8 @@
 -- copied step received stays received, the others wait again in their order. Keys are copied as they are: the copy compares them
 -- relative to its id and those of its originals. A wait that goes on and names the original begins anew, by the name of the copy.
 -- Of streams the copy has what stands. Of a stream writer in the body of the workflow it has what was written before the last copied
--- barrier: the fork writes the rest.
+-- barrier: the fork writes the rest. A stream that was trimmed begins in the copy where it begins in the original, if a copied step
+-- may have written what is gone.
 with original as materialized (
     select w.*, c.n, c.fork_id, p.start, c.timeout_seconds, c.version, c.digest, b.last,
            p.start = '{1}' or p.start[cardinality(p.start)] <= coalesce(b.last, case when cardinality(p.start) = 1 then 0 end) + 1
@@ -100,14 +101,35 @@ events_copied as (
         ) as e
     ) as e where fork_id in (select id from made)
 ),
+trimmed_streams as materialized (
+    select o.fork_id, t.key_digest, max(t.trimmed) as first
+    from original as o cross join lateral (
+        select key_digest, trimmed, step from dbos_async.stream_entries where workflow_id = o.id and trimmed is not null
+    ) as t
+    group by o.fork_id, t.key_digest
+    having bool_or(exists (
+        select from kept_steps as k
+        where k.fork_id = o.fork_id and dbos_async.path(k.branch, k.number) = string_to_array(t.step, '.')::int[]))
+),
+marks_copied as (
+    insert into dbos_async.stream_entries
+        (workflow_id, key, "offset", count, nth, step, attempt, act, written_at, trimmed)
+    select o.fork_id, e.key, e."offset", e.count, e.nth, e.step, e.attempt, e.act, e.written_at, e.trimmed
+    from original as o
+    cross join lateral (
+        select * from dbos_async.stream_entries where workflow_id = o.id and trimmed is not null
+    ) as e
+    where o.fork_id in (select id from made)
+      and (o.fork_id, e.key_digest) in (select fork_id, key_digest from trimmed_streams)
+),
 streams_copied as (
     insert into dbos_async.stream_entries
         (workflow_id, key, "offset", value, batch, count, nth, closes, step, attempt, act, written_at)
     select fork_id, key,
-           sum(coalesce(count, 1)) over (partition by fork_id, key order by "offset") - coalesce(count, 1),
+           first + sum(coalesce(count, 1)) over (partition by fork_id, key order by "offset") - coalesce(count, 1),
            value, batch, count, nth, closes, step, attempt, act, written_at
     from (
-        select e.*, o.fork_id from original as o cross join lateral (
+        select e.*, o.fork_id, coalesce(t.first, 0) as first from original as o cross join lateral (
             select * from dbos_async.stream_entries as e
             where workflow_id = o.id and taken_back_by is null and rewinds_to is null and trimmed is null
               and exists (
@@ -118,6 +140,7 @@ streams_copied as (
                             where f.fork_id = o.fork_id and f.verb = 'flush_stream' and f.output ->> 'writer' = e.step
                               and (f.output ->> 'written')::int >= e.nth + e.count)))
         ) as e
+        left join trimmed_streams as t on t.fork_id = o.fork_id and t.key_digest = e.key_digest
     ) as e where fork_id in (select id from made)
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from original)

@@ -94,9 +94,12 @@ HOT: dict[str, Row] = {
     "TAKE_WAITING": (*step(11), "recv", "", 60.0),
 }
 
-MAX_BUFFERS = 48
-"""48 were measured for the statement that touches most: one that takes three rows of a stream back. A page of one of several
+MAX_BUFFERS = 49
+"""49 were measured for the statement that touches most: one that takes three rows of a stream back. A page of one of several
 streams inside a workflow touches 46, a repeated receive 35."""
+
+MORE_BUFFERS = {"TRIM": 84}
+"""Of statements that call a function of several statements. A trim of two rows touches 82, however large the stream is."""
 
 
 @pytest.fixture
@@ -219,6 +222,6 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
         if node.get("Rows Removed by Filter", 0) > 10 or node["Actual Rows"] > 1010:
             problems.append(f"{where} reads {node['Actual Rows']} rows, {node.get('Rows Removed by Filter')} in vain")
     problems += [f"{name} ({form}) updates messages by {index}" for index in updated_by(plan) - {"messages_pkey"}]
-    if buffers > MAX_BUFFERS:
+    if buffers > MORE_BUFFERS.get(name, MAX_BUFFERS):
         problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems

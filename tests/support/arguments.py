@@ -156,6 +156,7 @@ KINDS: dict[str, Kind] = {
     "args": Kind((1,), ((), (1, 2), (object(),), (float("nan"),), ("\ud800",))),
     "backoff_rate": BOUNDED,
     "cursor": CURSOR,
+    "before": Kind(0, (-1, *NO_INTS)),
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),

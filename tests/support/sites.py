@@ -13,8 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,10 +71,12 @@ class Site:
         assert self._process is not None
         assert self._process.returncode is None, self.output
         try:
-            async with httpx.AsyncClient(trust_env=False) as client:
-                return (await client.get(self.address)).is_success
-        except httpx.TransportError:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)  # it listens once it is launched
+        except OSError:
             return False
+        writer.close()
+        await writer.wait_closed()
+        return True
 
     async def leave(self) -> None:
         """Let nothing run on."""

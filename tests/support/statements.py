@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, streams
+from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, streams, trim
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -179,6 +179,12 @@ ACTS = {
         read_stream.FOLLOW_ANY,
         lambda step, tag: (*step, "[]", '[[0, "other", "k", 0]]', 60.0),
         "select 0 where false",
+    ),
+    "TRIM": Act(
+        trim.TRIM,
+        lambda step, tag: (*step, "k of other", "other", "k", 2, 2000),
+        "select count(distinct workflow_id) from dbos_async.stream_entries where workflow_id = 'other' and trimmed is not null",
+        True,
     ),
     "AWAIT_RESULT": Act(handle.AWAIT_RESULT, lambda step, tag: (*step, "other", None, False), "select 0 where false"),
     "START_CHILD": Act(

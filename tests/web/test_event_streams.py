@@ -117,6 +117,45 @@ async def test_the_reason_of_a_failure_is_not_told_to_browsers(site: str) -> Non
     assert "secret" not in (await events(f"{site}/w/stream"))[-1].data
 
 
+async def test_values_that_were_trimmed_are_gone_and_a_reader_behind_them_goes_on(site: str) -> None:
+    await start("w", list(range(6)))
+    await (await DBOS.retrieve_workflow("w")).get_result()
+    await DBOS.trim_stream("w", "k", before=4)
+    async with httpx.AsyncClient(base_url=site) as client:
+        for query, last in (({"offset": 0}, {}), ({"offset": 3}, {}), ({}, {"Last-Event-ID": "2"})):
+            answer = await client.get("/w/stream", params=query, headers=last)
+            assert answer.status_code == 410
+            assert answer.json()["first"] == 4
+            assert answer.json()["detail"].endswith("read from offset 4 on.")
+    assert values(await events(f"{site}/w/stream?offset=4")) == [4, 5]
+    assert values(await events(f"{site}/w/stream", {"Last-Event-ID": "3"})) == [4, 5]
+    await DBOS.trim_stream("w", "k", before=6)
+    async with httpx.AsyncClient(base_url=site) as client:
+        assert (await client.get("/w/stream", headers={"Last-Event-ID": "6"})).status_code == 204, (
+            "it was told of the end"
+        )
+    assert (await events(f"{site}/w/stream", {"Last-Event-ID": "5"}))[-1].event == "end"
+
+
+async def test_a_client_that_was_too_slow_is_told_where_the_stream_begins_now(site: str) -> None:
+    await start("w", list(range(6)))
+    await (await DBOS.retrieve_workflow("w")).get_result()
+    place = _event_streams.FollowedStream(launched.database(), "w", "k", _request())
+    first = await place.first()
+    assert first is not None
+    page = first._replace(end=None)  # the workflow goes on, and the client takes its time
+    place._place.offset = 2
+    body = _event_streams.body(place, b"", page)
+    await anext(body)
+    await DBOS.trim_stream("w", "k", before=4)
+    assert await anext(body) == b'event: failed\ndata: {"status":"TRIMMED","first":4}\n\n'
+    assert await anext(body, None) is None
+
+
+def _request() -> Request:
+    return Request({"type": "http", "headers": [], "query_string": b""})
+
+
 async def test_a_stream_of_nobody_is_not_found_and_one_that_is_deleted_has_failed(site: str) -> None:
     async with httpx.AsyncClient(base_url=site, trust_env=False) as client:
         assert (await client.get("/nobody/stream")).status_code == 404

@@ -35,7 +35,8 @@ const shown = [], made = [];
 window.EventSource = class extends EventSource {
   constructor(url) { super(url); made.push(this); }
 };
-function show(value) { shown.push(value); }
+function show(offset, value) { shown[offset] = value; }
+function forget(offset) { shown.length = offset; }
 SNIPPET
 </script>"""
 

@@ -215,13 +215,13 @@ async def test_a_message_that_is_sent_again_counts_once(
         said: list[str] = []
         async for part in client.read_stream(found.workflow_id, "parts"):
             if part["kind"] in ("said", "token"):
-                said.append(part["text"])
+                said.append(part["text"].rstrip(" ,…!"))
             if part["kind"] == "done":
                 if part["turn"] == 2:
                     break
                 for body in (message, last):  # what was said before is no news, and does not interrupt
                     assert (await visitor.post(f"/chats/{chat}/messages", json=body)).status_code == 202
-    assert said == [message["text"], "1 ", "2 ", "3 ", "Count to 2", "1 ", "2 "]
+    assert said == [message["text"], "1", "2", "3", "Count to 2", "1", "2"]
 
 
 async def test_a_chat_is_nobody_else_s_affair(agent: Site, visitor: httpx.AsyncClient) -> None:
