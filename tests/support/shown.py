@@ -6,7 +6,7 @@ The values of these tests are ``[who, attempt, n]``: the n-th value of a writer,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -65,19 +65,19 @@ def check_prefix(mode: str, said: list[tuple[str, int]]) -> None:
         assert len({attempt for attempt, _ in said}) <= 1, f"one attempt: {said}"
 
 
-async def follow(entries: AsyncIterator[StreamValue[Any] | Rewind], shown: Shown) -> None:
+async def follow(entries: AsyncGenerator[StreamValue[Any] | Rewind, None], shown: Shown) -> None:
     """Show entries until the stream has ended."""
-    async with aclosing(entries) as each:  # type: ignore[type-var]  # every reader is a generator
+    async with aclosing(entries) as each:
         async for entry in each:
             shown.take(entry)
             if isinstance(entry, Rewind):
                 shown.check_all()
 
 
-async def followed_values(values: AsyncIterator[Any], pause_seconds: float = 0.0) -> list[Said]:
+async def followed_values(values: AsyncGenerator[Any, None], pause_seconds: float = 0.0) -> list[Said]:
     """The values that a reader was given which knows values only."""
     found: list[Said] = []
-    async with aclosing(values) as each:  # type: ignore[type-var]  # as above
+    async with aclosing(values) as each:
         async for who, attempt, n in each:
             found.append((who, attempt, n))
             if pause_seconds:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
 
+from dbos_async._database.calls import Call
+from dbos_async._database.flights import Flight
 from dbos_async._database.sending import Sending
 from dbos_async._database.wakeups import UNOWNED_KEY
 
@@ -21,16 +23,16 @@ TAKE_AWAY = """
 """
 
 LOST, BEFORE, DURING, AFTER = KINDS = ("lost answer", "before", "during", "after")
-"""A connection that is cut after the commit, and a workflow that is taken from its run around the statement."""
+"""An answer that is lost after the commit, and a workflow that is taken from its run around the statement."""
 
 Choose = Callable[[str], str | None]
 """What happens to this statement, which is about to be executed; ``None``: nothing."""
 
 
 @contextmanager
-def faults(connection: Any, workflow_id: str, choose: Choose, happened: list[tuple[str, str]]) -> Iterator[None]:
+def faults(connection: Any, workflow_id: str, choose: Choose, happened: list[tuple[str, str]]) -> Generator[None]:
     """While the block lasts, let each statement of this process have the fault that is chosen for it."""
-    fetch = Sending._fetch
+    fetch = Sending.execute
     turn = asyncio.Lock()
 
     async def take_away() -> None:
@@ -41,27 +43,28 @@ def faults(connection: Any, workflow_id: str, choose: Choose, happened: list[tup
         # Nothing of the run may be in it: it is not the run that does this.
         return asyncio.get_running_loop().create_task(take_away(), context=contextvars.Context())
 
-    async def fetch_or_fail(self: Any, link: Any, flight: Any, calls: Any) -> Any:
+    async def fetch_or_fail(
+        self: Sending, flight: Flight, calls: list[Call], *, is_patient: bool = True
+    ) -> list[asyncpg.Record]:
         fault = choose(flight.statement.name)
         if fault is None:
-            return await fetch(self, link, flight, calls)
+            return await fetch(self, flight, calls, is_patient=is_patient)
         happened.append((flight.statement.name, fault))
         if fault == BEFORE:
             await begin()
-            return await fetch(self, link, flight, calls)
+            return await fetch(self, flight, calls, is_patient=is_patient)
         taking = begin() if fault == DURING else None
-        found = await fetch(self, link, flight, calls)
+        found = await fetch(self, flight, calls, is_patient=is_patient)
         if fault == AFTER:
             taking = begin()
         if taking is not None:
             await taking
         if fault == LOST:
-            link.terminate()
             raise asyncpg.ConnectionDoesNotExistError("it was cut after the commit")
         return found
 
-    Sending._fetch = fetch_or_fail  # type: ignore[method-assign, assignment]  # it must come at exactly this place
+    Sending.execute = fetch_or_fail  # type: ignore[method-assign]  # it must come at exactly this place
     try:
         yield
     finally:
-        Sending._fetch = fetch  # type: ignore[method-assign]  # it must come at exactly this place
+        Sending.execute = fetch  # type: ignore[method-assign]  # it must come at exactly this place

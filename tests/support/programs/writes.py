@@ -16,7 +16,11 @@ import sys
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
+
 from dbos_async import DBOS, SetWorkflowID
+from dbos_async._database.calls import Call
+from dbos_async._database.flights import Flight
 from dbos_async._database.sending import Sending
 
 COUNT = 12
@@ -55,9 +59,11 @@ def die() -> None:
 
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given statement."""
-    fetch, count = Sending._fetch, 0
+    fetch, count = Sending.execute, 0
 
-    async def fetch_or_die(self: Any, link: Any, flight: Any, calls: Any) -> Any:
+    async def fetch_or_die(
+        self: Sending, flight: Flight, calls: list[Call], *, is_patient: bool = True
+    ) -> list[asyncpg.Record]:
         nonlocal count
         count += flight.statement.name in STATEMENTS
         mine = flight.statement.name in STATEMENTS and count == at
@@ -65,12 +71,12 @@ def crash(mode: str, at: int) -> None:
             die()
         if mine and mode == "during":
             asyncio.get_running_loop().call_later(random.uniform(0, 0.002), die)
-        found = await fetch(self, link, flight, calls)
+        found = await fetch(self, flight, calls, is_patient=is_patient)
         if mine and mode == "after":
             die()
         return found
 
-    Sending._fetch = fetch_or_die  # type: ignore[method-assign, assignment]  # it must come at exactly this place
+    Sending.execute = fetch_or_die  # type: ignore[method-assign]  # it must come at exactly this place
 
 
 async def main(url: str, mode: str) -> None:
