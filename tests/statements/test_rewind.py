@@ -37,7 +37,7 @@ async def stands(connection: Any, offset: int = 0) -> str:
     place = StreamPlace(offset)
     found: list[str] = []
     while True:
-        page = place.read("w", await execute(connection, READ, ("w", "k", place.offset, 500, None)))
+        page = place.read("w", "k", await execute(connection, READ, ("w", "k", place.offset, 500, None)))
         found += [text.strip('"') for _, text in page.entries]
         if page.is_empty:
             return "".join(found)
@@ -155,7 +155,7 @@ async def test_s8_a_reader_of_values_between_two_rewinds_has_each_value_of_other
     place = StreamPlace(0)
 
     async def read(most: int) -> str:
-        page = place.read("w", await execute(one, READ, ("w", "k", place.offset, most, None)))
+        page = place.read("w", "k", await execute(one, READ, ("w", "k", place.offset, most, None)))
         return "".join(text.strip('"') for _, text in page.entries)
 
     found = ""
