@@ -165,11 +165,13 @@ async def test_s8_a_batch_that_is_under_way_when_its_attempt_fails_stands_before
 ) -> None:
     tried: list[int] = []
     locked = asyncio.Event()
+    scopes: list[anyio.CancelScope] = []
 
     @DBOS.step(retries_allowed=True, interval_seconds=0)
     async def step() -> None:
         tried.append(0)
-        with anyio.move_on_after(0.05 if len(tried) == 1 else None):
+        with anyio.move_on_after(0.05 if len(tried) == 1 else None) as scope:
+            scopes.append(scope)
             async with DBOS.stream_writer("s", max_values=1) as out:
                 if len(tried) == 1:
                     await out.write("1a")
@@ -185,7 +187,7 @@ async def test_s8_a_batch_that_is_under_way_when_its_attempt_fails_stands_before
 
     async def unlock() -> None:
         await locked.wait()
-        await eventually(lambda: len(tried) == 2)
+        await eventually(lambda: scopes[0].cancel_called)
         await connection.execute("commit")
 
     @DBOS.workflow()
