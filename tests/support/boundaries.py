@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dbos_async._messaging import ask, events, merge, recv, streams, watch
+from dbos_async._messaging import ask, events, merge, read_stream, recv, trim, watch
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -15,7 +15,7 @@ from dbos_async._workflows import handle
 Proceed = Callable[[], Awaitable[StepResult]]
 Around = Callable[[Step, Proceed], Awaitable[StepResult]]
 
-WAITING = (ask, events, handle, merge, recv, sleep, streams, watch)
+WAITING = (ask, events, handle, merge, read_stream, recv, sleep, trim, watch)
 """The modules whose steps wait. All other steps are executed at once."""
 
 
@@ -32,6 +32,7 @@ def around_boundaries(around: Around) -> Iterator[None]:
     perform = Step.perform
     Step.perform = wrapped(perform)  # type: ignore[method-assign]  # a crash must come at exactly this place
     for module in WAITING:
+        assert module.wait is wait  # type: ignore[attr-defined]  # all of them import it
         module.wait = wrapped(wait)  # type: ignore[attr-defined]  # as above
     try:
         yield
