@@ -32,7 +32,7 @@ def around_boundaries(around: Around) -> Iterator[None]:
     perform = Step.perform
     Step.perform = wrapped(perform)  # type: ignore[method-assign]  # a crash must come at exactly this place
     for module in WAITING:
-        assert module.wait is wait  # type: ignore[attr-defined]  # all of them import it
+        assert module.wait is wait  # all of them import it
         module.wait = wrapped(wait)  # type: ignore[attr-defined]  # as above
     try:
         yield
