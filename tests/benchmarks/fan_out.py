@@ -1,5 +1,7 @@
 """A thousand browsers follow streams: ``python -m tests.benchmarks.fan_out [--streams 1] [--clients 1000] [--seconds 60]``.
 
+With ``--rate 50`` each workflow writes so many values a second, through a stream writer.
+
 Three processes besides Postgres: this one is the browsers, one is the web server, which only reads, and one runs the
 workflows, each of which writes 100 bytes a second. ``--together`` runs the workflows in the web server.
 Uses $DBOS_DATABASE_URL, else the embedded Postgres. Prints the time from before each write until a browser has the value, and
@@ -17,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +40,31 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @DBOS.workflow(name="fan out")
-async def write(seconds: int, phase: float) -> None:
-    """One value a second; each begins at a time of its own within the second."""
+async def write(seconds: int, phase: float, rate: int) -> None:
+    """One value a second, or ``rate`` of them through a writer; each workflow begins at a time of its own within the second."""
     await DBOS.recv("go", timeout_seconds=None)
+    if rate:
+        await speak(seconds, phase, rate)
+        return
+    async for value in values(seconds, phase, 1):
+        await DBOS.write_stream("k", value)
+
+
+@DBOS.step(name="fan out: speak")
+async def speak(seconds: int, phase: float, rate: int) -> None:
+    async with DBOS.stream_writer("k") as out:
+        async for value in values(seconds, phase, rate):
+            await out.write(value)
+
+
+async def values(seconds: int, phase: float, rate: int) -> AsyncIterator[dict[str, Any]]:
+    """So many values a second, of 100 bytes each."""
     began_at = time.time() + phase
-    for n in range(seconds):
-        await asyncio.sleep(max(0.0, began_at + n - time.time()))
+    for n in range(seconds * rate):
+        await asyncio.sleep(max(0.0, began_at + n / rate - time.time()))
         value: dict[str, Any] = {"at": time.time(), "x": ""}
         value["x"] = "x" * (VALUE_BYTES - len(str(value)) + 2)
-        await DBOS.write_stream("k", value)
+        yield value
 
 
 # The processes
@@ -140,7 +159,7 @@ async def measure(
         run = f"{time.time_ns():x}"
         ids = [f"fan-out-{run}-{n}" for n in range(arguments.streams)]
         for first in range(0, len(ids), 250):
-            await asyncio.gather(*(begin(client, one, arguments.seconds) for one in ids[first : first + 250]))
+            await asyncio.gather(*(begin(client, one, arguments) for one in ids[first : first + 250]))
         before = resident_bytes(processes["web"].pid)
         browsers = [Browser(port, ids[n % len(ids)], latencies) for n in range(arguments.clients)]
         for browser in browsers:
@@ -156,8 +175,9 @@ async def measure(
         connections = (await http.get(f"http://127.0.0.1:{port}/connections")).json()
         after = resident_bytes(processes["web"].pid)
     assert ends == ['data: {"status":"SUCCESS"}'] * arguments.clients, set(ends)
-    assert {browser.values for browser in browsers} == {arguments.seconds}, "a value was lost"
-    assert len(latencies) == arguments.clients * arguments.seconds
+    each = arguments.seconds * (arguments.rate or 1)
+    assert {browser.values for browser in browsers} == {each}, "a value was lost"
+    assert len(latencies) == arguments.clients * each
     latencies.sort()
     shares = {share: 1000 * latencies[int(len(latencies) * share / 100)] for share in (50, 90, 99, 99.9)}
     told = ", ".join(f"p{share:g} {value:.0f} ms" for share, value in shares.items())
@@ -172,9 +192,9 @@ async def measure(
     assert connections <= MAX_READING_CONNECTIONS
 
 
-async def begin(client: DBOSClient, workflow_id: str, seconds: int) -> None:
+async def begin(client: DBOSClient, workflow_id: str, arguments: argparse.Namespace) -> None:
     with SetWorkflowID(workflow_id):
-        await client.start_workflow("fan out", seconds, random.random())
+        await client.start_workflow("fan out", arguments.seconds, random.random(), arguments.rate)
 
 
 async def answers(http: httpx.AsyncClient, port: int) -> None:
@@ -208,6 +228,9 @@ async def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument(
+        "--rate", type=int, default=0, help="values a second through a stream writer; 0: one, by write_stream"
+    )
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--together", action="store_true", help="run the workflows in the web server")
     arguments = parser.parse_args()
