@@ -86,11 +86,19 @@ PREPARE = """
 
     create or replace function chaos.note_immutable() returns trigger language plpgsql as $$ begin
         insert into chaos.notes (workflow_id, what)
-        values (old.workflow_id, 'S1/E2: a value of its streams or events was changed in place');
+        values (old.workflow_id, 'E2: a value of its events was changed in place');
+        return null;
+    end $$;
+    create or replace function chaos.note_entry() returns trigger language plpgsql as $$ begin
+        if tg_op = 'DELETE' or old.taken_back_by is not null
+           or to_jsonb(old) - 'taken_back_by' <> to_jsonb(new) - 'taken_back_by' then
+            insert into chaos.notes (workflow_id, what)
+            values (old.workflow_id, 'S1: a row of its streams was changed in place, and not only taken back');
+        end if;
         return null;
     end $$;
     create or replace trigger chaos after update or delete on dbos_async.stream_entries
-        for each row execute function chaos.note_immutable();
+        for each row execute function chaos.note_entry();
     create or replace trigger chaos after update or delete on dbos_async.events
         for each row execute function chaos.note_immutable();
 """

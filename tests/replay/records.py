@@ -98,7 +98,21 @@ def contradictions(records: Records, ran: list[Said]) -> list[str]:
         ]
     counts = Counter(said[0] for said in _stored(records.rows))
     found += [f"stored {counts[tag]} times: {tag}" for tag in done if counts[tag] != 1]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *_half_spoken(records.rows["stream entries"])]))
+
+
+def _half_spoken(entries: Rows) -> Iterator[str]:
+    """Steps of whose attempts not exactly one stands: all words up to its end, or the begin of them without an end."""
+    spoken: dict[str, list[str]] = {}
+    for _, _, value, closes, step in entries:
+        text = None if closes else json.loads(value)
+        if isinstance(text, str) and " of " in text:
+            spoken.setdefault(step, []).append(text)
+    for step, texts in spoken.items():
+        words, attempts = zip(*(text.split(" of ") for text in texts), strict=True)
+        whole = [f"word {number}" for number in range(len(words))]
+        if len({*attempts}) > 1 or list(words) not in (whole, [*whole[:-1], f"end {len(words) - 1}"]):
+            yield f"step {step} has spoken {texts}"
 
 
 def _without_given_back(live: Records, replayed: Records) -> Records:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import Any
 
 from dbos_async import DBOS
 from tests.replay import ledger
@@ -67,8 +68,10 @@ async def limited(tag: str, length: int, last: str) -> Said:
 @DBOS.step(retries_allowed=True, max_attempts=50, interval_seconds=0.001, backoff_rate=1.0)
 async def speak(key: str, value: Said | str) -> None:
     """Write some words, the value and more words. An attempt that fails has written some of them."""
+    attempt, count = random.randrange(10**9), random.randint(0, 3)
+    words: list[Any] = [f"word {number} of {attempt}" for number in range(count)]
     async with DBOS.stream_writer(key, max_seconds=0.001) as out:
-        for word in (*(f"word {random.randint(0, 9)}" for _ in range(random.randint(0, 3))), value, "the end"):
+        for word in (*words, value, f"end {count} of {attempt}"):
             await out.write(word)
             if random.random() < 0.3:
                 await asyncio.sleep(random.uniform(0, SLOWEST_SECONDS / 3))
