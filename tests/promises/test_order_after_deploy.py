@@ -12,6 +12,10 @@ from tests.support.eventually import eventually
 from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending, forget, recorded, replays_alike, rows
 
 BEFORE_ORDER = """
+    drop function dbos_async.trim_stream;
+    drop function dbos_async.repeat_if;
+    alter table dbos_async.stream_entries drop column batch, drop column count, drop column nth, drop column rewinds_to,
+        drop column taken_back_by, drop column copy_of, drop column trimmed;
     alter table dbos_async.messages drop column answer, drop column answer_error, drop column answered_at, drop column copy_of;
     drop table dbos_async.delayed_messages;
     drop sequence dbos_async.delayed_seq;
