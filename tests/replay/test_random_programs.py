@@ -167,7 +167,7 @@ async def test_a_program_is_shrunk_to_what_makes_it_differ() -> None:
         acts = {node.get("how") for node in walk(program["body"]) if node["do"] == "step"}
         return Verdict(program, DIFFERENT if {"thread", "flaky"} <= acts else SAME, [], 0, 0.0)
 
-    verdicts = [verdict for seed in range(9) if (verdict := await play(make("mixed", seed))).outcome == DIFFERENT]
+    verdicts = [verdict for seed in range(5, 14) if (verdict := await play(make("mixed", seed))).outcome == DIFFERENT]
     assert len(verdicts) > 3
     for verdict in verdicts:
         smallest = await shrink(verdict, play, 10.0)

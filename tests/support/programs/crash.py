@@ -33,7 +33,7 @@ from dbos_async import (
     StreamValue,
     Topic,
 )
-from dbos_async._messaging import ask, events, recv, streams
+from dbos_async._messaging import ask, events, read_stream, recv
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
@@ -311,7 +311,8 @@ def crash(mode: str, at: int) -> None:
 
     # A step is executed at once, or it waits.
     Step.perform = dies(Step.perform)  # type: ignore[method-assign]  # the crash must come at exactly this place
-    for module in (ask, events, handle, recv, sleep, streams):
+    for module in (ask, events, handle, read_stream, recv, sleep):
+        assert module.wait is wait  # all of them import it
         module.wait = dies(wait)  # type: ignore[attr-defined]  # as above
 
 
