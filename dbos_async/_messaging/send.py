@@ -59,7 +59,8 @@ async def send(
     outgoing = outgoing_message(message, "send", local_executor_id)
     if start is None:
         return await store(database, "send", [outgoing], connection) is None
-    check_instance(start, StartCall, "start")
+    if not isinstance(start, StartCall):
+        raise InvalidArgumentError(f"start must be Start(function, …) and is of type {kind_of(start)}.")
     return await store(database, "start_and_send", [outgoing], connection, start) is None
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import stream_key
-from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, LostError
+from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, LostError, writes_of
 from dbos_async._messaging.streams import (
     REWIND,
     WRITTEN,
@@ -98,7 +97,7 @@ class StepBuffer(Buffer):
     def abandon(self) -> None:
         super().abandon()
         if self._is_sending:
-            _unsettled(self._run)[self._context.path, self._key] = self
+            writes_of(self._run).unsettled[self._context.path, self._key] = self
 
     async def _check(self, verb: str) -> None:
         check_live(self._context, verb)
@@ -134,23 +133,14 @@ class StepBuffer(Buffer):
         return call_of_stream(run, self._context, REWIND, row, Written(run, key, texts, len(batch), digest))
 
 
-def _unsettled(run: Run) -> dict[tuple[str, str], Any]:
-    if run.writes is None:
-        run.next_write_seq()
-    assert run.writes is not None
-    return run.writes.unsettled
-
-
 async def _settled(run: Run, path: str, key: str) -> None:
     """Return when nothing is under way any more of what an abandoned writer of this step has sent to the stream."""
-    buffer: StepBuffer | None = _unsettled(run).get((path, key))
+    unsettled = writes_of(run).unsettled
+    buffer: StepBuffer | None = unsettled.get((path, key))
     if buffer is not None:
         await buffer.settle()
-        _unsettled(run).pop((path, key), None)
+        unsettled.pop((path, key), None)
 
 
 def _rewinding(run: Run, key: str) -> asyncio.Lock:
-    if run.writes is None:
-        run.next_write_seq()
-    assert run.writes is not None
-    return run.writes.rewinding.setdefault(key, asyncio.Lock())
+    return writes_of(run).rewinding.setdefault(key, asyncio.Lock())

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
-from dbos_async._runs.run import Run
+from dbos_async._runs.run import Run, RunWrites
 from dbos_async._serialization.exceptions import decode_error
 
 VERB: Final = "stream_writer"
@@ -152,3 +152,10 @@ class LostError(Exception):
 
 def bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
+
+
+def writes_of(run: Run) -> RunWrites:
+    """What the run has written so far."""
+    if run.writes is None:
+        run.writes = RunWrites()
+    return run.writes

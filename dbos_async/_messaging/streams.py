@@ -16,7 +16,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import LocalUpdate, stream_key
 from dbos_async._messaging.stream_pages import Update
-from dbos_async._runs.context import Context, calling_context, in_workflow_or_step
+from dbos_async._runs.context import Context, StepContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import Run
 from dbos_async._serialization.values import encode_value, size_error
@@ -63,6 +63,7 @@ async def write_stream_many(database: Database, key: str | Stream[Any], values: 
     context = in_workflow_or_step(calling_context(database), "write_stream_many")
     if not texts:
         return
+    context = await _behind_writers(context, name)
     caller = caller_in(context, "write_stream_many", name)
     batch = encode_batch(texts)
     invalid = size_error(batch, database.max_payload_bytes, f"All values together for stream {name!r}")
@@ -104,7 +105,21 @@ def stream_end(run: Run, key: str) -> int:
     return -1 if run.writes is None else run.writes.stream_ends.get(key, -1)
 
 
+async def _behind_writers(context: Context, key: str) -> Context:
+    """Let what the caller has given to an open writer of the stream stand before what it writes now. The context after that."""
+    if isinstance(context, StepContext):
+        writer = None if context.writers is None else context.writers.get(key)
+        if writer is not None and not writer.is_over:
+            await writer.flush()
+    elif context.run.writes is not None and key in context.run.writes.writers:
+        for writer in [*context.run.writes.writers[key]]:
+            await writer.flush()  # a step, if there is something to store
+        return in_workflow_or_step(calling_context(context.run.database), "write_stream")
+    return context
+
+
 async def _write(database: Database, context: Context, verb: str, key: str, value: str | None) -> None:
+    context = await _behind_writers(context, key)
     run = context.run
     caller = caller_in(context, verb, key)
     digest, seq = stream_key(run.workflow_id, key), run.next_write_seq()

@@ -93,7 +93,8 @@ with calls as materialized (
 ),
 compared as materialized (
     select *, greatest(stored - first, max(first + json_array_length(batch))
-                           filter (where outcome = 'done' and json_array_length(batch) > 0) over earlier - first,
+                           filter (where outcome = 'done' and not was_closed and json_array_length(batch) > 0)
+                           over earlier - first,
                        0) as stored_of_these
     from calls
     window earlier as (partition by workflow_id, key, step order by n rows between unbounded preceding and 1 preceding)

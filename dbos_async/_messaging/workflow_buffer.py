@@ -12,7 +12,7 @@ from typing import Final
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
-from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, bytes_of
+from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, bytes_of, writes_of
 from dbos_async._messaging.streams import append_call, encode_batch
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context
 from dbos_async._runs.run import Run
@@ -44,7 +44,9 @@ class WorkflowBuffer(Buffer):
             return None, None
 
         (await step.run_once(nothing)).value()
-        return cls(database, context.run, key, limits, step.path)
+        buffer = cls(database, context.run, key, limits, step.path)
+        writes_of(context.run).writers.setdefault(key, []).append(buffer)
+        return buffer
 
     @property
     def outlasts_cancelling(self) -> bool:
@@ -90,6 +92,14 @@ class WorkflowBuffer(Buffer):
             self._unconfirmed_size += size
             raise
         self._failure = None
+
+    def abandon(self) -> None:
+        super().abandon()
+        writers = writes_of(self._run).writers
+        if self in writers.get(self._key, ()):
+            writers[self._key].remove(self)
+            if not writers[self._key]:
+                del writers[self._key]
 
     async def finish(self) -> None:
         if self.is_over:

@@ -14,9 +14,10 @@ from dbos_async._database.database import Database
 from dbos_async._database.wakeups import digest
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import calling_context, in_workflow
+from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
 from dbos_async._workflows.step_functions import StepFunction
-from dbos_async.errors import InvalidArgumentError
+from dbos_async.errors import InvalidArgumentError, WrongPlaceError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,13 +26,11 @@ R = TypeVar("R")
 class StepHandle(Generic[R]):
     """A step that was started with `DBOS.start_step`: wait for its result, wait for the first of several, or cancel it."""
 
-    __slots__ = ("_database", "_key", "_scope", "_task", "step_id", "step_name")
+    __slots__ = ("_key", "_run", "_scope", "_task", "step_id", "step_name")
 
-    def __init__(
-        self, database: Database, name: str, step_id: str, key: bytes, task: asyncio.Task[R], scope: anyio.CancelScope
-    ) -> None:
-        self._database, self._task, self._scope = database, task, scope
-        self._key = key
+    def __init__(self, run: Run, name: str, step_id: str, task: asyncio.Task[R], scope: anyio.CancelScope) -> None:
+        self._run, self._task, self._scope = run, task, scope
+        self._key = digest("step", run.workflow_id, step_id)
         """Changes when the step has an outcome."""
         self.step_name: str = name
         self.step_id: str = step_id
@@ -64,6 +63,7 @@ class StepHandle(Generic[R]):
             assert await answer() == 17
             ```
         """
+        self._check_place("get_result")
         return await asyncio.shield(self._task)
 
     async def cancel(self) -> None:
@@ -91,6 +91,7 @@ class StepHandle(Generic[R]):
             assert await impatient() == "never mind"
             ```
         """
+        self._check_place("cancel")
         self._scope.cancel()
         await asyncio.wait([self._task])
 
@@ -100,15 +101,22 @@ class StepHandle(Generic[R]):
 
     def __dbos_wait__(self, database: Any) -> Any:
         """For `DBOS.wait_first`."""
-        if database is not self._database:
-            raise InvalidArgumentError("This handle is of another DBOS: wait for it where the step was started.")
+        self._check_place("wait_first")
         return Awaited(
             kind="step", name=f"step {self.step_name} ({self.step_id})", keys=(self._key,),
             is_ready=self._task.done, read=lambda _, __: self,
         )  # fmt: skip
 
+    def _check_place(self, verb: str) -> None:
+        """No record of another workflow has what this step brings."""
+        context = calling_context(self._run.database)
+        if context is None or context.run is not self._run:
+            raise WrongPlaceError(
+                f"{verb} of a step works in the workflow that has started it: this is a step of {self._run.workflow_id!r}."
+            )
+
     def _ended(self, task: asyncio.Task[R]) -> None:
-        self._database.wakeups.wake(self._key)
+        self._run.database.wakeups.wake(self._key)
 
 
 async def start_step(
@@ -136,8 +144,7 @@ async def start_step(
     task.add_done_callback(ended)
     try:
         begun_step = await begun
-        key = digest("step", begun_step.run.workflow_id, begun_step.path)
-        return StepHandle(database, step.name, begun_step.path, key, task, scope)
+        return StepHandle(begun_step.run, step.name, begun_step.path, task, scope)
     except asyncio.CancelledError:
         if task.done():
             task.result()

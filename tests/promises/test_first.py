@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import Annotated, Any
 
 import pytest
@@ -358,29 +357,3 @@ async def test_c1_a_version_that_does_not_fit_is_told_and_what_is_gone_has_ended
     await DBOS.delete_workflow("talk")
     await DBOS.send("w", None, "deleted")
     assert await handle.get_result() == [{"workflow_id": "talk", "key": "price"}] * 2
-
-
-@pytest.mark.usefixtures("dbos")
-async def test_c1_a_step_whose_start_is_cancelled_says_nothing_to_the_event_loop(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    @DBOS.step()
-    async def slow() -> None:
-        await asyncio.sleep(3600)
-
-    @DBOS.workflow(name="loses a handle")
-    async def workflow() -> None:
-        starting = asyncio.create_task(DBOS.start_step(slow))
-        others: set[asyncio.Task[Any]] = set()
-        for _ in range(10):
-            await asyncio.sleep(0)
-            others = {task for task in asyncio.all_tasks() if "StepFunction.execute" in repr(task)}
-            if others:
-                break
-        starting.cancel()
-        await asyncio.wait([starting, *others])
-        del starting, others
-
-    await asyncio.wait_for(workflow(), 10)
-    gc.collect()
-    assert "never retrieved" not in caplog.text

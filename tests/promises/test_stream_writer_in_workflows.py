@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, SetWorkflowID
+from dbos_async import DBOS, SetWorkflowID, StreamClosedError
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.usefixtures("dbos")
@@ -108,3 +108,49 @@ async def test_s2_a_cancelled_block_of_a_workflow_stores_what_it_was_given_and_a
 
 async def _ended(handle: Any) -> bool:
     return bool((await handle.get_status()).ended_at)
+
+
+async def test_s4_s8_a_value_before_the_close_is_there_and_one_after_it_raises() -> None:
+    @DBOS.workflow()
+    async def workflow(late: bool) -> str:
+        async with DBOS.stream_writer("s", max_seconds=0.001) as out:
+            await out.write("before")
+            await DBOS.close_stream("s")
+            if late:
+                await out.write("late")
+        return "done"
+
+    async def one(late: bool) -> tuple[Any, list[Any]]:
+        handle = await DBOS.start_workflow(workflow, late)
+        try:
+            result: Any = await handle.get_result()
+        except StreamClosedError as error:
+            result = type(error)
+        return result, await collect(handle.workflow_id)
+
+    for late, result in ((False, "done"), (True, StreamClosedError)):
+        found = await asyncio.gather(*(one(late) for _ in range(100)))
+        assert found == [(result, ["before"])] * 100
+
+
+@DBOS.step()
+async def writes_both_ways() -> None:
+    await write_both_ways()
+
+
+async def write_both_ways() -> None:
+    async with DBOS.stream_writer("s", max_seconds=60) as out:
+        await out.write(1)
+        await DBOS.write_stream("s", 2)
+        await out.write(3)
+        await DBOS.write_stream_many("s", [4, 5])
+        await out.write(6)
+
+
+@pytest.mark.parametrize("write", [write_both_ways, writes_both_ways], ids=["body", "step"])
+async def test_s1_all_that_is_written_stands_in_the_order_of_writing(write: Any) -> None:
+    @DBOS.workflow()
+    async def workflow() -> None:
+        await write()
+
+    assert (await finished(workflow))[1] == [1, 2, 3, 4, 5, 6]
