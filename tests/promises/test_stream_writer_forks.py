@@ -29,7 +29,7 @@ async def answer() -> None:
 
 
 @DBOS.workflow()
-async def speaker() -> None:
+async def rewound_speaker() -> None:
     await DBOS.write_stream("s", "begin")
     await DBOS.recv("ready", timeout_seconds=None)
     await answer()
@@ -76,7 +76,7 @@ WAYS = {each.__name__: each for each in (by_values, by_entries, by_merging, by_w
 
 
 @DBOS.workflow()
-async def reader(way: str) -> list[Any]:
+async def rewound_reader(way: str) -> list[Any]:
     """Reads before the rewind and after it, and once more from the begin."""
     found = []
     async for value in DBOS.read_stream("w", "s"):
@@ -93,9 +93,9 @@ async def test_s6_s8_a_replay_reads_what_the_first_run_has_read_although_it_was_
 ) -> None:
     TRIED.clear()
     with SetWorkflowID("w"):
-        speaking = await DBOS.start_workflow(speaker)
+        speaking = await DBOS.start_workflow(rewound_speaker)
     with SetWorkflowID("reader"):
-        handle = await DBOS.start_workflow(reader, way)
+        handle = await DBOS.start_workflow(rewound_reader, way)
     result = await handle.get_result()
     await speaking.get_result()
     late = ["begin", "of somebody else", *(f"2.{number}" for number in range(3)), "end"]
@@ -109,11 +109,11 @@ async def test_s6_s8_a_replay_reads_what_the_first_run_has_read_although_it_was_
 async def test_s8_a_fork_has_what_stands_of_a_step_s_writer(connection: Any, start: int) -> None:
     TRIED.clear()
     with SetWorkflowID("w"):
-        handle = await DBOS.start_workflow(speaker)
+        handle = await DBOS.start_workflow(rewound_speaker)
     await DBOS.send("w", None, "ready")
     await DBOS.send("w", None, "go on")
     with SetWorkflowID("reader"):
-        await DBOS.start_workflow(reader, "by_values")
+        await DBOS.start_workflow(rewound_reader, "by_values")
     await handle.get_result()
     with SetWorkflowID("fork"):
         fork = await DBOS.fork_workflow("w", start)
@@ -128,7 +128,7 @@ async def test_s8_a_fork_has_what_stands_of_a_step_s_writer(connection: Any, sta
 
 
 @DBOS.workflow()
-async def body(count: int) -> list[Any]:
+async def forked_body(count: int) -> list[Any]:
     async with DBOS.stream_writer("s", max_values=3, max_seconds=0) as out:
         for number in range(count):
             await out.write(f"{DBOS.workflow_id} {number}")
@@ -140,7 +140,7 @@ async def body(count: int) -> list[Any]:
 
 async def test_s2_s8_a_fork_of_a_workflow_has_what_its_writer_wrote_before_the_last_barrier() -> None:
     with SetWorkflowID("w"):
-        verbs = await (await DBOS.start_workflow(body, 8)).get_result()
+        verbs = await (await DBOS.start_workflow(forked_body, 8)).get_result()
     assert verbs == [
         "stream_writer", "flush_stream", "sleep", "flush_stream", "flush_stream", "write_stream"
     ]  # fmt: skip
