@@ -109,7 +109,8 @@ begin
       and e.nth is not null and e.taken_back_by is null
       and e.step = any (array(
             select distinct w.step from dbos_async.stream_entries as w
-            where w.workflow_id = target_id and w.key_digest = digest_of_stream and w."offset" = any (kept) and w.nth is not null
+            where w.workflow_id = target_id and w.key_digest = digest_of_stream and w."offset" >= begin_at and w."offset" < upto
+              and w."offset" = any (kept) and w.nth is not null
               and w.taken_back_by is null))
       and exists (
                     select from dbos_async.stream_entries as o
@@ -122,7 +123,8 @@ begin
     set value = null, batch = null, count = least(coalesce(e.count, 1), upto - e."offset"), rewinds_to = null, copy_of = null,
         nth = case when e.taken_back_by is null then e.nth end, taken_back_by = null,
         trimmed = least(e."offset" + coalesce(e.count, 1), upto)
-    where e.workflow_id = target_id and e.key_digest = digest_of_stream and e."offset" = any (kept) and e.trimmed is null;
+    where e.workflow_id = target_id and e.key_digest = digest_of_stream and e."offset" >= begin_at and e."offset" < upto
+      and e."offset" = any (kept) and e.trimmed is null;
     update dbos_async.stream_entries as e set trimmed = upto
     where e.workflow_id = target_id and e.key_digest = digest_of_stream and e."offset" = 0;
     first_there := upto;

@@ -98,7 +98,7 @@ MAX_BUFFERS = 52
 """50 were measured for the statement that touches most: one that takes three rows of a stream back. A page of one of several
 streams inside a workflow touches 46, a repeated receive 35."""
 
-MORE_BUFFERS = {"TRIM": 84}
+MORE_BUFFERS = {"TRIM": 86}
 """Of statements that call a function of several statements. A trim of two rows touches 82, however large the stream is."""
 
 
