@@ -198,7 +198,9 @@ KINDS: dict[str, Kind] = {
     "parent_id": FILTER,
     "payloads": FLAG,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
-    "request": Kind(Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}), (5, None, "x", object())),
+    "request": Kind(
+        Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}), (5, None, "x", object())
+    ),
     "retries_allowed": FLAG,
     "retry_seconds": BOUNDED,
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
