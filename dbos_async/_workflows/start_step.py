@@ -14,7 +14,6 @@ from dbos_async._database.database import Database
 from dbos_async._database.wakeups import digest
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import calling_context, in_workflow
-from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
 from dbos_async._workflows.step_functions import StepFunction
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
@@ -28,7 +27,7 @@ class StepHandle(Generic[R]):
 
     __slots__ = ("_key", "_run", "_scope", "_task", "step_id", "step_name")
 
-    def __init__(self, run: Run, name: str, step_id: str, task: asyncio.Task[R], scope: anyio.CancelScope) -> None:
+    def __init__(self, run: Any, name: str, step_id: str, task: asyncio.Task[R], scope: anyio.CancelScope) -> None:
         self._run, self._task, self._scope = run, task, scope
         self._key = digest("step", run.workflow_id, step_id)
         """Changes when the step has an outcome."""
