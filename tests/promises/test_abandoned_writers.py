@@ -63,7 +63,9 @@ async def speak_until_stopped(way: str) -> None:
 async def test_s1_what_is_written_after_a_step_was_cancelled_comes_behind_what_its_writer_has_sent(
     dbos: DBOS, connection: Any, way: str
 ) -> None:
-    blocked = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and query like '%batch%'"
+    blocked = (
+        "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    )
 
     async def is_under_way() -> bool:
         await connection.fetch("select pg_stat_clear_snapshot()")

@@ -187,7 +187,7 @@ async def test_s8_a_batch_that_is_under_way_when_its_attempt_fails_stands_before
 
     async def is_under_way() -> bool:
         await connection.execute("select pg_stat_clear_snapshot()")
-        waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and query like '%batch%'"
+        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         return bool(await connection.fetchval(waits))
 
     async def unlock() -> None:
