@@ -89,9 +89,11 @@ def words_of(line: Line, cells: int) -> Text:
     mark = mark_of(step)
     style = "bold red" if mark == "✗" else STYLES.get(mark, "")
     name, peer = _name_and_peer(step) if len(line.steps) == 1 else _traffic(line.steps)
-    text = Text.assemble((f"{mark} ", style), (fitted(name, max(cells // 2, 16)), style if step.verb != "step" else ""))
+    text = Text.assemble(
+        (f"{mark} ", style), (fitted(name, max(cells * 2 // 3, 16)), style if step.verb != "step" else "")
+    )
     if peer:
-        text.append(fitted(peer, max(cells // 3, 12)), "dim")
+        text.append(fitted(peer, max(cells // 2, 12)), "dim")
     value = _value(step) if len(line.steps) == 1 else None
     if value is not None:
         room = cells - text.cell_len - 2
