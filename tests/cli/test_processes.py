@@ -54,11 +54,12 @@ async def test_ctrl_c_ends_it_quietly(
 ) -> None:
     await started("w", wait)
     query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-    before = await connection.fetchval(query)
+    before: int = await connection.fetchval(query)
     with process(database_url, *arguments) as running:
 
         async def is_connected() -> bool:
-            return int(await connection.fetchval(query)) > before + 1  # one for statements, and one that listens
+            found: int = await connection.fetchval(query)
+            return found > before + 1  # one for statements, and one that listens
 
         await eventually(is_connected)
         running.send_signal(signal.SIGINT)

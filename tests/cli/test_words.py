@@ -46,7 +46,8 @@ def test_a_value_is_read_as_httpie_writes_it(given_arguments: list[str], value: 
 @pytest.mark.parametrize(
     "given_arguments",
     [
-        [], ["a", "b"], ["a", "b=c"], ["a:={"], ["a:=NaN"], ["a=1", "a=2"], ["-", "-"], ["a=@/no/such/file"], ["a:=" + "[" * 100_000],
+        [], ["a", "b"], ["a", "b=c"], ["a:={"], ["a:=NaN"], ["a=1", "a=2"], ["-", "-"],
+        ["a=@/no/such/file"], ["a:=" + "[" * 100_000],
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_sentence(given_arguments: list[str]) -> None:
@@ -64,12 +65,13 @@ def test_fields_come_from_files(tmp_path: Path) -> None:
     assert found == {"a": "ä\n", "b": {"x": [1]}}
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
-        lambda part: st.lists(part) | st.dictionaries(st.text(), part),
-    )
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda part: st.lists(part) | st.dictionaries(st.text(), part),
 )
+
+
+@given(JSON)
 def test_printable_json_means_the_same(value: Any) -> None:
     for indent in (None, 2):
         text = texts.printable_json(json.dumps(value, ensure_ascii=False, indent=indent))
@@ -100,7 +102,8 @@ def test_a_long_text_is_safe_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (0, "0 ms"), (0.012, "12 ms"), (0.9999, "1.0 s"), (3.42, "3.4 s"), (9.96, "10 s"), (59.4, "59 s"), (60, "1 min"), (125, "2 min 5 s"),
+        (0, "0 ms"), (0.012, "12 ms"), (0.9999, "1.0 s"), (3.42, "3.4 s"), (9.96, "10 s"), (59.4, "59 s"), (60, "1 min"), 
+        (125, "2 min 5 s"),
         (3599.9, "1 h"), (3600, "1 h"), (11_040, "3 h 4 min"), (86_400 * 5 + 7200, "5 d 2 h"),
     ],
 )  # fmt: skip
