@@ -95,8 +95,13 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], width: int) -> Table:
-    """A table without lines around it, whose texts are shown as they are."""
-    kept = [place for place, column in enumerate(columns) if width >= column.from_width]
+    """A table without lines around it, whose texts are shown as they are. A column of which no row has anything is left out."""
+    rows = list(rows)
+    kept = [
+        place
+        for place, column in enumerate(columns)
+        if width >= column.from_width and any(len(row[place]) for row in rows)
+    ]
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", border_style="dim")
     for place in kept:
         column = columns[place]

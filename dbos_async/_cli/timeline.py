@@ -25,17 +25,20 @@ def timeline(found: WorkflowDescription, width: int, *, payloads: bool = False) 
     """The steps of a description, the oldest first."""
     lines = lines_of(found.steps)
     scale = _Scale.of(found.steps, found.now, _bar_cells(width))
-    offsets = [_offset(line, found) for line in lines]
-    edge = max([len(line.number) for line in lines] + [4]), max(map(len, [*offsets, ""])), 10
+    offsets, durations = _times(lines, found), [took(line) for line in lines]
+    edge = (
+        max([len(line.number) for line in lines] + [4]),
+        *(max(map(len, [*each, ""])) for each in (offsets, durations)),
+    )
     words_cells = max(width - sum(edge) - (scale.cells + 2 if scale.cells else 0) - 6, 20)
     made: list[RenderableType] = []
     grid = _grid(edge, scale.cells)
-    for line, offset in zip(lines, offsets, strict=True):
+    for line, offset, how_long in zip(lines, offsets, durations, strict=True):
         row: list[Text] = [Text(line.number, "dim"), Text(offset, "dim")]
         if scale.cells:
             row.append(scale.bar(line))
         is_open = line.steps[-1].completed_at is None
-        row += [Text(took(line), "bold cyan" if is_open else ""), words_of(line, words_cells)]
+        row += [Text(how_long, "bold cyan" if is_open else ""), words_of(line, words_cells)]
         grid.add_row(*row)
         below = [*_below(line, words_cells), *(_payloads(line) if payloads else ())]
         for text in below:
@@ -44,7 +47,7 @@ def timeline(found: WorkflowDescription, width: int, *, payloads: bool = False) 
     return Group(*made)
 
 
-def _grid(edge: tuple[int, int, int], bar: int) -> Table:
+def _grid(edge: tuple[int, ...], bar: int) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(justify="right", no_wrap=True, min_width=edge[0])
     grid.add_column(justify="right", no_wrap=True, min_width=edge[1])
@@ -55,9 +58,13 @@ def _grid(edge: tuple[int, int, int], bar: int) -> Table:
     return grid
 
 
-def _offset(line: Line, found: WorkflowDescription) -> str:
-    """When it began, from the start of the workflow on."""
-    return f"+{duration(max((line.first.started_at - found.status.created_at).total_seconds(), 0))}"
+def _times(lines: Sequence[Line], found: WorkflowDescription) -> list[str]:
+    """When they began: so long after the start of the workflow, and for longer workflows the time in UTC."""
+    offsets = [max((line.first.started_at - found.status.created_at).total_seconds(), 0) for line in lines]
+    if max(offsets, default=0) < 60:
+        return [f"+{duration(seconds)}" for seconds in offsets]
+    form = "%H:%M:%S" if max(offsets) < 86400 else "%m-%d %H:%M:%S"
+    return [line.first.started_at.strftime(form) for line in lines]
 
 
 def _bar_cells(width: int) -> int:
