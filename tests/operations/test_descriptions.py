@@ -207,7 +207,8 @@ async def described_many_steps(count: int) -> None:
 async def test_descriptions_come_in_pages_from_the_end(dbos: DBOS) -> None:
     with SetWorkflowID("w"):
         await described_many_steps(25)
-    found, before = [], None
+    found: list[Any] = []
+    before: str | None = None
     while True:
         page = await DBOS.describe_workflow("w", limit=10, before=before)
         found = [step.output for step in page.steps] + found
