@@ -12,7 +12,7 @@ from dbos_async._cli.choosing import Act, DryRun, Ids, Options, Yes, carry_out, 
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.filters import Filters, takes_filters
 from dbos_async._cli.output import note, write, write_json
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import error_line, json_text, safe, seconds_of
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
@@ -28,11 +28,11 @@ Timeout = Annotated[str | None, typer.Option("--timeout", help="Wait at most so 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands that change workflows."""
-    app.command("start")(start)
-    app.command("cancel")(takes_filters(cancel))
-    app.command("resume")(takes_filters(resume))
-    app.command("fork")(fork)
-    app.command("delete")(takes_filters(delete))
+    app.command("start")(reported(start))
+    app.command("cancel")(reported(takes_filters(cancel)))
+    app.command("resume")(reported(takes_filters(resume)))
+    app.command("fork")(reported(fork))
+    app.command("delete")(reported(takes_filters(delete)))
 
 
 def start(
@@ -54,10 +54,11 @@ def start(
 ) -> None:
     """Start a workflow by its name. An executor that knows it runs it."""
 
+    values, fields = values_and_fields(arguments or [])
+    if "-" in (arguments or []) and len(values) == 1:
+        values, fields = _from_stdin(values[0], fields)
+
     async def work() -> None:
-        values, fields = values_and_fields(arguments or [])
-        if "-" in (arguments or []) and len(values) == 1:
-            values, fields = _from_stdin(values[0], fields)
         seconds = None if timeout is None else seconds_of(timeout, "--timeout")
         with ExitStack() as options:
             if workflow_id is not None:
@@ -85,7 +86,7 @@ def cancel(
 ) -> None:
     """Cancel workflows, by their ids or by a filter. They end within a second, and can be resumed."""
     act = Act("cancel", "cancelled", ("PENDING", "DELAYED", *PARKED), _cancel)
-    _act(act, ids, filters, url, Options(dry_run, yes, as_json))
+    carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 
 def resume(
@@ -97,7 +98,8 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Let cancelled or parked workflows go on after their last recorded step."""
-    _act(Act("resume", "resumed", ("CANCELLED", *PARKED), _resume), ids, filters, url, Options(dry_run, yes, as_json))
+    act = Act("resume", "resumed", ("CANCELLED", *PARKED), _resume)
+    carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 
 def delete(
@@ -110,7 +112,7 @@ def delete(
 ) -> None:
     """Remove workflows that have ended, with their steps, messages, events and streams. Nothing brings them back."""
     act = Act("delete", "deleted", ("SUCCESS", "ERROR", "CANCELLED"), _delete, always_asks=True)
-    _act(act, ids, filters, url, Options(dry_run, yes, as_json))
+    carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 
 def fork(
@@ -133,16 +135,6 @@ def fork(
             async with connected(url) as client:
                 handle = await client.fork_workflow(workflow_id, step, application_version=version)
                 await _report(handle, seconds, wait=wait or timeout is not None, as_json=as_json)
-
-    run(work())
-
-
-def _act(act: Act, ids: list[str] | None, filters: Filters, url: str | None, options: Options) -> None:
-    async def work() -> None:
-        choice = choice_of(ids, filters)
-        choice.check(act.verb)
-        async with connected(url) as client:
-            await carry_out(client, act, choice, options)
 
     run(work())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -15,6 +14,7 @@ from rich.progress import Progress
 from dbos_async._cli.exits import CommandError, ExitCode, code_of
 from dbos_async._cli.filters import Filters, find_all
 from dbos_async._cli.output import console, note, write, write_json
+from dbos_async._cli.session import connected, run
 from dbos_async._cli.texts import safe
 from dbos_async._logs import counted
 from dbos_async.client import DBOSClient
@@ -89,21 +89,28 @@ def choice_of(ids: Sequence[str] | None, filters: Filters) -> Choice:
     return Choice(found, filters)
 
 
-async def carry_out(client: DBOSClient, act: Act, choice: Choice, options: Options) -> None:
+def carry_out(act: Act, choice: Choice, options: Options, url: str | None) -> None:
     """Do it, or say what would be done."""
-    ids = await choice.find(client, act.statuses)
-    if options.dry_run:
-        _say_what_would_be(act, ids, options)
-        return
-    if not ids:
-        if options.as_json:
-            write_json([])
-        note(f"No workflow to {act.verb}.")
-        return
-    if (act.always_asks or not choice.ids) and not options.yes:
-        await asyncio.to_thread(_ask, act, ids)
-    results = await _each(client, act, ids)
-    _report(act, results, options)
+    choice.check(act.verb)
+    asks = (act.always_asks or not choice.ids) and not options.yes and not options.dry_run
+
+    async def work(ids: list[str] | None) -> list[str]:
+        async with connected(url) as client:
+            found = await choice.find(client, act.statuses) if ids is None else ids
+            if options.dry_run:
+                _say_what_would_be(act, found, options)
+            elif not found:
+                note(f"No workflow to {act.verb}.")
+                if options.as_json:
+                    write_json([])
+            elif ids is not None or not asks:
+                _report(act, await _each(client, act, found), options)
+        return found
+
+    found = run(work(None))
+    if asks and found:
+        _ask(act, found)
+        run(work(found))
 
 
 async def _each(client: DBOSClient, act: Act, ids: Sequence[str]) -> list[tuple[str, str | None, ExitCode]]:
@@ -176,8 +183,3 @@ def _ask(act: Act, ids: Sequence[str]) -> None:
         note(f"  … and {len(ids) - SHOWN} more")
     if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
         raise CommandError("Nothing was changed.")
-
-
-def tally(statuses: Sequence[str]) -> str:
-    """How many of each."""
-    return ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items()))

@@ -19,16 +19,17 @@ from dbos_async import embedded
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.output import note, write, write_json_line
 from dbos_async._cli.schema import migrated
-from dbos_async._cli.session import Json, Url, find_url, run
+from dbos_async._cli.session import Json, Url, find_url, reported, run
 from dbos_async._database.urls import shown_url
 
 DRAIN_SECONDS: Final = 15.0
 PAGE: Final = "dbos_async.page"
+STDERR: Final = 2
 
 
 def add_to(app: typer.Typer) -> None:
     """Register ``dev``."""
-    app.command("dev")(dev)
+    app.command("dev")(reported(dev))
 
 
 def dev(
@@ -122,13 +123,13 @@ def _open_page(group: asyncio.TaskGroup, url: str, ending: asyncio.Event) -> Non
     if not found:
         note("There is no page in this installation: pip install 'dbos_async[page]'.")
         return
-    group.create_task(_child([sys.executable, "-m", "dbos_async", "page"], url, ending))
+    group.create_task(_child([sys.executable, "-m", "dbos_async", "page"], url, ending, STDERR))
 
 
-async def _child(command: Sequence[str], url: str, ending: asyncio.Event) -> int:
+async def _child(command: Sequence[str], url: str, ending: asyncio.Event, stdout: int | None = None) -> int:
     """Run a program until it ends, or until all of it ends. A program that is left is ended in good order."""
     environment = os.environ | {"DBOS_DATABASE_URL": url}
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=stdout)
     over = asyncio.ensure_future(ending.wait())
     end = asyncio.ensure_future(process.wait())
     try:

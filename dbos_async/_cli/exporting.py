@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dbos_async._cli.exits import CommandError
 from dbos_async._cli.output import console, note
-from dbos_async._cli.session import Url, connected, database_of, run
+from dbos_async._cli.session import Url, connected, database_of, reported, run
 from dbos_async._cli.texts import json_text, printable_json, safe
 from dbos_async._logs import counted
 from dbos_async._operations.export import export_workflow
@@ -31,7 +31,7 @@ LISTS: Final = {
 
 def add_to(app: typer.Typer) -> None:
     """Register ``export``."""
-    app.command("export")(export)
+    app.command("export")(reported(export))
 
 
 def export(

@@ -10,7 +10,7 @@ import typer
 
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.output import console, note, write, write_json, write_json_line
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import brief_json, json_text, safe, seconds_of
 from dbos_async.client import DBOSClient
 from dbos_async.errors import StreamTimeoutError
@@ -23,8 +23,8 @@ LOOK_SECONDS: Final = 0.5
 
 def add_to(app: typer.Typer) -> None:
     """Register ``events`` and ``stream``."""
-    app.command("events")(events)
-    app.command("stream")(stream)
+    app.command("events")(reported(events))
+    app.command("stream")(reported(stream))
 
 
 def events(

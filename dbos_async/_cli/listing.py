@@ -14,7 +14,7 @@ from rich.live import Live
 
 from dbos_async._cli.filters import Filters, find_all, takes_filters
 from dbos_async._cli.output import Column, console, note, show, status_text, table, write, write_json, write_json_line
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import age, duration, safe
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async.client import DBOSClient
@@ -38,7 +38,7 @@ WATCH_SECONDS: Final = 1.0
 
 def add_to(app: typer.Typer) -> None:
     """Register ``list``."""
-    app.command("list")(takes_filters(list_workflows))
+    app.command("list")(reported(takes_filters(list_workflows)))
 
 
 def list_workflows(

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dbos_async._cli.output import Column, console, note, show, table, write, write_json
-from dbos_async._cli.session import Json, Url, connected, database_of, run
+from dbos_async._cli.session import Json, Url, connected, database_of, reported, run
 from dbos_async._cli.texts import age, brief_json, json_text, safe
 from dbos_async._messaging.mailbox import STATUSES
 from dbos_async._operations.find_message import find_message
@@ -38,9 +38,9 @@ def complete_status(incomplete: str) -> list[str]:
 def add_to(app: typer.Typer) -> None:
     """Register the group."""
     group = typer.Typer(no_args_is_help=True, help="The messages of workflows.")
-    group.command("list")(list_messages)
-    group.command("show")(show_message)
-    group.command("redeliver")(redeliver)
+    group.command("list")(reported(list_messages))
+    group.command("show")(reported(show_message))
+    group.command("redeliver")(reported(redeliver))
     app.add_typer(group, name="messages")
 
 

@@ -11,7 +11,7 @@ import typer
 from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError
 from dbos_async._cli.output import write, write_json
-from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, run
+from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, run
 from dbos_async._database import migrations
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable, without_libpq_parameters
@@ -23,8 +23,8 @@ UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
 
 def add_to(app: typer.Typer) -> None:
     """Register ``migrate`` and ``version``."""
-    app.command("migrate")(migrate)
-    app.command("version")(version)
+    app.command("migrate")(reported(migrate))
+    app.command("version")(reported(version))
 
 
 def migrate(

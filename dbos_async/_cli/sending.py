@@ -8,7 +8,7 @@ import typer
 
 from dbos_async._cli.arguments import pairs_of, value_of
 from dbos_async._cli.output import note, write, write_json
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import json_text, safe, seconds_of
 from dbos_async.keys import Question
 
@@ -26,8 +26,8 @@ Key = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register ``send`` and ``ask``."""
-    app.command("send")(send)
-    app.command("ask")(ask)
+    app.command("send")(reported(send))
+    app.command("ask")(reported(ask))
 
 
 def send(
@@ -44,9 +44,10 @@ def send(
 ) -> None:
     """Send a message to a workflow. When this ends, the message is stored."""
 
+    message = value_of(value or [], "The message")
+    headers = pairs_of(header, "--header")
+
     async def work() -> None:
-        message = value_of(value or [], "The message")
-        headers = pairs_of(header, "--header")
         seconds = None if delay is None else seconds_of(delay, "--delay")
         async with connected(url) as client:
             is_live = await client.send(
@@ -75,8 +76,9 @@ def ask(
 ) -> None:
     """Ask a workflow a question, and print its answer."""
 
+    request = value_of(value or [], "The question")
+
     async def work() -> None:
-        request = value_of(value or [], "The question")
         seconds = seconds_of(timeout, "--timeout")
         question: Question[Any, Any] = Question(topic, Any, Any)
         async with connected(url) as client:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -20,6 +21,7 @@ from dbos_async._logs import shown
 from dbos_async.client import DBOSClient
 from dbos_async.errors import ConfigurationError, DBOSError, NoDatabaseError
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 CONNECT_SECONDS: Final = 10.0
@@ -38,15 +40,24 @@ Json = Annotated[
 
 
 def run(work: Coroutine[Any, Any, R]) -> R:
-    """Run a command to its end. Every error becomes one sentence on standard error, and an exit code."""
+    """Run what a command does in an event loop."""
+    return asyncio.run(work)
+
+
+@contextmanager
+def reporting() -> Generator[None]:
+    """Every error in the block becomes one sentence on standard error, and an exit code.
+
+    Standard input is read and the user is asked outside of the event loop, since Ctrl-C cannot end a thread that reads.
+    """
     try:
-        return asyncio.run(work)
+        yield
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
         _silence_stdout()
         raise typer.Exit(ExitCode.DONE) from None
-    except typer.Exit:
+    except (typer.Exit, typer.Abort):
         raise
     except CommandError as error:
         fail(error.sentence, error.code)
@@ -58,6 +69,17 @@ def run(work: Coroutine[Any, Any, R]) -> R:
         if os.environ.get("DBOS_ASYNC_TRACEBACK"):
             raise
         fail(f"dbos-async has failed with {type(error).__name__}: {error} (DBOS_ASYNC_TRACEBACK=1 shows where).")
+
+
+def reported(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that ends as `reporting` says."""
+
+    @functools.wraps(command)
+    def with_reports(*args: P.args, **kwargs: P.kwargs) -> None:
+        with reporting():
+            command(*args, **kwargs)
+
+    return with_reports
 
 
 def fail(sentence: str, code: ExitCode = ExitCode.ERROR) -> NoReturn:

@@ -13,7 +13,7 @@ from rich.text import Text
 from dbos_async._cli.description import described
 from dbos_async._cli.output import console, status_text, write_json, write_json_line
 from dbos_async._cli.output import show as print_it
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.step_words import lines_of, took, words_of
 from dbos_async._operations.description import DescribedStep, WorkflowDescription
 from dbos_async._workflows.status import PARKED
@@ -25,7 +25,7 @@ FOLLOWED_STEPS: Final = 200
 
 def add_to(app: typer.Typer) -> None:
     """Register ``show``."""
-    app.command("show")(show)
+    app.command("show")(reported(show))
 
 
 def show(

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dbos_async._cli.output import Column, console, note, show, table, write, write_json
-from dbos_async._cli.session import Json, Url, connected, run
+from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import age, duration
 from dbos_async._logs import shown
 from dbos_async._operations.counts import ExecutorStatus, MessageCount, WorkflowCount
@@ -27,8 +27,8 @@ COLUMNS: Final = (
 
 def add_to(app: typer.Typer) -> None:
     """Register ``executors`` and ``metrics``."""
-    app.command("executors")(executors)
-    app.command("metrics")(metrics)
+    app.command("executors")(reported(executors))
+    app.command("metrics")(reported(metrics))
 
 
 def executors(url: Url = None, as_json: Json = False) -> None:

@@ -168,6 +168,16 @@ async def test_on_a_terminal_it_asks(dbos: DBOS, database_url: str, answer: str,
     assert (await handle.get_status()).status == status
 
 
+async def test_ctrl_c_at_the_question_changes_nothing(dbos: DBOS, database_url: str) -> None:
+    handle = await started("w", wait)
+    with terminal(database_url, "workflows", "cancel", "--name", "cli-wait") as (running, end):
+        await asyncio.to_thread(read_until, end, "[y/N]")
+        running.send_signal(signal.SIGINT)
+        await asyncio.to_thread(read_until, end, "\0")
+        assert await asyncio.to_thread(running.wait) == 130
+    assert (await handle.get_status()).status == "PENDING"
+
+
 async def test_it_is_followed_in_its_place(dbos: DBOS, database_url: str) -> None:
     handle = await started("w", wait, "go", 300.0)
     with terminal(database_url, "workflows", "show", "w", "--follow") as (running, end):
