@@ -24,6 +24,6 @@ workflows: typer.Typer = typer.Typer(
 developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
-app.add_typer(workflows, name="workflows")
-for part in (sending, following, messages, state, schema):
+app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
+for part in (messages, state, sending, following, schema):
     part.add_to(app)

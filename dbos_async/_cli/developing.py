@@ -26,10 +26,12 @@ DRAIN_SECONDS: Final = 15.0
 PAGE: Final = "dbos_async.page"
 STDERR: Final = 2
 
+PANEL: Final = "Develop and deploy"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register ``dev``."""
-    app.command("dev")(reported(dev))
+    app.command("dev", rich_help_panel=PANEL)(reported(dev))
 
 
 def dev(
@@ -88,10 +90,11 @@ def _need(module: str, remedy: str, why: str) -> None:
 
 async def _develop(url: str, command: Sequence[str] | None, *, page: bool, as_json: bool, is_embedded: bool) -> int:
     applied = await migrated(url, check=False)
+    told = url if is_embedded else shown_url(url)  # the embedded one has no password
     if as_json:
-        write_json_line({"url": url, "applied": applied})
+        write_json_line({"url": told, "applied": applied})
     else:
-        write(url if is_embedded else shown_url(url))
+        write(told)
     if applied:
         note(f"The schema has {len(applied)} new migrations, up to {applied[-1]}.")
     if is_embedded:

@@ -20,11 +20,13 @@ WatchedId = Annotated[str, typer.Argument(metavar="ID", help="The workflow.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", help="Give up when nothing came for so long (30s, 5m).")]
 LOOK_SECONDS: Final = 0.5
 
+PANEL: Final = "Talk to workflows"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register ``events`` and ``stream``."""
-    app.command("events")(reported(events))
-    app.command("stream")(reported(stream))
+    app.command("events", rich_help_panel=PANEL)(reported(events))
+    app.command("stream", rich_help_panel=PANEL)(reported(stream))
 
 
 def events(

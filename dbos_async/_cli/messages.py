@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("list")(reported(list_messages))
     group.command("show")(reported(show_message))
     group.command("redeliver")(reported(redeliver))
-    app.add_typer(group, name="messages")
+    app.add_typer(group, name="messages", rich_help_panel="Look at the application")
 
 
 def list_messages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
-from typing import Annotated
+from typing import Annotated, Final
 
 import asyncpg
 import typer
@@ -20,11 +20,13 @@ from dbos_async.errors import DBOSError
 UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
 """What connecting to a URL, or a query over that connection, can raise."""
 
+PANEL: Final = "Develop and deploy"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register ``migrate`` and ``version``."""
-    app.command("migrate")(reported(migrate))
-    app.command("version")(reported(version))
+    app.command("migrate", rich_help_panel=PANEL)(reported(migrate))
+    app.command("version", rich_help_panel=PANEL)(reported(version))
 
 
 def migrate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -23,11 +23,13 @@ Key = Annotated[
     str | None, typer.Option("--key", "-k", help="The idempotency key: sent again with it, it counts once.")
 ]
 
+PANEL: Final = "Talk to workflows"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register ``send`` and ``ask``."""
-    app.command("send")(reported(send))
-    app.command("ask")(reported(ask))
+    app.command("send", rich_help_panel=PANEL)(reported(send))
+    app.command("ask", rich_help_panel=PANEL)(reported(ask))
 
 
 def send(

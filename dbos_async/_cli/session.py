@@ -54,21 +54,27 @@ def reporting() -> Generator[None]:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except BrokenPipeError:
-        _silence_stdout()
-        raise typer.Exit(ExitCode.DONE) from None
     except (typer.Exit, typer.Abort):
         raise
-    except CommandError as error:
-        fail(error.sentence, error.code)
-    except DBOSError as error:
-        fail(str(error), code_of(error))
-    except OSError as error:
-        fail(f"{type(error).__name__}: {error}.")
     except Exception as error:
-        if os.environ.get("DBOS_ASYNC_TRACEBACK"):
-            raise
-        fail(f"dbos-async has failed with {type(error).__name__}: {error} (DBOS_ASYNC_TRACEBACK=1 shows where).")
+        _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    if isinstance(error, BrokenPipeError):
+        _silence_stdout()
+        raise typer.Exit(ExitCode.DONE)
+    if isinstance(error, CommandError):
+        fail(error.sentence, error.code)
+    if isinstance(error, DBOSError):
+        fail(str(error), code_of(error))
+    if isinstance(error, OSError):
+        fail(f"{type(error).__name__}: {error}.")
+    if os.environ.get("DBOS_ASYNC_TRACEBACK"):
+        raise error
+    fail(f"dbos-async has failed with {type(error).__name__}: {error} (DBOS_ASYNC_TRACEBACK=1 shows where).")
 
 
 def reported(command: Callable[P, None]) -> Callable[P, None]:

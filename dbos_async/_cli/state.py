@@ -24,11 +24,13 @@ COLUMNS: Final = (
     Column("KNOWS", from_width=90, max_width=60),
 )
 
+PANEL: Final = "Look at the application"
+
 
 def add_to(app: typer.Typer) -> None:
     """Register ``executors`` and ``metrics``."""
-    app.command("executors")(reported(executors))
-    app.command("metrics")(reported(metrics))
+    app.command("executors", rich_help_panel=PANEL)(reported(executors))
+    app.command("metrics", rich_help_panel=PANEL)(reported(metrics))
 
 
 def executors(url: Url = None, as_json: Json = False) -> None:
