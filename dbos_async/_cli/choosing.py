@@ -116,29 +116,30 @@ def carry_out(act: Act, choice: Choice, options: Options, url: str | None) -> No
 async def _each(client: DBOSClient, act: Act, ids: Sequence[str]) -> list[tuple[str, str | None, ExitCode]]:
     """Each id with what stood against it, and the exit code of that."""
     results: dict[str, tuple[str | None, ExitCode]] = {}
+    lost: list[DatabaseUnavailableError] = []
     waiting = iter(ids)
 
     async def worker(progress: Progress, task: Any) -> None:
         for one in waiting:
             try:
                 results[one] = await act.act(client, one), ExitCode.DONE
-            except DatabaseUnavailableError:
-                raise
+            except DatabaseUnavailableError as error:
+                lost.append(error)
             except DBOSError as error:
                 results[one] = str(error), code_of(error)
+            if lost:
+                return  # nobody begins another one, and what is under way comes to its end
             progress.advance(task)
 
     err = console(stderr=True)
     with Progress(console=err, transient=True, disable=len(ids) <= SHOWN or not err.is_terminal) as progress:
         task = progress.add_task(f"{act.verb} {counted(len(ids), 'workflow')}", total=len(ids))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(AT_A_TIME, len(ids))):
-                    group.create_task(worker(progress, task))
-        except* DatabaseUnavailableError as lost:
-            done = sum(1 for _, code in results.values() if code == ExitCode.DONE)
-            error = lost.exceptions[0]
-            raise CommandError(f"{done} of {counted(len(ids), 'workflow')} {act.done}, then: {error}") from None
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_A_TIME, len(ids))):
+                group.create_task(worker(progress, task))
+    if lost:
+        done = sum(1 for why, _ in results.values() if why is None)
+        raise CommandError(f"{act.done} {done} of {counted(len(ids), 'workflow')}, then: {lost[0]}")
     return [(one, *results[one]) for one in ids]
 
 
