@@ -103,7 +103,7 @@ def _waits(found: WorkflowDescription, width: int) -> Iterable[RenderableType]:
 def _wait(wait: PresentWait, now: datetime, width: int) -> Text:
     waited = max((now - wait.since).total_seconds(), 0)
     verb = "runs" if wait.verb in ("step", "transaction") and wait.until is None else "waits for"
-    what = wait.what.removeprefix("the end of ") if verb == "runs" else wait.what
+    what = wait.what.removeprefix("the end of ") if wait.verb in ("step", "transaction") else wait.what
     text = Text(f"{verb} {safe(what)}", "bold cyan", overflow="fold")
     if wait.until is None:
         text.append(f" · for {duration(waited)}" + ("" if verb == "runs" else ", without a time limit"), "not bold")

@@ -109,7 +109,7 @@ def _below(line: Line, cells: int) -> Iterable[Text]:
     else:
         return
     most = ERROR_LINES * cells
-    yield Text(f"  {text[:most]}{'…' if len(text) > most else ''}", "red")
+    yield Text(f"{text[:most]}{'…' if len(text) > most else ''}", "red")
 
 
 def _payloads(line: Line) -> Iterable[Text]:

@@ -11,7 +11,20 @@ import pytest
 
 from dbos_async import DBOS, SetWorkflowTimeout
 from tests.cli.running import Command, cells, process
-from tests.cli.workflows import HOSTILE, count, ended, fail, greet, hostile, order, read_number, started, wait, waits
+from tests.cli.workflows import (
+    HOSTILE,
+    count,
+    ended,
+    fail,
+    greet,
+    hostile,
+    order,
+    read_number,
+    retry,
+    started,
+    wait,
+    waits,
+)
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.newest_only  # what is described is tested on both versions elsewhere
@@ -155,6 +168,24 @@ async def test_what_is_cancelled_tells_how_it_goes_on(dbos: DBOS, command: Comma
     await DBOS.cancel_workflow("w 1")
     done = (await command("workflows", "show", "w 1")).check(0)
     assert "dbos-async workflows resume 'w 1'" in done.out
+
+
+async def test_a_step_that_is_tried_again_tells_why(dbos: DBOS, command: Command) -> None:
+    await started("r", retry)
+
+    async def has_failed_once() -> bool:
+        return any(one.last_error for one in (await DBOS.describe_workflow("r")).waits)
+
+    await eventually(has_failed_once)
+
+    async def is_told() -> bool:  # other processes see it when the executor has written its steps under way
+        return "attempt 2" in (await command("workflows", "show", "r")).out
+
+    await eventually(is_told)
+    done = (await command("workflows", "show", "r", columns=120)).check(0)
+    assert re.search(r"waits for step call_the_bank, attempt 2 · .* of 1 h left", done.out)
+    assert r"  after ConnectionError: the bank does not answer\n\x1b[31m" in done.lines
+    assert "failed, attempt 2 is next" in done.out
 
 
 async def test_what_is_not_there_is_not_found(database_url: str, command: Command) -> None:

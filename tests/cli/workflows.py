@@ -109,3 +109,13 @@ async def ended(workflow_id: str, function: Any, *arguments: Any) -> WorkflowHan
 async def waits(workflow_id: str) -> bool:
     """Whether it waits for something now."""
     return bool((await DBOS.describe_workflow(workflow_id)).waits)
+
+
+@DBOS.step(retries_allowed=True, interval_seconds=3600)
+async def call_the_bank() -> None:
+    raise ConnectionError("the bank does not answer\n\x1b[31m")
+
+
+@DBOS.workflow(name="cli-retry")
+async def retry() -> None:
+    await call_the_bank()
