@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from io import StringIO
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from dbos_async._cli.doctor import show
-from dbos_async._operations.doctor import Finding
+from dbos_async._operations.doctor import Finding, settings
 from dbos_async.cli import app
 from tests.support.databases import execute
 
@@ -38,16 +39,12 @@ def test_as_json(database_url: str) -> None:
 
 
 async def test_warnings_alone_are_no_failure(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dbos_async._operations.doctor import settings
-
     monkeypatch.setattr(settings, "CORRUPTS", {})  # the server of the tests has fsync off
     await execute(
         database_url,
         "insert into dbos_async.messages (id, seq, destination_id, topic, payload, rejected) "
         "values (gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 'paid', '1', '{}')",
     )
-    import asyncio
-
     done = await asyncio.to_thread(run, database_url)
     assert done.exit_code == 0, done.stdout
     assert done.stdout.startswith("! ")

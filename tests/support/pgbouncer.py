@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +16,6 @@ from tests.support.eventually import eventually
 from tests.support.postgres import free_port
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-ACCOUNT = "nobody"
 
 
 @asynccontextmanager
@@ -40,10 +38,12 @@ async def pgbouncer(url: str, **settings: str) -> AsyncIterator[str]:
     )
     account = None
     if os.geteuid() == 0:  # it refuses to run as root
-        account = ACCOUNT
+        # The socket of a server of the tests is in a folder that only its account may enter.
+        account = Path(host).owner() if host.startswith("/") else "nobody"
         for path in (folder, folder / "settings.ini"):
-            shutil.chown(path, pwd.getpwnam(ACCOUNT).pw_uid)
-    program = subprocess.Popen(
+            shutil.chown(path, account)
+    program = await asyncio.to_thread(
+        subprocess.Popen,
         [PROGRAM, "-q", str(folder / "settings.ini")], user=account, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
