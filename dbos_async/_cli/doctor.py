@@ -11,7 +11,6 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.text import Text
 
 from dbos_async._logs import counted, shown
@@ -58,11 +57,9 @@ def show(findings: Sequence[Finding], console: Console) -> None:
                 name = escape(shown(finding.check).ljust(width))
                 console.print(f"[{style}]{mark} {name}[/]", end="  ")
                 _print_beside(console, finding, width + 4)
-    counts = [
-        counted(sum(finding.level == level for finding in findings), noun)
-        for level, noun in (("problem", "problem"), ("warning", "warning"))
-    ]
-    console.print(f"\n{' and '.join(counts)} in {counted(len(findings), 'finding')}.", highlight=False)
+    bad = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}
+    counts = " and ".join(counted(count, level) for level, count in bad.items() if count)
+    console.print(f"\n{counts or 'All is well'} ({counted(len(findings), 'finding')}).", highlight=False)
 
 
 def _print_beside(console: Console, finding: Finding, indent: int) -> None:
@@ -73,4 +70,4 @@ def _print_beside(console: Console, finding: Finding, indent: int) -> None:
     lines = text.wrap(console, max(console.width - indent, 30))
     console.print(lines[0], highlight=False)
     for line in lines[1:]:
-        console.print(Padding(line, (0, 0, 0, indent)), highlight=False)
+        console.print(Text(" " * indent) + line, highlight=False)

@@ -91,19 +91,19 @@ PLANTED = {
     "a delayed message that nobody moves": (
         ["select setval('dbos_async.delayed_seq', 9)", DELAYED.format(seq=1)],
         "overdue", "problem",
-        r"1 delayed messages have been due for up to 10 min, and nothing has come of them\.",
+        r"1 delayed message overdue for up to 10 min: no executor has seen to that\.",
         "Launch an executor",
     ),
     "a deadline that nobody keeps": (
         [workflow("w", deadline="now() - interval '1 hour'")],
         "overdue", "problem",
-        r"1 deadlines of workflows have been due for up to 60 min",
+        r"1 deadline overdue for up to 60 min",
         "Launch an executor",
     ),
     "a delayed start that does not come": (
         [workflow("w", status="'DELAYED'", due_at="now() - interval '3 days'")],
         "overdue", "problem",
-        r"1 delayed starts have been due for up to 3 days",
+        r"1 delayed start overdue for up to 3 days",
         "Launch an executor",
     ),
     "message_seq behind": (

@@ -20,7 +20,8 @@ def run(*arguments: str, url: str | None = None) -> Result:
     return CliRunner().invoke(app, ["doctor", *arguments], env={"DBOS_DATABASE_URL": url, "COLUMNS": "100"})
 
 
-def test_a_database_without_a_schema(empty_database_url: str) -> None:
+def test_a_database_without_a_schema(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "CORRUPTS", {})  # the server of the tests has fsync off
     done = run(empty_database_url)
     assert done.exit_code == 1
     lines = done.stdout.splitlines()
@@ -28,7 +29,7 @@ def test_a_database_without_a_schema(empty_database_url: str) -> None:
     assert "has no schema dbos_async." in done.stdout
     assert "→ Launch DBOS, which makes it" in done.stdout
     assert max(map(len, lines)) <= 100
-    assert lines[-1].startswith("1 problem") or "problems" in lines[-1]
+    assert lines[-1].startswith("1 problem")
 
 
 def test_as_json(database_url: str) -> None:
@@ -48,7 +49,7 @@ async def test_warnings_alone_are_no_failure(database_url: str, monkeypatch: pyt
     done = await asyncio.to_thread(run, database_url)
     assert done.exit_code == 0, done.stdout
     assert done.stdout.startswith("! ")
-    assert "0 problems and 1 warning in" in done.stdout
+    assert "\n1 warning (" in done.stdout
 
 
 def test_no_database_is_named() -> None:

@@ -183,6 +183,21 @@ async def test_the_advice_makes_every_index_again(database_url: str) -> None:
     assert sorted(await execute(database_url, definitions)) == sorted(before)
 
 
+async def test_what_others_have_added(database_url: str) -> None:
+    await execute(
+        database_url,
+        "create table orders (id int, workflow_id text references dbos_async.workflows)",
+        "create function audit() returns trigger language plpgsql as $$ begin return new; end $$",
+        'create trigger "audit all" after insert on dbos_async.steps for each row execute function audit()',
+    )
+    key, trigger = await found_by(database_url, "additions")
+    assert "'orders_workflow_id_fkey' of orders points to the table workflows" in key.says
+    assert "The trigger 'audit all' on the table steps runs in every write" in trigger.says
+    for found in (key, trigger):
+        await execute(database_url, str(found.advice).partition(": ")[2])
+    assert await found_by(database_url, "additions") == []
+
+
 async def test_dead_rows(database_url: str, connection: Any) -> None:
     await connection.execute(
         "insert into dbos_async.servers select n::text from generate_series(1, 60000) as n; delete from dbos_async.servers"

@@ -70,7 +70,6 @@ SETTINGS = {
         "'3s'",
         "warning",
         "is 3000 ms: the connection that listens",
-        "reset idle_session_timeout",
     ),
     "lock_timeout": ("'100ms'", "warning", "is 100 ms"),
     "synchronous_commit": ("off", "warning", "is off: a crash of the server loses"),
@@ -78,7 +77,6 @@ SETTINGS = {
         "'serializable'",
         "warning",
         "is serializable",
-        "reset default_transaction_isolation",
     ),
 }
 """By setting: a value that hurts, the level, and what must be said."""

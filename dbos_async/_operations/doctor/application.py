@@ -130,7 +130,7 @@ async def overdue(session: Session) -> list[Finding]:
     rows = [row for row in await session.fetch(SEE_OVERDUE, LATE_SECONDS, MOST) if row["count"]]
     return [
         problem(
-            f"{row['count']} {row['what']} have been due for up to {duration(row['seconds'])}, and nothing has come of them.",
+            f"{_many(row['count'], row['what'])} overdue for up to {duration(row['seconds'])}: no executor has seen to that.",
             "Launch an executor; if one is live, look into its log for a service that fails, and at locks on the tables.",
         )
         for row in rows

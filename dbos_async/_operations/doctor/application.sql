@@ -55,15 +55,15 @@ from (select seq, topic, destination_id from dbos_async.messages where rejected 
 
 -- name: SEE_OVERDUE (late_seconds float8, most int)
 -- What executors do at its time, and has not been done.
-select :n as n, 'delayed messages' as what, count(*) as count, extract(epoch from clock_timestamp() - min(due_at))::float8 as seconds
+select :n as n, 'delayed message' as what, count(*) as count, extract(epoch from clock_timestamp() - min(due_at))::float8 as seconds
 from (select due_at from dbos_async.delayed_messages
       where due_at < clock_timestamp() - make_interval(secs => :late_seconds) order by due_at limit :most) as d
 union all
-select :n, 'delayed starts', count(*), extract(epoch from clock_timestamp() - min(due_at))::float8
+select :n, 'delayed start', count(*), extract(epoch from clock_timestamp() - min(due_at))::float8
 from (select due_at from dbos_async.workflows
       where status = 'DELAYED' and due_at < clock_timestamp() - make_interval(secs => :late_seconds) order by due_at limit :most) as w
 union all
-select :n, 'deadlines of workflows', count(*), extract(epoch from clock_timestamp() - min(deadline))::float8
+select :n, 'deadline', count(*), extract(epoch from clock_timestamp() - min(deadline))::float8
 from (select deadline from dbos_async.workflows
       where deadline is not null and ended_at is null and deadline < clock_timestamp() - make_interval(secs => :late_seconds)
       order by deadline limit :most) as w

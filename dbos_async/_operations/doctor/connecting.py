@@ -38,6 +38,12 @@ UNUSABLE: Final = (*CONNECT_ERRORS, ValueError, OverflowError, ssl.SSLError)
 """What connecting to a URL can raise."""
 
 
+SESSION_MODE: Final = (
+    "Connect to Postgres itself, or use session mode: in PgBouncer pool_mode = session for this database, "
+    "at Supabase port 5432 in the place of 6543, at Neon the host without '-pooler'."
+)
+
+
 async def connection(session: Session) -> list[Finding]:
     """Connect to every host of the URL. The one that takes writes is examined, else the first that answers."""
     found: list[Finding] = []
@@ -104,6 +110,8 @@ def advice_for(error: BaseException) -> str | None:
         )
     if isinstance(error, asyncpg.CannotConnectNowError):
         return "The server starts or stops: try again in a moment, and look into its log."
+    if "statement pooling" in str(error):
+        return SESSION_MODE
     if isinstance(error, TimeoutError):
         return (
             "Something takes the connection and does not answer: look at firewalls, proxies and the load of the server."
@@ -180,7 +188,7 @@ async def listening(session: Session) -> list[Finding]:
     """Whether a notification arrives, and after how long; on a channel of its own."""
     if not session.keeps_sessions:
         return [
-            problem("LISTEN was not tried, since the pooler does not keep sessions.", "See what is said of the pooler.")
+            warning("LISTEN was not tried, since the pooler does not keep sessions.", "See what is said of the pooler.")
         ]
     channel = f"dbos_async_doctor_{time.monotonic_ns():x}"
     came = asyncio.Event()

@@ -46,6 +46,7 @@ CHECKS: Final = (
     Check("rights", schema.rights, "schema"),
     Check("row security", schema.row_security, "schema"),
     Check("objects", schema.objects, "fitting schema"),
+    Check("additions", schema.additions, "schema"),
     Check("autovacuum", vacuum.autovacuum, "schema"),
     Check("dead rows", vacuum.dead_rows, "schema"),
     Check("wraparound", vacuum.wraparound),

@@ -65,3 +65,8 @@ def listed(names: list[str], most: int = 5) -> str:
     """Return names as a list that stays short: "a, b and 3 more"."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'

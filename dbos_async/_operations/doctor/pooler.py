@@ -11,6 +11,7 @@ from dbos_async._database.connections import SETTINGS
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
+from dbos_async._operations.doctor.connecting import SESSION_MODE
 from dbos_async._operations.doctor.finding import Finding, listed, ok, problem, warning
 from dbos_async._operations.doctor.session import Connection, Session, fetch
 
@@ -26,11 +27,6 @@ NEEDED: Final = {
 }
 """The settings of connections that statements rely on."""
 
-TRANSACTION_MODE: Final = (
-    "Connect to Postgres itself, or use session mode: in PgBouncer pool_mode = session for this database, "
-    "at Supabase port 5432 in the place of 6543, at Neon the host without '-pooler'."
-)
-
 
 async def pooler(session: Session) -> list[Finding]:
     """Two connections at a time show what is in between: a pooler lets both use one process of the server."""
@@ -44,14 +40,14 @@ async def pooler(session: Session) -> list[Finding]:
     except asyncpg.PostgresError as error:
         session.keeps_sessions = False
         says = f"A session cannot be used for more than one statement ({reason_of(error)}), as behind a pooler in statement mode."
-        return [problem(says, TRANSACTION_MODE)]
+        return [problem(says, SESSION_MODE)]
     if not keeps_sessions:
         session.keeps_sessions = False
         says = (
             "A pooler in transaction mode is in between: two transactions of one connection ran in different processes of the "
             "server, or two connections shared one. LISTEN and the locks of leases are lost there."
         )
-        return [problem(says, TRANSACTION_MODE)]
+        return [problem(says, SESSION_MODE)]
     if one.get_server_pid() != first:
         says = "A pooler is in between (the server has another process id than the connection was told), and it keeps sessions."
         return [ok(f"{says} Each executor needs ten connections of it.")]
@@ -79,6 +75,8 @@ async def _keeps_sessions(one: Connection, other: Connection, first: int) -> boo
 
 async def session_settings(session: Session) -> list[Finding]:
     """Whether connections begin with the settings that dbos_async gives its own."""
+    if not session.keeps_sessions:
+        return []  # they would be lost anyway
     role = await session.row(SEE_ROLE)
     try:
         connection = await session.connect(settings=SETTINGS)
@@ -91,14 +89,14 @@ async def session_settings(session: Session) -> list[Finding]:
             problem(
                 f"A connection cannot begin with the settings that dbos_async needs: {reason_of(error)}.",
                 f"Connect to Postgres itself, or let PgBouncer pass over them (ignore_startup_parameters = {names}) and set them "
-                f"for the role: {_statements(role, NEEDED)}",
+                f"for the role, which should be one of its own: {_statements(role, NEEDED)}",
             )
         ]
     there = {row["name"]: row["value"] for row in rows}
     lost = {name: value for name, value in NEEDED.items() if there.get(name) != value}
     if lost:
         says = f"The settings of a connection do not reach the server: {listed(list(lost), 7)}. Statements may be slow or wait."
-        return [warning(says, f"Set them for the role: {_statements(role, lost)}")]
+        return [warning(says, f"Set them for the role, which should be one of its own: {_statements(role, lost)}")]
     return [ok("Connections begin with the settings that dbos_async gives them.")]
 
 

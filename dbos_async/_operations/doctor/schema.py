@@ -7,8 +7,9 @@ from typing import Final
 
 from dbos_async._database import migrations
 from dbos_async._database.sql import load
+from dbos_async._logs import shown
 from dbos_async._operations.doctor.expected import Expected, expected
-from dbos_async._operations.doctor.finding import Finding, listed, ok, problem, warning
+from dbos_async._operations.doctor.finding import Finding, listed, ok, problem, quoted, warning
 from dbos_async._operations.doctor.session import Session
 
 with load(__name__) as sql:
@@ -16,6 +17,7 @@ with load(__name__) as sql:
     SEE_MIGRATIONS: Final = sql.statement("SEE_MIGRATIONS")
     SEE_OBJECTS: Final = sql.statement("SEE_OBJECTS")
     SEE_RIGHTS: Final = sql.statement("SEE_RIGHTS")
+    SEE_ADDITIONS: Final = sql.statement("SEE_ADDITIONS")
     SEE_ROW_SECURITY: Final = sql.statement("SEE_ROW_SECURITY")
 
 
@@ -101,6 +103,22 @@ def _missing(each: Expected) -> Finding:
         )
     advice = "Restore the schema from a backup, or find out who has removed or renamed it: no migration makes it again."
     return problem(f"The {each.kind} {each.name} is missing.", advice)
+
+
+async def additions(session: Session) -> list[Finding]:
+    """What others have added to the tables of the schema."""
+    found: list[Finding] = []
+    for row in await session.fetch(SEE_ADDITIONS):
+        name, place, target = shown(row["name"]), shown(row["place"]), row["target"]
+        if row["kind"] == "trigger":
+            says = f"The trigger '{name}' on the table {target} runs in every write: an error in it holds up workflows."
+            found.append(warning(says, f"If nobody needs it: drop trigger {quoted(name)} on {place};"))
+        else:
+            says = (
+                f"The foreign key '{name}' of {place} points to the table {target}, whose rows then cannot be deleted."
+            )
+            found.append(warning(says, f"Keep the id without it: alter table {place} drop constraint {quoted(name)};"))
+    return found or [ok("Nobody has added triggers or foreign keys to the tables.")]
 
 
 async def row_security(session: Session) -> list[Finding]:

@@ -61,6 +61,21 @@ with needed(kind, target, missing) as (
 select :n as n, kind, target, missing, 'grant ' || missing || ' on ' || target || ' to ' || quote_ident(current_user) || ';' as repair
 from needed where missing is not null order by kind, target
 
+-- name: SEE_ADDITIONS
+-- What others have added to the tables: triggers, and foreign keys that point to them.
+select :n as n, 'trigger' as kind, t.tgname::text as name, c.relname::text as target, t.tgrelid::regclass::text as place
+from pg_trigger as t
+join pg_class as c on c.oid = t.tgrelid
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and not t.tgisinternal and t.tgenabled <> 'D'
+union all
+select :n, 'foreign key', k.conname::text, c.relname::text, k.conrelid::regclass::text
+from pg_constraint as k
+join pg_class as c on c.oid = k.confrelid
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and k.contype = 'f'
+order by kind, name
+
 -- name: SEE_ROW_SECURITY
 select :n as n, c.relname::text as name
 from pg_class as c

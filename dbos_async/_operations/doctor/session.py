@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import close, terminated_after
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import Host, hosts_of, without_hosts, without_libpq_parameters
@@ -63,14 +64,17 @@ class Session:
     async def connect(self, host: Host | None = None, settings: dict[str, str] | None = None) -> Connection:
         """Open a further connection, with a short time limit. It is closed at the end of the check."""
         host = host or self.hosts[0]
-        connection = await asyncpg.connect(
-            without_hosts(self.url) if host else self.url,
-            host=host and host.name,
-            port=host and host.port,
-            timeout=CONNECT_WITHIN_SECONDS,
-            statement_cache_size=0,  # poolers mix up named statements
-            server_settings=settings or {"application_name": "dbos_async doctor"},
-        )
+        try:
+            connection = await asyncpg.connect(
+                without_hosts(self.url) if host else self.url,
+                host=host and host.name,
+                port=host and host.port,
+                timeout=CONNECT_WITHIN_SECONDS,
+                statement_cache_size=0,  # poolers mix up named statements
+                server_settings=settings or {"application_name": "dbos_async doctor"},
+            )
+        except TimeoutError:
+            raise TimeoutError(f"no connection within {CONNECT_WITHIN_SECONDS:g} seconds") from None
         self._others.add(connection)
         return connection
 
@@ -97,16 +101,28 @@ class Session:
 
 async def fetch(connection: Connection, statement: Statement, *columns: object, limits: str = LIMITS) -> list[Any]:
     """Execute one statement over this connection, in a transaction that cannot write."""
+    give_up_at = asyncio.get_running_loop().time() + ANSWER_WITHIN_SECONDS
     with terminated_after(connection, ANSWER_WITHIN_SECONDS):
         try:
             await connection.execute(f"{BEGIN}; {limits}" if limits else BEGIN)
             found: list[Any] = await connection.fetch(statement.sql.one_row, 0, *columns)
-        except asyncpg.PostgresError:
-            if not connection.is_closed():
-                await connection.execute("rollback")
+        except asyncpg.PostgresError as error:
+            if isinstance(error, asyncpg.PostgresConnectionError) or connection.is_closed():
+                raise _late(error, give_up_at) from None
+            await connection.execute("rollback")
             raise
+        except CONNECT_ERRORS as error:
+            connection.terminate()
+            raise _late(error, give_up_at) from None
         except BaseException:
             connection.terminate()
             raise
         await connection.execute("rollback")
     return found
+
+
+def _late(error: Exception, give_up_at: float) -> Exception:
+    """The error of a connection that was lost, or a better one when it was given up."""
+    if asyncio.get_running_loop().time() >= give_up_at:
+        return TimeoutError(f"no answer within {ANSWER_WITHIN_SECONDS:g} seconds")
+    return error

@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from dbos_async._database.sql import load
-from dbos_async._logs import shown
+from dbos_async._logs import counted, shown
 from dbos_async._operations.doctor.finding import Finding, duration, listed, ok, problem, size, warning
 from dbos_async._operations.doctor.session import Session
 
@@ -71,7 +71,7 @@ async def dead_rows(session: Session) -> list[Finding]:
             repair = f"vacuum full dbos_async.{name}; locks it while it runs, pg_repack does not."
             found.append(warning(says, repair))
     dead = sum(row["dead"] for row in tables)
-    return found or [ok(f"The tables have {dead:,} dead rows.")]
+    return found or [ok(f"The tables have {counted(dead, 'dead row')}.")]
 
 
 async def wraparound(session: Session) -> list[Finding]:
