@@ -3,6 +3,14 @@
 from dbos_async import _logs
 from dbos_async._lifecycle.health import Health
 from dbos_async._messaging.stream_writer import StreamWriter
+from dbos_async._operations.counts import ExecutorStatus, MessageCount, WorkflowCount
+from dbos_async._operations.description import (
+    DescribedStep,
+    EventSummary,
+    PresentWait,
+    StreamSummary,
+    WorkflowDescription,
+)
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
@@ -66,12 +74,15 @@ __all__ = [
     "DBOSClient",
     "DBOSError",
     "DatabaseUnavailableError",
+    "DescribedStep",
     "Envelope",
     "Event",
     "EventEnd",
     "EventOf",
+    "EventSummary",
     "EventTimeoutError",
     "EventValue",
+    "ExecutorStatus",
     "Health",
     "InvalidAnswerError",
     "InvalidArgumentError",
@@ -83,10 +94,12 @@ __all__ = [
     "LaunchError",
     "LibraryTooOldError",
     "Message",
+    "MessageCount",
     "MessageNotFoundError",
     "MigrationNeededError",
     "NoDatabaseError",
     "NotAnsweredError",
+    "PresentWait",
     "Question",
     "RecordedError",
     "RedeliveryError",
@@ -109,6 +122,7 @@ __all__ = [
     "StreamClosedError",
     "StreamEnd",
     "StreamOf",
+    "StreamSummary",
     "StreamTimeoutError",
     "StreamTrimmedError",
     "StreamValue",
@@ -119,6 +133,8 @@ __all__ = [
     "Workflow",
     "WorkflowCancelledError",
     "WorkflowConflictError",
+    "WorkflowCount",
+    "WorkflowDescription",
     "WorkflowEndedError",
     "WorkflowHandle",
     "WorkflowNotEndedError",

@@ -12,6 +12,7 @@ from dbos_async._database.database import Database
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
+from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.start_options import wanted_version
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
@@ -30,7 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs):
+class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, OperatingVerbs):
     """A connection to the workflows of an application: ``async with DBOSClient("postgresql://…") as client:``.
 
     Its verbs are those of `DBOS` outside of workflows, called on this object: where their examples write ``DBOS.send(…)``, write

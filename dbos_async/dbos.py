@@ -18,6 +18,7 @@ from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._messaging.writing_verbs import WritingVerbs
+from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.context import ContextProperty, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
@@ -34,6 +35,7 @@ class _Verbs(
     WritingVerbs,
     WorkflowMessagingVerbs,
     LaunchedWorkflowVerbs,
+    OperatingVerbs,
 ):
     """The verbs of `DBOS`: each call finds the executor that is launched at that moment."""
 
@@ -127,6 +129,11 @@ class DBOS:
     resume_workflow: Final = _verbs.resume_workflow
     fork_workflow: Final = _verbs.fork_workflow
     delete_workflow: Final = _verbs.delete_workflow
+
+    count_workflows: Final = _verbs.count_workflows
+    count_messages: Final = _verbs.count_messages
+    list_executors: Final = _verbs.list_executors
+    describe_workflow: Final = _verbs.describe_workflow
 
     @takes_options
     def __init__(self, url: str | None = None, **options: Unpack[Options]) -> None:

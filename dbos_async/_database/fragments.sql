@@ -60,6 +60,39 @@ exists (
 -- Whether w, a row of workflows, waits for an executor although no live one can run it.
 w.status = 'PENDING' and w.owner is null and not :some_live_executor_knows
 
+-- fragment: filters
+-- The filters of a list, with their lists as arrays.
+cross join lateral (
+    select case when c.ids is not null then array(select json_array_elements_text(c.ids)) end as ids,
+           case when c.statuses is not null then array(select json_array_elements_text(c.statuses)) end as statuses,
+           case when c.names is not null then array(select json_array_elements_text(c.names)) end as names,
+           case when c.versions is not null then array(select json_array_elements_text(c.versions)) end as versions
+) as f
+
+-- fragment: fits
+(c.statuses is null or w.status = any (c.statuses))
+and (c.names is null or w.name = any (c.names))
+and (c.versions is null or w.application_version = any (c.versions))
+and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
+and w.created_at >= coalesce(c.since, '-infinity')
+and w.created_at < coalesce(c.until, 'infinity')
+and (c.parent_id is null or w.parent_id = c.parent_id)
+and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
+
+-- fragment: are_few
+-- After :filters: whether only workflows are wanted of which there is an index.
+f.statuses is not null and f.statuses <@ array['PENDING', 'DELAYED', 'ERROR', 'REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED']
+
+-- fragment: few
+-- The workflows that have an index of their own: those that go on, and those that a person looks for.
+select * from dbos_async.workflows where status = 'PENDING' and owner is null
+union all
+select * from dbos_async.workflows where status = 'PENDING' and owner is not null
+union all
+select * from dbos_async.workflows where status = 'DELAYED'
+union all
+select * from dbos_async.workflows where status in ('ERROR', 'REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+
 -- fragment: error(type, arguments)
 -- A recorded error of the package.
 json_build_object('type', :type, 'args', json_build_array(:arguments))

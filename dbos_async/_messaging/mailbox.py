@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
-from dbos_async._checks import check_choice, check_flag, check_int, check_key, excerpt
+from dbos_async._checks import check_choice, check_flag, check_int, check_optional_key, excerpt
 from dbos_async._database.database import Database
 from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
@@ -30,15 +30,32 @@ with load(__name__) as sql:
     NEWEST_MESSAGES: Final = sql.statement("NEWEST_MESSAGES", parallelism=1)
     DELAYED_MESSAGES: Final = sql.statement("DELAYED_MESSAGES", parallelism=1)
     NEWEST_DELAYED_MESSAGES: Final = sql.statement("NEWEST_DELAYED_MESSAGES", parallelism=1)
+    MESSAGES_OF_ALL: Final = sql.statement("MESSAGES_OF_ALL", parallelism=1)
+    NEWEST_MESSAGES_OF_ALL: Final = sql.statement("NEWEST_MESSAGES_OF_ALL", parallelism=1)
+    DELAYED_OF_ALL: Final = sql.statement("DELAYED_OF_ALL", parallelism=1)
+    NEWEST_DELAYED_OF_ALL: Final = sql.statement("NEWEST_DELAYED_OF_ALL", parallelism=1)
     FIND: Final = sql.statement("FIND", parallelism=1)
     REDELIVER: Final = sql.statement("REDELIVER", parallelism=1)
 
 STATUSES = ("waiting", "received", "rejected", "delayed")
+STATUSES_OF_ALL = ("waiting", "rejected", "delayed")
+
+# By whether all workflows are meant, whether delayed messages are, and whether the newest come first.
+_LISTS: Final = {
+    (False, False, False): MESSAGES,
+    (False, False, True): NEWEST_MESSAGES,
+    (False, True, False): DELAYED_MESSAGES,
+    (False, True, True): NEWEST_DELAYED_MESSAGES,
+    (True, False, False): MESSAGES_OF_ALL,
+    (True, False, True): NEWEST_MESSAGES_OF_ALL,
+    (True, True, False): DELAYED_OF_ALL,
+    (True, True, True): NEWEST_DELAYED_OF_ALL,
+}
 
 
 async def list_messages(
     database: Database,
-    workflow_id: str,
+    workflow_id: str | None,
     *,
     topic: str | Topic[Any] | None,
     status: str | None,
@@ -48,9 +65,14 @@ async def list_messages(
     after: UUID | str | None,
     cursor: str | None,
 ) -> list[Message]:
-    """The messages of a workflow that fit every filter, the oldest or the newest first."""
-    workflow_id = check_key(workflow_id, "workflow_id")
+    """The messages of a workflow, or of all, that fit every filter, the oldest or the newest first."""
+    workflow_id = check_optional_key(workflow_id, "workflow_id")
     status = None if status is None else check_choice(status, STATUSES, "status")
+    if workflow_id is None and status not in STATUSES_OF_ALL:
+        raise InvalidArgumentError(
+            "Of all workflows list_messages lists those messages that wait, were rejected or are delayed: give a workflow_id,"
+            " or status 'waiting', 'rejected' or 'delayed'."
+        )
     newest_first, payloads = check_flag(newest_first, "newest_first"), check_flag(payloads, "payloads")
     limit = check_int(limit, 1, "limit")
     name = None if topic is None else key_and_type(topic, Topic)[0]
@@ -66,21 +88,18 @@ async def list_messages(
     row = workflow_id, name, status, payloads, limit, after_id if before is None else None, *columns
 
     async def find() -> list[Message]:
-        if status == "delayed":
-            statement = NEWEST_DELAYED_MESSAGES if newest_first else DELAYED_MESSAGES
-        else:
-            statement = NEWEST_MESSAGES if newest_first else MESSAGES
-        records = await database.call(statement, [row], partition=workflow_id)
-        if not records[0]["known"]:
+        statement = _LISTS[workflow_id is None, status == "delayed", newest_first]
+        records = await database.call(statement, [row], partition=workflow_id or "")
+        if workflow_id is not None and not records[0]["known"]:
             raise WorkflowNotFoundError(workflow_id)
         if records[0]["is_unknown"]:
             raise unknown_after(after)
         found = [(record, Cursor.after(before, record, (record["seq"],))) for record in records if record["id"]]
         if found:
             database.pages.remember(of, str(found[-1][0]["id"]), found[-1][1])
-        return [_message(record, cursor.text) for record, cursor in found]
+        return [message_of(record, cursor.text) for record, cursor in found]
 
-    found: list[Message] = await read(database, "list_messages", workflow_id, find, list[Message])
+    found: list[Message] = await read(database, "list_messages", workflow_id or "", find, list[Message])
     return found
 
 
@@ -135,7 +154,8 @@ def check_message_id(message_id: UUID | str) -> UUID:
         raise InvalidArgumentError(f"The id of a message is a UUID, and {excerpt(message_id)} is not.") from None
 
 
-def _message(record: Any, cursor: str) -> Message:
+def message_of(record: Any, cursor: str | None = None) -> Message:
+    """The message of a row of the database, as people see it."""
     fields = {name: record[name] for name in Message.model_fields if name != "cursor"}
     fields["payload"] = display_value(fields["payload"])
     try:

@@ -31,6 +31,21 @@ where m.id = any (array(
 m.*, null::timestamptz as received_at, null::json as rejected, null::timestamptz as answered_at from dbos_async.delayed_messages as m
 where m.destination_id = c.workflow_id
 
+-- fragment: stored_of_all
+-- Those that wait for workflows that have not ended, or those that were rejected: each have an index.
+m.*, null::timestamptz as due_at from (
+    select * from dbos_async.messages as one
+    where c.status = 'waiting' and received_at is null
+      and exists (select from dbos_async.workflows as w where w.id = one.destination_id and w.ended_at is null)
+    union all
+    select * from dbos_async.messages where c.status = 'rejected' and rejected is not null
+) as m
+where c.workflow_id is null
+
+-- fragment: delayed_of_all
+m.*, null::timestamptz as received_at, null::json as rejected, null::timestamptz as answered_at from dbos_async.delayed_messages as m
+where c.workflow_id is null
+
 -- fragment: page(table, these, this_round, next_round, direction)
 with calls as materialized (
     select c.n, c.workflow_id, c.topic, c.status, c.payloads, c.most, c.shown::pg_snapshot as shown, c.shown_floor,
@@ -39,7 +54,7 @@ with calls as materialized (
     from :rows
     left join lateral (select id from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
     left join lateral (
-        select seq from dbos_async.:table where id = c.after and destination_id = c.workflow_id limit 1
+        select seq from dbos_async.:table where id = c.after and (c.workflow_id is null or destination_id = c.workflow_id) limit 1
     ) as a on true
 )
 select c.n, c.known, c.is_unknown, c.snapshot::text as snapshot, c.now, c.floor, m.part, m.seq,
@@ -69,6 +84,22 @@ order by c.n, m.part, m.seq :direction
 -- name: NEWEST_DELAYED_MESSAGES (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
 --     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
 :page(delayed_messages, :still_delayed, :goes_back, :in_next_round_back, desc)
+
+-- name: MESSAGES_OF_ALL (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(messages, :stored_of_all, :goes_on, :in_next_round, asc)
+
+-- name: NEWEST_MESSAGES_OF_ALL (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(messages, :stored_of_all, :goes_back, :in_next_round_back, desc)
+
+-- name: DELAYED_OF_ALL (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(delayed_messages, :delayed_of_all, :goes_on, :in_next_round, asc)
+
+-- name: NEWEST_DELAYED_OF_ALL (workflow_id text, topic text, status text, payloads boolean, most int, after uuid, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_seq bigint)
+:page(delayed_messages, :delayed_of_all, :goes_back, :in_next_round_back, desc)
 
 -- name: FIND (id uuid)
 -- The user gives nothing but the id, so this statement and REDELIVER do not name the destination. If the table were partitioned by

@@ -236,7 +236,7 @@ class MessagingVerbs(ABC):
 
     async def list_messages(
         self,
-        workflow_id: str,
+        workflow_id: str | None = None,
         *,
         topic: str | Topic[Any] | None = None,
         status: str | None = None,
@@ -247,6 +247,9 @@ class MessagingVerbs(ABC):
         cursor: str | None = None,
     ) -> list[Message]:
         """The messages that were sent to a workflow, the oldest first, at most ``limit``.
+
+        Without a ``workflow_id`` they are those of all workflows with the ``status`` "waiting" (for workflows that have not ended),
+        "rejected" or "delayed".
 
         ``topic`` and ``status`` filter; ``None`` lists all. ``status`` is ``"waiting"``, ``"received"``, ``"rejected"`` (the
         receiver could not read the message, and `Message.rejected` says why) or ``"delayed"`` (it is due at `Message.due_at`, and

@@ -48,14 +48,15 @@ class ExecutorStatus(BaseModel, frozen=True):
 
     ``executor_id`` is the name that it was launched with, and ``id`` that name, a colon and a mark of the launch, as the
     ``executor_id`` of its workflows has it. ``is_live`` is whether its lease has not run out, by the clock of the database.
-    ``workflows`` counts those that it runs now, also those that only wait.
+    ``workflows`` counts those that it runs now, also those that only wait. ``started_at`` and ``lease_until`` are ``None`` when
+    nothing but the workflows is left of it.
     """
 
     id: str
     executor_id: str
     application_version: str | None
     workflow_names: list[str]
-    started_at: datetime
+    started_at: datetime | None
     lease_until: datetime | None
     is_live: bool
     workflows: int

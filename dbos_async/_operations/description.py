@@ -34,8 +34,9 @@ class DescribedStep(WorkflowStep, frozen=True):
 class PresentWait(BaseModel, frozen=True):
     """What a workflow waits for now.
 
-    ``what`` says it in words: "a message about 'paid'", "step charge, attempt 3". ``until`` is the deadline, or when the next attempt
-    begins; ``None`` means for ever. ``peer_id`` is the workflow that it waits for, ``last_error`` the error of the attempt before.
+    ``what`` says it in words: "a message about 'paid'", "the end of step charge, attempt 3". ``until`` is the deadline, or when the
+    next attempt begins; ``None`` means for ever. ``peer_id`` is the workflow that it waits for, ``last_error`` the
+    error of the attempt before.
     """
 
     step: str
@@ -70,11 +71,11 @@ class StreamSummary(BaseModel, frozen=True):
 class WorkflowDescription(BaseModel, frozen=True):
     """One workflow as a conversation.
 
-    - ``steps`` are the last ones, in the order in which they began, of ``step_count`` that are recorded. ``cursor`` is where the page
-      of the ones before begins, ``None`` when there are none before.
+    - ``steps`` are the last ones, in the order in which they began, of ``step_count`` that are recorded. ``cursor`` is where the
+      page of the ones before begins, ``None`` when there are none before.
     - ``waits`` is what it waits for now. It is empty when the workflow has ended or is parked, and while it runs without waiting.
-    - ``messages`` are the oldest of those that wait for it and the last that were rejected; ``waiting``, ``rejected`` and ``delayed``
-      count all of them.
+    - ``messages`` are the oldest of those that wait for it and the last that were rejected; ``waiting``, ``rejected`` and
+      ``delayed`` count all of them.
     - ``events``, ``streams`` and ``children`` have at most 100 each; ``children_count`` counts all.
     - ``now`` is the time of the database.
     """

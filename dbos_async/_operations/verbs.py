@@ -90,8 +90,8 @@ class OperatingVerbs(ABC):
     ) -> WorkflowDescription:
         """One workflow as a conversation: its last ``limit`` steps and with whom, its messages, and what it waits for now.
 
-        ``before`` is the ``cursor`` of a description: then the steps are those before. Raises `WorkflowNotFoundError` when there is no
-        such workflow, and `InvalidArgumentError` when an argument cannot be used.
+        ``before`` is the ``cursor`` of a description: then the steps are those before. Raises `WorkflowNotFoundError` when there
+        is no such workflow, and `InvalidArgumentError` when an argument cannot be used.
 
         Example:
             ```python

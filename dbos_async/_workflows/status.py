@@ -78,13 +78,18 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     workflow_id = check_key(workflow_id, "workflow_id")
 
     async def find() -> WorkflowStatus:
-        answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
-        if not answer:
-            raise WorkflowNotFoundError(workflow_id)
-        return _status(answer[0])
+        return await find_status(database, workflow_id)
 
     status: WorkflowStatus = await read(database, "get_status", workflow_id, find, WorkflowStatus)
     return status
+
+
+async def find_status(database: Database, workflow_id: str) -> WorkflowStatus:
+    """Look up how a workflow stands, whoever asks."""
+    answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
+    if not answer:
+        raise WorkflowNotFoundError(workflow_id)
+    return _status(answer[0])
 
 
 @dataclass(frozen=True)
@@ -109,15 +114,15 @@ class WorkflowFilter:
 
 def workflow_filter(
     *,
-    ids: str | Sequence[str] | None,
-    status: str | Sequence[str] | None,
-    name: str | Sequence[str] | None,
-    application_version: str | Sequence[str] | None,
-    id_prefix: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    parent_id: str | None,
-    unclaimable: bool | None,
+    ids: str | Sequence[str] | None = None,
+    status: str | Sequence[str] | None = None,
+    name: str | Sequence[str] | None = None,
+    application_version: str | Sequence[str] | None = None,
+    id_prefix: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    parent_id: str | None = None,
+    unclaimable: bool | None = None,
 ) -> WorkflowFilter:
     """The filter of these arguments."""
     return WorkflowFilter(

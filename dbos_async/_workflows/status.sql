@@ -10,25 +10,6 @@ select c.n, :status_columns, w.input, w.output, w.error
 from :rows
 cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
 
--- fragment: filters
--- The filters of a list, with their lists as arrays.
-cross join lateral (
-    select case when c.ids is not null then array(select json_array_elements_text(c.ids)) end as ids,
-           case when c.statuses is not null then array(select json_array_elements_text(c.statuses)) end as statuses,
-           case when c.names is not null then array(select json_array_elements_text(c.names)) end as names,
-           case when c.versions is not null then array(select json_array_elements_text(c.versions)) end as versions
-) as f
-
--- fragment: fits
-(c.statuses is null or w.status = any (c.statuses))
-and (c.names is null or w.name = any (c.names))
-and (c.versions is null or w.application_version = any (c.versions))
-and (c.id_prefix is null or starts_with(w.id, c.id_prefix))
-and w.created_at >= coalesce(c.since, '-infinity')
-and w.created_at < coalesce(c.until, 'infinity')
-and (c.parent_id is null or w.parent_id = c.parent_id)
-and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
-
 -- fragment: in_this_round
 -- Its round has it, and no page has shown it. The round before has shown what is not late for it.
 (c.seen is null or not :is_late(w, created_at, seen, seen_floor))
@@ -48,12 +29,18 @@ c.seen is not null and w.created_at >= c.seen_floor and :is_late(w, created_at, 
 :in_next_round and w.created_at < c.began
 
 -- fragment: chosen(condition, direction)
--- Workflows by the index of the times, or by their ids.
+-- Workflows by the index of the times, by those of the few that have not succeeded, or by their ids.
 select * from (
     select w.* from dbos_async.workflows as w
-    where c.ids is null and :condition and :fits
+    where c.ids is null and not c.are_few and :condition and :fits
     order by w.created_at :direction, w.id :direction limit c.most
 ) as by_time
+union all
+select * from (
+    select w.* from (:few) as w
+    where c.ids is null and c.are_few and :condition and :fits
+    order by w.created_at :direction, w.id :direction limit c.most
+) as by_status
 union all
 select * from (
     select w.* from unnest(c.ids) as i(id)
@@ -64,7 +51,7 @@ select * from (
 
 -- fragment: page(this_round, next_round, direction)
 with calls as materialized (
-    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.payloads, c.most, f.*,
+    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.payloads, c.most, f.*, :are_few as are_few,
            c.shown::pg_snapshot as shown, c.shown_floor, c.seen::pg_snapshot as seen, c.seen_floor, c.began,
            coalesce(c.from_time, a.created_at) as from_time, coalesce(c.from_id, a.id) as from_id,
            c.after is not null and a.id is null as is_unknown, :page_columns

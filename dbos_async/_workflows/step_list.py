@@ -64,7 +64,7 @@ async def list_workflow_steps(
     start = None if after is None else _place(after)
 
     async def find() -> list[WorkflowStep]:
-        running = await _running(database, workflow_id)  # first: what is recorded meanwhile is found as recorded
+        running = await running_steps(database, workflow_id)  # first: what is recorded meanwhile is found as recorded
         if limit is None and start is None:
             return await _all(database, workflow_id, running, newest_first=newest_first, payloads=payloads)
         most = limit or 2**31 - 1
@@ -96,7 +96,7 @@ async def _all(
     return [step for _, step in (reversed(found) if newest_first else found)]
 
 
-async def _running(database: Database, workflow_id: str) -> list[RunningStep]:
+async def running_steps(database: Database, workflow_id: str) -> list[RunningStep]:
     """The steps under way: this process knows those of its own runs, and the database what other executors have told."""
     records = await database.call(RUNNING_STEPS, [(workflow_id,)], partition=workflow_id)
     if not records:
