@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
 
 import pytest
@@ -64,6 +67,15 @@ def test_a_database_that_is_away() -> None:
     assert "Traceback" not in done.output
     assert "secret" not in done.output
     assert "cannot be used" in done.stdout.replace("\n", " ")
+
+
+def test_a_terminal_without_our_marks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dbos_async", "doctor", "postgresql://app@127.0.0.1:1/shop"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("\\u2717 connection")
 
 
 def test_texts_of_others_break_no_terminal() -> None:

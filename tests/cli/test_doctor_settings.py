@@ -45,7 +45,7 @@ async def test_a_healthy_database_gives_no_warning(durable_url: str) -> None:
     assert {finding.check for finding in findings} >= {"connection", "listen", "pooler", "sequences", "executors"}
     assert all(finding.took_ms is not None and finding.took_ms >= 0 for finding in findings)
     (executors,) = [finding for finding in findings if finding.check == "executors"]
-    assert executors.says == "1 executor live: 'shop-1'."
+    assert executors.says == "1 executor is live: 'shop-1'."
 
 
 async def test_it_changes_nothing(durable_url: str) -> None:

@@ -50,7 +50,7 @@ async def executors(session: Session) -> list[Finding]:
     names = listed([_name(row) for row in live])
     return [
         ok(
-            f"{counted(len(live), 'executor')} live: {names}."
+            f"{_are(len(live), 'executor')} live: {names}."
             if live
             else "No executor is live, and none has left anything."
         )
@@ -75,6 +75,10 @@ def _many(count: int, noun: str) -> str:
     return f"{MOST:,} {noun}s or more" if count >= MOST else counted(count, noun)
 
 
+def _are(count: int, noun: str) -> str:
+    return f"{_many(count, noun)} {'is' if count == 1 else 'are'}"
+
+
 async def unclaimable(session: Session) -> list[Finding]:
     """Which workflows no live executor can run."""
     rows = await session.fetch(SEE_UNCLAIMABLE, MOST)
@@ -88,8 +92,8 @@ async def unclaimable(session: Session) -> list[Finding]:
     return [
         warning(
             f"No live executor can run {_many(sum(row['count'] for row in rows), 'workflow')}: {listed(names)}.",
-            "Launch an executor that knows the name and has the version, or move them: "
-            "resume_workflow(id, application_version=…). list_workflows(unclaimable=True) lists them.",
+            "Launch an executor that knows the name and has the version, or move them: resume_workflow(id, application_version=…). "
+            "'dbos-async workflows list --unclaimable' lists them.",
         )
     ]
 
@@ -105,8 +109,8 @@ async def parked(session: Session) -> list[Finding]:
     found: list[Finding] = []
     for row in await session.fetch(SEE_PARKED, MOST):
         why, _, repair = PARKED[row["status"]].partition(". ")
-        says = f"{_many(row['count'], 'workflow')} parked ({row['status']}), such as '{shown(row['example'])}': {why}."
-        found.append(warning(says, f"{repair}, then resume them: resume_workflow(id)."))
+        says = f"{_are(row['count'], 'workflow')} parked ({row['status']}), such as '{shown(row['example'])}': {why}."
+        found.append(warning(says, f"{repair}, then: dbos-async workflows resume --status {row['status']}"))
     return found or [ok("No workflow is parked.")]
 
 
@@ -118,9 +122,9 @@ async def rejected(session: Session) -> list[Finding]:
     topic = f"about '{shown(row['topic'])}'" if row["topic"] else "without a topic"
     return [
         warning(
-            f"{_many(row['count'], 'message')} rejected, the last one {topic} to '{shown(row['destination_id'])}': its receiver "
+            f"{_are(row['count'], 'message')} rejected, the last one {topic} to '{shown(row['destination_id'])}': its receiver "
             "could not read it as its type.",
-            "Repair the type, then send them again: redeliver(workflow_id, message_id). list_messages shows them.",
+            "Repair the type, see them ('dbos-async messages list --status rejected'), then: dbos-async messages redeliver MESSAGE",
         )
     ]
 
@@ -130,7 +134,7 @@ async def overdue(session: Session) -> list[Finding]:
     rows = [row for row in await session.fetch(SEE_OVERDUE, LATE_SECONDS, MOST) if row["count"]]
     return [
         problem(
-            f"{_many(row['count'], row['what'])} overdue for up to {duration(row['seconds'])}: no executor has seen to that.",
+            f"{_are(row['count'], row['what'])} overdue for up to {duration(row['seconds'])}: no executor has seen to that.",
             "Launch an executor; if one is live, look into its log for a service that fails, and at locks on the tables.",
         )
         for row in rows

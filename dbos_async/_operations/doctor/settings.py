@@ -9,6 +9,7 @@ from typing import Final
 import asyncpg
 
 from dbos_async._database.sql import load
+from dbos_async._logs import counted
 from dbos_async._operations.doctor.finding import Finding, ok, problem, warning
 from dbos_async._operations.doctor.session import Session
 
@@ -35,7 +36,7 @@ SHORTEST_MS: Final = {
         10_000,
         "the connection that listens asks every 5 s, and others idle longer: all are closed",
     ),
-    "lock_timeout": (1_000, "calls in transactions of your own, and migrations, fail at a lock"),
+    "lock_timeout": (500, "calls in transactions of your own, and migrations, fail at a lock"),
 }
 """Time limits that hurt when they are shorter than so many milliseconds, and how."""
 
@@ -140,7 +141,7 @@ async def monitoring(session: Session) -> list[Finding]:
         return [ok("This role sees every session of the database.")]
     return [
         warning(
-            f"This role does not see what {seen['hidden']} sessions of other roles do: old transactions of theirs are not found.",
+            f"Of {counted(seen['hidden'], 'session')} of other roles this role sees no transactions: old ones are not found.",
             f"grant pg_read_all_stats to {seen['role']};",
         )
     ]
