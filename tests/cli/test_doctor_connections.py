@@ -6,6 +6,7 @@ import asyncio
 import time
 from urllib.parse import quote, urlsplit
 
+import asyncpg
 import pytest
 
 from dbos_async import DBOS
@@ -66,10 +67,12 @@ async def test_settings_that_a_pooler_drops_can_be_set_for_the_role(database_url
         statements = str(found.advice).partition(": ")[2]
         assert "set lock_timeout = '500ms';" in statements
         await execute(database_url, *statements.rstrip(";").split("; "))
-    async with pgbouncer(database_url, pool_mode="session", ignore_startup_parameters=IGNORED) as url:
-        async with DBOS(url, executor_id="pooled"):
-            assert (await DBOS.health()).ok
-            findings = await examine(url)
+    async with (
+        pgbouncer(database_url, pool_mode="session", ignore_startup_parameters=IGNORED) as url,
+        DBOS(url, executor_id="pooled"),
+    ):
+        assert (await DBOS.health()).ok
+        findings = await examine(url)
     bad = {finding.check for finding in findings if finding.level != "ok"}
     assert bad <= {"settings"}, told(findings)  # the server of the tests has fsync off
     assert "lock_timeout" not in told([finding for finding in findings if finding.check == "settings"])
@@ -162,14 +165,44 @@ async def test_wrong_passwords_and_full_servers(postgres: None) -> None:
         (wrong,) = await examine(f"postgresql://app:wr0ng@{host}/postgres")
         right = await examine(f"postgresql://app:{quote(PASSWORD, safe='')}@{host}/postgres")
         (unknown,) = await examine(f"postgresql://somebody@{host}/postgres")
+        taken = [
+            await asyncpg.connect(f"postgresql://app:{quote(PASSWORD, safe='')}@{host}/postgres") for _ in range(5)
+        ]
+        (full,) = await examine(f"postgresql://app:{quote(PASSWORD, safe='')}@{host}/postgres")
+        await taken.pop().close()
+        await eventually(lambda: _counts(server, 4), "its place is free")
+        last = await examine(f"postgresql://app:{quote(PASSWORD, safe='')}@{host}/postgres")
+        await asyncio.gather(*[each.close() for each in taken])
         (badly_written,) = await examine(f"postgresql://app:{PASSWORD}@{host}/postgres")
     assert 'password authentication failed for user "app"' in wrong.says
     assert "Check the user and the password" in str(wrong.advice)
     assert "pg_hba.conf" in str(unknown.advice)
+    assert "remaining connection slots are reserved" in full.says
+    assert "each executor needs ten" in str(full.advice)
+    said = {finding.check: finding for finding in last}
+    assert (said["connections"].level, "0 are left" in said["connections"].says) == ("problem", True)
+    assert "This could not be looked at: remaining connection slots" in said["listen"].says
+    assert "each executor needs ten" in str(said["pooler"].advice)
     assert {finding.check for finding in right} >= {"connection", "schema"}
     assert "its" not in told([badly_written]).replace("writes", "")
     assert "wr0ng" not in told([wrong])
     assert "p@ss" not in told([*right, badly_written])
+
+
+async def _counts(server: Server, count: int) -> bool:
+    return int(await server.execute("select count(*) from pg_stat_activity where usename = 'app'")) == count
+
+
+async def test_a_server_without_tls(database_url: str) -> None:
+    async with Proxy(database_url) as proxy:
+        (found,) = await examine(f"{proxy.url}?sslmode=require")
+    assert "Check sslmode" in str(found.advice), found.says
+
+
+async def test_a_time_limit_so_short_that_nothing_works(database_url: str) -> None:
+    await execute(database_url, f"alter database {urlsplit(database_url).path[1:]} set statement_timeout = '1ms'")
+    findings = await examine(database_url)
+    assert "statement_timeout" in told([finding for finding in findings if finding.level != "ok"])
 
 
 async def test_one_of_several_hosts_is_away(database_url: str) -> None:

@@ -116,8 +116,12 @@ def advice_for(error: BaseException) -> str | None:
         return (
             "Something takes the connection and does not answer: look at firewalls, proxies and the load of the server."
         )
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) or "SSL" in str(error):
         return "Check sslmode and the certificates that the URL names."
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return "If the server is not busy, a role or the database has a very short statement_timeout: reset it."
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return "See what is said of locks."
     if isinstance(error, OSError):
         return "Check that Postgres runs, listens there (listen_addresses, port) and can be reached from this machine."
     return None
@@ -203,6 +207,8 @@ async def listening(session: Session) -> list[Finding]:
         began = time.monotonic()
         with terminated_after(tells, ANSWER_WITHIN_SECONDS):
             await tells.execute(f"notify {channel}")
+    except asyncpg.TooManyConnectionsError:
+        raise
     except CONNECT_ERRORS as error:
         return [problem(f"LISTEN and NOTIFY do not work here: {reason_of(error)}.", LISTEN_ADVICE)]
     try:

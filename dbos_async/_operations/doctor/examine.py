@@ -111,7 +111,7 @@ async def _perform(check: Check, session: Session) -> list[Finding]:
     except DBOSError as error:
         found = [problem(str(error))]
     except UNUSABLE as error:
-        found = [warning(f"This could not be looked at: {reason_of(error)}.")]
+        found = [warning(f"This could not be looked at: {reason_of(error)}.", connecting.advice_for(error))]
     finally:
         await session.close_others()
     took = round((time.monotonic() - began) * 1000, 1)

@@ -30,10 +30,7 @@ NEEDED: Final = {
 
 async def pooler(session: Session) -> list[Finding]:
     """Two connections at a time show what is in between: a pooler lets both use one process of the server."""
-    try:
-        one, other = await session.connect(), await session.connect()
-    except asyncpg.TooManyConnectionsError as error:
-        return [warning(f"Two further connections could not be opened: {reason_of(error)}.", "See max_connections.")]
+    one, other = await session.connect(), await session.connect()
     try:
         first = await _backend(one)
         keeps_sessions = await _keeps_sessions(one, other, first)
@@ -81,8 +78,8 @@ async def session_settings(session: Session) -> list[Finding]:
     try:
         connection = await session.connect(settings=SETTINGS)
         rows = await fetch(connection, SEE_OWN_SETTINGS, json.dumps(list(NEEDED)), limits="")
-    except asyncpg.TooManyConnectionsError as error:
-        return [warning(f"A further connection could not be opened: {reason_of(error)}.", "See max_connections.")]
+    except asyncpg.TooManyConnectionsError:
+        raise
     except CONNECT_ERRORS as error:
         names = ", ".join(name for name in SETTINGS if name != "application_name")
         return [
