@@ -28,14 +28,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(
-    url: Annotated[str | None, typer.Argument(help="The database [default: $DBOS_DATABASE_URL]")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="The database (default: $DBOS_DATABASE_URL)")] = None,
+    option: Annotated[str | None, typer.Option("--url", metavar="URL", help="The same as the argument.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
     """Find what keeps dbos_async from working well on a database, and say what to do.
 
     Nothing is changed. The exit code is 1 if there is a problem; warnings alone give 0.
     """
-    url = url or os.environ.get("DBOS_DATABASE_URL")
+    url = url or option or os.environ.get("DBOS_DATABASE_URL")
     if not url:
         typer.secho("No database: name its URL, or set DBOS_DATABASE_URL.", fg="red", err=True)
         raise typer.Exit(2)

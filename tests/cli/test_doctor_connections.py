@@ -136,6 +136,22 @@ async def test_notifications_that_do_not_arrive(database_url: str, monkeypatch: 
     assert "pooler in session mode" in str(found.advice)
 
 
+@pytest.mark.parametrize(
+    ("limit", "check", "advice"),
+    [
+        ("SLOW_ROUND_TRIP_SECONDS", "connection", "run the executors near the database"),
+        ("SLOW_CONNECT_SECONDS", "connection", "the resolution of its name"),
+        ("SLOW_NOTIFICATION_SECONDS", "listen", "look at the load of the server"),
+    ],
+)
+async def test_what_is_slow(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, limit: str, check: str, advice: str
+) -> None:
+    monkeypatch.setattr(connecting, limit, 0.0)
+    (found,) = await found_by(database_url, check)
+    assert (found.level, advice in str(found.advice)) == ("warning", True), told([found])
+
+
 async def test_a_server_that_is_not_there() -> None:
     port = free_port()
     (found,) = await examine(f"postgresql://app:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/shop")

@@ -72,6 +72,7 @@ SETTINGS = {
         "is 3000 ms: the connection that listens",
     ),
     "lock_timeout": ("'100ms'", "warning", "is 100 ms"),
+    "track_activities": ("off", "warning", "is off: nobody sees what sessions do"),
     "synchronous_commit": ("off", "warning", "is off: a crash of the server loses"),
     "default_transaction_isolation": (
         "'serializable'",
@@ -238,6 +239,18 @@ async def test_no_room_for_another_executor(durable: Server, durable_url: str) -
     assert (found.level, "max_connections is 40" in found.says) == ("warning", True), told([found])
     assert "an executor needs 10" in found.says
     assert "alter system set max_connections = 80" in str(found.advice)
+
+
+async def test_more_executors_than_the_server_has_connections_for(durable_url: str) -> None:
+    async with DBOS(durable_url):
+        await execute(
+            durable_url,
+            "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until) "
+            "select 'e' || n, 'e' || n, '{}', now() + interval '1 hour' from generate_series(1, 3) as n",
+        )
+        (found,) = await found_by(durable_url, "executors")
+    assert found.says == "4 live executors may open 40 connections, and the server has 37."
+    assert "alter system set max_connections = 60" in str(found.advice)
 
 
 async def test_a_limit_of_the_database_counts(durable_url: str) -> None:

@@ -10,6 +10,7 @@ from dbos_async._database.sql import load
 from dbos_async._logs import counted, shown
 from dbos_async._operations.doctor.finding import Finding, duration, listed, ok, problem, warning
 from dbos_async._operations.doctor.session import Session
+from dbos_async._operations.doctor.settings import PER_EXECUTOR, SEE_CONNECTIONS
 
 with load(__name__) as sql:
     SEE_EXECUTORS: Final = sql.statement("SEE_EXECUTORS")
@@ -44,6 +45,12 @@ async def executors(session: Session) -> list[Finding]:
     for executor_id in dict.fromkeys(each for each in ids if ids.count(each) > 1):
         says = f"{ids.count(executor_id)} live executors have the executor_id '{shown(executor_id)}'."
         advice = "Give each process an executor_id of its own, or none; two under one id take each other for restarted."
+        found.append(warning(says, advice))
+    seen = await session.row(SEE_CONNECTIONS)
+    there_are, needed = seen["most"] - seen["reserved"], len(live) * PER_EXECUTOR
+    if needed > there_are:
+        says = f"{len(live)} live executors may open {needed} connections, and the server has {there_are}."
+        advice = f"Raise max_connections (alter system set max_connections = {needed + 20}; and restart the server), or run fewer."
         found.append(warning(says, advice))
     if found:
         return found

@@ -102,7 +102,7 @@ def advice_for(error: BaseException) -> str | None:
     if isinstance(error, asyncpg.InvalidCatalogNameError):
         return "Name another database in the URL, or make it: create database … encoding 'UTF8' template template0."
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return "Let this role connect: grant connect on database … to …."
+        return "Grant the role the right that is missing, such as: grant connect on database … to …;"
     if isinstance(error, asyncpg.TooManyConnectionsError):
         return (
             "End connections that nobody needs, or raise the limit that it names (max_connections of the server, "

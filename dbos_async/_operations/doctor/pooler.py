@@ -9,11 +9,12 @@ import asyncpg
 
 from dbos_async._database.connections import SETTINGS
 from dbos_async._database.outages import CONNECT_ERRORS
+from dbos_async._database.probe import terminated_after
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
 from dbos_async._operations.doctor.connecting import SESSION_MODE
 from dbos_async._operations.doctor.finding import Finding, listed, ok, problem, warning
-from dbos_async._operations.doctor.session import Connection, Session, fetch
+from dbos_async._operations.doctor.session import ANSWER_WITHIN_SECONDS, Connection, Session, fetch
 
 with load(__name__) as sql:
     SEE_BACKEND: Final = sql.statement("SEE_BACKEND")
@@ -31,14 +32,8 @@ NEEDED: Final = {
 async def pooler(session: Session) -> list[Finding]:
     """Two connections at a time show what is in between: a pooler lets both use one process of the server."""
     one, other = await session.connect(), await session.connect()
-    try:
-        first = await _backend(one)
-        keeps_sessions = await _keeps_sessions(one, other, first)
-    except asyncpg.PostgresError as error:
-        session.keeps_sessions = False
-        says = f"A session cannot be used for more than one statement ({reason_of(error)}), as behind a pooler in statement mode."
-        return [problem(says, SESSION_MODE)]
-    if not keeps_sessions:
+    first = await _backend(one)
+    if not await _keeps_sessions(one, other, first):
         session.keeps_sessions = False
         says = (
             "A pooler in transaction mode is in between: two transactions of one connection ran in different processes of the "
@@ -60,14 +55,10 @@ async def _backend(connection: Connection) -> int:
 async def _keeps_sessions(one: Connection, other: Connection, first: int) -> bool:
     # While another transaction is open, a pooler in transaction mode gives a connection another process of the server; or that
     # transaction already has the process of the first one.
-    held = other.transaction(readonly=True)
-    await held.start()
-    try:
-        (row,) = await other.fetch(SEE_BACKEND.sql.one_row, 0)
-        return row["pid"] != first and await _backend(one) == first
-    finally:
-        if not other.is_closed():
-            await held.rollback()
+    with terminated_after(other, 2 * ANSWER_WITHIN_SECONDS):
+        async with other.transaction(readonly=True):
+            (row,) = await other.fetch(SEE_BACKEND.sql.one_row, 0)
+            return row["pid"] != first and await _backend(one) == first
 
 
 async def session_settings(session: Session) -> list[Finding]:

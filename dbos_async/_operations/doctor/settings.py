@@ -47,7 +47,7 @@ STANDBY_NAMES: Final = "synchronous_standby_names"
 
 async def settings(session: Session) -> list[Finding]:
     """The settings that a new session of this role would have."""
-    names = [*CORRUPTS, *SHORTEST_MS, "synchronous_commit", "default_transaction_isolation"]
+    names = [*CORRUPTS, *SHORTEST_MS, "synchronous_commit", "track_activities", "default_transaction_isolation"]
     rows = {row["name"]: row for row in await session.fetch(SEE_SETTINGS, json.dumps(names))}
     found = [
         problem(f"{name} is off: {why}.", "alter system set " + f"{name} = on; select pg_reload_conf();")
@@ -57,6 +57,11 @@ async def settings(session: Session) -> list[Finding]:
     if rows["synchronous_commit"]["value"] == "off":
         says = "synchronous_commit is off: a crash of the server loses what was committed in the last second."
         found.append(warning(says, _reset(rows["synchronous_commit"], "on")))
+    if rows["track_activities"]["value"] == "off":
+        says = (
+            "track_activities is off: nobody sees what sessions do, and dead connections are not told from busy ones."
+        )
+        found.append(warning(says, _reset(rows["track_activities"], "on")))
     isolation = rows["default_transaction_isolation"]["value"]
     if isolation != "read committed":
         says = (
