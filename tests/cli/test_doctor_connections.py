@@ -15,7 +15,7 @@ from dbos_async._operations.doctor import connecting, examine, session
 from dbos_async.errors import InvalidArgumentError
 from tests.support.databases import execute, with_database
 from tests.support.eventually import eventually
-from tests.support.examined import PASSWORD, found_by, told
+from tests.support.examined import PASSWORD, found_by, needs_programs, told
 from tests.support.pgbouncer import PROGRAM, pgbouncer
 from tests.support.postgres import Server, free_port
 from tests.support.proxy import Proxy
@@ -172,6 +172,7 @@ async def test_a_wrong_database_name(server_url: str) -> None:
     assert "create database" in str(found.advice)
 
 
+@needs_programs
 async def test_wrong_passwords_and_full_servers(postgres: None) -> None:
     async with Server("fsync=off", "max_connections=8", "superuser_reserved_connections=3", tcp=True) as server:
         await server.execute(f"create role app login password '{PASSWORD}'")
@@ -224,7 +225,7 @@ async def test_a_time_limit_so_short_that_nothing_works(database_url: str) -> No
 async def test_one_of_several_hosts_is_away(database_url: str) -> None:
     async with Proxy(database_url) as proxy:
         away = free_port()
-        findings = await examine(f"postgresql://postgres@127.0.0.1:{away},{proxy.host}{urlsplit(database_url).path}")
+        findings = await examine(proxy.url.replace(proxy.host, f"127.0.0.1:{away},{proxy.host}"))
     (found,) = [each for each in findings if each.level == "warning" and each.check == "connection"]
     assert f"The host 127.0.0.1:{away} of the URL cannot be used" in found.says
     assert findings[-1].check == "sequences"

@@ -11,7 +11,7 @@ import pytest
 
 from dbos_async._database import migrations
 from dbos_async._operations.doctor import examine, expected, vacuum
-from tests.support.databases import execute, with_database
+from tests.support.databases import execute
 from tests.support.eventually import eventually
 from tests.support.examined import GRANTS, found_by, new_role, told
 
@@ -42,7 +42,8 @@ async def test_a_schema_that_is_behind_and_belongs_to_another_role(database_url:
     async with new_role(database_url) as (role, url):
         await execute(database_url, *[each.format(role=role) for each in GRANTS])
         (found,) = await found_by(url, "schema")
-    assert "migrate' as postgres, who owns the schema" in str(found.advice)
+    owner = await execute(database_url, "select session_user")
+    assert f"migrate' as {owner}, who owns the schema" in str(found.advice)
 
 
 async def test_a_schema_that_is_ahead(database_url: str) -> None:
@@ -234,21 +235,19 @@ async def test_old_rows_that_are_not_frozen(database_url: str, monkeypatch: pyte
 async def test_an_old_transaction(database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vacuum, "OLD_TRANSACTION_SECONDS", 0.0)
     await connection.execute("set application_name = 'nightly report'; begin; select 1")
-    pid = connection.get_server_pid()
+    pid, role = connection.get_server_pid(), await connection.fetchval("select session_user")
     (found,) = await found_by(database_url, "old transactions")
     assert found.says.startswith(
-        f"Session {pid} (nightly report, role postgres, idle in transaction) has had a transaction open for"
+        f"Session {pid} (nightly report, role {role}, idle in transaction) has had a transaction open for"
     )
     assert f"select pg_terminate_backend({pid});" in str(found.advice)
 
 
 async def test_a_lock_on_a_table(database_url: str, connection: Any) -> None:
     await connection.execute("begin; lock table dbos_async.workflows in share mode")
-    pid = connection.get_server_pid()
+    pid, role = connection.get_server_pid(), await connection.fetchval("select session_user")
     (found,) = await found_by(database_url, "locks")
-    assert (
-        f"Session {pid} (a program without a name, role postgres, idle in transaction) holds a ShareLock" in found.says
-    )
+    assert f"Session {pid} (a program without a name, role {role}, idle in transaction) holds a ShareLock" in found.says
     assert f"select pg_terminate_backend({pid});" in str(found.advice)
 
 
@@ -269,13 +268,12 @@ async def test_a_check_that_fails_stops_no_other(database_url: str) -> None:
 
 
 async def test_a_queue_of_notifications_that_fills(
-    server_url: str, database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await connection.execute("listen filled")
     await connection.execute("begin; select 1")
-    payload = "x" * 7000
-    await execute(with_database(server_url, urlsplit(database_url).path[1:]),
-                  f"select pg_notify('filled', '{payload}' || n) from generate_series(1, 50) as n")  # fmt: skip
+    sent = f"select pg_notify('filled', '{'x' * 7000}' || n) from generate_series(1, 50) as n"
+    await execute(database_url, sent)
     monkeypatch.setattr(vacuum, "QUEUE_WARNING", 1e-9)
     (found,) = await found_by(database_url, "notification queue")
     assert found.level == "warning"

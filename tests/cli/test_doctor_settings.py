@@ -16,8 +16,10 @@ from dbos_async import DBOS
 from dbos_async._operations.doctor import connecting, examine, vacuum
 from tests.support.databases import execute, new_database, with_database
 from tests.support.eventually import eventually
-from tests.support.examined import found_by, told
+from tests.support.examined import found_by, needs_programs, told
 from tests.support.postgres import Server
+
+pytestmark = needs_programs
 
 DURABLE = ("max_connections=40", "max_prepared_transactions=2", "wal_level=logical", "autovacuum_naptime=1h")
 """A server that loses nothing, as those of production; the shared one of the tests has fsync off."""

@@ -7,8 +7,17 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
+import pytest
+
 from dbos_async._operations.doctor import Finding, examine
 from tests.support.databases import execute
+from tests.support.postgres import chosen_version, versions
+
+needs_programs = pytest.mark.skipif(
+    chosen_version() not in versions(),
+    reason="needs the programs of this Postgres, for example those of dbos_async[embedded]",
+)
+"""For tests that start servers of their own."""
 
 PASSWORD = "its s€cret/p@ss"
 
