@@ -104,6 +104,25 @@ async def test_a_setting_of_the_role_in_the_database_comes_first(durable_url: st
     assert f"alter role postgres in database {database} reset statement_timeout;" in str(found.advice)
 
 
+async def test_a_setting_of_all_roles_or_of_the_connection(durable: Server, durable_url: str) -> None:
+    await durable.execute("alter role all set statement_timeout = '3s'")
+    try:
+        (of_all,) = await found_by(durable_url, "settings")
+        (of_url,) = await found_by(f"{durable_url}&options=-c%20statement_timeout%3D2s", "settings")
+    finally:
+        await durable.execute("alter role all reset statement_timeout")
+    await durable.execute("alter system set statement_timeout = '4s'", "select pg_reload_conf()")
+    try:
+        await eventually(lambda: _is(durable_url, "statement_timeout", "4s"))
+        (of_server,) = await found_by(durable_url, "settings")
+    finally:
+        await durable.execute("alter system reset statement_timeout", "select pg_reload_conf()")
+    assert str(of_all.advice).startswith("alter role all reset statement_timeout;"), told([of_all])
+    assert "is 2000 ms" in of_url.says
+    assert "take it out of the URL" in str(of_url.advice)
+    assert "alter system set statement_timeout = '0'" in str(of_server.advice)
+
+
 async def test_transaction_timeout(durable_url: str) -> None:
     database = urlsplit(durable_url).path[1:]
     try:
@@ -142,7 +161,11 @@ async def test_fsync_off_is_a_problem(durable: Server, durable_url: str) -> None
 
 
 async def _is_off(url: str, name: str) -> bool:
-    return bool(await execute(url, f"select current_setting('{name}') = 'off'"))
+    return await _is(url, name, "off")
+
+
+async def _is(url: str, name: str, value: str) -> bool:
+    return bool(await execute(url, f"select current_setting('{name}') = '{value}'"))
 
 
 async def test_autovacuum_off(durable: Server, durable_url: str) -> None:

@@ -110,8 +110,9 @@ async def _perform(check: Check, session: Session) -> list[Finding]:
         found = await check.look(session)
     except DBOSError as error:
         found = [problem(str(error))]
-    except UNUSABLE as error:
-        found = [warning(f"This could not be looked at: {reason_of(error)}.", connecting.advice_for(error))]
+    except Exception as error:  # Whatever it is, the other checks go on.
+        make = problem if check is CONNECTION else warning
+        found = [make(f"This could not be looked at: {reason_of(error)}.", connecting.advice_for(error))]
     finally:
         await session.close_others()
     took = round((time.monotonic() - began) * 1000, 1)

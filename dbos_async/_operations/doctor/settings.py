@@ -11,7 +11,7 @@ import asyncpg
 from dbos_async._database.sql import load
 from dbos_async._logs import counted
 from dbos_async._operations.doctor.finding import Finding, ok, problem, warning
-from dbos_async._operations.doctor.session import Session
+from dbos_async._operations.doctor.session import Session, fetch
 
 with load(__name__) as sql:
     SEE_SETTINGS: Final = sql.statement("SEE_SETTINGS")
@@ -48,7 +48,7 @@ STANDBY_NAMES: Final = "synchronous_standby_names"
 async def settings(session: Session) -> list[Finding]:
     """The settings that a new session of this role would have."""
     names = [*CORRUPTS, *SHORTEST_MS, "synchronous_commit", "track_activities", "default_transaction_isolation"]
-    rows = {row["name"]: row for row in await session.fetch(SEE_SETTINGS, json.dumps(names))}
+    rows = {row["name"]: row for row in await _values(session, names)}
     found = [
         problem(f"{name} is off: {why}.", "alter system set " + f"{name} = on; select pg_reload_conf();")
         for name, why in CORRUPTS.items()
@@ -72,6 +72,11 @@ async def settings(session: Session) -> list[Finding]:
     return found or [ok(f"None of {len(names)} settings hurts.")]
 
 
+async def _values(session: Session, names: list[str]) -> list[asyncpg.Record]:
+    # Without limits of its own, since those would hide where a setting comes from.
+    return await fetch(await session.open(), SEE_SETTINGS, json.dumps(names), limits="")
+
+
 def _short_limits(rows: Iterable[asyncpg.Record]) -> list[Finding]:
     found: list[Finding] = []
     for row in rows:
@@ -92,13 +97,14 @@ def _reset(row: asyncpg.Record, value: str) -> str:
     """The statement that ends a setting, where it was set."""
     if row["whose"]:
         return f"{row['whose']} reset {row['name']}; and launch anew."
+    if row["source"] == "client":
+        return f"{row['name']} comes with the connection: take it out of the URL, or out of PGOPTIONS."
     return f"alter system set {row['name']} = '{value}'; select pg_reload_conf(); and launch anew."
 
 
 async def standbys(session: Session) -> list[Finding]:
     """Whether every commit waits for a standby that is not there."""
-    names = json.dumps([STANDBY_NAMES, "synchronous_commit"])
-    values = {row["name"]: row["value"] for row in await session.fetch(SEE_SETTINGS, names)}
+    values = {row["name"]: row["value"] for row in await _values(session, [STANDBY_NAMES, "synchronous_commit"])}
     wanted = values[STANDBY_NAMES]
     if not wanted or values["synchronous_commit"] in ("off", "local"):
         return [ok("No commit waits for a standby.")]

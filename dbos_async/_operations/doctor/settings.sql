@@ -2,10 +2,11 @@
 
 -- name: SEE_SETTINGS (names json)
 -- "whose" is where the value comes from if a role or a database has it, as the statement that resets it begins.
-select :n as n, s.name, s.reset_val as value, s.unit, r.whose
+select :n as n, s.name, s.reset_val as value, s.unit, s.source, r.whose
 from pg_settings as s
 left join lateral (
-    select case when d.setrole = 0 then 'alter database ' || quote_ident(current_database())
+    select case when d.setrole = 0 and d.setdatabase = 0 then 'alter role all'
+                when d.setrole = 0 then 'alter database ' || quote_ident(current_database())
                 when d.setdatabase = 0 then 'alter role ' || quote_ident(session_user)
                 else 'alter role ' || quote_ident(session_user) || ' in database ' || quote_ident(current_database()) end as whose
     from pg_db_role_setting as d
@@ -14,7 +15,7 @@ left join lateral (
       and exists (select from unnest(d.setconfig) as c(word) where split_part(word, '=', 1) = s.name)
     order by d.setrole <> 0 desc, d.setdatabase <> 0 desc
     limit 1
-) as r on s.source not in ('default', 'configuration file', 'command line')
+) as r on s.source in ('global', 'database', 'user', 'database user')
 where s.name in (select json_array_elements_text(:names))
 
 -- name: SEE_STANDBYS
