@@ -11,6 +11,7 @@ import asyncpg
 import typer
 
 from dbos_async._checks import check_url
+from dbos_async._cli import doctor
 from dbos_async._database import migrations
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable, without_libpq_parameters
@@ -22,6 +23,8 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # A traceback with local variables would show the URL.
 )
+
+doctor.add_to(app)
 
 UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
 """What connecting to a URL, or a query over that connection, can raise."""
