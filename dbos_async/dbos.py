@@ -134,6 +134,7 @@ class DBOS:
     count_messages: Final = _verbs.count_messages
     list_executors: Final = _verbs.list_executors
     describe_workflow: Final = _verbs.describe_workflow
+    purge: Final = _verbs.purge
 
     @takes_options
     def __init__(self, url: str | None = None, **options: Unpack[Options]) -> None:
