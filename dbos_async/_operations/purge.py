@@ -258,5 +258,6 @@ def _open_transaction(writers: Sequence[Any]) -> str:
     oldest = min(writers, key=lambda each: (each["began"] is not None, each["began"] or 0))
     whose = "that was prepared" if oldest["pid"] is None else f"of server process {oldest['pid']}"
     since = "" if oldest["began"] is None else f" since {oldest['began']:%Y-%m-%d %H:%M:%S} UTC"
-    others = f" (and {counted(len(writers) - 1, 'other')})" if len(writers) > 1 else ""
-    return f"a transaction {whose} is open{since} and may still write to them{others}"
+    others = f" and {counted(len(writers) - 1, 'other')}" if len(writers) > 1 else ""
+    hint = "" if since or oldest["pid"] is None else " (a role of pg_read_all_stats would see since when)"
+    return f"a transaction {whose}{others} is open{since} and may still write to them{hint}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import pytest
 
@@ -168,6 +170,36 @@ async def test_t3_a_transaction_that_stays_open_keeps_only_what_may_have_ended_a
         assert await ids(two) == ["just now", "lately", "other", "w"]
         await one.execute("rollback")
         assert await client.purge(0) == PurgeResult(count=3)
+
+
+@pytest.fixture
+async def own_url(database_url: str, connection: Any) -> AsyncIterator[str]:
+    """The database, for a role that may do what clients do, and may not see what other roles do."""
+    role = f"app_{uuid4().hex[:12]}"
+    await connection.execute(
+        f"create role {role} login; grant usage on schema dbos_async to {role}; "
+        f"grant all on all tables in schema dbos_async to {role}; grant all on all sequences in schema dbos_async to {role}"
+    )
+    parts = urlsplit(database_url)
+    yield urlunsplit(("postgresql", f"{role}@{parts.netloc.rpartition('@')[2]}", parts.path, parts.query, ""))
+    await connection.execute(f"drop owned by {role}; drop role {role}")
+
+
+async def test_t3_a_transaction_that_this_role_may_not_look_at_keeps_everything_until_it_is_over(
+    one: Any, two: Any, own_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "WRITERS_WITHIN_SECONDS", 0.1)
+    await make(two, Life("long ago", ended_ago=10_000))
+    await one.execute("begin")
+    await execute(one, send.SEND, (*send_row()[:7], "w", *send_row()[8:]))
+    async with DBOSClient(own_url) as client:
+        result = await client.purge(0)
+        assert (result.count, result.left) == (0, 2)
+        assert result.reason is not None
+        assert f"of server process {one.get_server_pid()} is open and may" in result.reason
+        assert "a role of pg_read_all_stats would see since when" in result.reason
+        await one.execute("rollback")
+        assert await client.purge(0) == PurgeResult(count=2)
 
 
 async def test_t3_what_is_held_is_counted_as_left(one: Any, two: Any, database_url: str) -> None:
