@@ -25,7 +25,7 @@ from dbos_async._logs import counted
 from dbos_async._runs.step import read
 from dbos_async._serialization.values import encode_value
 from dbos_async._workflows.delete import ENDED
-from dbos_async.errors import DatabaseUnavailableError
+from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidValueError
 
 PER_SECOND: Final = 1000
 """So many workflows are removed in a second, unless the caller asks for another rate."""
@@ -212,7 +212,10 @@ class Walk:
         call = self._database.call(PURGE, rows, partition="", wakes=digests)
         try:
             records = await call
-        except DatabaseUnavailableError as error:
+        except (
+            DatabaseUnavailableError,
+            InvalidValueError,
+        ) as error:  # of the latter kind is a foreign key of the user
             if not self._is_patient:
                 raise
             return await self._remove_one_by_one(chunk, error)
@@ -231,7 +234,7 @@ class Walk:
         await asyncio.sleep(max(removed / self._per_second - took, took))
         return [each for each in chunk if outcomes[each.id] == "later"]
 
-    async def _remove_one_by_one(self, chunk: list[_Candidate], error: DatabaseUnavailableError) -> list[_Candidate]:
+    async def _remove_one_by_one(self, chunk: list[_Candidate], error: DBOSError) -> list[_Candidate]:
         """The database does not remove these workflows together. One that it does not remove alone is left."""
         if len(chunk) == 1:
             self._leave(1, f"the database does not remove workflow {chunk[0].id!r}: {error}")

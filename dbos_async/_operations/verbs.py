@@ -132,8 +132,8 @@ class OperatingVerbs(ABC):
         A purge that is interrupted has removed some of them, and goes on when it is repeated. An id that was removed is free again:
         a start under it begins anew.
 
-        Raises `InvalidArgumentError` when an argument cannot be used, and `DatabaseUnavailableError` when the database does not
-        answer in time, or does not remove a workflow.
+        Raises `InvalidArgumentError` when an argument cannot be used, `DatabaseUnavailableError` when the database does not answer
+        in time or refuses to remove a workflow, and `InvalidValueError` when a foreign key of yours stands against that.
 
         Example:
             ```python

@@ -12,7 +12,15 @@ from uuid import uuid4
 
 import pytest
 
-from dbos_async import DBOS, DatabaseUnavailableError, DBOSClient, DBOSError, PurgeResult, SetWorkflowID
+from dbos_async import (
+    DBOS,
+    DatabaseUnavailableError,
+    DBOSClient,
+    DBOSError,
+    InvalidValueError,
+    PurgeResult,
+    SetWorkflowID,
+)
 from dbos_async._lifecycle import periodic
 from dbos_async._messaging import send, trim
 from dbos_async._operations import purge
@@ -314,12 +322,15 @@ async def test_t3_a_purge_whose_answer_is_lost_is_repeated_and_counts_right(conn
         assert await task == PurgeResult(count=20)
 
 
-async def test_t3_a_purge_that_the_database_refuses_says_so(connection: Any, database_url: str) -> None:
+@pytest.mark.parametrize(("code", "error"), [("42501", DatabaseUnavailableError), ("23503", InvalidValueError)])
+async def test_t3_a_purge_that_the_database_refuses_says_so(
+    connection: Any, database_url: str, code: str, error: type[Exception]
+) -> None:
     await make(connection, *[Life(str(n)) for n in range(20)])
     before = await all_rows(connection)
     async with DBOSClient(database_url, connect_timeout_seconds=1) as client:
-        async with irremovable(connection, "7"):
-            with pytest.raises(DatabaseUnavailableError, match="refused for a while"):
+        async with irremovable(connection, "7", code):
+            with pytest.raises(error, match="refused for a while"):
                 await client.purge(500)
             assert await all_rows(connection) == before
         assert await client.purge(500) == PurgeResult(count=20)

@@ -122,10 +122,11 @@ async def _is_well() -> bool:
     return (await DBOS.health()).ok
 
 
+@pytest.mark.parametrize("code", ["42501", "23503"])  # a refusal, and a foreign key
 async def test_t3_what_the_database_refuses_to_remove_is_left_and_keeps_nothing_else(
-    database_url: str, connection: Any, caplog: pytest.LogCaptureFixture
+    database_url: str, connection: Any, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
-    async with irremovable(connection, "7"):
+    async with irremovable(connection, "7", code):
         await make(connection, *[Life(str(n)) for n in range(20)])
         async with DBOS(database_url, retention=1, connect_timeout_seconds=1):
             await eventually(lambda: count_is_below(connection, 2), give_up_after_seconds=40)

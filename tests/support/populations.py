@@ -116,16 +116,18 @@ async def ids(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
 IRREMOVABLE = """
 create function public.refuse() returns trigger language plpgsql as $$
 begin
-    raise exception 'refused for a while' using errcode = '42501';
+    raise exception 'refused for a while' using errcode = '{code}';
 end $$;
 create trigger irremovable before delete on dbos_async.workflows
-    for each row when (old.id = '{}') execute function public.refuse();
+    for each row when (old.id = '{id}') execute function public.refuse();
 """
 
 
 @asynccontextmanager
-async def irremovable(connection: asyncpg.Connection[asyncpg.Record], workflow_id: str) -> AsyncIterator[None]:
-    """The database refuses to remove this workflow inside the block."""
-    await connection.execute(IRREMOVABLE.format(workflow_id))
+async def irremovable(
+    connection: asyncpg.Connection[asyncpg.Record], workflow_id: str, code: str = "42501"
+) -> AsyncIterator[None]:
+    """The database refuses to remove this workflow inside the block, with this SQLSTATE."""
+    await connection.execute(IRREMOVABLE.format(id=workflow_id, code=code))
     yield
     await connection.execute("drop function public.refuse cascade")
