@@ -111,7 +111,7 @@ async def measure(url: str, count: int, sends_per_second: float, per_second: int
     async with DBOSClient(url, migrate=True) as client:
         connection = await asyncpg.connect(url)
         await populate(connection, count)
-        kept = {key: rows for key, rows in (await all_rows(connection)).items() if not key[1].startswith("old ")}
+        kept = await all_rows(connection, but="old %")
         sender = Sender(client, sends_per_second)
         figures = {"before the purge": await alone(sender)}
         figures["while it purges"], said = await while_purging(sender, url, per_second)

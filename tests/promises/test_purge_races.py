@@ -31,7 +31,7 @@ from tests.support.processes import running
 from tests.support.proxy import Proxy
 from tests.support.races import blocked
 from tests.support.statements import ACTS, Row, execute, step
-from tests.support.troubles import holding
+from tests.support.troubles import holding, lock_row
 
 OLD = ("old", 1, b"d")
 """The row of PURGE for the workflow that the races are about."""
@@ -219,6 +219,15 @@ async def test_t3_what_is_held_is_counted_as_left(one: Any, two: Any, database_u
         result = await client.purge(0, name="f")
         assert result == PurgeResult(count=2, left=1, reason="other transactions held their rows at that moment")
     assert await ids(two) == ["held", "w"]
+
+
+async def test_t3_a_limit_counts_what_is_removed(connection: Any, database_url: str) -> None:
+    """Others of the same page take the place of one that is left."""
+    await make(connection, *[Life(f"old {n}", ended_ago=5000 - n) for n in range(4)])
+    async with DBOSClient(database_url) as client, holding(database_url, lock_row("workflows", "id", "old 0")):
+        result = await client.purge(500, limit=2)
+    assert (result.count, result.left) == (2, 1)
+    assert await ids(connection) == ["old 0", "old 3"]
 
 
 async def test_t3_two_purges_at_a_time_remove_each_workflow_once(connection: Any, database_url: str) -> None:

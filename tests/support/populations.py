@@ -92,13 +92,14 @@ async def make(connection: asyncpg.Connection[asyncpg.Record], *lives: Life) -> 
     await connection.execute(MAKE, encode_value([asdict(each) for each in lives]))
 
 
-async def all_rows(connection: asyncpg.Connection[asyncpg.Record]) -> Rows:
-    """Everything that stands in the tables."""
+async def all_rows(connection: asyncpg.Connection[asyncpg.Record], *, but: str = "") -> Rows:
+    """Everything that stands in the tables, but for workflows whose ids are like ``but``."""
     found: Rows = {}
     for table, column in TABLES.items():
-        for row in await connection.fetch(
-            f"select {column} as of, t::text as text from dbos_async.{table} as t order by 2"
-        ):
+        query = (
+            f"select {column} as of, t::text as text from dbos_async.{table} as t where {column} not like $1 order by 2"
+        )
+        for row in await connection.fetch(query, but):
             found.setdefault((table, row["of"]), []).append(row["text"])
     return found
 
