@@ -337,7 +337,7 @@ async def test_t3_a_purge_that_the_database_refuses_says_so(
 ) -> None:
     await make(connection, *[Life(str(n)) for n in range(20)])
     before = await all_rows(connection)
-    async with DBOSClient(database_url, connect_timeout_seconds=1) as client:
+    async with DBOSClient(database_url, connect_timeout_seconds=3) as client:
         async with irremovable(connection, "7", code):
             with pytest.raises(error, match="refused for a while"):
                 await client.purge(500)
