@@ -11,6 +11,7 @@ import asyncpg
 import typer
 
 from dbos_async._checks import check_url
+from dbos_async._cli import page
 from dbos_async._database import migrations
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable, without_libpq_parameters
@@ -52,6 +53,9 @@ def migrate(
 def version() -> None:
     """Print the version of dbos_async."""
     typer.echo(installed_version("dbos_async"))
+
+
+page.add_to(app)
 
 
 def _fail(sentence: str) -> NoReturn:

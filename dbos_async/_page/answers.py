@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from dbos_async._logs import Lines
 from dbos_async._page import guard, texts
 from dbos_async._page.site import Site
 
@@ -27,15 +29,27 @@ _MARK: Final = "~seen~"
 
 def _environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined,
-        finalize=texts.finalize, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=texts.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {
-        "value": texts.value_of, "errors": texts.errors_of, "moment": texts.moment, "countdown": texts.countdown,
-        "duration": texts.duration, "status": texts.status, "size": texts.size, "number": lambda count: f"{count:,}",
-        "lines": texts.Lines, "exact": escape, "urlencode": lambda text: escape(quote(str(text), safe="")),
-    }  # fmt: skip
-    made.globals |= {"href": href}
+        "value": texts.value_of,
+        "errors": texts.errors_of,
+        "moment": texts.moment,
+        "countdown": texts.countdown,
+        "duration": texts.duration,
+        "status": texts.status,
+        "size": texts.size,
+        "number": lambda count: f"{count:,}",
+        "lines": Lines,
+        "exact": escape,
+        "urlencode": lambda text: escape(quote(str(text), safe="")),
+    }
+    made.globals.update(href=href)
     return made
 
 
@@ -69,9 +83,17 @@ def render(
     is_part = "hx-request" in request.headers
     token = guard.token_of(request)
     text = _TEMPLATES.get_template(template).render(
-        **values, poll=poll, base="part.html" if is_part else "base.html", token=token, mark=_MARK, here=_here(request),
-        read_only=site_of(request).read_only, notice=_told(request, "notice"), failed=_told(request, "failed"),
-    )  # fmt: skip
+        **values,
+        poll=poll,
+        base="part.html" if is_part else "base.html",
+        token=token,
+        mark=_MARK,
+        now=datetime.now(UTC),
+        here=_here(request),
+        read_only=site_of(request).read_only,
+        notice=_told(request, "notice"),
+        failed=_told(request, "failed"),
+    )
     seen = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     if is_part and request.query_params.get(_SEEN) == seen:
         return Response(status_code=204)
@@ -95,7 +117,9 @@ def go(request: Request, place: str, *, notice: str | None = None, failed: str |
     """Answer an action: the browser goes to a screen, which says what was done, or what went wrong."""
     told = {name: text for name, text in (("notice", notice), ("failed", failed)) if text}
     signed = {f"{name}_by": guard.signature(request, text) for name, text in told.items()}
-    more = urlencode([(name, value) for name, value in (query | told | signed).items() if value is not None], doseq=True)
+    more = urlencode(
+        [(name, value) for name, value in (query | told | signed).items() if value is not None], doseq=True
+    )
     return RedirectResponse(f"{place}{'&' if '?' in place else '?'}{more}" if more else place, 303)
 
 

@@ -1,7 +1,7 @@
 """Acting on many workflows: those that are selected, or all that match the filters, in portions.
 
 Each portion is a request of its own. What is left is in its answer, a form that goes on by itself. So nothing is lost when the
-browser is closed, a process is ended or the database goes away in the middle: what was done is done, and the rest can be done later.
+browser is closed, a process is ended or the database goes away in the middle: the rest can be done later.
 """
 
 from __future__ import annotations
@@ -51,10 +51,20 @@ class Action:
 
 
 ACTIONS: Final = {
-    "cancel": Action("cancel", "cancelled", ("PENDING", "DELAYED", *PARKED), "They stop where they stand. A cancelled workflow can be resumed."),
+    "cancel": Action(
+        "cancel",
+        "cancelled",
+        ("PENDING", "DELAYED", *PARKED),
+        "They stop where they stand. A cancelled workflow can be resumed.",
+    ),
     "resume": Action("resume", "resumed", ("CANCELLED", *PARKED), "They go on after their last recorded step."),
-    "delete": Action("delete", "deleted", ("SUCCESS", "ERROR", "CANCELLED"), "Their steps, messages, events and streams go with them. Nothing brings them back."),
-}  # fmt: skip
+    "delete": Action(
+        "delete",
+        "deleted",
+        ("SUCCESS", "ERROR", "CANCELLED"),
+        "Their steps, messages, events and streams go with them. Nothing brings them back.",
+    ),
+}
 
 
 async def act(request: Request) -> Response:
@@ -92,11 +102,21 @@ async def _ask(
         found = await source.count_workflows(workflow_id=ids, status=action.statuses)
     total = sum(one.count for one in found)
     if not total:
-        return go(request, f"workflows?{query}", failed=f"None of these workflows can be {action.done} as they stand now.")
+        return go(
+            request, f"workflows?{query}", failed=f"None of these workflows can be {action.done} as they stand now."
+        )
     return render(
-        request, "confirm.html", action=action, total=total, counts=found, query=escape(query), until=until, ids=ids or [],
-        is_all=ids is None, left_out=0 if ids is None else len(ids) - total,
-    )  # fmt: skip
+        request,
+        "confirm.html",
+        action=action,
+        total=total,
+        counts=found,
+        query=escape(query),
+        until=until,
+        ids=ids or [],
+        is_all=ids is None,
+        left_out=0 if ids is None else len(ids) - total,
+    )
 
 
 async def _portion_of_all(request: Request, source: Source, action: Action, form: Form, query: str) -> Response:
@@ -112,9 +132,16 @@ async def _portion_of_all(request: Request, source: Source, action: Action, form
     if failures or len(portion) < PORTION:
         return go(request, f"workflows?{query}", notice=_told(action, done), failed=failures)
     return render(
-        request, "portions.html", action=action, query=escape(query), until=form.text("until"), done=done,
-        total=max(total, done), cursor=portion[-1].cursor, stop=escape(f"workflows?{query}"),
-    )  # fmt: skip
+        request,
+        "portions.html",
+        action=action,
+        query=escape(query),
+        until=form.text("until"),
+        done=done,
+        total=max(total, done),
+        cursor=portion[-1].cursor,
+        stop=escape(f"workflows?{query}"),
+    )
 
 
 async def _perform(source: Source, action: Action, ids: list[str]) -> tuple[int, str | None]:
@@ -128,7 +155,9 @@ async def _perform(source: Source, action: Action, ids: list[str]) -> tuple[int,
         return sum(answer is True for answer in answers), None
     away = next((error for error in errors if isinstance(error, DatabaseUnavailableError)), None)
     reason = "the database does not answer, look again before you repeat it" if away else str(errors[0]).rstrip(".")
-    return sum(answer is True for answer in answers), f"{counted(len(errors), 'workflow')} could not be {action.done}: {reason}."
+    return sum(
+        answer is True for answer in answers
+    ), f"{counted(len(errors), 'workflow')} could not be {action.done}: {reason}."
 
 
 def _told(action: Action, done: int) -> str | None:

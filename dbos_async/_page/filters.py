@@ -33,9 +33,19 @@ class Filters:
     @staticmethod
     def of(query: Any) -> Filters:
         """The filters of a query or form that has ``getlist`` and ``get``."""
-        texts = {name: (query.get(name) or "").strip() if name != "prefix" else query.get(name) or "" for name in FIELDS}
-        flags = {name: bool(query.get(name)) for name in ("unclaimable", "oldest")}
-        return Filters(status=[one for one in query.getlist("status") if one], **texts, **flags)
+        kept = {name: query.get(name) or "" for name in FIELDS}
+        texts = {name: text if name == "prefix" else text.strip() for name, text in kept.items()}
+        return Filters(
+            status=[one for one in query.getlist("status") if one],
+            name=texts["name"],
+            prefix=texts["prefix"],
+            since=texts["since"],
+            until=texts["until"],
+            version=texts["version"],
+            parent=texts["parent"],
+            unclaimable=bool(query.get("unclaimable")),
+            oldest=bool(query.get("oldest")),
+        )
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

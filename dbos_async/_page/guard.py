@@ -156,7 +156,9 @@ def signature(request: HTTPConnection, text: str) -> str:
 
 def is_signed(request: HTTPConnection, text: str, by: str) -> bool:
     """Whether the text has the mark of this browser's token."""
-    return _is_token(request.cookies.get(COOKIE, "")) and hmac.compare_digest(signature(request, text).encode(), by.encode())
+    return _is_token(request.cookies.get(COOKIE, "")) and hmac.compare_digest(
+        signature(request, text).encode(), by.encode()
+    )
 
 
 def _is_token(text: str) -> bool:

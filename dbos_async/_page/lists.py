@@ -27,10 +27,18 @@ async def workflows(request: Request) -> Response:
     page = found[:PAGE]
     following = [*filters.pairs, ("cursor", page[-1].cursor or "")] if len(found) > PAGE else None
     return render(
-        request, "workflows.html", 422 if problem else 200, poll=5 if cursor is None and not problem else None, filters=filters, query=query_of(filters.pairs),
-        workflows=page, statuses=STATUSES, problem=problem, is_first=cursor is None,
+        request,
+        "workflows.html",
+        422 if problem else 200,
+        poll=5 if cursor is None and not problem else None,
+        filters=filters,
+        query=query_of(filters.pairs),
+        workflows=page,
+        statuses=STATUSES,
+        problem=problem,
+        is_first=cursor is None,
         following=query_of(following) if following else None,
-    )  # fmt: skip
+    )
 
 
 async def count(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,10 +35,18 @@ async def messages(request: Request) -> Response:
     # A message is found again from the one before it.
     places = [cursor, *[one.cursor for one in page]]
     return render(
-        request, "messages.html", poll=5 if cursor is None else None, messages=list(zip(page, places, strict=False)), status=status, workflow_id=workflow_id,
-        topic=topic, choices=choices, is_first=cursor is None, back=query_of(pairs),
+        request,
+        "messages.html",
+        poll=5 if cursor is None else None,
+        messages=list(zip(page, places, strict=False)),
+        status=status,
+        workflow_id=workflow_id,
+        topic=topic,
+        choices=choices,
+        is_first=cursor is None,
+        back=query_of(pairs),
         following=query_of(following) if following else None,
-    )  # fmt: skip
+    )
 
 
 async def payload(request: Request) -> Response:

@@ -71,7 +71,7 @@ def _names(found: list[WorkflowCount]) -> str:
     for one in found:
         sums[one.name] = sums.get(one.name, 0) + one.count
     largest = sorted(sums.items(), key=lambda each: -each[1])
-    told = ", ".join(f"{count:,} × {name}" for name, count in largest[:3])
+    told = ", ".join(f"{count:,} {name}" for name, count in largest[:3])
     return f"{told} and {counted(len(largest) - 3, 'more name')}" if len(largest) > 3 else told
 
 
@@ -115,7 +115,7 @@ def _expired(executors: list[ExecutorStatus]) -> list[Concern]:
     left = sum(one.workflows for one in gone)
     return [Concern(
         "warn", counted(len(gone), "expired executor"), ", ".join(one.executor_id for one in gone[:3]),
-        f"Its process is gone or hangs, with {counted(left, 'workflow')}. Live executors take them over; if none is left, start one.",
+        f"Its process is gone or hangs, with {counted(left, 'workflow')}. Live ones take them over: start one if none is left.",
         "#executors", "See the executors",
     )]  # fmt: skip
 

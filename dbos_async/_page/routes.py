@@ -95,7 +95,12 @@ async def _answer(request: Request, error: Exception) -> Response:
         if request.method == "GET":
             return _away(request)
         done = "It may have been done" if error.may_have_committed else "Nothing was done"
-        return say(request, 503, "The database is away", f"The database does not answer. {done}: look again before you repeat it.")
+        return say(
+            request,
+            503,
+            "The database is away",
+            f"The database does not answer. {done}: look again before you repeat it.",
+        )
     if isinstance(error, LaunchError):
         return say(request, 503, "DBOS is not launched", str(error))
     if isinstance(error, (WorkflowNotFoundError, MessageNotFoundError)):

@@ -26,7 +26,7 @@ Source: TypeAlias = Launched | DBOSClient
 
 @dataclass(frozen=True)
 class Site:
-    """One page: what it reads by, and whether people may act on it. Streams are read by ``client``, ``None`` for the launched DBOS."""
+    """One page: what it reads by, and whether people may act on it. ``client`` is ``None`` for the launched DBOS."""
 
     source: Source
     client: DBOSClient | None

@@ -21,16 +21,31 @@ LEAST_BAR: Final = 4
 ENDED: Final = ("SUCCESS", "ERROR", "CANCELLED")
 
 _KINDS: Final = {
-    "step": ("work", "runs"), "start_step": ("work", "starts"),
-    "send": ("out", "sends"), "send_bulk": ("out", "sends"), "ask": ("out", "asks"), "answer": ("out", "answers"),
-    "refuse": ("out", "refuses"), "set_event": ("out", "sets event"), "write_stream": ("out", "writes stream"),
-    "write_stream_many": ("out", "writes stream"), "close_stream": ("out", "closes stream"),
-    "start_workflow": ("out", "starts"), "fork_workflow": ("out", "forks"), "cancel_workflow": ("out", "cancels"),
-    "recv": ("in", "receives"), "recv_envelope": ("in", "receives"), "messages": ("in", "receives"),
-    "wait_first": ("in", "waits for the first of"), "get_event": ("in", "reads event"), "watch_event": ("in", "watches event"),
-    "read_stream": ("in", "reads stream"), "get_result": ("in", "awaits"), "get_answer": ("in", "awaits the answer of"),
+    "step": ("work", "runs"),
+    "start_step": ("work", "starts"),
+    "send": ("out", "sends"),
+    "send_bulk": ("out", "sends"),
+    "ask": ("out", "asks"),
+    "answer": ("out", "answers"),
+    "refuse": ("out", "refuses"),
+    "set_event": ("out", "sets event"),
+    "write_stream": ("out", "writes stream"),
+    "write_stream_many": ("out", "writes stream"),
+    "close_stream": ("out", "closes stream"),
+    "start_workflow": ("out", "starts"),
+    "fork_workflow": ("out", "forks"),
+    "cancel_workflow": ("out", "cancels"),
+    "recv": ("in", "receives"),
+    "recv_envelope": ("in", "receives"),
+    "messages": ("in", "receives"),
+    "wait_first": ("in", "waits for the first of"),
+    "get_event": ("in", "reads event"),
+    "watch_event": ("in", "watches event"),
+    "read_stream": ("in", "reads stream"),
+    "get_result": ("in", "awaits"),
+    "get_answer": ("in", "awaits the answer of"),
     "sleep": ("wait", "sleeps"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +83,24 @@ async def workflow(request: Request) -> Response:
     bars = bars_of(found)
     begin, end = axis_of(found)
     return render(
-        request, "workflow.html", poll=_poll(found) if before is None else None, found=found, one=status, bars=bars, is_latest=before is None, begin=begin,
-        seconds=(end - begin).total_seconds(), ticks=ticks_of((end - begin).total_seconds()), ended=ENDED, parked=PARKED,
+        request,
+        "workflow.html",
+        poll=_poll(found) if before is None else None,
+        found=found,
+        one=status,
+        bars=bars,
+        is_latest=before is None,
+        begin=begin,
+        seconds=(end - begin).total_seconds(),
+        ticks=ticks_of((end - begin).total_seconds()),
+        ended=ENDED,
+        parked=PARKED,
         took=((status.ended_at or found.now) - status.created_at).total_seconds(),
         can_cancel=status.status not in ENDED,
         can_resume=status.status == "CANCELLED" or status.status in PARKED,
         can_delete=status.status in ENDED,
         fork_at=_after_last(found),
-    )  # fmt: skip
+    )
 
 
 def _poll(found: WorkflowDescription) -> float:

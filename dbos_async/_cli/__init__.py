@@ -1,0 +1,1 @@
+"""Commands of ``dbos-async`` that have a file of their own."""
