@@ -60,8 +60,8 @@ async def counts(request: Request) -> Response:
     found = await site_of(request).source.count_workflows()
     names: dict[str, dict[str, int]] = {}
     for one in found:
-        names.setdefault(one.name, {})[one.status] = one.count
-    totals = {status: sum(each.get(status, 0) for each in names.values()) for status in STATUSES}
+        names.setdefault(one.name, dict.fromkeys(STATUSES, 0))[one.status] = one.count
+    totals = {status: sum(each[status] for each in names.values()) for status in STATUSES}
     rows = sorted(names.items(), key=lambda each: -sum(each[1].values()))
     return render(request, "counts.html", rows=rows[:50], more=max(len(rows) - 50, 0), totals=totals, statuses=STATUSES)
 

@@ -16,6 +16,7 @@ MAX_VALUE: Final = 4_000
 """How many characters of a value stand on a page; the rest is behind a link."""
 MAX_PREVIEW: Final = 160
 MAX_TRACEBACK: Final = 20_000
+MAX_MESSAGE: Final = 1_000
 MAX_CAUSES: Final = 5
 
 
@@ -79,12 +80,16 @@ def _errors(record: object) -> Iterator[ShownError]:
         notes, members = one.get("notes"), one.get("exceptions")
         yield ShownError(
             one["type"].replace(":", ".").removeprefix("builtins."),
-            str(one.get("message", "")),
+            _begin(str(one.get("message", "")), MAX_MESSAGE),
             [str(note) for note in notes[:10]] if isinstance(notes, list) else [],
             _middle_cut(str(one.get("traceback", "")).rstrip()),
         )
         waiting += [one.get("cause"), *(members[:MAX_CAUSES] if isinstance(members, list) else [])]
         waiting = [each for each in waiting if each is not None]
+
+
+def _begin(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _middle_cut(text: str) -> Lines:

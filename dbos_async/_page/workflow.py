@@ -44,7 +44,7 @@ _KINDS: Final = {
     "read_stream": ("in", "reads stream"),
     "get_result": ("in", "awaits"),
     "get_answer": ("in", "awaits the answer of"),
-    "sleep": ("wait", "sleeps"),
+    "sleep": ("pause", "sleeps"),
 }
 
 
@@ -59,6 +59,8 @@ class Bar:
     x: float
     width: float
     seconds: float
+    is_over: bool
+    """Whether its workflow does not go on, so that it stays as it is."""
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +74,7 @@ class Bar:
             return "failed"
         if not self.is_open:
             return ""
-        return "runs" if self.kind == "work" else "waits"
+        return "unfinished" if self.is_over else "runs" if self.kind == "work" else "waits"
 
 
 async def workflow(request: Request) -> Response:
@@ -110,10 +112,15 @@ def _poll(found: WorkflowDescription) -> float:
 
 def axis_of(found: WorkflowDescription) -> tuple[datetime, datetime]:
     """The times at the ends of the axis: those of the steps on this page."""
-    starts = [step.started_at for step in found.steps]
-    ends = [step.completed_at or found.now for step in found.steps]
-    begin = min(starts, default=found.status.created_at)
-    return begin, max(ends, default=found.now)
+    begin = min((step.started_at for step in found.steps), default=found.status.created_at)
+    return begin, max([_end(found, step) for step in found.steps], default=found.now)
+
+
+def _end(found: WorkflowDescription, step: DescribedStep) -> datetime:
+    """Until when a step has lasted. One that a workflow has left unfinished ends with the workflow, as far as that is known."""
+    if step.completed_at is not None:
+        return step.completed_at
+    return found.now if found.status.status == "PENDING" else max(found.status.ended_at or step.started_at, step.started_at)
 
 
 def bars_of(found: WorkflowDescription) -> list[Bar]:
@@ -122,11 +129,12 @@ def bars_of(found: WorkflowDescription) -> list[Bar]:
     whole = max((end - begin).total_seconds(), 1e-6)
     bars: list[Bar] = []
     for step in found.steps:
-        seconds = max(((step.completed_at or found.now) - step.started_at).total_seconds(), 0.0)
+        seconds = max((_end(found, step) - step.started_at).total_seconds(), 0.0)
         width = min(max(seconds / whole * AXIS, LEAST_BAR), AXIS)
         x = min(max((step.started_at - begin).total_seconds() / whole * AXIS, 0.0), AXIS - width)
         kind, verb = _KINDS.get(step.verb, ("other", step.verb.replace("_", " ")))
-        bars.append(Bar(step, kind, verb, _what(step), round(x, 1), round(width, 1), seconds))
+        is_over = found.status.status != "PENDING"
+        bars.append(Bar(step, kind, verb, _what(step), round(x, 1), round(width, 1), seconds, is_over))
     return bars
 
 
