@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +13,9 @@ from dbos_async._page.answers import say, site_of, wanted
 from dbos_async._page.site import Source
 from dbos_async._page.texts import json_of
 from dbos_async.envelope import Message
+
+MOST_NEWER: Final = 1000
+"""So many messages may have come since a list was shown, and its first one is still found."""
 
 
 async def value(request: Request) -> Response:
@@ -50,13 +54,22 @@ async def _step(request: Request, source: Source, workflow_id: str) -> Response:
 
 
 async def message_of(request: Request) -> Message | None:
-    """The message of the URL, which is found from the place before it in its list."""
-    query = request.query_params
-    found = await site_of(request).source.list_messages(
-        query.get("workflow") or None, topic=query.get("topic") or None, status=query.get("status") or None,
-        newest_first=True, limit=1, cursor=query.get("cursor") or None,
-    )  # fmt: skip
-    return found[0] if found and str(found[0].id) == wanted(request, "message") else None
+    """The message of the URL. It is found from the place before it in its list, the newest one among those that are first now."""
+    query, message_id = request.query_params, wanted(request, "message")
+    list_messages = partial(
+        site_of(request).source.list_messages,
+        query.get("workflow") or None,
+        topic=query.get("topic") or None,
+        status=query.get("status") or None,
+        newest_first=True,
+    )
+    cursor = query.get("cursor") or None
+    found = await list_messages(limit=1, cursor=cursor)
+    if not (found and str(found[0].id) == message_id) and cursor is None:
+        newer = await list_messages(limit=MOST_NEWER, payloads=False)
+        place = next((at for at, one in enumerate(newer) if str(one.id) == message_id), 0)
+        found = await list_messages(limit=1, cursor=newer[place - 1].cursor) if place else []
+    return found[0] if found and str(found[0].id) == message_id else None
 
 
 def _file(name: str, content: Any) -> Response:

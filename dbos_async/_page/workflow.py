@@ -48,6 +48,10 @@ _KINDS: Final = {
 }
 
 
+_RECEIVES: Final = ("recv", "recv_envelope", "messages")
+_SENDS: Final = ("send", "ask")
+
+
 @dataclass(frozen=True)
 class Bar:
     """A step on the time axis: what it is, where it stands, how long it took or takes."""
@@ -120,7 +124,11 @@ def _end(found: WorkflowDescription, step: DescribedStep) -> datetime:
     """Until when a step has lasted. One that a workflow has left unfinished ends with the workflow, as far as that is known."""
     if step.completed_at is not None:
         return step.completed_at
-    return found.now if found.status.status == "PENDING" else max(found.status.ended_at or step.started_at, step.started_at)
+    return (
+        found.now
+        if found.status.status == "PENDING"
+        else max(found.status.ended_at or step.started_at, step.started_at)
+    )
 
 
 def bars_of(found: WorkflowDescription) -> list[Bar]:
@@ -147,9 +155,11 @@ def _what(step: DescribedStep) -> str:
     """What a verb is about, in words that people have chosen: a topic, an event, a function."""
     if step.verb == "sleep":
         return ""
-    if step.verb in ("send", "recv", "recv_envelope", "messages", "ask", "answer", "refuse"):
-        return step.topic if step.topic is not None else ("a message" if step.verb != "answer" else "")
-    return step.key
+    if step.verb in _RECEIVES:
+        return step.topic or step.key or "a message"
+    if step.verb in _SENDS:
+        return step.topic or "a message"
+    return "" if step.verb in ("answer", "refuse", "get_answer") else step.key
 
 
 def _after_last(found: WorkflowDescription) -> str:
