@@ -31,7 +31,7 @@ from dbos_async.errors import (
 
 View: TypeAlias = Callable[[Request], Awaitable[Response]]
 
-ANSWER_WITHIN_SECONDS: Final = 8.0
+ANSWER_WITHIN_SECONDS: Final = 5.0
 """So long a screen waits for the database before it says that it is away."""
 
 SCREENS: Final[dict[str, View]] = {

@@ -48,11 +48,11 @@ class Visitor(httpx.AsyncClient):
         """A screen."""
         return Page(await self.get(place))
 
-    async def submit(self, page: Page, button: str, which: int = 0, **changes: Any) -> Page:
+    async def submit(self, page: Page, button: str, nth: int = 0, **changes: Any) -> Page:
         """Press a button of a page, after some fields were changed, and follow where that leads."""
         forms = [(form, one) for form in page.forms for one in form.buttons if one["text"].startswith(button)]
         assert forms, (button, [one["text"] for form in page.forms for one in form.buttons])
-        form, pressed = forms[which]
+        form, pressed = forms[nth]
         fields = [(name, value) for name, value in form.fields if name not in changes]
         for name, value in changes.items():
             fields += [(name, one) for one in (value if isinstance(value, list) else [value])]
