@@ -25,9 +25,9 @@ def mounted(prefix: str = "/dbos", **options: Any) -> Starlette:
 
 
 @asynccontextmanager
-async def served_page(url: str, **options: Any) -> AsyncIterator[str]:
+async def served_page(url: str, *, is_hostile: bool = True, **options: Any) -> AsyncIterator[str]:
     """The address of the page, whose application runs what was seeded."""
-    await seed(url)
+    await seed(url, is_hostile=is_hostile)
     async with DBOS(url, executor_id="shop-2", application_version="2.1"), serving(mounted(**options)) as address:
         await parked()
         yield f"{address}/dbos/"

@@ -155,8 +155,11 @@ async def start(workflow_id: str, workflow: Any, *arguments: Any) -> Any:
         return await DBOS.start_workflow(workflow, *arguments)
 
 
-async def seed(url: str) -> None:
-    """Fill a database, by an executor that is gone when this returns; what waits belongs to nobody then."""
+async def seed(url: str, *, is_hostile: bool = True) -> None:
+    """Fill a database, by an executor that is gone when this returns; what waits belongs to nobody then.
+
+    ``is_hostile=False`` leaves out what is hostile.
+    """
     async with DBOS(url, executor_id="shop-1", application_version="2.1"):
         Mind.changed = False
         for number in range(1, 7):
@@ -166,7 +169,7 @@ async def seed(url: str) -> None:
                 await order.get_result()
         await asyncio.gather(
             *[_ended(await start(f"subscription-{n}", subscription, 990 + n)) for n in range(3)],
-            _ended(await start(HOSTILE_ID, hostile, HOSTILE_VALUE)),
+            *([_ended(await start(HOSTILE_ID, hostile, HOSTILE_VALUE))] if is_hostile else []),
         )
         await start("agent-ada", agent, "What is a durable workflow?")
         await start("stock-7", stock)
