@@ -46,7 +46,7 @@ def wait_in_words(verb: str, key: str) -> str:
         destination_id, topic = _destination(key)
         return f"the answer of {destination_id!r} about {topic!r}" if topic else f"the answer of {destination_id!r}"
     if verb == "wait_first":
-        return f"the first of {_names(key)}"
+        return f"the first of: {_names(key)}"
     if verb == "step":
         return f"the end of step {key}"
     return f"{verb} {key}".rstrip()

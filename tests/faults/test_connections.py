@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -58,15 +59,19 @@ async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(databas
     turns: list[int] = []
 
     async def use(number: int) -> None:
-        for _ in range(5):
-            async with postgres.acquire() as only:
-                await only.execute("select pg_sleep(0.01)")
-                turns.append(number)
+        async with postgres.acquire() as only:
+            await only.execute("select 1")
+            turns.append(number)
 
-    async with asyncio.timeout(10):
-        await use(0)
-        await asyncio.gather(*(use(number) for number in (1, 2, 3)))
-    assert all(set(turns[5 + n : 8 + n]) == {1, 2, 3} for n in (3, 6, 9)), "in turn"
+    def has_waiters(count: int) -> bool:
+        return len(postgres._waiters) == count
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group, postgres.acquire():
+        for number in range(4):
+            group.create_task(use(number))
+            # The server has refused a second connection, and the task stands in the queue.
+            await eventually(functools.partial(has_waiters, number + 1))
+    assert turns == [0, 1, 2, 3], "in turn"
     await postgres.close()
     await connection.execute(f"drop owned by {role}")
     await connection.execute(f"drop role {role}")
