@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+import socket
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
 from dbos_async._checks import check_url
 from dbos_async.client import DBOSClient
 from dbos_async.errors import DBOSError
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 DEFAULT_PORT = 8470
 
@@ -35,17 +33,9 @@ def page(
     if not url:
         _fail("No database: name its URL, or set DBOS_DATABASE_URL.")
     try:
-        import uvicorn
-
         from dbos_async._page.guard import is_loopback
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in (
-            "uvicorn",
-            "starlette",
-            "jinja2",
-            "markupsafe",
-            "sse_starlette",
-        ):
+        if (missing.name or "").partition(".")[0] not in ("jinja2", "markupsafe", "sse_starlette", "starlette"):
             raise
         _fail("The page needs its extra: pip install 'dbos_async[page]'.")
     if not is_loopback(host):
@@ -54,35 +44,36 @@ def page(
             "mount it with page(allow=...) in your application, or reach it through an SSH tunnel."
         )
     try:
-        served = standalone(check_url(url), read_only=read_only)
-        with _listening(host, port) as place:
-            where = f"[{host}]" if ":" in host else host
-            typer.echo(f"The page is at http://{where}:{place.getsockname()[1]}/ (Ctrl-C ends it).")
-            uvicorn.Server(uvicorn.Config(served, log_level="warning", ws="none", lifespan="on")).run(sockets=[place])
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_serve(check_url(url), host, port, read_only=read_only))
     except DBOSError as error:
         _fail(str(error))
+
+
+async def _serve(url: str, host: str, port: int, *, read_only: bool) -> None:
+    import uvicorn
+
+    from dbos_async.page import page
+
+    try:
+        place = _listening(host, port)
     except OSError as error:
         _fail(f"Port {port} of {host} cannot be used: {error.strerror or error}.")
+    with place:
+        async with DBOSClient(url, connect_timeout_seconds=10) as client:
+            served = page(client=client, read_only=read_only)
+            where = f"[{host}]" if ":" in host else host
+            typer.echo(f"The page is at http://{where}:{place.getsockname()[1]}/ (Ctrl-C ends it).")
+            # It speaks to this machine only, and believes no header about another one.
+            config = uvicorn.Config(served, log_level="warning", ws="none", lifespan="off", proxy_headers=False)
+            with suppress(asyncio.CancelledError):
+                await uvicorn.Server(config).serve(sockets=[place])
+                await asyncio.sleep(
+                    0
+                )  # After Ctrl-C uvicorn raises the signal again, which cancels this task at its next await.
 
 
-def standalone(url: str, *, read_only: bool) -> Starlette:
-    """The page as an application of its own, which opens and closes its client."""
-    from dbos_async._page.routes import application
-    from dbos_async._page.site import Site
-
-    client = DBOSClient(url, connect_timeout_seconds=10)
-
-    @asynccontextmanager
-    async def opened(_app: Any) -> AsyncGenerator[None, None]:
-        async with client:
-            yield
-
-    return application(Site(client, client, read_only), None, opened)
-
-
-def _listening(host: str, port: int) -> Any:
-    import socket
-
+def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -49,7 +49,8 @@ def _environment() -> Environment:
         "exact": escape,
         "urlencode": lambda text: escape(quote(str(text), safe="")),
     }
-    made.globals.update(href=href)
+    helpers: dict[str, Any] = made.globals
+    helpers["href"] = href
     return made
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -55,10 +54,8 @@ ACTIONS: Final[dict[str, View]] = {
     "/redeliver": actions.redeliver,
 }
 
-Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[Any]]
 
-
-def application(site: Site, allow: Allow | None, lifespan: Lifespan | None = None) -> Starlette:
+def application(site: Site, allow: Allow | None) -> Starlette:
     """The application that shows a site."""
     routes: list[BaseRoute] = [Route(path, _in_time(view)) for path, view in SCREENS.items()]
     routes.append(Route("/live", streams.live))
@@ -69,7 +66,6 @@ def application(site: Site, allow: Allow | None, lifespan: Lifespan | None = Non
         routes=routes,
         middleware=[Middleware(Guard, allow=allow, read_only=site.read_only)],
         exception_handlers={DBOSError: _answer, HTTPException: _answer_http},
-        lifespan=lifespan,
     )
     made.state.site = site
     return made
