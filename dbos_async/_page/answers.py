@@ -22,6 +22,8 @@ from dbos_async._page.site import Site
 FOLDER: Final = Path(__file__).parent
 MAX_FORM_BYTES: Final = 32 * 2**20
 """How large a form may be: it may carry a message of 8 MiB, whose characters may be escaped."""
+MAX_TOLD: Final = 1_000
+"""How many characters an action has to say at most: they travel in an address."""
 _SEEN: Final = "seen"
 _NOT_OF_SCREEN: Final = (_SEEN, "notice", "notice_by", "failed", "failed_by")
 _MARK: Final = "~seen~"
@@ -116,7 +118,7 @@ def say(request: Request, status_code: int, title: str, sentence: str) -> Respon
 
 def go(request: Request, place: str, *, notice: str | None = None, failed: str | None = None, **query: Any) -> Response:
     """Answer an action: the browser goes to a screen, which says what was done, or what went wrong."""
-    told = {name: text for name, text in (("notice", notice), ("failed", failed)) if text}
+    told = {name: text[:MAX_TOLD] for name, text in (("notice", notice), ("failed", failed)) if text}
     signed = {f"{name}_by": guard.signature(request, text) for name, text in told.items()}
     more = urlencode(
         [(name, value) for name, value in (query | told | signed).items() if value is not None], doseq=True

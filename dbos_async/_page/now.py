@@ -37,15 +37,16 @@ async def now(request: Request) -> Response:
     """What needs a person, and the executors."""
     source = site_of(request).source
     moment = datetime.now(UTC)
-    found, executors, parked, stuck, failed = await asyncio.gather(
+    found, executors, parked, stuck, failed, failed_of_late = await asyncio.gather(
         source.count_messages(),
         source.list_executors(),
         source.count_workflows(status=PARKED),
         source.count_workflows(unclaimable=True),
+        source.count_workflows(status="ERROR"),
         source.count_workflows(status="ERROR", since=moment - RECENT),
     )
     concerns = [
-        *_rejected(found), *_parked(parked), *_unclaimable(stuck), *_expired(executors), *_failed(failed, moment),
+        *_rejected(found), *_parked(parked), *_unclaimable(stuck), *_expired(executors), *_failed(failed, failed_of_late),
         *_oldest(found, moment),
     ]  # fmt: skip
     oldest = min((one.oldest_at for one in found if one.oldest_at), default=None)
@@ -120,13 +121,15 @@ def _expired(executors: list[ExecutorStatus]) -> list[Concern]:
     )]  # fmt: skip
 
 
-def _failed(found: list[WorkflowCount], moment: datetime) -> list[Concern]:
+def _failed(found: list[WorkflowCount], recent: list[WorkflowCount]) -> list[Concern]:
     if not (total := sum(one.count for one in found)):
         return []
+    of_late = sum(one.count for one in recent)
+    detail = f"Started in the last 24 hours: {_names(recent)}" if of_late else "None was started in the last 24 hours"
     return [Concern(
-        "bad", f"{counted(total, 'workflow')} failed in the last 24 hours", _names(found),
-        "Read the error. Fork from the step that failed once the cause is gone.",
-        href("workflows", status="ERROR", since="24h"), "See the workflows",
+        "bad" if of_late else "idle", counted(total, "failed workflow"), detail,
+        "Read the error. Once its cause is gone, fork from the step that failed.",
+        href("workflows", status="ERROR", since="24h" if of_late else None), "See the workflows",
     )]  # fmt: skip
 
 

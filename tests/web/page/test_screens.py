@@ -24,7 +24,7 @@ HOSTILE_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u20
 async def test_first_of_all_stands_what_needs_a_person(seeded: Visitor) -> None:
     now = await seeded.see("")
     assert "What needs you" in now.text
-    for words in ("1 rejected message", "1 parked workflow", "1 unclaimable workflow", "4 workflows failed", "shop-2"):
+    for words in ("1 rejected message", "1 parked workflow", "1 unclaimable workflow", "4 failed workflows", "shop-2"):
         assert words in now.text
     counts = await seeded.see("counts")
     assert re.search(r"checkout 2 4 – 1", counts.text), counts.text  # noqa: RUF001
