@@ -33,6 +33,8 @@ View: TypeAlias = Callable[[Request], Awaitable[Response]]
 ANSWER_WITHIN_SECONDS: Final = 5.0
 """So long a screen waits for the database before it says that it is away."""
 
+LOOK_AGAIN_SECONDS: Final = 3
+
 SCREENS: Final[dict[str, View]] = {
     "/": now.now,
     "/counts": now.counts,
@@ -83,7 +85,12 @@ def _in_time(view: View) -> View:
 
 
 def _away(request: Request) -> Response:
-    return say(request, 503, "The database is away", "The database does not answer. This page goes on when it is back.")
+    """Say so, and let the browser look again, also without a script."""
+    answer = say(
+        request, 503, "The database is away", "The database does not answer. This page goes on when it is back."
+    )
+    answer.headers["Refresh"] = str(LOOK_AGAIN_SECONDS)
+    return answer
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -34,9 +34,17 @@
   const trouble = document.getElementById("trouble");
   let known = new Date();
   const say = (text) => {
-    const sentence = text && `${text} You see what was known at ${known.toLocaleTimeString()}; this page goes on by itself.`;
+    const sentence = text && `${text} You see what was known at ${known.toLocaleTimeString()}.`;
     if (trouble.textContent !== sentence) trouble.textContent = sentence;
     trouble.hidden = !text;
+  };
+
+  const sentenceOf = (xhr) => {
+    const isText = (xhr.getResponseHeader("content-type") ?? "").startsWith("text/plain");
+    const told = isText
+      ? xhr.responseText.slice(0, 300)
+      : new DOMParser().parseFromString(xhr.responseText, "text/html").querySelector(".lead")?.textContent;
+    return told || `The server answers with an error (${xhr.status}).`;
   };
 
   const selected = document.getElementById("selected");
@@ -95,11 +103,8 @@
     if (status >= 200 && status < 300) {
       known = new Date();
       say("");
-    } else if (status === 503) say("The database does not answer.");
-    else if (status === 403) say("You may not see this page any more.");
-    else if (status === 404) say("This is not there any more.");
-    else if (status) say(`The server answers with an error (${status}).`);
-    else say("The server does not answer.");
+    } else if (status) say(sentenceOf(event.detail.xhr));
+    else say("The server does not answer. This page goes on when it is back.");
   });
 
   document.addEventListener("change", countSelected);

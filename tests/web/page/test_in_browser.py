@@ -239,7 +239,9 @@ async def test_an_outage_of_the_database_is_told_in_one_line_and_outlasted(brows
 
         proxy.refuse()
         proxy.cut()
-        await expect(tab.locator("#trouble")).to_contain_text("The database does not answer. You see what was known at")
+        await expect(tab.locator("#trouble")).to_contain_text(
+            "The database does not answer. This page goes on when it is back. You see what was known at"
+        )
         await expect(tab.locator(".wait .what")).to_be_visible()  # what was known stays
         third = await tab.context.new_page()
         await third.goto("")
@@ -250,6 +252,7 @@ async def test_an_outage_of_the_database_is_told_in_one_line_and_outlasted(brows
         await proxy.heal()
         await expect(tab.get_by_text("SUCCESS", exact=True)).to_be_visible()
         await expect(tab.locator("#trouble")).to_be_hidden()
+        await expect(third.get_by_role("heading", level=1)).to_have_text("Nothing needs you")
         await expect(other.locator("#values li")).to_have_text(['"before"', '"during"'])
         await expect(other.locator("#state")).to_have_text("ended · 2 values")
 
