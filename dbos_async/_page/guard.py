@@ -45,29 +45,35 @@ READ_ONLY: Final = "This page is read-only."
 OTHER_SITE: Final = "This request does not come from the page itself: open the page again, and act there."
 
 
+class SafeHeaders:
+    """The outermost layer: it sets the headers of every answer. Files are kept by browsers if they ask whether they still stand."""
+
+    def __init__(self, app: ASGIApp, cache: str = "no-store") -> None:
+        self._app, self._headers = app, _HEADERS | {"Cache-Control": cache}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the page answer."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
 class Guard:
-    """The outermost layer: it refuses who may not see the page, and sets the headers of every answer."""
+    """The layer around everything but the static files: it refuses who may not see the page, or may not act."""
 
     def __init__(self, app: ASGIApp, allow: Allow | None, *, read_only: bool) -> None:
         self._app, self._allow, self._read_only = app, allow, read_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let the page answer it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        is_static = _path(scope).startswith("/static/")
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
-                headers["Cache-Control"] = "no-cache" if is_static else "no-store"
-            await send(message)
-
-        refusal = None if is_static else await self._refusal(Request(scope, receive))
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        refusal = await self._refusal(Request(scope, receive)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
 
     async def _refusal(self, request: Request) -> Response | None:
         if self._allow is None:
@@ -163,11 +169,6 @@ def is_signed(request: HTTPConnection, text: str, by: str) -> bool:
 
 def _is_token(text: str) -> bool:
     return len(text) == 43 and text.isascii()
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _host_of(url: str) -> str:

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from dbos_async._page import actions, bulk, downloads, lists, messages, now, streams, workflow
 from dbos_async._page.answers import FOLDER, say
-from dbos_async._page.guard import Allow, Guard
+from dbos_async._page.guard import Allow, Guard, SafeHeaders
 from dbos_async._page.site import Site
 from dbos_async.errors import (
     DatabaseUnavailableError,
@@ -63,10 +63,15 @@ def application(site: Site, allow: Allow | None) -> Starlette:
     routes.append(Route("/live", streams.live))
     if not site.read_only:
         routes += [Route(path, view, methods=["POST"]) for path, view in ACTIONS.items()]
-    routes.append(Mount("/static", StaticFiles(directory=FOLDER / "static")))
+    guard = Middleware(Guard, allow=allow, read_only=site.read_only)
     made = Starlette(
-        routes=routes,
-        middleware=[Middleware(Guard, allow=allow, read_only=site.read_only)],
+        routes=[
+            Mount(
+                "/static", StaticFiles(directory=FOLDER / "static"), middleware=[Middleware(SafeHeaders, "no-cache")]
+            ),
+            Mount("", routes=routes, middleware=[guard]),
+        ],
+        middleware=[Middleware(SafeHeaders)],
         exception_handlers={DBOSError: _answer, HTTPException: _answer_http},
     )
     made.state.site = site

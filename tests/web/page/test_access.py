@@ -104,7 +104,7 @@ async def test_every_answer_has_the_headers_of_safety(visitor: Visitor) -> None:
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
-        assert answer.headers["cache-control"] == ("no-cache" if "/static/" in str(answer.url) else "no-store")
+        assert answer.headers["cache-control"] == ("no-cache" if str(answer.url).endswith("page.css") else "no-store")
 
 
 async def test_nothing_of_a_screen_needs_scripts_or_styles_in_line(seeded: Visitor) -> None:
