@@ -15,6 +15,7 @@ from dbos_async._cli import (
     following,
     listing,
     messages,
+    page,
     schema,
     sending,
     showing,
@@ -37,5 +38,5 @@ developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, schema, doctor):
+for part in (messages, state, sending, following, schema, doctor, page):
     part.add_to(app)
