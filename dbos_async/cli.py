@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import typer
 
-from dbos_async._cli import acting, developing, exporting, following, listing, messages, schema, sending, showing, state
+from dbos_async._cli import (
+    acting,
+    developing,
+    doctor,
+    exporting,
+    following,
+    listing,
+    messages,
+    page,
+    schema,
+    sending,
+    showing,
+    state,
+)
 from dbos_async._cli.app import Commands
 
 app: typer.Typer = typer.Typer(
@@ -25,5 +38,5 @@ developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, schema):
+for part in (messages, state, sending, following, schema, doctor, page):
     part.add_to(app)

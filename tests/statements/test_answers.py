@@ -45,8 +45,16 @@ ROWS = [
         select 'w' || n, '', 1, 'recv', 'k', md5(n::text)::uuid, now(), 1, 1 from unnest($1::int[]) as n
     """,
     """
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key)
+        select 'w' || n, '1.1', 1, 'recv', 'other' from unnest($1::int[]) as n
+    """,
+    """
     insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
         select 'w' || n, 'k', nextval('dbos_async.event_seq'), '1', '1', 1, 0 from unnest($1::int[]) as n
+    """,
+    """
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, step, attempt, act)
+        select 'w' || n, 'other', 0, '1', '1', 1, 0 from unnest($1::int[]) as n
     """,
 ]
 
@@ -77,7 +85,7 @@ def argument(name: str, column: str, kind: str, number: int, about: int) -> Any:
         )
     if (column, kind) == ("id", "text") and name.startswith("START"):
         return f"new{number if name.startswith('START (') else about}"
-    if column in IDS and kind == "text" and not name.startswith(("LIST (", "LIST_NEWEST (")):
+    if column in IDS and kind == "text" and not name.startswith(("LIST (", "LIST_NEWEST (", "COUNT_WORKFLOWS (")):
         return f"w{about}"
     if column == "fork_id":
         return f"fork{number}"
