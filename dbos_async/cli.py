@@ -16,6 +16,7 @@ from dbos_async._cli import (
     listing,
     messages,
     page,
+    purging,
     schema,
     sending,
     showing,
@@ -38,5 +39,5 @@ developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, schema, doctor, page):
+for part in (messages, state, sending, following, schema, purging, doctor, page):
     part.add_to(app)

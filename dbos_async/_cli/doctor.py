@@ -24,7 +24,7 @@ MARKS: Final = {"problem": ("✗", "bold red"), "warning": ("!", "yellow"), "ok"
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command()(doctor)
+    app.command(rich_help_panel="Look at the application")(doctor)
 
 
 def doctor(

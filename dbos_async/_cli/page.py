@@ -19,17 +19,18 @@ DEFAULT_PORT = 8470
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(name="page")(page)
+    app.command(name="page", rich_help_panel="Look at the application")(page)
 
 
 def page(
-    url: Annotated[str | None, typer.Argument(help="The database [default: $DBOS_DATABASE_URL]")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="The database (default: $DBOS_DATABASE_URL)")] = None,
+    option: Annotated[str | None, typer.Option("--url", metavar="URL", help="The same as the argument.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, and let nobody act.")] = False,
     host: Annotated[str, typer.Option(help="An address of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
 ) -> None:
     """Show workflows, messages and streams in a browser on this machine, until Ctrl-C."""
-    url = url or os.environ.get("DBOS_DATABASE_URL")
+    url = url or option or os.environ.get("DBOS_DATABASE_URL")
     if not url:
         _fail("No database: name its URL, or set DBOS_DATABASE_URL.")
     try:

@@ -74,6 +74,7 @@ async def test_ctrl_c_ends_it_quietly(
         ("workflows", "delete", "w", "--yes"), ("workflows", "fork", "w", "1"), ("workflows", "export", "w"), ("send", "w", "1"),
         ("ask", "w", "1", "-t", "q"), ("events", "w"), ("stream", "w", "x"), ("messages", "list"), ("messages", "show", "x"),
         ("executors",), ("metrics",), ("migrate",), ("dev",),
+        ("purge", "--older-than", "1d", "--yes"),
     ],
 )  # fmt: skip
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
