@@ -11,6 +11,7 @@ from dbos_async._operations.description import (
     StreamSummary,
     WorkflowDescription,
 )
+from dbos_async._operations.purge import PurgeResult
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
@@ -100,6 +101,7 @@ __all__ = [
     "NoDatabaseError",
     "NotAnsweredError",
     "PresentWait",
+    "PurgeResult",
     "Question",
     "RecordedError",
     "RedeliveryError",

@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,17 @@ def check_duration(seconds: object, what: str, *, least: float = 0, most: float 
 def check_delay(seconds: object, what: str) -> float | None:
     """Return how long to wait before something happens, at most a hundred years. ``None`` and 0 mean not at all: ``None``."""
     return None if seconds is None else check_duration(seconds, what, most=MAX_WAIT_SECONDS) or None
+
+
+def check_age(age: object, what: str, *, least: float = 0) -> float:
+    """Return a ``timedelta`` or a number of seconds as seconds, at most a hundred years."""
+    found = timedelta.total_seconds(age) if isinstance(age, timedelta) else _plain_float(age)
+    if found is None or not least <= found <= MAX_WAIT_SECONDS:
+        raise InvalidArgumentError(
+            f"{what} must be a timedelta or a number of seconds, at least {least:g} s and at most a hundred years, "
+            f"and is {excerpt(age)}."
+        )
+    return found
 
 
 def check_moment(moment: object, what: str) -> datetime | None:

@@ -63,6 +63,8 @@ class DBOS:
     - ``drain_seconds`` is how long running steps may take to finish at the end.
     - ``max_blocked_seconds`` is for how long code may block the event loop before other executors take the workflows over,
       at least 1.
+    - ``retention`` is for how long workflows are kept after their end, a ``timedelta`` or seconds, at least 1 (``None``: for ever).
+      After that an executor removes them whole, as `purge` does.
 
     Leaving the block lets running steps finish, stops the runs and gives their workflows back to other executors. A SIGTERM
     that the program does not handle itself does the same.
@@ -134,6 +136,7 @@ class DBOS:
     count_messages: Final = _verbs.count_messages
     list_executors: Final = _verbs.list_executors
     describe_workflow: Final = _verbs.describe_workflow
+    purge: Final = _verbs.purge
 
     @takes_options
     def __init__(self, url: str | None = None, **options: Unpack[Options]) -> None:

@@ -197,3 +197,12 @@ clock_timestamp() - case when pg_snapshot_xmin(pg_current_snapshot()) = pg_snaps
 -- Whether a row was committed after the snapshot of a round. A transaction of another server, whose tables were copied here, is none
 -- that this server could have seen: rows older than the floor are no late ones.
 (not coalesce(pg_visible_in_snapshot(:row.born, c.:snapshot), true) and :row.:time >= c.:floor)
+
+-- fragment: writing
+-- In the place of a table: the locks of the transactions that write at this moment. A statement takes its locks before its snapshot, so
+-- a transaction that is not here sees at least what this statement saw. A prepared transaction has no process.
+pg_locks
+where mode = 'RowExclusiveLock' and granted and pid is distinct from pg_backend_pid()
+  and database = (select oid from pg_database where datname = current_database())
+  and relation in ('dbos_async.steps'::regclass, 'dbos_async.messages'::regclass, 'dbos_async.delayed_messages'::regclass,
+                   'dbos_async.events'::regclass, 'dbos_async.stream_entries'::regclass)

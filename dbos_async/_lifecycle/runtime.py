@@ -17,10 +17,11 @@ from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
 from dbos_async._executor.running_steps import RunningSteps
-from dbos_async._lifecycle import leases, leftovers, periodic
+from dbos_async._lifecycle import leases, leftovers, periodic, retention
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
+from dbos_async._lifecycle.retention import Retention
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
 from dbos_async._logs import counted
@@ -148,6 +149,9 @@ class Runtime:
                 periodic.UNCLAIMABLE,
             ),
         ]
+        if self._settings.retention_seconds is not None:
+            keep = Retention(self.executor, self._settings.retention_seconds).keep_removing
+            self.services.append(Service("retention", keep, *retention.STATEMENTS))
         self.executor.service = self.services[0].task
 
     async def _end_services(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from datetime import timedelta
 from typing import Any, TypedDict, TypeVar
 
-from dbos_async._checks import check_duration, check_flag, check_int, check_optional_key, check_url
+from dbos_async._checks import check_age, check_duration, check_flag, check_int, check_optional_key, check_url
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +24,7 @@ class Options(TypedDict, total=False):
     connect_timeout_seconds: float
     drain_seconds: float
     max_blocked_seconds: float
+    retention: timedelta | float | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Settings:
     connect_timeout_seconds: float = 30.0
     drain_seconds: float = 10.0
     max_blocked_seconds: float = 300.0
+    retention: timedelta | float | None = None
+
+    @property
+    def retention_seconds(self) -> float | None:
+        """The retention in seconds."""
+        return None if self.retention is None else check_age(self.retention, "retention", least=1)
 
     def __post_init__(self) -> None:
         checked = {
@@ -51,6 +59,7 @@ class Settings:
             "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),
             "drain_seconds": check_duration(self.drain_seconds, "drain_seconds"),
             "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds", least=1),
+            "retention": self.retention_seconds,
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the way of a frozen dataclass

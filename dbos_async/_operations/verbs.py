@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dbos_async._database.database import Database
-from dbos_async._operations import counts, describe
+from dbos_async._operations import counts, describe, purge
 from dbos_async._operations.counts import ExecutorStatus, MessageCount, WorkflowCount
 from dbos_async._operations.description import WorkflowDescription
+from dbos_async._operations.purge import PER_SECOND, PurgeResult
+from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.status import workflow_filter
 
 
@@ -106,3 +108,44 @@ class OperatingVerbs(ABC):
             ```
         """
         return await describe.describe_workflow(self._database, workflow_id, limit, before)
+
+    async def purge(
+        self,
+        older_than: timedelta | float,
+        *,
+        status: str | Sequence[str] = ENDED,
+        name: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        per_second: int = PER_SECOND,
+    ) -> PurgeResult:
+        """Remove the workflows that ended longer ago than ``older_than``, a ``timedelta`` or seconds by the clock of the database.
+
+        Each is removed whole, as by `delete_workflow`: with its steps, messages, events and streams. All others stay: those that
+        run, wait or are parked, and the children and parents of removed ones. ``status`` and ``name`` (one or several, ``None``:
+        all) choose among those that have ended, and ``limit`` (``None``: none) is how many are removed at most. With ``dry_run``
+        they are counted only.
+
+        It goes on in small transactions, at most ``per_second`` workflows in a second, and others may work meanwhile: a workflow
+        that is resumed or written to at this very moment is left. It is also left if a transaction that stays open may still write
+        to it, which it may if it began before the workflow had ended for an hour; `PurgeResult` says how many were left, and why.
+        A purge that is interrupted has removed some of them, and goes on when it is repeated. An id that was removed is free again:
+        a start under it begins anew.
+
+        Raises `InvalidArgumentError` when an argument cannot be used, `DatabaseUnavailableError` when the database does not answer
+        in time or refuses to remove a workflow, and `InvalidValueError` when a foreign key of yours stands against that.
+
+        Example:
+            ```python
+            @DBOS.workflow(name="greet")
+            async def greet() -> str:
+                return "Hello!"
+
+            await greet()
+            assert (await DBOS.purge(timedelta(days=30))).count == 0
+            assert (await DBOS.purge(0, name="greet", dry_run=True)).count == 1
+            assert (await DBOS.purge(0, name="greet")).count == 1
+            ```
+        """
+        old = purge.Old.of(older_than, status, name)
+        return await purge.purge(self._database, old, limit=limit, dry_run=dry_run, per_second=per_second)

@@ -2,11 +2,7 @@
 -- The status of the workflow, and the transactions that write at this moment. A statement takes its locks before its snapshot, so
 -- a transaction that is not in this list sees at least what this statement saw.
 select c.n, w.status, w.attempt,
-       array(select distinct virtualtransaction from pg_locks
-             where mode = 'RowExclusiveLock' and granted and pid <> pg_backend_pid()
-               and database = (select oid from pg_database where datname = current_database())
-               and relation in ('dbos_async.steps'::regclass, 'dbos_async.messages'::regclass, 'dbos_async.delayed_messages'::regclass,
-                                'dbos_async.events'::regclass, 'dbos_async.stream_entries'::regclass)) as writers
+       array(select distinct virtualtransaction from :writing) as writers
 from :rows
 cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
 

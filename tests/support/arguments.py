@@ -98,6 +98,9 @@ NO_NUMBERS = (
     -(10**400),
     *OBJECTS,
 )
+NO_AGES = (
+    *[each for each in NO_NUMBERS if not isinstance(each, timedelta)], float("inf"), timedelta.max, timedelta(seconds=-1), None,
+)  # fmt: skip
 NO_DURATIONS = (*NO_NUMBERS, None)
 NO_VALUES = (object(), Mute(), float("nan"), float("inf"), {1: 2}, "\ud800", [float("-inf")], 10**5000)
 NO_INTS = (True, False, 1.0, "1", b"1", None, float("nan"), 2**31, 2**63, 10**5000, -(10**5000), *OBJECTS)
@@ -164,6 +167,7 @@ KINDS: dict[str, Kind] = {
     "destination_id": ID,
     "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),
     "drain_seconds": DURATION,
+    "dry_run": FLAG,
     "event": Kind("key", (*KEY.wrong[:-1], Stream("s", int))),
     "event_stream_seconds": Kind(1, (*BOUNDED.wrong, 0)),
     "executor_id": FILTER,
@@ -194,13 +198,16 @@ KINDS: dict[str, Kind] = {
     "name": KEY,
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
+    "older_than": Kind(timedelta(days=30), NO_AGES),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
     "payloads": FLAG,
+    "per_second": COUNT,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
     "request": Kind(
         Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}), (5, None, "x", object())
     ),
+    "retention": Kind(None, (*NO_AGES[:-1], 0, 0.5, timedelta(0)), takes_none=True),
     "retries_allowed": FLAG,
     "retry_seconds": BOUNDED,
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
@@ -240,6 +247,7 @@ SEVERAL: Final = Kind(
 )
 STATUSES: Final = Kind(None, (*KINDS["status"].wrong, {}, "", ["PENDING", "pending"], [["PENDING"]]), takes_none=True)
 STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n", "1.99999999999"), takes_none=True)
+ENDED: Final = Kind("SUCCESS", (*STATUSES.wrong, "PENDING", "REPLAY_MISMATCH", None))
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.ask request": KINDS["message"],
     "DBOS.start_step args": Kind((), ((1, 2), (1, 2, 3))),
@@ -257,6 +265,8 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOS.list_workflows name": SEVERAL,
     "DBOS.list_workflows status": STATUSES,
     "DBOS.list_workflows workflow_id": SEVERAL,
+    "DBOS.purge name": SEVERAL,
+    "DBOS.purge status": ENDED,
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
     "DBOSClient.ask request": KINDS["message"],
     "DBOSClient.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
@@ -266,6 +276,8 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOSClient.list_workflows name": SEVERAL,
     "DBOSClient.list_workflows status": STATUSES,
     "DBOSClient.list_workflows workflow_id": SEVERAL,
+    "DBOSClient.purge name": SEVERAL,
+    "DBOSClient.purge status": ENDED,
     "fastapi.client_lifespan client": Kind(DBOSClient("postgresql://localhost/shop"), (None, 5, "x", DBOS, object())),
     "SendMessage headers": Kind(None, (5, "a", b"a", [("a", "b")], object()), takes_none=True),
     "SetStartDelay seconds": Kind(1, (*NO_NUMBERS, float("inf"), 10**400, 10**10), takes_none=True),
@@ -274,7 +286,8 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "Rewind", "StepFunction", "StepHandle", "StreamEnd",
+    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "PurgeResult", "Rewind", "StepFunction", "StepHandle",
+    "StreamEnd",
     "StreamValue", "StreamWriter", "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
