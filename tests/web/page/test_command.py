@@ -9,13 +9,15 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from dbos_async import DBOS
+from dbos_async._cli.page import USUAL_PORT
 from dbos_async.cli import app
 
 URL = "postgresql://nobody:secret@127.0.0.1:1/none"
@@ -45,13 +47,14 @@ async def answer(address: str, place: str = "") -> httpx.Response:
         return await client.get(f"{address}{place}")
 
 
-async def test_the_command_serves_the_page_until_ctrl_c(database_url: str) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+async def test_the_command_serves_the_page_until_a_signal(database_url: str, ending: signal.Signals) -> None:
     async with DBOS(database_url):
         await DBOS.start_workflow(alone)
     async with running(database_url, "--port", "0") as (address, process):
         assert "page alone" in (await answer(address, "workflows")).text
         assert (await answer(address, "static/page.css")).status_code == 200
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         async with asyncio.timeout(20):
             rest, _ = await process.communicate()
         assert (process.returncode, rest.decode()) == (0, "")
@@ -68,16 +71,19 @@ async def test_a_read_only_command_refuses_actions_and_its_page_is_for_this_mach
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        ([URL, "--host", "0.0.0.0"], "is no address of it"), ([URL, "--host", "shop.example"], "SSH tunnel"),
-        (["mysql://x"], "postgresql"), ([], "set DBOS_DATABASE_URL"),
+        ([URL, "--host", "0.0.0.0"], "is no address of it", 2), (["--host", "shop.example"], "SSH tunnel", 2),
+        (["mysql://x"], "postgresql", 1), ([], "set DBOS_DATABASE_URL", 1), ([URL, "--port", "70000"], "65535", 2),
     ],
 )  # fmt: skip
-def test_what_cannot_be_served_is_explained(monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
+def test_what_cannot_be_served_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], words: str, code: int
+) -> None:
     monkeypatch.delenv("DBOS_DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["page", *arguments])
-    assert (done.exit_code, words in done.output, "secret" in done.output) == (1, True, False), done.output
+    assert (done.exit_code, words in done.output, "secret" in done.output) == (code, True, False), done.output
 
 
 def test_a_port_that_is_taken_is_explained() -> None:
@@ -86,6 +92,18 @@ def test_a_port_that_is_taken_is_explained() -> None:
         taken.listen()
         done = CliRunner().invoke(app, ["page", URL, "--port", str(taken.getsockname()[1])])
     assert (done.exit_code, "cannot be used: Address already in use" in done.output) == (1, True), done.output
+
+
+async def test_the_usual_port_is_taken_by_another_page(database_url: str) -> None:
+    async with DBOS(database_url):
+        pass
+    with socket.socket() as taken:
+        with suppress(OSError):  # then somebody else has it
+            taken.bind(("127.0.0.1", USUAL_PORT))
+            taken.listen()
+        async with running(database_url) as (address, _):
+            assert f":{USUAL_PORT}/" not in address
+            assert (await answer(address)).status_code == 200
 
 
 async def test_a_database_that_is_not_there_is_explained_in_one_sentence() -> None:

@@ -173,6 +173,33 @@ async def test_workflows_are_filtered_selected_and_acted_on(tab: Page, monkeypat
     assert [one.workflow_id for one in await DBOS.list_workflows(name="checkout")] == ["order-0005", "order-0006"]
 
 
+async def test_pages_are_turned_and_portions_stopped(tab: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    @DBOS.workflow(name="page many")
+    async def many() -> None:
+        await DBOS.recv(timeout_seconds=None)
+
+    handles = [await DBOS.start_workflow(many) for _ in range(60)]
+    for handle in handles:
+        await DBOS.cancel_workflow(handle.workflow_id)
+    await tab.goto("workflows?name=page+many")
+    await tab.get_by_role("link", name="Next page").click()
+    await expect(tab.locator("tbody tr")).to_have_count(10)
+    await tab.get_by_role("link", name="First page").click()
+    await expect(tab.locator("tbody tr")).to_have_count(50)
+
+    monkeypatch.setattr(bulk, "PORTION", 7)
+    await tab.route("**/page.js", lambda route: route.abort())  # without it nothing goes on by itself
+    await tab.reload()
+    await tab.get_by_label("all that match").check()
+    await button(tab, "Resume …").click()
+    await button(tab, "Resume 60 workflows").click()
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("7 of 60 resumed")
+    await button(tab, "Go on").click()
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("14 of 60 resumed")
+    await tab.get_by_role("link", name="Stop here").click()
+    assert len(await DBOS.list_workflows(name="page many", status="PENDING")) == 14
+
+
 async def test_a_refresh_keeps_what_is_open_and_what_is_typed(tab: Page) -> None:
     await tab.goto("workflow?id=agent-ada")
     await tab.locator("#step-1 summary").click()

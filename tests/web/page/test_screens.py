@@ -104,6 +104,38 @@ async def test_long_values_are_cut_and_the_whole_is_a_plain_text(seeded: Visitor
         assert (await seeded.see(f"value?{place}&{query}")).status == 422
 
 
+async def test_values_of_8_mib_leave_the_screens_small(visitor: Visitor) -> None:
+    large = "8" * (8 * 2**20 - 64)
+
+    @DBOS.step(name="page large step")
+    async def large_step() -> str:
+        return large
+
+    @DBOS.workflow(name="page large")
+    async def large_workflow(given: str) -> str:
+        await DBOS.write_stream("k", large)
+        await DBOS.set_event("e", large)
+        return await large_step()
+
+    handle = await DBOS.start_workflow(large_workflow, large)
+    await handle.get_result()
+    await DBOS.send(handle.workflow_id, large, "news")
+    place = f"id={handle.workflow_id}"
+    for screen in (
+        f"workflow?{place}",
+        f"messages?workflow={handle.workflow_id}",
+        "workflows",
+        f"stream?{place}&key=k",
+    ):
+        assert len((await visitor.see(screen)).source) < 60_000, screen
+    messages = await visitor.see(f"messages?workflow={handle.workflow_id}")
+    (payload,) = [str(given["hx-get"]) for tag, given in messages.tags if tag == "details"]
+    assert len((await visitor.see(payload)).source) < 10_000
+    wholes = [f"value?what={what}&{place}" for what in ("input", "output", "event&key=e", "step&step=3")]
+    for whole in (*wholes, payload.replace("payload", "value", 1) + "&what=message"):
+        assert large in (await visitor.get(whole)).text, whole
+
+
 async def test_a_workflow_is_shown_as_a_conversation(seeded: Visitor) -> None:
     order = await seeded.see("workflow?id=order-0001")
     for words in (
