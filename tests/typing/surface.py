@@ -354,6 +354,7 @@ async def managing(dbos: DBOS, client: DBOSClient, message: Message, now: dateti
     assert_type(dbos.workflow_id, str | None)
     assert_type(DBOS.step_id, str | None)
     assert_type(dbos.step_id, str | None)
+    assert_type(DBOS.is_replaying, bool)
     assert_type(await DBOS.retrieve_workflow("w"), WorkflowHandle[Any])
     assert_type(await client.retrieve_workflow("w"), WorkflowHandle[Any])
     assert_type(await (await DBOS.retrieve_workflow("w")).get_result(), Any)
