@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Final, Self, Unpack
 
+from dbos_async import logs
 from dbos_async._checks import check_optional_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
@@ -93,6 +95,8 @@ class DBOS:
         "The path of the calling step (4, or 4.1.2 in a task of its own), None outside of steps.",
     )
     is_replaying: IsReplaying = IsReplaying()
+    logger: Final[logging.Logger] = logs.logger
+    """A logger whose records know their workflow (`dbos_async.logs.WorkflowContext`), and that no replay repeats."""
 
     send: Final = _verbs.send
     send_bulk: Final = _verbs.send_bulk

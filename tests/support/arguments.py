@@ -38,6 +38,7 @@ from dbos_async import (
     embedded,
     fastapi,
 )
+from dbos_async.logs import WorkflowContext
 from tests.support.workflows import echo, echo_in_a_step
 
 LIVES: Final = "lives"
@@ -199,6 +200,7 @@ KINDS: dict[str, Kind] = {
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
     "older_than": Kind(timedelta(days=30), NO_AGES),
+    "drop_replays": FLAG,
     "telemetry": Kind(None, FLAG.wrong, takes_none=True),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
@@ -296,11 +298,12 @@ PROPERTIES: Final = {
     "DBOS.workflow_id",
     "DBOS.step_id",
     "DBOS.is_replaying",
+    "DBOS.logger",
     "WorkflowHandle.workflow_id",
 }
 CONSTRUCTORS: Final = (
     DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout, Start, Topic, Question,
-    Event, EventOf, Stream, StreamOf,
+    Event, EventOf, Stream, StreamOf, WorkflowContext,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}
@@ -312,6 +315,7 @@ PUBLIC_MODULES: Final = {
     "errors",
     "fastapi",
     "keys",
+    "logs",
     "waits",
 } | PROGRAMS
 
