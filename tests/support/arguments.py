@@ -200,6 +200,7 @@ KINDS: dict[str, Kind] = {
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
     "older_than": Kind(timedelta(days=30), NO_AGES),
+    "prefix": Kind("/health", (*NO_TEXTS, None, "health", "/health/")),
     "drop_replays": FLAG,
     "telemetry": Kind(None, FLAG.wrong, takes_none=True),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
