@@ -14,6 +14,7 @@ from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.start_options import wanted_version
+from dbos_async._telemetry.choosing import find_telemetry
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.known import KnownNames
@@ -42,7 +43,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
     is how large the JSON of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot
     be reached, then it raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what
     this client starts; ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some
-    starts. Results are plain JSON values unless the workflow is started by its function.
+    starts. ``telemetry`` is as for `DBOS`. Results are plain JSON values unless the workflow is started by its function.
 
     Example:
         ```python
@@ -60,12 +61,14 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         max_payload_bytes: int = 8 * 2**20,
         connect_timeout_seconds: float = 30.0,
         application_version: str | None = None,
+        telemetry: bool | None = None,
     ) -> None:
         self._url = None if url is None else check_url(url)
         self._migrate = check_flag(migrate, "migrate")
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
         self._application_version = check_optional_key(application_version, "application_version")
+        self._telemetry = None if telemetry is None else check_flag(telemetry, "telemetry")
         self._known_names = KnownNames()
         self._opened: tuple[Database, asyncio.AbstractEventLoop] | None = None
 
@@ -77,6 +80,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
             connect_timeout_seconds=self._connect_timeout_seconds,
             max_payload_bytes=self._max_payload_bytes,
             max_connections=4,
+            telemetry=find_telemetry(self._telemetry),
         )
         database.application_version = self._application_version
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Final, Self, Unpack
 
+from dbos_async import logs
 from dbos_async._checks import check_optional_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
@@ -19,7 +21,7 @@ from dbos_async._messaging.watching_verbs import WatchingVerbs
 from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._messaging.writing_verbs import WritingVerbs
 from dbos_async._operations.verbs import OperatingVerbs
-from dbos_async._runs.context import ContextProperty, StepContext
+from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
 from dbos_async._workflows.start import WorkflowDecorator
@@ -65,6 +67,7 @@ class DBOS:
       at least 1.
     - ``retention`` is for how long workflows are kept after their end, a ``timedelta`` or seconds, at least 1 (``None``: for ever).
       After that an executor removes them whole, as `purge` does.
+    - ``telemetry`` is whether OpenTelemetry is told what happens (``None``: if the program has set a provider of it before).
 
     Leaving the block lets running steps finish, stops the runs and gives their workflows back to other executors. A SIGTERM
     that the program does not handle itself does the same.
@@ -91,6 +94,9 @@ class DBOS:
         lambda context: context.path if isinstance(context, StepContext) else None,
         "The path of the calling step (4, or 4.1.2 in a task of its own), None outside of steps.",
     )
+    is_replaying: IsReplaying = IsReplaying()
+    logger: Final[logging.Logger] = logs.logger
+    """A logger whose records know their workflow (`dbos_async.logs.WorkflowContext`), and that no replay repeats."""
 
     send: Final = _verbs.send
     send_bulk: Final = _verbs.send_bulk

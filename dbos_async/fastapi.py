@@ -23,6 +23,7 @@ from sse_starlette import ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from dbos_async._checks import (
     MAX_WAIT_SECONDS,
@@ -37,6 +38,7 @@ from dbos_async._durable_streams import DurableStream
 from dbos_async._event_responses import EventStream
 from dbos_async._event_streams import FollowedEvent, FollowedStream, body
 from dbos_async._executor import launched
+from dbos_async._health_routes import live, ready
 from dbos_async._lifecycle import settings
 from dbos_async.client import DBOSClient
 from dbos_async.dbos import DBOS
@@ -168,6 +170,36 @@ def add_error_handlers(app: Starlette) -> None:
     check_instance(app, Starlette, "app")
     for kind in STATUS_CODES:
         app.add_exception_handler(kind, _answer)
+
+
+def add_health_routes(app: Starlette, *, prefix: str = "", client: DBOSClient | None = None) -> None:
+    """Add the routes ``/livez`` and ``/readyz`` for the probes of an orchestrator, behind the ``prefix``.
+
+    Both answer 200 or 503 within three seconds, also while the database is away, with ``{"status": …, "reasons": […]}``. The
+    reasons name no host and no user.
+
+    - ``/readyz`` is 503 while DBOS is not launched or shuts down, and when the database does not answer within two seconds, the
+      schema does not fit, or the listener has no connection.
+    - ``/livez`` is 503 when the lease is lost although the database answers. In an outage it stays 200, since a restart makes
+      nothing better. A blocked event loop answers neither.
+
+    With ``client`` they are about a `DBOSClient`, which has no lease: then ``/livez`` is 200 whenever it is answered. Raises
+    `InvalidArgumentError` when an argument cannot be used.
+
+    Example:
+        ```python
+        app = FastAPI(lifespan=lifespan())
+        add_health_routes(app)
+        ```
+    """
+    check_instance(app, Starlette, "app")
+    check_instance(prefix, str, "prefix")
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise InvalidArgumentError(f"prefix begins with a slash and does not end with one, and is {prefix!r}.")
+    if client is not None:
+        check_instance(client, DBOSClient, "client")
+    for path, endpoint in (("/livez", live(client)), ("/readyz", ready(client))):
+        app.router.routes.append(Route(prefix + path, endpoint, methods=["GET"], include_in_schema=False))
 
 
 async def stream_response(

@@ -25,7 +25,7 @@ from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.connections import Postgres
 from dbos_async._database.flights import Flight, pieces
 from dbos_async._database.outages import Meaning, backoff_seconds
-from dbos_async._database.sending import Sending
+from dbos_async._database.sending import OnBatch, Sending
 from dbos_async._database.statement import Statement
 from dbos_async._database.time_limits import TimeLimits
 from dbos_async._database.urls import reason_of
@@ -60,7 +60,14 @@ class _Partition:
 class Batches:
     """The partitions of one process."""
 
-    def __init__(self, postgres: Postgres, wakeups: Wakeups, *, give_up_after_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        postgres: Postgres,
+        wakeups: Wakeups,
+        *,
+        give_up_after_seconds: float = 30.0,
+        on_batch: OnBatch | None = None,
+    ) -> None:
         self._wakeups = wakeups
         self._partitions: dict[tuple[Statement, int], _Partition] = {}
         self._flights: set[Flight] = set()
@@ -70,7 +77,7 @@ class Batches:
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(self._loop, self._attempt_alone)
         self._limits = TimeLimits(self._loop, postgres.loop_watch, give_up_after_seconds, self._pending)
-        self._sending = Sending(self._loop, postgres, self._limits)
+        self._sending = Sending(self._loop, postgres, self._limits, on_batch)
 
     def call(
         self,

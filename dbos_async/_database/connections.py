@@ -78,6 +78,11 @@ class Postgres:
         self.backends: set[int] = set()
         """The ids of the server processes of all open connections: their notifications come from this process."""
 
+    @property
+    def usage(self) -> tuple[int, int]:
+        """How many connections for statements are used now, and how many are idle."""
+        return self._in_use, len(self._idle)
+
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         errors: list[Exception] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
@@ -21,6 +21,9 @@ from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
+if TYPE_CHECKING:
+    from dbos_async._telemetry.telemetry import Telemetry
+
 
 class Database:
     """The access of one process to one database: a few connections, batches of calls, and one listener."""
@@ -32,6 +35,7 @@ class Database:
         connect_timeout_seconds: float = 30.0,
         max_payload_bytes: int = 8 * 2**20,
         max_connections: int = 8,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._url = url = check_url(url)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -42,12 +46,19 @@ class Database:
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """The largest JSON that this process stores, in bytes. A stored value is read whatever its size."""
         self._connect_timeout_seconds = connect_timeout_seconds
+        self.telemetry: Final = telemetry
+        """What OpenTelemetry is told; ``None`` for nothing."""
         self.postgres: Postgres = Postgres(
             url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
         )
         self.wakeups: Wakeups = Wakeups()
         self.alarm: Final = Alarm(self.wakeups)
-        self.batches: Batches = Batches(self.postgres, self.wakeups, give_up_after_seconds=connect_timeout_seconds)
+        self.batches: Batches = Batches(
+            self.postgres,
+            self.wakeups,
+            give_up_after_seconds=connect_timeout_seconds,
+            on_batch=None if telemetry is None else telemetry.batch,
+        )
         self.call: Final = self.batches.call
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes

@@ -23,6 +23,8 @@ class LoopWatch:
         self._loop = asyncio.get_running_loop()
         self.beat_at: float = time.monotonic()
         """When the loop had its last turn, by the monotonic clock."""
+        self.blocked_seconds: float = 0.0
+        """For how long it was blocked so far, without blocks of less than a second."""
         self._unblocked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,5 +49,6 @@ class LoopWatch:
         now = time.monotonic()
         if now - self.beat_at >= BLOCKED_SECONDS:
             self._unblocked_at = now
+            self.blocked_seconds += now - self.beat_at
         self.beat_at = now
         self._timer = self._loop.call_later(BEAT_SECONDS, self._beat, context=contextvars.Context())

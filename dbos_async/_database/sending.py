@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import asyncpg
@@ -30,12 +31,17 @@ WARN_EVERY_SECONDS: Final = 60.0
 
 LOCKED: Final = "another transaction holds a lock that the call needs"
 
+OnBatch = Callable[[str, int, float], None]
+"""Is told of each batch: the name of the statement, how many calls it had, and how many seconds the server took."""
+
 
 class Sending:
     """What all batches of one process share on their way to the server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, postgres: Postgres, limits: TimeLimits) -> None:
-        self._loop, self._postgres, self._limits = loop, postgres, limits
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, postgres: Postgres, limits: TimeLimits, on_batch: OnBatch | None = None
+    ) -> None:
+        self._loop, self._postgres, self._limits, self._on_batch = loop, postgres, limits, on_batch
         self._departures = itertools.count(1)
         self._warn_at: dict[Meaning, float] = {}
         self.losses: int = 0
@@ -61,6 +67,8 @@ class Sending:
                 records = await self._fetch_impatiently(connection, flight, calls)
         if self._postgres.outage_log.is_open:
             self._postgres.outage_log.end()
+        if self._on_batch is not None:
+            self._on_batch(flight.statement.name, len(calls), self._loop.time() - flight.sent_at)
         return records
 
     async def _fetch_impatiently(

@@ -8,7 +8,8 @@ from typing import Final
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._executor.executor import RUNS_OF_ONE, Executor
+from dbos_async._executor.executor import Executor
+from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async._serialization.values import encode_value
 
 MAX_CLAIMED = 100

@@ -26,7 +26,7 @@ from dbos_async._runs import exits, threads
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
-from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, Slots
+from dbos_async._runs.run import RUNS_OF_ONE, SHUTTING_DOWN, WAS_CANCELLED, Outcome, Run, Slots
 from dbos_async._runs.run_task import TaskFactory
 from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
@@ -35,9 +35,6 @@ from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, ReplayMismatchError, SystemExitError
 
 log = logging.getLogger("dbos_async")
-
-RUNS_OF_ONE = 1_000_000
-"""The last six digits of a workflow's ``attempt`` count its runs."""
 
 STUBBORN_SECONDS = 5.0
 """How long the executor keeps cancelling code that swallows its cancellation, and waits for threads that cannot be stopped."""
@@ -139,7 +136,7 @@ class Executor:
             if earlier.attempt >= attempt:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
-        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate)
+        run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate, name)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
@@ -187,7 +184,7 @@ class Executor:
             run.ended_elsewhere = False
         elif not run.over and run.stopped is None:
             cancelled = status == "CANCELLED"
-            reason = "it was cancelled" if cancelled else "another run has taken it over, or it has ended"
+            reason = WAS_CANCELLED if cancelled else "another run has taken it over, or it has ended"
             level = logging.INFO if cancelled or run.ended_elsewhere else logging.WARNING
             log.log(level, "A run of workflow %r stops: %s.", run.workflow_id, reason)
             run.stop(reason)
@@ -197,7 +194,7 @@ class Executor:
         run = self.runs.get(workflow_id)
         if run is not None and run.attempt < attempt and not run.over and run.stopped is None:
             log.info("A run of workflow %r stops: it was cancelled.", workflow_id)
-            run.stop("it was cancelled")
+            run.stop(WAS_CANCELLED)
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, give the running steps that time to finish, then stop every run without an outcome."""
@@ -235,7 +232,7 @@ class Executor:
     async def _work(self, run: Run, workflow: Runnable, text: str, recoveries: int, trace_parent: str | None) -> None:
         begin(run)
         forks = exits.forks
-        tracing.attach(trace_parent)
+        tracing.begin(run, trace_parent, self.application_version, recoveries)
         outcome = _NO_OUTCOME
         try:
             if run.stopped is not None:
@@ -283,6 +280,7 @@ class Executor:
         if run.main_task is not None:
             self._tasks.discard(run.main_task)
             run.main_task = None
+        tracing.end(run, outcome.status)
         if run.stopped is None:
             RunCompletion(run).store(outcome)
         else:
@@ -307,6 +305,7 @@ class Executor:
     async def park(self, run: Run, mismatch: ReplayMismatchError) -> None:
         """Park the workflow of a run, so that it waits until it is resumed with repaired code."""
         log.error("%s", mismatch)
+        tracing.note(run, mismatch, "REPLAY_MISMATCH")
         await store_end(run, Outcome("REPLAY_MISMATCH", None, encode_error(mismatch)))
 
 
@@ -341,6 +340,7 @@ def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
 def _failure(run: Run, error: BaseException) -> Outcome:
     if run.stopped is None:
         log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
+        tracing.note(run, error)
     return Outcome("ERROR", None, encode_error(error))
 
 

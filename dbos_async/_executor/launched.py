@@ -9,7 +9,7 @@ from typing import Any
 
 from dbos_async import _checks
 from dbos_async._database.database import Database
-from dbos_async._executor.executor import RUNS_OF_ONE, Executor
+from dbos_async._executor.executor import Executor
 from dbos_async._executor.running_steps import steps_under_way
 from dbos_async._runs.running_step import fields_of
 from dbos_async.errors import LaunchError
@@ -64,7 +64,7 @@ def stop_cancelled(database: Database, workflow_id: str, attempt: int) -> None:
 def running_steps(database: Database, workflow_id: str) -> list[list[Any]] | None:
     """What is told now of the steps under way of a workflow of this database; ``None`` if it does not run in this process."""
     run = _launched.runs.get(workflow_id) if _launched is not None and _launched.database is database else None
-    return None if run is None else [fields_of(step, run.attempt % RUNS_OF_ONE) for step in steps_under_way(run)]
+    return None if run is None else [fields_of(step, run.count) for step in steps_under_way(run)]
 
 
 async def stop_if_lost(database: Database, workflow_id: str) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import Any, Final
 
 from dbos_async._database.sql import load
-from dbos_async._executor.executor import RUNS_OF_ONE, Executor
+from dbos_async._executor.executor import Executor
 from dbos_async._runs.run import Run
 from dbos_async._runs.running_step import UnderWay, fields_of
 from dbos_async._serialization.values import encode_value
@@ -53,7 +53,7 @@ class RunningSteps:
             return
         steps: dict[str, list[Any]] = {}
         for run, step in found:
-            steps.setdefault(run.workflow_id, []).append(fields_of(step, run.attempt % RUNS_OF_ONE))
+            steps.setdefault(run.workflow_id, []).append(fields_of(step, run.count))
         row = self._executor.id, encode_value(steps)
         await self._executor.database.call(TELL_STEPS, [row], partition="", retry_forever=True)
         self._told = seen

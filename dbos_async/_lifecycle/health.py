@@ -29,6 +29,7 @@ class Health:
     - ``listener`` is whether notifications are heard. Without them waits go on by polls, at most 30 seconds late.
     - ``lease`` is whether the lease is kept. Without it other executors may take the workflows over, and none begins here.
     - ``services`` has the background services by name: "ok", or the error that the service has not recovered from yet.
+    - ``draining`` is whether DBOS shuts down: running steps may finish, and nothing new begins.
     - ``running`` is how many workflows run here, ``waiting`` how many of those only wait.
     """
 
@@ -41,11 +42,12 @@ class Health:
     running: int
     waiting: int
     reasons: list[str]
+    draining: bool = False
 
 
 async def health(database: Database, executor: Executor, lease: LeaseThread, services: Sequence[Service]) -> Health:
     """Ask the database, and note how everything of one launch stands. Never raises for a database that is away."""
-    problem, schema_problem = await _ask(database)
+    problem, schema_problem = await check_database(database)
     listener = database.listener
     is_listening = listener is not None and listener.is_listening
     has_lease = lease.is_alive and executor.suspended is None
@@ -69,6 +71,7 @@ async def health(database: Database, executor: Executor, lease: LeaseThread, ser
         running=len(executor.runs),
         waiting=executor.slots.waiting,
         reasons=reasons,
+        draining=executor.closing,
     )
 
 
@@ -77,8 +80,8 @@ def _problem_of(service: Service, refusals: Mapping[Statement, str]) -> str | No
     return service.problem or next(iter(refused), None)
 
 
-async def _ask(database: Database) -> tuple[str | None, str | None]:
-    """What is wrong with the database, and with its schema."""
+async def check_database(database: Database) -> tuple[str | None, str | None]:
+    """What is wrong with the database, and with its schema; ``None`` for nothing. Answers within two seconds."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN_SECONDS), database.postgres.acquire() as connection:
             await connection.execute("select 1")

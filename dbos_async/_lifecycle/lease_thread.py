@@ -95,6 +95,11 @@ class LeaseThread:
         """Whether the lease is kept."""
         return self.alive_at is not None and time.monotonic() - self.alive_at < self._lease_seconds
 
+    @property
+    def seconds_left(self) -> float:
+        """For how long the lease lasts if nothing keeps it; below zero when it is overdue."""
+        return 0.0 if self.alive_at is None else self.alive_at + self._lease_seconds - time.monotonic()
+
     def start(self) -> None:
         """Keep the lease from now on."""
         self._is_started = True

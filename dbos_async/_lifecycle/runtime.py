@@ -21,10 +21,12 @@ from dbos_async._lifecycle import leases, leftovers, periodic, retention
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
+from dbos_async._lifecycle.measurements import Measurements
 from dbos_async._lifecycle.retention import Retention
 from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
 from dbos_async._logs import counted
+from dbos_async._telemetry.choosing import find_telemetry
 from dbos_async._workflows.registry import check_registered, registered
 from dbos_async.errors import LaunchError, WrongPlaceError
 
@@ -46,6 +48,7 @@ class Runtime:
         self.claiming: Claiming
         self.leftovers: Leftovers
         self.leases: Leases
+        self._measurements: Measurements | None = None
 
     async def open(self) -> None:
         """Connect, migrate, listen, and take over abandoned workflows. Whatever was opened is closed if this fails."""
@@ -57,6 +60,7 @@ class Runtime:
                 url,
                 connect_timeout_seconds=settings.connect_timeout_seconds,
                 max_payload_bytes=settings.max_payload_bytes,
+                telemetry=find_telemetry(settings.telemetry),
             )
             self.executor = Executor(
                 self.database,
@@ -153,10 +157,13 @@ class Runtime:
             keep = Retention(self.executor, self._settings.retention_seconds).keep_removing
             self.services.append(Service("retention", keep, *retention.STATEMENTS))
         self.executor.service = self.services[0].task
+        self._measurements = Measurements.begin(self.database, self.executor, self.leases.thread)
 
     async def _end_services(self) -> None:
         for service in self.services:
             service.close()
+        if self._measurements is not None:
+            await self._measurements.end()
         await asyncio.wait([service.task for service in self.services])
 
     async def _find_url(self) -> str:

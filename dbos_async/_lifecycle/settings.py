@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     drain_seconds: float
     max_blocked_seconds: float
     retention: timedelta | float | None
+    telemetry: bool | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Settings:
     drain_seconds: float = 10.0
     max_blocked_seconds: float = 300.0
     retention: timedelta | float | None = None
+    telemetry: bool | None = None
 
     @property
     def retention_seconds(self) -> float | None:
@@ -60,6 +62,7 @@ class Settings:
             "drain_seconds": check_duration(self.drain_seconds, "drain_seconds"),
             "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds", least=1),
             "retention": self.retention_seconds,
+            "telemetry": None if self.telemetry is None else check_flag(self.telemetry, "telemetry"),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the way of a frozen dataclass

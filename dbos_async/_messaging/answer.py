@@ -66,7 +66,9 @@ async def _store(asked: Asked[Any, Any], verb: str, what: str, answer: str | Non
             message_id = await _id_in_fork(asked, run, verb)
     row = (*caller_columns(caller), verb, str(asked.id), message_id, answer, refusal)
     call = call_by(caller, ANSWER, [row], run.workflow_id, len(text), observer=_WakeAsker())
-    told = (await issue(run.database, caller, call, verb=verb, invalid=invalid)).value()
+    telemetry, asked_id = run.database.telemetry, str(message_id)
+    act = None if telemetry is None else telemetry.answer(verb, asked.topic, caller, asked_id, asked.headers)
+    told = (await issue(run.database, caller, call, verb=verb, invalid=invalid, act=act)).value()
     return told == "true" or (told == '"same"' and call.was_sent)
 
 

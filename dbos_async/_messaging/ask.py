@@ -7,8 +7,10 @@ and the wait reads.
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from dbos_async._checks import check_instance, check_key, check_seconds
@@ -21,11 +23,11 @@ from dbos_async._messaging.handoff import executor_without_announcement
 from dbos_async._messaging.mailbox import check_message_id
 from dbos_async._messaging.send import OutgoingMessage, outgoing_message, store, too_large
 from dbos_async._messaging.send_keys import SendMatcher, send_key
-from dbos_async._runs.context import WorkflowContext, calling_context
+from dbos_async._runs.context import StepContext, WorkflowContext, calling_context
 from dbos_async._runs.start_options import assigned
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
-from dbos_async._serialization.exceptions import encode_error
+from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import (
@@ -37,6 +39,10 @@ from dbos_async.errors import (
     WorkflowNotFoundError,
 )
 from dbos_async.keys import Question
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Act
+    from dbos_async._telemetry.telemetry import Telemetry
 
 with load(__name__) as sql:
     ASK: Final = sql.statement("ASK")
@@ -70,6 +76,25 @@ async def ask(
     if context is None and ticket is not None and message.idempotency_key is None:
         message = message._replace(idempotency_key=ticket.key_of_send(0))
     is_new = message.idempotency_key is None
+    telemetry = database.telemetry
+    if telemetry is None:
+        return await _ask_outside(database, context, message, seconds, question.answer_type, is_new=is_new)
+    with _act(telemetry, message, context) as act:
+        act.begin()
+        stamped = message._replace(headers=act.stamp(message.headers))
+        return await _ask_outside(database, context, stamped, seconds, question.answer_type, is_new=is_new)
+
+
+async def _ask_outside(
+    database: Database,
+    context: StepContext | None,
+    message: OutgoingMessage,
+    seconds: float | None,
+    declared: Any,
+    *,
+    is_new: bool,
+) -> Any:
+    workflow_id = message.destination_id
     reader = _Reader(database, workflow_id, message.id, seconds, retry_forever=context is not None)
     with database.changes(answer_key(message.id), end_key(workflow_id)) as changes:
         is_sent = False
@@ -83,7 +108,7 @@ async def ask(
             row = message.id, workflow_id, message.idempotency_key
             if await reader.poll(subscription, READ_ANSWER_OF, row):
                 break
-    return reader.value(question.answer_type)
+    return reader.value(declared)
 
 
 async def get_answer(
@@ -118,12 +143,21 @@ async def _ask_in_workflow(
 ) -> Any:
     step, database = Step(context, "ask", send_key(message.target)), context.run.database
     step.matcher = SendMatcher(message.target)
-    watch = _Watch(message.digest)
+    act = None if database.telemetry is None else _act(database.telemetry, message, step)
+    watch = _Watch(message.digest, act)
     row = (*step.columns, step.key, message.destination_id, seconds)
     keys = answer_key(message.id), end_key(message.destination_id)
 
     async def asked(invalid: InvalidValueError | None) -> StepResult:
-        first = _first_call(step, message, seconds, invalid, watch)
+        if act is None:
+            first: Call | Callable[[], Call] = _first_call(step, message, None, seconds, invalid, watch)
+        else:
+            begun = act
+
+            def make() -> Call:
+                return _first_call(step, message, begun.stamp(message.headers), seconds, invalid, watch)
+
+            first = act.starting(make)
         return await wait(step, AWAIT_ANSWER, row, keys, observer=watch, shortcut=watch, first=first)
 
     try:
@@ -133,14 +167,23 @@ async def _ask_in_workflow(
     return await step.decode_or_reject(result, lambda text: _decoded(text, declared, result.message_id))
 
 
+def _act(telemetry: Telemetry, message: OutgoingMessage, caller: Step | StepContext | None) -> Act:
+    return telemetry.send("ask", message.topic, caller, to=message.destination_id, message_id=str(message.id))
+
+
 def _first_call(
-    step: Step, message: OutgoingMessage, seconds: float | None, invalid: InvalidValueError | None, watch: _Watch
+    step: Step,
+    message: OutgoingMessage,
+    headers: str | None,
+    seconds: float | None,
+    invalid: InvalidValueError | None,
+    watch: _Watch,
 ) -> Call:
     refused = None if invalid is None else encode_error(invalid)
     payload = message.payload if refused is None else None
     row = (
         *step.columns, step.key, message.id, *message.target, payload, message.digest, message.local_executor_id,
-        message.idempotency_key, seconds, refused,
+        message.idempotency_key, seconds, refused, headers,
     )  # fmt: skip
     return step.call(ASK, [row], size=len(payload or refused or ""), observer=watch)
 
@@ -148,18 +191,25 @@ def _first_call(
 class _Watch(Observer):
     """Learns from the polls of a step which message it waits for and who was asked, and watches those: a `Shortcut`."""
 
-    __slots__ = ("_digest", "_keys")
+    __slots__ = ("_act", "_digest", "_keys")
 
-    def __init__(self, digest: bytes | None = None) -> None:
-        self._digest = digest
+    def __init__(self, digest: bytes | None = None, act: Act | None = None) -> None:
+        self._digest, self._act = digest, act
         self._keys: tuple[bytes, ...] = ()
 
     def on_result(self, call: Call, result: Result) -> None:
         if call.statement is ASK and self._digest is not None and result[0]["outcome"] in ("wait", "done"):
             call.wakes = (self._digest,)
+        if self._act is not None:
+            error = result[0]["error"] if call.statement is ASK else None
+            self._act.end(None if error is None else decode_error(error))
         message_id: UUID | None = result[0]["message_id"]
         if message_id is not None:
             self._keys = answer_key(message_id), end_key(result[0]["asked_workflow_id"])
+
+    def on_failure(self, error: BaseException | None) -> None:
+        if self._act is not None:
+            self._act.end(error or asyncio.CancelledError())
 
     def delivered(self, subscription: Subscription) -> StepResult | None:
         """Nothing is delivered: the step has to be recorded."""

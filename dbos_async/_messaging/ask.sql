@@ -64,7 +64,8 @@ from calls
 where not (:is_waiting(:step_verb, step_key))
 
 -- ordered name: ASK (workflow_id text, attempt bigint, branch text, number int, step_key text, id uuid, destination_id text,
---     topic text, payload json, digest bytea, local_executor_id text, idempotency_key text, timeout_seconds float8, refused json)
+--     topic text, payload json, digest bytea, local_executor_id text, idempotency_key text, timeout_seconds float8, refused json,
+--     headers json)
 -- A question of a workflow. The message and the step, which waits from now on, are one commit. While it waits, its output says which
 -- message it waits for; with an idempotency key that may be one that another transaction stores at this moment. A question that
 -- cannot be stored comes as the error to record, `refused`.
@@ -111,8 +112,8 @@ numbered as materialized (
 ),
 -- Keys are locked in the order of their names, as in SEND_BULK.
 sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, idempotency_key, sender_id)
-    select id, seq, destination_id, topic, payload, idempotency_key, workflow_id
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
+    select id, seq, destination_id, topic, payload, idempotency_key, workflow_id, headers
     from numbered order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),

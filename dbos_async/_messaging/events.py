@@ -38,7 +38,8 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     digest = event_key(run.workflow_id, name)
     row = (*caller_columns(caller), caller.path, name, text, run.next_write_seq(), digest)
     call = call_by(caller, SET_EVENT, [row], about=run.workflow_id, size=len(text), wakes=[digest])
-    (await issue(database, caller, call, verb="set_event", invalid=invalid)).value()
+    act = None if database.telemetry is None else database.telemetry.set_event(name, caller)
+    (await issue(database, caller, call, verb="set_event", invalid=invalid, act=act)).value()
 
 
 async def get_event(

@@ -104,9 +104,12 @@ async def wait_first(database: Database, waits: Sequence[Any], timeout_seconds: 
         tuple(dict.fromkeys([*message_keys, *(key for one in all_waits.awaited for key in one.keys)]))
         if len(message_keys) < len(waits)
         else message_keys,
-        _offer(step, all_waits.topics, message_keys, seconds),
+        receive := _offer(step, all_waits.topics, message_keys, seconds),
         puts_back=message_keys,
     )
+    if receive.receipt is not None and result.output is not None:
+        topic = None if result.message_id is None else all_waits.awaited[index_of(result.output)].key
+        receive.receipt.make(result.message_id, topic=topic)
     return await step.decode_or_reject(result, lambda text: _brought(text, all_waits.awaited, result))
 
 
@@ -117,9 +120,11 @@ def _row(step: Step, waits: _Waits, seconds: float | None) -> Row | Callable[[],
 
 
 def _offer(step: Step, topics: Sequence[str], message_keys: Sequence[bytes], seconds: float | None) -> Receive:
+    telemetry = step.run.database.telemetry
+    receipt = None if telemetry is None else telemetry.first(step)
     if not topics:
-        return Receive()
-    return OfferOfSeveral(step, topics, message_keys[: len(topics)], seconds)
+        return Receive(receipt)
+    return OfferOfSeveral(step, topics, message_keys[: len(topics)], seconds, receipt)
 
 
 def _made_of(awaited: Sequence[Awaited], workflow_id: str) -> _Waits:

@@ -21,7 +21,7 @@ case when m.id is not null then json_build_object(
 -- The first wait that is ready, in the order of the caller, with its index from 0. Messages of losers are locked until the commit,
 -- and not changed.
 left join lateral (
-    select w.index - 1 as index, w.key as topic, m.id as message_id,
+    select w.index - 1 as index, w.key as topic, m.id as message_id, m.headers, m.sent_at,
            w.kind = 'stream' and t.status is null as is_unknown, w.id as target_id, w.key, w.after,
            case when s.is_trimmed then :first_there(w.id, w.key) end as first,
            json_build_object('index', w.index - 1, 'value', :brings) as output
@@ -79,7 +79,7 @@ with calls as materialized (
     :what_is_recorded
 ),
 decided as materialized (
-    select c.*, r.index, r.topic, r.message_id, r.is_unknown, r.target_id, r.key, r.after, r.first, r.output,
+    select c.*, r.index, r.topic, r.message_id, r.headers, r.sent_at, r.is_unknown, r.target_id, r.key, r.after, r.first, r.output,
            r.index is null and coalesce(c.deadline <= clock_timestamp(), false) as expired,
            row_number() over (partition by r.message_id order by c.n) as turn
     from (select * from calls where :is_waiting('wait_first', step_key)) as c
@@ -106,7 +106,7 @@ recorded as (
     returning workflow_id, branch, number
 ),
 outcomes as materialized (
-    select r.n, r.workflow_id, r.message_id, r.output, r.first_error, r.deadline,
+    select r.n, r.workflow_id, r.message_id, r.output, r.headers, r.sent_at, r.first_error, r.deadline,
            case when r.is_ready and (r.workflow_id, r.branch, r.number) in (
                     select workflow_id, branch, number from recorded) then 'done'
                 when r.is_ready or r.index is not null then 'again'
@@ -121,11 +121,12 @@ received as (
 )
 select n, outcome, case when first_error is null then output end as output, first_error as error,
        extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-       null::text as recorded_verb, null::text as recorded_key, message_id
+       null::text as recorded_verb, null::text as recorded_key, message_id, headers,
+       extract(epoch from clock_timestamp() - sent_at)::float8 as age
 from outcomes
 union all
 select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
-       recorded_verb, recorded_key, recorded_message_id
+       recorded_verb, recorded_key, recorded_message_id, null, null
 from calls
 where not (:is_waiting('wait_first', step_key))
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Result, Row
@@ -27,6 +27,9 @@ from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import DatabaseUnavailableError, InvalidValueError
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Receipt
 
 HANDOFF_SECONDS = 0.1
 GRACE_SECONDS = 0.003
@@ -39,15 +42,19 @@ NO_RECEIVER = None, None, None, None
 class Receive(Observer):
     """What the calls of one receive have taken, so that an abandoned receive can put it back."""
 
-    __slots__ = ("message_id",)
+    __slots__ = ("message_id", "receipt")
 
-    def __init__(self) -> None:
+    def __init__(self, receipt: Receipt | None = None) -> None:
+        self.receipt = receipt
+        """What telemetry is told of it."""
         self.message_id: UUID | None = None
         """The message that the step has, or may have."""
 
     def on_result(self, call: Call, result: Result) -> None:
         if result[0]["outcome"] in ("done", "recorded"):
             self.message_id = result[0]["message_id"]
+            if self.receipt is not None:
+                self.receipt.took(result[0].get("headers"), result[0].get("age"))
 
 
 class Offer(Receive):
@@ -55,8 +62,10 @@ class Offer(Receive):
 
     __slots__ = ("_hopes", "_step", "_waits", "_wakes_before", "handoff", "has_grace", "keys")
 
-    def __init__(self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None) -> None:
-        super().__init__()
+    def __init__(
+        self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None, receipt: Receipt | None = None
+    ) -> None:
+        super().__init__(receipt)
         self._step = step
         self.keys = keys
         """The queues of which it takes a message from a sender."""
@@ -92,9 +101,11 @@ class Offer(Receive):
     def delivered(self, subscription: Subscription) -> StepResult | None:
         """The message that a sender has delivered."""
         subscription.offer = None
-        for output, message_id, ticket, key in subscription.take_updates():
+        for output, message_id, ticket, key, headers in subscription.take_updates():
             if not subscription.changed:
                 self._mark_empty(key)
+            if self.receipt is not None:
+                self.receipt.took(headers, None)
             self._step.ticket = ticket
             return self._step.result(output, None, message_id)
         return None
@@ -171,9 +182,17 @@ class OfferOfSeveral(Offer):
 
     __slots__ = ("_keys_in_order", "_topics")
 
-    def __init__(self, step: Step, topics: Sequence[str], keys: Sequence[bytes], timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        topics: Sequence[str],
+        keys: Sequence[bytes],
+        timeout_seconds: float | None,
+        receipt: Receipt | None = None,
+    ) -> None:
         self._topics, self._keys_in_order = topics, keys
-        super().__init__(step, keys if len(set(keys)) == len(keys) else list(dict.fromkeys(keys)), timeout_seconds)
+        keys = keys if len(set(keys)) == len(keys) else list(dict.fromkeys(keys))
+        super().__init__(step, keys, timeout_seconds, receipt)
 
     def columns(self, key: bytes) -> Row:
         index = self._keys_in_order.index(key)
@@ -203,9 +222,28 @@ class _EmptyQueue:
 class Handoff(Observer):
     """A send that takes up an offer. A send that is repeated because its result was lost delivers nothing."""
 
-    __slots__ = ("_key", "_message_id", "_offer", "_payload", "_subscription", "_ticket", "call", "rows", "rows_alone")
+    __slots__ = (
+        "_headers",
+        "_key",
+        "_message_id",
+        "_offer",
+        "_payload",
+        "_subscription",
+        "_ticket",
+        "call",
+        "rows",
+        "rows_alone",
+    )
 
-    def __init__(self, subscription: Subscription, columns: Row, message_id: UUID, payload: str, key: bytes) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        columns: Row,
+        message_id: UUID,
+        payload: str,
+        headers: str | None,
+        key: bytes,
+    ) -> None:
         offer: Offer = subscription.offer
         subscription.offer = None
         offer.handoff = self
@@ -215,7 +253,7 @@ class Handoff(Observer):
         self.rows: Sequence[Row] = [(*columns, *receiver, None)]
         self.rows_alone: Sequence[Row] = [(*columns, *[None] * len(receiver), None)]
         self._subscription, self._offer = subscription, offer
-        self._message_id, self._payload, self._key = message_id, payload, key
+        self._message_id, self._payload, self._headers, self._key = message_id, payload, headers, key
         self._ticket = offer.make_ticket()
 
     def on_departure(self, call: Call, departure: int) -> None:
@@ -231,7 +269,8 @@ class Handoff(Observer):
             offer.message_id = self._message_id
             call.wakes = ()  # nobody needs to poll for this message
             output = offer.delivery(result, self._payload)
-            self._subscription.deliver(LocalUpdate((output, self._message_id, self._ticket, self._key), len(output)))
+            update = output, self._message_id, self._ticket, self._key, self._headers
+            self._subscription.deliver(LocalUpdate(update, len(output)))
             return
         if call.was_sent:
             self._ticket.is_lost = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dbos_async._checks import check_int, check_key, check_loop, check_seconds
 from dbos_async._database.database import Database
@@ -26,6 +26,9 @@ from dbos_async._runs.step import Step
 from dbos_async._runs.waiting import wait
 from dbos_async.keys import Stream, key_and_type
 from dbos_async.waits import Rewind, StreamValue
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Block
 
 with load(__name__) as sql:
     FOLLOW: Final = sql.statement("FOLLOW")
@@ -94,15 +97,24 @@ class _Reading:
             self._database.loop,
             f"This stream is read in another event loop: call {self._verb} in the loop that reads it.",
         )
-        context = calling_context(self._database)
-        pages = (
-            self._recorded_pages()
-            if isinstance(context, WorkflowContext)
-            else self._live_pages(retry_forever=context is not None)
-        )
+        context, telemetry = calling_context(self._database), self._database.telemetry
+        run = None if context is None else context.run
+        block = None if telemetry is None else telemetry.read_stream(self._workflow_id, self._key, run)
+        if isinstance(context, WorkflowContext):
+            pages = self._recorded_pages(block)
+        else:
+            pages = self._live_pages(retry_forever=context is not None)
+            if block is not None:
+                block.turn(waited=False)
         async with aclosing(pages):
-            async for page in pages:
-                yield page
+            if block is None:
+                async for page in pages:
+                    yield page
+                return
+            with block:
+                async for page in pages:
+                    block.add(len(page[1]))
+                    yield page
 
     async def _live_pages(self, *, retry_forever: bool) -> AsyncGenerator[tuple[Page, list[Any]], None]:
         polls = live_pages(
@@ -115,7 +127,7 @@ class _Reading:
                 if invalid is not None:
                     raise invalid
 
-    async def _recorded_pages(self) -> AsyncGenerator[tuple[Page, list[Any]], None]:
+    async def _recorded_pages(self, block: Block | None) -> AsyncGenerator[tuple[Page, list[Any]], None]:
         stream, place = (self._workflow_id, self._key), self._place
         step_key = f"{self._key} of {self._workflow_id}"
         keys = stream_key(*stream), end_key(self._workflow_id)
@@ -126,7 +138,7 @@ class _Reading:
             step.is_deferred = True
             step.matcher = matcher = StreamMatcher(stream)
             row = (*step.columns, self._verb, step_key, *stream, place.offset, self._seconds)
-            result = await wait(step, FOLLOW, row, keys)
+            result = await wait(step, FOLLOW, row, keys, receipt=block)
             async with deferred(step):
                 boundary = await decode_boundary(step, result)
                 pages, invalid = await read_recorded(

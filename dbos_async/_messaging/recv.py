@@ -38,8 +38,9 @@ with load(__name__) as sql:
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
     """Take the oldest unreceived message of the topic, ``None`` when none came in time."""
     name, declared = topic_and_type(topic)
-    step, result = await _take(database, "recv", name, timeout_seconds)
-    return await step.decode_or_reject(result, lambda text: _read(text, declared, name, result))
+    return await _take(
+        database, "recv", name, timeout_seconds, lambda text, result: _read(text, declared, name, result)
+    )
 
 
 async def recv_envelope(
@@ -47,10 +48,11 @@ async def recv_envelope(
 ) -> Envelope[Any] | None:
     """Take the oldest unreceived message of the topic in its envelope, ``None`` when none came in time."""
     name, _ = topic_and_type(topic)
-    step, result = await _take(database, "recv_envelope", name, timeout_seconds)
-    return await step.decode_or_reject(
-        result, lambda text: None if text is None else read_envelope(text, topic, result)
-    )
+    envelope: Envelope[Any] | None = await _take(
+        database, "recv_envelope", name, timeout_seconds,
+        lambda text, result: None if text is None else read_envelope(text, topic, result),
+    )  # fmt: skip
+    return envelope
 
 
 def read_envelope(text: str | None, topic: str | Topic[Any] | None, result: StepResult) -> Envelope[Any]:
@@ -67,13 +69,30 @@ def envelope_type(topic: str | Topic[Any] | None, declared: Any) -> Any:
     return Envelope.__class_getitem__(declared)
 
 
-async def _take(database: Database, verb: str, topic: str, timeout_seconds: float | None) -> tuple[Step, StepResult]:
+async def _take(
+    database: Database,
+    verb: str,
+    topic: str,
+    timeout_seconds: float | None,
+    decode: Callable[[str | None, StepResult], Any],
+) -> Any:
     seconds = check_seconds(timeout_seconds)
     step = Step(in_workflow(calling_context(database), verb), verb, topic)
     key = message_key(step.run.workflow_id, topic)
-    offer = Offer(step, (key,), seconds) if verb == "recv" else None
+    receipt = None if database.telemetry is None else database.telemetry.receive(verb, topic, step)
+    receive = Offer(step, (key,), seconds, receipt) if verb == "recv" else Receive(receipt)
     row = (*step.columns, verb, topic, seconds)
-    return step, await take(step, TAKE, row, (key,), offer or Receive(), puts_back=(key,))
+    result = await take(step, TAKE, row, (key,), receive, puts_back=(key,))
+    error: Exception | None = None
+    try:
+        return await step.decode_or_reject(result, lambda text: decode(text, result))
+    except Exception as raised:
+        error = raised
+        raise
+    finally:
+        if receipt is not None and result.message_id is not None:
+            receipt.make(result.message_id, error)
+        error = None  # a reference cycle else
 
 
 async def take(
@@ -101,7 +120,9 @@ async def take(
         except asyncio.CancelledError:
             await step.wait_for_cancellation()
             raise
-    return await wait(step, statement, row, keys, observer=receive, shortcut=offer, on_cancel=on_cancel)
+    return await wait(
+        step, statement, row, keys, observer=receive, shortcut=offer, on_cancel=on_cancel, receipt=receive.receipt
+    )
 
 
 async def _put_back(step: Step, keys: Sequence[bytes], receive: Receive, offer: Offer | None) -> None:

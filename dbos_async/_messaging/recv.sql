@@ -8,6 +8,10 @@ case when c.verb = 'recv' then m.payload
          'id', m.id, 'destination_id', c.workflow_id, 'topic', nullif(c.topic, ''), 'payload', m.payload,
          'sender_id', m.sender_id, 'sent_at', m.sent_at, 'headers', coalesce(m.headers, '{}')) end
 
+-- fragment: age
+-- For how many seconds the message was stored before it was received. This and its headers are for telemetry.
+extract(epoch from clock_timestamp() - sent_at)::float8
+
 -- fragment: oldest_unreceived
 -- Receives side by side take side by side: the second one skips the message that the first one picks.
 left join lateral (
@@ -33,7 +37,7 @@ turns as materialized (
     where :is_waiting(verb, topic)
 ),
 decided as materialized (
-    select c.*, m.id as message_id,
+    select c.*, m.id as message_id, m.headers, m.sent_at,
            m.id is null and coalesce(c.deadline <= clock_timestamp(), false) as expired,
            :received_output as output
     from (select * from turns order by workflow_id, topic, turn) as c
@@ -56,7 +60,7 @@ recorded as (
     returning workflow_id, branch, number
 ),
 outcomes as materialized (
-    select d.n, d.workflow_id, d.message_id, d.output, d.deadline,
+    select d.n, d.workflow_id, d.message_id, d.output, d.headers, d.sent_at, d.deadline,
            case when (d.workflow_id, d.branch, d.number) in (select workflow_id, branch, number from recorded)
                 then case when d.message_id is not null or d.expired then 'done' else 'wait' end
                 when d.message_id is null and not d.expired and d.recorded_verb is not null then 'wait'
@@ -71,11 +75,11 @@ received as (
 )
 select n, outcome, output, null::json as error,
        extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-       null::text as recorded_verb, null::text as recorded_key, message_id
+       null::text as recorded_verb, null::text as recorded_key, message_id, headers, :age as age
 from outcomes
 union all
 select n, case when is_owner then 'recorded' else 'lost' end, recorded_output, recorded_error, null,
-       recorded_verb, recorded_key, recorded_message_id
+       recorded_verb, recorded_key, recorded_message_id, null, null
 from calls
 where not (:is_waiting(verb, topic))
 
@@ -89,7 +93,7 @@ with calls as materialized (
     :fence(c.workflow_id)
 ),
 decided as materialized (
-    select c.*, m.id as message_id,
+    select c.*, m.id as message_id, m.headers, m.sent_at,
            m.id is not null or coalesce(c.deadline <= clock_timestamp(), false) as ready,
            :received_output as output
     from (
@@ -113,10 +117,10 @@ received as (
 )
 select n, case when ready then 'done' else 'wait' end as outcome, output, null::json as error,
        extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-       null::text as recorded_verb, null::text as recorded_key, message_id
+       null::text as recorded_verb, null::text as recorded_key, message_id, headers, :age as age
 from decided
 union all
-select n, 'lost', null, null, null, null, null, null from calls where not is_owner
+select n, 'lost', null, null, null, null, null, null, null, null from calls where not is_owner
 
 -- name: PUT_BACK (workflow_id text, attempt bigint, branch text, number int, verb text, topic text, message_id uuid)
 -- A receive was abandoned after it had taken its message. The message becomes unreceived again, and the step has begun and not

@@ -7,7 +7,7 @@ is recorded already, nothing is stored. The statement also delivers the message 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from dbos_async._checks import check_instance, kind_of
@@ -42,6 +42,10 @@ from dbos_async._serialization.values import decode_value, encode_value, size_er
 from dbos_async.envelope import SendMessage
 from dbos_async.errors import InvalidArgumentError, InvalidMessageError, InvalidValueError
 from dbos_async.keys import Topic
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Act
+    from dbos_async._telemetry.telemetry import Telemetry
 
 with load(__name__) as sql:
     SEND: Final = sql.statement("SEND")
@@ -108,14 +112,36 @@ async def store(
     caller = caller_in(context, verb, step_key)
     if isinstance(caller, Step):
         caller.matcher = matcher
+    act = None if database.telemetry is None or verb == "ask" else _act(database.telemetry, verb, messages, caller)
     if start is None and not any([message.delay_seconds for message in messages]):  # noqa: C419 - a generator costs more
-        call = _call(database, caller, verb, step_key, messages, may_hand_off=connection is None and invalid is None)
-        return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)).value()
+        may_hand_off = connection is None and invalid is None
+
+        def make() -> Call:
+            stamped = messages if act is None else _stamped(messages, act)
+            return _call(database, caller, verb, step_key, stamped, may_hand_off=may_hand_off)
+
+        call = make() if act is None else make
+        return (await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid, act=act)).value()
     started = NO_START if start is None else _start_columns(database, caller, start)
-    call = _call_later(caller, verb, step_key, messages, started)
-    result = await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)
+
+    def make_later() -> Call:
+        return _call_later(caller, verb, step_key, messages if act is None else _stamped(messages, act), started)
+
+    result = await issue(database, caller, make_later, verb=verb, connection=connection, invalid=invalid, act=act)
     _set_alarm(database, [*(message.delay_seconds for message in messages), started.delay_seconds])
     return result.value()
+
+
+def _act(telemetry: Telemetry, verb: str, messages: Sequence[OutgoingMessage], caller: Caller) -> Act:
+    first, count = messages[0], len(messages)
+    topic = first.topic if all(message.topic == first.topic for message in messages) else ""
+    one = {"to": first.destination_id, "message_id": str(first.id)} if count == 1 else {}
+    return telemetry.send(verb, topic, caller, count=count, **one)
+
+
+def _stamped(messages: Sequence[OutgoingMessage], act: Act) -> list[OutgoingMessage]:
+    """The messages with the trace of the send in their headers."""
+    return [message._replace(headers=act.stamp(message.headers)) for message in messages]
 
 
 def _key(
@@ -160,7 +186,7 @@ def _call(
     if subscription is None:
         return call_by(caller, SEND, [(*columns, *NO_RECEIVER)], first.destination_id, size, wakes)
     statement = SEND_TO_FIRST if isinstance(subscription.offer, OfferOfSeveral) else SEND
-    handoff = Handoff(subscription, columns, first.id, first.payload, first.digest)
+    handoff = Handoff(subscription, columns, first.id, first.payload, first.headers, first.digest)
     handoff.call = call_by(caller, statement, handoff.rows, first.destination_id, size, wakes, handoff)
     return handoff.call
 

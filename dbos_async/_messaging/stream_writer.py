@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, Self, TypeVar
 
 import anyio
 
@@ -17,6 +17,9 @@ from dbos_async._runs.context import WorkflowContext, calling_context, check_liv
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import WrongPlaceError
 from dbos_async.keys import Stream, key_and_type
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Act
 
 T = TypeVar("T")
 
@@ -43,6 +46,7 @@ class StreamWriter(Generic[T]):
         )
         self._buffer: Buffer | None = None
         self._written: tuple[T, ...] = ()
+        self._act: Act | None = None
 
     @property
     def written(self) -> tuple[T, ...]:
@@ -86,12 +90,24 @@ class StreamWriter(Generic[T]):
                 decode_value(text, self._declared, what=f"A value of stream {self._key!r}")
                 for text in await buffer.begin()
             )
+            telemetry = self._database.telemetry
+            if telemetry is not None:
+                self._act = telemetry.write_stream(self._key, context)
+                self._act.begin()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        buffer = self._buffer
-        if buffer is None:
+        if self._buffer is None:
             return
+        if self._act is None:
+            await self._leave(self._buffer, error)
+            return
+        with self._act:
+            await self._leave(self._buffer, error)
+            self._act.end(error)
+
+    @staticmethod
+    async def _leave(buffer: Buffer, error: BaseException | None) -> None:
         if error is None:
             await buffer.finish()
         elif isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and buffer.outlasts_cancelling):

@@ -68,7 +68,8 @@ async def write_stream_many(database: Database, key: str | Stream[Any], values: 
     batch = encode_batch(texts)
     invalid = size_error(batch, database.max_payload_bytes, f"All values together for stream {name!r}")
     call = append_call(context.run, caller, caller.path, "write_stream_many", name, texts, batch)
-    (await issue(database, caller, call, verb="write_stream_many", invalid=invalid)).value()
+    act = None if database.telemetry is None else database.telemetry.write_stream(name, caller)
+    (await issue(database, caller, call, verb="write_stream_many", invalid=invalid, act=act)).value()
 
 
 def encode_batch(texts: Sequence[str]) -> str:
@@ -127,7 +128,8 @@ async def _write(database: Database, context: Context, verb: str, key: str, valu
     invalid = size_error(value or "", database.max_payload_bytes, f"The value for stream {key!r}")
     written = Written(run, key, None if value is None else (value,), len(value or ""), digest)
     call = call_of_stream(run, caller, WRITE, row, written)
-    (await issue(database, caller, call, verb=verb, invalid=invalid)).value()
+    act = None if database.telemetry is None else database.telemetry.write_stream(key, caller)
+    (await issue(database, caller, call, verb=verb, invalid=invalid, act=act)).value()
 
 
 class Written(Observer):

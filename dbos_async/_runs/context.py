@@ -176,3 +176,15 @@ class ContextProperty:
     def __get__(self, instance: object, owner: type) -> str | None:
         context = current.get()
         return None if context is None else self._find(context)
+
+
+class IsReplaying:
+    """Whether the body of the calling workflow goes its way through recorded steps: a run before has been here.
+
+    It is false outside of workflows and in steps, and from the first step on that is not recorded. Code that only tells of what
+    happens may ask, for example to log or to count once. What a workflow *does* must not depend on it.
+    """
+
+    def __get__(self, instance: object, owner: type) -> bool:
+        context = current.get()
+        return isinstance(context, WorkflowContext) and context.run.is_replaying

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from typing import Any, overload
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.database import Database
@@ -12,6 +12,10 @@ from dbos_async._runs.context import Context, StepContext, WorkflowContext, chec
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.transaction import execute_inside
 from dbos_async.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Act
+
 
 Caller = Step | StepContext | None
 """What a write is a part of: a step of its own, the step that is under way, or no workflow at all."""
@@ -53,16 +57,20 @@ def call_by(
 def issue(
     database: Database,
     caller: Caller,
-    call: Call,
+    call: Call | Callable[[], Call],
     *,
     verb: str,
     connection: Any = None,
     invalid: InvalidValueError | None = None,
+    act: Act | None = None,
 ) -> Awaitable[StepResult]:
     """Execute the call for its caller; with ``connection`` as a part of the transaction that is open there.
 
-    An ``invalid`` value becomes the recorded error of a step, and is raised at any other caller.
+    An ``invalid`` value becomes the recorded error of a step, and is raised at any other caller. The call may be made only when the
+    step is known to be no replay. ``act`` is told of all that is none.
     """
+    if act is not None:
+        return _issue_told(act, database, caller, call, verb, connection, invalid)
     # No coroutine of its own: one fewer for each call.
     if isinstance(caller, Step):
         return caller.perform(call, invalid)
@@ -70,7 +78,29 @@ def issue(
         check_live(caller, verb)
     if invalid is not None:
         raise invalid
-    return _issue_without_step(database, caller, call, verb, connection)
+    return _issue_without_step(database, caller, call if isinstance(call, Call) else call(), verb, connection)
+
+
+async def _issue_told(
+    act: Act,
+    database: Database,
+    caller: Caller,
+    call: Call | Callable[[], Call],
+    verb: str,
+    connection: Any,
+    invalid: InvalidValueError | None,
+) -> StepResult:
+    with act:
+        if not isinstance(caller, Step):
+            act.begin()
+        elif isinstance(call, Call):
+            made = call
+            call = act.starting(lambda: made)
+        else:
+            call = act.starting(call)
+        result = await issue(database, caller, call, verb=verb, connection=connection, invalid=invalid)
+        result.value()  # an error that is recorded is one of the act
+        return result
 
 
 async def _issue_without_step(

@@ -92,6 +92,11 @@ class NumberedStep:
         return f"{self.branch}.{self.number}" if self.branch else str(self.number)
 
     @property
+    def attempts(self) -> int:
+        """How often it was tried, if it is a function of the user."""
+        return 1 if self.tries is None else self.tries.attempt
+
+    @property
     def id(self) -> tuple[str, int]:
         """The branch, and the number in it."""
         return self.branch, self.number

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener
@@ -19,9 +19,16 @@ from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
+if TYPE_CHECKING:
+    from dbos_async._telemetry.run_span import RunSpan
+
 log = logging.getLogger("dbos_async")
 
 SHUTTING_DOWN = "this executor shuts down"
+WAS_CANCELLED: Final = "it was cancelled"
+
+RUNS_OF_ONE: Final = 1_000_000
+"""The last six digits of a workflow's ``attempt`` count its runs."""
 
 
 class Outcome(NamedTuple):
@@ -140,6 +147,8 @@ class Run(RunTasks):
     host: RunHost
     gate: Gate
     """What gives its order turns."""
+    name: str = ""
+    """The name of the workflow."""
     partition: int = field(default_factory=itertools.count().__next__)
     """What keeps its calls in order, and tells them from those of other runs."""
     history: History | None = None
@@ -156,6 +165,18 @@ class Run(RunTasks):
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
+    span: RunSpan | None = None
+    """What OpenTelemetry is told of it."""
+
+    @property
+    def count(self) -> int:
+        """1 in the first run of the workflow, and more in each later one: a cancellation counts, too."""
+        return self.attempt % RUNS_OF_ONE
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether all that it has asked for so far is recorded."""
+        return self.history is not None and not self.history.is_used_up
 
     @property
     def has_one_task(self) -> bool:
@@ -263,6 +284,8 @@ class Run(RunTasks):
         self.tasks_waiting += 1
         if self.tasks_waiting == 1:
             self.host.slots.waiting += 1
+            if self.span is not None:
+                self.span.wait()
             self.host.slots.on_slot_freed()
 
     def end_waiting(self) -> None:
@@ -270,6 +293,8 @@ class Run(RunTasks):
         self.tasks_waiting -= 1
         if self.tasks_waiting == 0:
             self.host.slots.waiting -= 1
+            if self.span is not None:
+                self.span.go_on()
 
     def next_write_seq(self) -> int:
         """The number of an event or stream value among all that this run writes."""

@@ -67,8 +67,8 @@ class Step(NumberedStep):
 
     __slots__ = ()
 
-    async def perform(self, call: Call, invalid: InvalidValueError | None = None) -> StepResult:
-        """Replay the step, or execute the call that records it together with its effect.
+    async def perform(self, call: Call | Callable[[], Call], invalid: InvalidValueError | None = None) -> StepResult:
+        """Replay the step, or execute the call that records it together with its effect. The call may be made only then.
 
         An ``invalid`` value becomes the recorded error of the step. It does not when the step is replayed: the limits may be
         other ones now.
@@ -83,6 +83,8 @@ class Step(NumberedStep):
                     return result
                 if invalid is not None:
                     return await self._record(None, encode_error(invalid), 0.0)
+                if not isinstance(call, Call):
+                    call = call()
                 try:
                     result, _ = await self.attempt(call)
                 except InvalidValueError as refusal:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import Subscription
 from dbos_async._runs.step import Step, StepResult
+
+if TYPE_CHECKING:
+    from dbos_async._telemetry.acts import Block, Receipt
 
 
 class Shortcut(Protocol):
@@ -38,13 +41,15 @@ async def wait(
     observer: Observer | None = None,
     shortcut: Shortcut | None = None,
     on_cancel: Callable[[], None] | None = None,
-    first: Call | None = None,
+    first: Call | Callable[[], Call] | None = None,
+    receipt: Receipt | Block | None = None,
 ) -> StepResult:
     """Replay the step, or poll the statement after every change behind the keys until the step has a result.
 
     The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
     was lost assumes neither. A ``row`` that may change is made anew for each poll. ``on_cancel`` is called when the wait is
-    cancelled, before its task goes on. ``first`` is the call that begins the wait if it is more than a poll.
+    cancelled, before its task goes on. ``first`` is the call that begins the wait if it is more than a poll, or makes it.
+    ``receipt`` is what telemetry is told of a wait that is no replay.
     """
     run = step.run
     try:
@@ -55,7 +60,10 @@ async def wait(
             if step.waited:
                 statement, first = statement.sql_when_waiting or statement, None
             with run.database.changes(*keys) as changes:
-                return await _poll(step, statement, row, changes, observer, shortcut, first)
+                result = await _poll(step, statement, row, changes, observer, shortcut, first, receipt)
+        if receipt is not None:
+            receipt.found()
+        return result
     except asyncio.CancelledError:
         if on_cancel is not None:
             on_cancel()
@@ -70,19 +78,24 @@ async def _poll(
     changes: Subscription,
     observer: Observer | None,
     shortcut: Shortcut | None,
-    first: Call | None,
+    first: Call | Callable[[], Call] | None,
+    receipt: Receipt | Block | None,
 ) -> StepResult:
     is_waiting = False
     try:
         async for subscription in changes:
+            if receipt is not None:
+                receipt.turn(waited=is_waiting)
             if shortcut is not None:
                 if (result := shortcut.delivered(subscription)) is not None:
                     await step.release()
                     return result
                 if shortcut.postpone(subscription):
                     continue
-            call = first or step.call(statement, (row() if callable(row) else row,), observer=observer)
-            first = None
+            if first is None:
+                call = step.call(statement, (row() if callable(row) else row,), observer=observer)
+            else:
+                call, first = first() if callable(first) else first, None
             result, seconds_left = await step.attempt(call)
             if result is not None:
                 if shortcut is not None:

@@ -138,7 +138,9 @@ class StepFunction(Decorated, Generic[P, R]):
 
         async def find() -> tuple[str | None, str | None]:
             try:
-                value = await (self._attempts(attempt, step) if scope is None else self._within(scope, attempt, step))
+                work = self._attempts(attempt, step) if scope is None else self._within(scope, attempt, step)
+                telemetry = step.run.database.telemetry
+                value = await (work if telemetry is None else telemetry.in_step(step, self.name, work))
                 what = f"The result of step {self.name!r}"
                 if type(value) in _GENERATORS:
                     raise InvalidValueError(what, "it is a generator, whose code would run outside of the step")

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from dbos_async._executor.executor import RUNS_OF_ONE
+from dbos_async._runs.run import RUNS_OF_ONE
 from tests.chaos.direct import Direct
 from tests.chaos.facts import (
     ENTRIES,

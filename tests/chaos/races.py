@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 
 from dbos_async import DBOSClient
-from dbos_async._executor.executor import RUNS_OF_ONE
+from dbos_async._runs.run import RUNS_OF_ONE
 from tests.chaos.calls import persist
 from tests.chaos.direct import Direct
 from tests.chaos.facts import NOTES, Tally

@@ -69,3 +69,16 @@ def test_the_checkout_survives_being_killed_and_repeats_nothing(tmp_path: Path, 
     assert all(effect in line for effect, line in zip(SIDE_EFFECTS, lines, strict=True))
     again = run(example, cwd=tmp_path, url=database_url)
     assert len(effects(again.stdout)) == 3, "the next order is a new one"
+
+
+def test_the_traced_checkout_shows_one_trace_of_two_processes(tmp_path: Path, database_url: str) -> None:
+    done = run(str(ROOT / "examples" / "traced_checkout.py"), cwd=tmp_path, url=database_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    result, *lines = done.stdout.splitlines()
+    assert result == "shipped as PARCEL-0815"
+    assert lines[0] == "  shop  POST /orders"
+    assert sorted(line.split(None, 1)[1].strip() for line in lines) == [
+        "POST /orders", "answer parcel  ← ask parcel", "ask parcel", "receive parcel  ← ask parcel",
+        "receive payment  ← send payment", "send payment", "set_event", "step reserve", "step ship",
+        "workflow checkout (SUCCESS)", "workflow checkout (WAITING)",
+    ]  # fmt: skip

@@ -27,7 +27,7 @@ def an_answer(number: int | None, value: str) -> Row:
 
 def a_question(workflow_id: str, number: int, message_id: UUID, key: str | None = "k") -> Row:
     who = workflow_id, 1, "", number
-    return (*who, "other (quote)", message_id, "other", "quote", '"x"', b"12345678", None, key, 60.0, None)
+    return (*who, "other (quote)", message_id, "other", "quote", '"x"', b"12345678", None, key, 60.0, None, None)
 
 
 async def asked(connection: Any, workflow_id: str, number: int) -> Any:

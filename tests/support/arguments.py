@@ -38,6 +38,7 @@ from dbos_async import (
     embedded,
     fastapi,
 )
+from dbos_async.logs import WorkflowContext
 from tests.support.workflows import echo, echo_in_a_step
 
 LIVES: Final = "lives"
@@ -199,6 +200,9 @@ KINDS: dict[str, Kind] = {
     "newest_first": FLAG,
     "offset": Kind(0, (-1, *NO_INTS)),
     "older_than": Kind(timedelta(days=30), NO_AGES),
+    "prefix": Kind("/health", (*NO_TEXTS, None, "health", "/health/")),
+    "drop_replays": FLAG,
+    "telemetry": Kind(None, FLAG.wrong, takes_none=True),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
     "payloads": FLAG,
@@ -291,14 +295,30 @@ SHOWN: Final = {
     "StreamValue", "StreamWriter", "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
-PROPERTIES: Final = {"DBOS.workflow_id", "DBOS.step_id", "WorkflowHandle.workflow_id"}
+PROPERTIES: Final = {
+    "DBOS.workflow_id",
+    "DBOS.step_id",
+    "DBOS.is_replaying",
+    "DBOS.logger",
+    "WorkflowHandle.workflow_id",
+}
 CONSTRUCTORS: Final = (
     DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout, Start, Topic, Question,
-    Event, EventOf, Stream, StreamOf,
+    Event, EventOf, Stream, StreamOf, WorkflowContext,
 )  # fmt: skip
 MODULES: Final = (fastapi, embedded)
 PROGRAMS: Final = {"cli", "lint"}
-PUBLIC_MODULES: Final = {"client", "dbos", "embedded", "envelope", "errors", "fastapi", "keys", "waits"} | PROGRAMS
+PUBLIC_MODULES: Final = {
+    "client",
+    "dbos",
+    "embedded",
+    "envelope",
+    "errors",
+    "fastapi",
+    "keys",
+    "logs",
+    "waits",
+} | PROGRAMS
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _take(step: Row, tag: str) -> Row:
 
 
 def _ask(step: Row, tag: str) -> Row:
-    return (*step, "other", uuid4(), "other", "", f'"{tag}"', b"d", None, None, 60.0, None)
+    return (*step, "other", uuid4(), "other", "", f'"{tag}"', b"d", None, None, 60.0, None, None)
 
 
 _acts = itertools.count(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from logging import Logger
 from typing import Annotated, Any, Literal, TypedDict, assert_type
 from uuid import UUID
 
@@ -354,6 +355,8 @@ async def managing(dbos: DBOS, client: DBOSClient, message: Message, now: dateti
     assert_type(dbos.workflow_id, str | None)
     assert_type(DBOS.step_id, str | None)
     assert_type(dbos.step_id, str | None)
+    assert_type(DBOS.is_replaying, bool)
+    assert_type(DBOS.logger, Logger)
     assert_type(await DBOS.retrieve_workflow("w"), WorkflowHandle[Any])
     assert_type(await client.retrieve_workflow("w"), WorkflowHandle[Any])
     assert_type(await (await DBOS.retrieve_workflow("w")).get_result(), Any)

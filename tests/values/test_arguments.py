@@ -293,6 +293,7 @@ def in_another_loop(work: Work) -> BaseException | None:
 LOOPLESS = {"DBOS", "DBOSClient", "DBOS.step", "DBOS.workflow", "fastapi.lifespan", "fastapi.add_error_handlers"}
 LOOPLESS |= {
     "fastapi.client_lifespan",
+    "fastapi.add_health_routes",
     "embedded.start",
     "embedded.join",
     *(each.__name__ for each in arguments.CONSTRUCTORS),

@@ -1,0 +1,1 @@
+"""What OpenTelemetry is told: spans and metrics. Only `choosing` is imported by a program without OpenTelemetry."""

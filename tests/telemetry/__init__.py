@@ -1,0 +1,1 @@
+"""What OpenTelemetry is told: spans, metrics, and nothing when it is off."""
