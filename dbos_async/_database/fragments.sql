@@ -93,6 +93,13 @@ select * from dbos_async.workflows where status = 'DELAYED'
 union all
 select * from dbos_async.workflows where status in ('ERROR', 'REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
 
+-- fragment: small(column)
+-- A large value is left out: reading it would take longer than all the rest.
+case when pg_column_size(:column) <= 65536 then :column end
+
+-- fragment: is_large(column)
+coalesce(pg_column_size(:column) > 65536, false)
+
 -- fragment: error(type, arguments)
 -- A recorded error of the package.
 json_build_object('type', :type, 'args', json_build_array(:arguments))

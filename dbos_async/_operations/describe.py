@@ -23,7 +23,7 @@ from dbos_async._operations.other_sides import other_side, wait_in_words
 from dbos_async._runs.running_step import RunningStep
 from dbos_async._runs.step import read
 from dbos_async._serialization.values import display_value
-from dbos_async._workflows.status import find_status, list_workflows, workflow_filter
+from dbos_async._workflows.status import STATUS_IN_SHORT, find_status, list_workflows, workflow_filter
 from dbos_async._workflows.step_list import running_steps
 from dbos_async.errors import InvalidArgumentError
 
@@ -61,7 +61,7 @@ async def _describe(database: Database, workflow_id: str, limit: int, before: Pl
     async def rows(statement: Any, *columns: Any) -> list[Any]:
         return await database.call(statement, [(workflow_id, *columns)], partition=workflow_id)
 
-    status = await find_status(database, workflow_id)
+    status = await find_status(database, workflow_id, STATUS_IN_SHORT)
     running = await running_steps(database, workflow_id)  # first: what is recorded meanwhile is found as recorded
     records = await rows(DESCRIBED_STEPS, limit + 1, *(before or (None, None, None)))
     is_last_page, records = len(records) <= limit, records[-limit:]

@@ -1,12 +1,5 @@
 -- One workflow as a conversation.
 
--- fragment: small(column)
--- A large value is left out: reading it would take longer than all the rest.
-case when pg_column_size(:column) <= 65536 then :column end
-
--- fragment: is_large(column)
-coalesce(pg_column_size(:column) > 65536, false)
-
 -- fragment: step_path
 case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step
 

@@ -77,6 +77,7 @@ class WorkflowDescription(BaseModel, frozen=True):
     - ``messages`` are the oldest of those that wait for it and the last that were rejected; ``waiting``, ``rejected`` and
       ``delayed`` count all of them.
     - ``events``, ``streams`` and ``children`` have at most 100 each; ``children_count`` counts all.
+    - ``status`` has no ``input``, ``output`` or ``error`` that is large: `list_workflows` has it.
     - ``now`` is the time of the database.
     """
 

@@ -22,6 +22,7 @@ from dbos_async._checks import (
 from dbos_async._database.database import Database
 from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
+from dbos_async._database.statement import Statement
 from dbos_async._runs.step import read
 from dbos_async._serialization.values import display_value, encode_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
@@ -31,6 +32,7 @@ STATUSES = ("PENDING", "DELAYED", "SUCCESS", "ERROR", "CANCELLED", *PARKED)
 
 with load(__name__) as sql:
     STATUS: Final = sql.statement("STATUS")
+    STATUS_IN_SHORT: Final = sql.statement("STATUS_IN_SHORT", parallelism=1)
     LIST: Final = sql.statement("LIST", parallelism=1)
     LIST_NEWEST: Final = sql.statement("LIST_NEWEST", parallelism=1)
 
@@ -84,9 +86,9 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     return status
 
 
-async def find_status(database: Database, workflow_id: str) -> WorkflowStatus:
+async def find_status(database: Database, workflow_id: str, statement: Statement = STATUS) -> WorkflowStatus:
     """Look up how a workflow stands, whoever asks."""
-    answer = await database.call(STATUS, [(workflow_id,)], partition=workflow_id)
+    answer = await database.call(statement, [(workflow_id,)], partition=workflow_id)
     if not answer:
         raise WorkflowNotFoundError(workflow_id)
     return _status(answer[0])

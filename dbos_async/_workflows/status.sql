@@ -10,6 +10,12 @@ select c.n, :status_columns, w.input, w.output, w.error
 from :rows
 cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
 
+-- name: STATUS_IN_SHORT (id text)
+-- The same without large values.
+select c.n, :status_columns, :small(w.input) as input, :small(w.output) as output, :small(w.error) as error
+from :rows
+cross join lateral (select * from dbos_async.workflows where id = c.id limit 1) as w
+
 -- fragment: in_this_round
 -- Its round has it, and no page has shown it. The round before has shown what is not late for it.
 (c.seen is null or not :is_late(w, created_at, seen, seen_floor))
