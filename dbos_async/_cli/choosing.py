@@ -1,0 +1,185 @@
+"""``cancel``, ``resume`` and ``delete``: many workflows, by their ids or by a filter."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+from rich.progress import Progress
+
+from dbos_async._cli.exits import CommandError, ExitCode, code_of
+from dbos_async._cli.filters import Filters, find_all
+from dbos_async._cli.output import console, note, write, write_json
+from dbos_async._cli.session import connected, run
+from dbos_async._cli.texts import safe
+from dbos_async._logs import counted
+from dbos_async.client import DBOSClient
+from dbos_async.errors import DatabaseUnavailableError, DBOSError
+
+AT_A_TIME: Final = 20
+SHOWN: Final = 20
+"""So many workflows are named one by one on a terminal."""
+
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="ID", help="The workflows; - reads their ids from standard input.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which workflows it would be.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a command does with each workflow."""
+
+    verb: str
+    done: str
+    statuses: tuple[str, ...]
+    """Those that a filter without a status means."""
+    act: Callable[[DBOSClient, str], Awaitable[str | None]]
+    """Returns ``None`` when it has done it, else why there was nothing to do; raises what stands against it."""
+    always_asks: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which workflows the user wants."""
+
+    ids: Sequence[str]
+    filters: Filters
+
+    def check(self, verb: str) -> None:
+        """Refuse what nobody can have meant."""
+        if self.ids and not self.filters.is_empty:
+            raise CommandError(
+                f"Name the workflows to {verb} by their ids or by a filter, and not both.", ExitCode.USAGE
+            )
+        if not self.ids and self.filters.is_empty:
+            raise CommandError(
+                f"Which workflows? Name those to {verb} by their ids, or by a filter such as --name.", ExitCode.USAGE
+            )
+        self.filters.arguments()
+
+    async def find(self, client: DBOSClient, statuses: tuple[str, ...]) -> list[str]:
+        """Their ids."""
+        if self.ids:
+            return list(dict.fromkeys(self.ids))
+        return [one.workflow_id async for one in find_all(client, self.filters, otherwise=statuses)]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a command goes about it."""
+
+    dry_run: bool
+    yes: bool
+    as_json: bool
+
+
+def choice_of(ids: Sequence[str] | None, filters: Filters) -> Choice:
+    """What the command line chooses. ``-`` stands for the lines of standard input."""
+    found: list[str] = []
+    for one in ids or ():
+        found += [line for line in sys.stdin.read().splitlines() if line] if one == "-" else [one]
+    if ids and not found:
+        raise CommandError("Standard input has no ids.", ExitCode.USAGE)
+    return Choice(found, filters)
+
+
+def carry_out(act: Act, choice: Choice, options: Options, url: str | None) -> None:
+    """Do it, or say what would be done."""
+    choice.check(act.verb)
+    asks = (act.always_asks or not choice.ids) and not options.yes and not options.dry_run
+
+    async def work(ids: list[str] | None) -> list[str]:
+        async with connected(url) as client:
+            found = await choice.find(client, act.statuses) if ids is None else ids
+            if options.dry_run:
+                _say_what_would_be(act, found, options)
+            elif not found:
+                note(f"No workflow to {act.verb}.")
+                if options.as_json:
+                    write_json([])
+            elif ids is not None or not asks:
+                _report(act, await _each(client, act, found), options)
+        return found
+
+    found = run(work(None))
+    if asks and found:
+        _ask(act, found)
+        run(work(found))
+
+
+async def _each(client: DBOSClient, act: Act, ids: Sequence[str]) -> list[tuple[str, str | None, ExitCode]]:
+    """Each id with what stood against it, and the exit code of that."""
+    results: dict[str, tuple[str | None, ExitCode]] = {}
+    waiting = iter(ids)
+
+    async def worker(progress: Progress, task: Any) -> None:
+        for one in waiting:
+            try:
+                results[one] = await act.act(client, one), ExitCode.DONE
+            except DatabaseUnavailableError:
+                raise
+            except DBOSError as error:
+                results[one] = str(error), code_of(error)
+            progress.advance(task)
+
+    err = console(stderr=True)
+    with Progress(console=err, transient=True, disable=len(ids) <= SHOWN or not err.is_terminal) as progress:
+        task = progress.add_task(f"{act.verb} {counted(len(ids), 'workflow')}", total=len(ids))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(AT_A_TIME, len(ids))):
+                    group.create_task(worker(progress, task))
+        except* DatabaseUnavailableError as lost:
+            done = sum(1 for _, code in results.values() if code == ExitCode.DONE)
+            error = lost.exceptions[0]
+            raise CommandError(f"{done} of {counted(len(ids), 'workflow')} {act.done}, then: {error}") from None
+    return [(one, *results[one]) for one in ids]
+
+
+def _report(act: Act, results: Sequence[tuple[str, str | None, ExitCode]], options: Options) -> None:
+    if options.as_json:
+        write_json([{"workflow_id": one, act.done: why is None, "reason": why} for one, why, _ in results])
+    else:
+        done = sum(1 for _, why, _ in results if why is None)
+        for one, why, _ in results:
+            if why is None and len(results) <= SHOWN:
+                write(f"{act.done}  {safe(one)}")
+        for one, why, code in results:
+            if why is not None and code == ExitCode.DONE:
+                note(f"unchanged  {safe(one)}  {safe(why)}")
+            elif why is not None:
+                note(safe(why), "red")
+        if len(results) > SHOWN:
+            write(f"{act.done} {counted(done, 'workflow')} of {len(results)}")
+    worst = max((code for _, _, code in results), default=ExitCode.DONE)
+    if worst != ExitCode.DONE:
+        raise typer.Exit(worst)
+
+
+def _say_what_would_be(act: Act, ids: Sequence[str], options: Options) -> None:
+    if options.as_json:
+        write_json({"dry_run": True, "workflow_ids": list(ids)})
+        return
+    for one in ids:
+        write(safe(one))
+    note(f"It would {act.verb} {counted(len(ids), 'workflow')}. Nothing was changed.")
+
+
+def _ask(act: Act, ids: Sequence[str]) -> None:
+    what = f"{act.verb} {counted(len(ids), 'workflow')}"
+    if not sys.stdin.isatty():
+        raise CommandError(
+            f"It would {what}: without a terminal, say --yes (or look first, with --dry-run).", ExitCode.USAGE
+        )
+    for one in ids[:SHOWN]:
+        note(f"  {safe(one)}")
+    if len(ids) > SHOWN:
+        note(f"  … and {len(ids) - SHOWN} more")
+    if not typer.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        raise CommandError("Nothing was changed.")
