@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import typer
 
-from dbos_async._cli import acting, developing, exporting, following, listing, messages, schema, sending, showing, state
+from dbos_async._cli import (
+    acting,
+    developing,
+    exporting,
+    following,
+    listing,
+    messages,
+    purge,
+    schema,
+    sending,
+    showing,
+    state,
+)
 from dbos_async._cli.app import Commands
 
 app: typer.Typer = typer.Typer(
@@ -25,5 +37,5 @@ developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, schema):
+for part in (messages, state, sending, following, purge, schema):
     part.add_to(app)
