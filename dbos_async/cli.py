@@ -10,10 +10,12 @@ import typer
 from dbos_async._cli import (
     acting,
     developing,
+    doctor,
     exporting,
     following,
     listing,
     messages,
+    page,
     purge,
     schema,
     sending,
@@ -37,5 +39,5 @@ developing.add_to(app)
 for part in (listing, showing, acting, exporting):
     part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, purge, schema):
+for part in (messages, state, sending, following, purge, schema, doctor, page):
     part.add_to(app)

@@ -95,6 +95,11 @@ def load(directory: Path | None = None) -> list[Migration]:
     return migrations
 
 
+def is_newer(required: str) -> bool:
+    """Return whether a migration that requires this release of the library asks for a newer one than this."""
+    return _release(required) > _release(version("dbos_async"))
+
+
 def find_directory() -> Path:
     """Return the folder ``schema/``: it is inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]

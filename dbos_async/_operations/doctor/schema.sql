@@ -1,0 +1,84 @@
+-- The schema as it is in the catalogs, which any role may read.
+
+-- name: SEE_SCHEMA
+select :n as n,
+       exists (select from pg_namespace where nspname = 'dbos_async') as has_schema,
+       (select has_schema_privilege(oid, 'usage') from pg_namespace where nspname = 'dbos_async') as may_use,
+       (select has_table_privilege(c.oid, 'select') from pg_class as c join pg_namespace as s on s.oid = c.relnamespace
+        where s.nspname = 'dbos_async' and c.relname = 'migrations') as may_read,
+       (select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = 'dbos_async') as is_owner,
+       (select quote_ident(pg_get_userbyid(nspowner)) from pg_namespace where nspname = 'dbos_async') as owner,
+       has_database_privilege(current_database(), 'create') as may_create,
+       quote_ident(current_user) as role, quote_ident(current_database()) as database
+
+-- name: SEE_MIGRATIONS
+select :n as n, number, name, requires_library from dbos_async.migrations order by number
+
+-- name: SEE_OBJECTS
+-- What is there, by kind and name. An index is sound once it is valid and ready.
+select :n as n, 'index' as kind, c.relname::text as name, i.indisvalid and i.indisready as is_sound
+from pg_class as c
+join pg_namespace as s on s.oid = c.relnamespace
+join pg_index as i on i.indexrelid = c.oid
+where s.nspname = 'dbos_async'
+union all
+select :n, case when c.relkind = 'S' then 'sequence' else 'table' end, c.relname::text, c.relpersistence = 'p'
+from pg_class as c
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and c.relkind in ('r', 'p', 'S')
+union all
+select :n, 'function', p.proname::text, true
+from pg_proc as p
+join pg_namespace as s on s.oid = p.pronamespace
+where s.nspname = 'dbos_async'
+
+-- name: SEE_RIGHTS
+-- The rights that the role lacks, one row for each object, with the statement that gives them.
+with needed(kind, target, missing) as (
+    select 'schema', 'schema dbos_async', case when not has_schema_privilege(oid, 'usage') then 'usage' end
+    from pg_namespace where nspname = 'dbos_async'
+    union all
+    select 'table', 'dbos_async.' || quote_ident(c.relname),
+           (select string_agg(word, ', ' order by place)
+            from unnest(case when c.relname = 'migrations' then array['select']
+                             else array['select', 'insert', 'update', 'delete'] end) with ordinality as r(word, place)
+            where not has_table_privilege(c.oid, word))
+    from pg_class as c
+    join pg_namespace as s on s.oid = c.relnamespace
+    where s.nspname = 'dbos_async' and c.relkind in ('r', 'p')
+    union all
+    select 'sequence', 'sequence dbos_async.' || quote_ident(c.relname),
+           case when c.relkind = 'S' and not has_sequence_privilege(c.oid, 'usage') then 'usage' end
+    from pg_class as c
+    join pg_namespace as s on s.oid = c.relnamespace
+    where s.nspname = 'dbos_async' and c.relkind = 'S'
+    union all
+    select 'function', 'function ' || p.oid::regprocedure, case when not has_function_privilege(p.oid, 'execute') then 'execute' end
+    from pg_proc as p
+    join pg_namespace as s on s.oid = p.pronamespace
+    where s.nspname = 'dbos_async'
+)
+select :n as n, kind, target, missing, 'grant ' || missing || ' on ' || target || ' to ' || quote_ident(current_user) || ';' as repair
+from needed where missing is not null order by kind, target
+
+-- name: SEE_ADDITIONS
+-- What others have added to the tables: triggers, and foreign keys that point to them.
+select :n as n, 'trigger' as kind, t.tgname::text as name, c.relname::text as target, t.tgrelid::regclass::text as place
+from pg_trigger as t
+join pg_class as c on c.oid = t.tgrelid
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and not t.tgisinternal and t.tgenabled <> 'D'
+union all
+select :n, 'foreign key', k.conname::text, c.relname::text, k.conrelid::regclass::text
+from pg_constraint as k
+join pg_class as c on c.oid = k.confrelid
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and k.contype = 'f'
+order by kind, name
+
+-- name: SEE_ROW_SECURITY
+select :n as n, c.relname::text as name
+from pg_class as c
+join pg_namespace as s on s.oid = c.relnamespace
+where s.nspname = 'dbos_async' and c.relkind in ('r', 'p') and row_security_active(c.oid)
+order by c.relname
