@@ -23,7 +23,7 @@ COLUMNS: Final = (TextColumn("{task.description}"), BarColumn(), MofNCompleteCol
 
 def add_to(app: typer.Typer) -> None:
     """Register ``purge``."""
-    app.command("purge", rich_help_panel="Look after the database")(reported(purge))
+    app.command("purge", rich_help_panel="Develop and deploy")(reported(purge))
 
 
 def purge(
