@@ -81,7 +81,8 @@ async def _remove(client: DBOSClient, old: Old, limit: int | None, per_second: i
         try:
             return await walk.remove()
         except BaseException:
-            note(f"Removed {counted(walk.result.count, 'workflow')} until then.")
+            # What is at the server may be committed after that.
+            note(f"Removed at least {counted(walk.result.count, 'workflow')} until then.")
             raise
 
 
