@@ -16,7 +16,7 @@ from dbos_async._cli import (
     listing,
     messages,
     page,
-    purging,
+    purge,
     schema,
     sending,
     showing,
@@ -36,8 +36,8 @@ workflows: typer.Typer = typer.Typer(
 )
 
 developing.add_to(app)
-for part in (listing, showing, acting, exporting):
-    part.add_to(workflows)
+for _part in (listing, showing, acting, exporting):
+    _part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
-for part in (messages, state, sending, following, schema, purging, doctor, page):
-    part.add_to(app)
+for _part in (messages, state, sending, following, purge, schema, doctor, page):
+    _part.add_to(app)
