@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -15,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from dbos_async._cli.exits import ExitCode
+from dbos_async._cli.session import database_url, reported, run
 from dbos_async._logs import counted, shown
 from dbos_async._operations.doctor import Finding, examine
 
@@ -23,26 +23,26 @@ MARKS: Final = {"problem": ("✗", "bold red"), "warning": ("!", "yellow"), "ok"
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command(rich_help_panel="Look at the application")(doctor)
+    """Register ``doctor``."""
+    app.command("doctor", rich_help_panel="Look at the application")(reported(doctor))
 
 
 def doctor(
-    url: Annotated[str | None, typer.Argument(metavar="URL", help="The database (default: $DBOS_DATABASE_URL)")] = None,
-    option: Annotated[str | None, typer.Option("--url", metavar="URL", help="The same as the argument.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="URL", help="The database (default: $DBOS_DATABASE_URL, else the embedded Postgres of this folder)"
+        ),
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="The same as the argument.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
     """Find what keeps dbos_async from working well on a database, and say what to do.
 
     Nothing is changed. The exit code is 1 if there is a problem; warnings alone give 0.
     """
-    url = url or option or os.environ.get("DBOS_DATABASE_URL")
-    if not url:
-        typer.secho("No database: name its URL, or set DBOS_DATABASE_URL.", fg="red", err=True)
-        raise typer.Exit(2)
-    waiting = Console(stderr=True)
-    with waiting.status("Examining the database …"):
-        findings = asyncio.run(examine(url))
+    with Console(stderr=True).status("Examining the database …"):
+        findings = run(_examine(database or url))
     if as_json:
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
     else:
@@ -50,7 +50,12 @@ def doctor(
             sys.stdout.reconfigure(errors="backslashreplace")  # an encoding that lacks the marks
         show(findings, Console())
     if any(finding.level == "problem" for finding in findings):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ERROR)
+
+
+async def _examine(url: str | None) -> list[Finding]:
+    async with database_url(url) as found:
+        return await examine(found)
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:

@@ -101,8 +101,8 @@ def find_url(url: str | None) -> str | None:
 
 
 @asynccontextmanager
-async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
-    """A client of the database: of the URL, of ``$DBOS_DATABASE_URL``, or of the embedded Postgres of this folder."""
+async def database_url(url: str | None) -> AsyncGenerator[str]:
+    """The URL that the user has given, ``$DBOS_DATABASE_URL``, or that of the embedded Postgres of this folder."""
     found, server = find_url(url), None
     if found is None:
         if not _has_embedded():
@@ -115,11 +115,17 @@ async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
             raise ConfigurationError(str(error)) from None
         found = server.url
     try:
-        async with DBOSClient(found, connect_timeout_seconds=CONNECT_SECONDS) as client:
-            yield client
+        yield found
     finally:
         if server is not None:
             await server.stop()
+
+
+@asynccontextmanager
+async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
+    """A client of that database."""
+    async with database_url(url) as found, DBOSClient(found, connect_timeout_seconds=CONNECT_SECONDS) as client:
+        yield client
 
 
 def database_of(client: DBOSClient) -> Database:
