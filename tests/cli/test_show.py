@@ -52,7 +52,7 @@ async def test_the_steps_are_told_in_their_order(dbos: DBOS, command: Command) -
     child = (await DBOS.list_workflows(parent_id="order-1"))[0].workflow_id
     marks = [re.sub(r"^ *(\S+) +\S+ \w+ +[─━]+ +(…|[\d.]+ \w+) +", r"\1 ", line).rstrip() for line in done.lines]
     told = marks[marks.index("steps  12") + 1 :]
-    assert told[:4] == ["1 ◆ state", "2 ■ reserve  = 41", "3 ◆ state", "4–7 ≡ progress × 4"]  # noqa: RUF001
+    assert told[:4] == ["1 ◆ state", "2 ■ set_aside  = 41", "3 ◆ state", "4–7 ≡ progress × 4"]  # noqa: RUF001
     assert told[4] == f"8 ↳ start cli-greet as {child}"
     assert told[5] == f'9 ↲ result of {child}  = "hello child"'
     assert told[6] == f"10 → later to {child}"

@@ -29,7 +29,7 @@ async def fail(text: str = "no such item") -> None:
 
 
 @DBOS.step()
-async def reserve(item: str) -> int:
+async def set_aside(item: str) -> int:
     return 41
 
 
@@ -42,7 +42,7 @@ async def refuse(text: str) -> None:
 async def order(item: str) -> str:
     """Does a little of everything, and waits for the payment."""
     await DBOS.set_event("state", "reserving")
-    await reserve(item)
+    await set_aside(item)
     await DBOS.set_event("state", "waiting")
     for number in range(4):
         await DBOS.write_stream("progress", number)

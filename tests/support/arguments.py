@@ -37,6 +37,7 @@ from dbos_async import (
     WorkflowHandle,
     embedded,
     fastapi,
+    page,
 )
 from dbos_async.logs import WorkflowContext
 from tests.support.workflows import echo, echo_in_a_step
@@ -154,6 +155,7 @@ CURSOR = Kind(None, ("", "x", "WzFd", *NO_TEXTS, *UNSTORABLE), takes_none=True)
 
 KINDS: dict[str, Kind] = {
     "after": FILTER,
+    "allow": Kind(None, (5, "x", object()), takes_none=True),
     "answer_type": Kind(int, (5, object(), len, Callable[[], int], "1 +", b"int", Mute())),
     "app": Kind(Starlette(), (5, None, object(), Starlette)),
     "application_version": Kind("v", KEY.wrong),
@@ -208,6 +210,7 @@ KINDS: dict[str, Kind] = {
     "payloads": FLAG,
     "per_second": COUNT,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
+    "read_only": FLAG,
     "request": Kind(
         Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}), (5, None, "x", object())
     ),
@@ -263,6 +266,11 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOSClient.get_event after": SEEN,
     "DBOSClient.watch_event after": SEEN,
     "EventOf after": SEEN,
+    "DBOS.count_workflows application_version": SEVERAL,
+    "DBOS.count_workflows name": SEVERAL,
+    "DBOS.count_workflows status": STATUSES,
+    "DBOS.count_workflows workflow_id": SEVERAL,
+    "DBOS.describe_workflow before": CURSOR,
     "DBOS.list_messages after": AFTER,
     "DBOS.list_workflow_steps after": STEPS,
     "DBOS.list_workflows application_version": SEVERAL,
@@ -274,6 +282,11 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
     "DBOSClient.ask request": KINDS["message"],
     "DBOSClient.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
+    "DBOSClient.count_workflows application_version": SEVERAL,
+    "DBOSClient.count_workflows name": SEVERAL,
+    "DBOSClient.count_workflows status": STATUSES,
+    "DBOSClient.count_workflows workflow_id": SEVERAL,
+    "DBOSClient.describe_workflow before": CURSOR,
     "DBOSClient.list_messages after": AFTER,
     "DBOSClient.list_workflow_steps after": STEPS,
     "DBOSClient.list_workflows application_version": SEVERAL,
@@ -290,9 +303,9 @@ OTHER_KINDS: dict[str, Kind] = {
 """Where the name does not say enough: the parameters of these functions."""
 
 SHOWN: Final = {
-    "Asked", "Envelope", "EventEnd", "EventValue", "Message", "Health", "PurgeResult", "Rewind", "StepFunction", "StepHandle",
-    "StreamEnd",
-    "StreamValue", "StreamWriter", "Wait", "Workflow", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "Asked", "DescribedStep", "Envelope", "EventEnd", "EventSummary", "EventValue", "ExecutorStatus", "Health", "Message",
+    "MessageCount", "PresentWait", "PurgeResult", "Rewind", "StepFunction", "StepHandle", "StreamEnd", "StreamSummary", "StreamValue",
+    "StreamWriter", "Wait", "Workflow", "WorkflowCount", "WorkflowDescription", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {
@@ -306,7 +319,7 @@ CONSTRUCTORS: Final = (
     DBOS, DBOSClient, SendMessage, SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout, Start, Topic, Question,
     Event, EventOf, Stream, StreamOf, WorkflowContext,
 )  # fmt: skip
-MODULES: Final = (fastapi, embedded)
+MODULES: Final = (fastapi, embedded, page)
 PROGRAMS: Final = {"cli", "lint"}
 PUBLIC_MODULES: Final = {
     "client",
@@ -317,6 +330,7 @@ PUBLIC_MODULES: Final = {
     "fastapi",
     "keys",
     "logs",
+    "page",
     "waits",
 } | PROGRAMS
 
@@ -356,6 +370,8 @@ class Entry:
 
     def _needs(self, name: str, parameter: str | None) -> bool:
         """Whether this parameter is needed although it has a default, since the other one is not given."""
+        if name == "workflow_id" and self.name.endswith(".list_messages"):
+            return True  # else only few messages can be listed
         return f"{self.name} {name}" == "fastapi.stream_response key" and parameter != "event"
 
 
