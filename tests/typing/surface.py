@@ -21,11 +21,8 @@ from dbos_async import (
     DBOSClient,
     Envelope,
     Event,
-    ExecutorStatus,
     Health,
     Message,
-    MessageCount,
-    PresentWait,
     SendMessage,
     SetApplicationVersion,
     SetWorkflowID,
@@ -34,8 +31,6 @@ from dbos_async import (
     Stream,
     Topic,
     Workflow,
-    WorkflowCount,
-    WorkflowDescription,
     WorkflowHandle,
     WorkflowStatus,
     WorkflowStep,
@@ -367,17 +362,6 @@ async def managing(dbos: DBOS, client: DBOSClient, message: Message, now: dateti
     assert_type(await (await DBOS.retrieve_workflow("w")).get_result(), Any)
     assert_type(await DBOS.list_workflows(status="SUCCESS", since=now, limit=5), list[WorkflowStatus])
     assert_type(await client.list_workflows(unclaimable=True), list[WorkflowStatus])
-    assert_type(await DBOS.count_workflows(status=["ERROR"], name="checkout", since=now), list[WorkflowCount])
-    assert_type(await client.count_workflows(), list[WorkflowCount])
-    assert_type(await DBOS.count_messages(), list[MessageCount])
-    assert_type(await client.count_messages(), list[MessageCount])
-    assert_type(await DBOS.list_executors(), list[ExecutorStatus])
-    assert_type(await client.list_executors(), list[ExecutorStatus])
-    described = await DBOS.describe_workflow("w", limit=10, before=None)
-    assert_type(described, WorkflowDescription)
-    assert_type(described.waits, list[PresentWait])
-    assert_type(await client.describe_workflow("w"), WorkflowDescription)
-    assert_type(await client.list_messages(status="rejected"), list[Message])
     assert_type(await DBOS.list_workflow_steps("w"), list[WorkflowStep])
     assert_type(await client.list_workflow_steps("w"), list[WorkflowStep])
     assert_type(await DBOS.cancel_workflow("w"), bool)

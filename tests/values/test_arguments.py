@@ -32,10 +32,12 @@ from dbos_async import (
     WrongPlaceError,
     embedded,
     fastapi,
+    page,
 )
 from tests.support import arguments
-from tests.support.arguments import FIRST, LAST, LIVES, Entry, surface, unplaced
+from tests.support.arguments import Entry, surface, unplaced
 from tests.support.eventually import eventually
+from tests.support.wrong_values import FIRST, LAST, LIVES, Mute, Shouts
 
 SURFACE = surface()
 REFUSED = (InvalidArgumentError, InvalidValueError, RegistrationError)
@@ -90,7 +92,7 @@ class Ground:
 
     def __init__(self, client: DBOSClient, handle: WorkflowHandle[Any], connection: Any) -> None:
         self.owners: dict[str, Any] = {"DBOS": DBOS, "DBOSClient": client, "WorkflowHandle": handle}
-        self.owners |= {"fastapi": fastapi, "embedded": embedded}
+        self.owners |= {"fastapi": fastapi, "embedded": embedded, "page": page}
         self._connection = connection
 
     def call(self, entry: Entry, parameter: str | None = None, value: Any = None) -> Any:
@@ -179,11 +181,15 @@ def test_d5_the_public_surface_is_known_to_the_tests_of_its_arguments() -> None:
     assert unplaced() == [], "say in tests/support/arguments.py what these take"
     called = {name for name, entry in SURFACE.items() if any(entry.wrong(each) for each in entry.parameters)}
     assert set(SURFACE) - called <= {
+        "DBOS.count_messages",
         "DBOS.health",
+        "DBOS.list_executors",
         "DBOS.now",
         "DBOS.random",
         "DBOS.shutdown",
         "DBOS.uuid",
+        "DBOSClient.count_messages",
+        "DBOSClient.list_executors",
         "WorkflowHandle.get_result",
         "WorkflowHandle.get_status",
     }
@@ -228,7 +234,7 @@ ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=4) | st.complex_numbers()
     | st.sampled_from([2**31 - 1, 2**31, 2**63, 10**400, -1, float("nan"), float("inf"), LAST, FIRST])
     | st.datetimes() | st.datetimes(timezones=st.timezones()) | st.dates() | st.timedeltas() | st.uuids() | st.decimals()
-    | st.fractions() | st.builds(object) | st.builds(arguments.Mute) | st.builds(arguments.Shouts),
+    | st.fractions() | st.builds(object) | st.builds(Mute) | st.builds(Shouts),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3) | st.tuples(inner, inner),
     max_leaves=4,
 )  # fmt: skip
@@ -294,6 +300,7 @@ LOOPLESS = {"DBOS", "DBOSClient", "DBOS.step", "DBOS.workflow", "fastapi.lifespa
 LOOPLESS |= {
     "fastapi.client_lifespan",
     "fastapi.add_health_routes",
+    "page.page",
     "embedded.start",
     "embedded.join",
     *(each.__name__ for each in arguments.CONSTRUCTORS),

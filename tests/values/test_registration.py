@@ -11,7 +11,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, DBOSError, InvalidArgumentError, InvalidCallError, RegistrationError
 from dbos_async._workflows import registry
-from tests.support.arguments import Mute, Shouts
+from tests.support.wrong_values import Mute, Shouts
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForTypeCheckers
