@@ -17,6 +17,7 @@ from dbos_async._cli import (
     messages,
     page,
     purge,
+    replaying,
     schema,
     sending,
     showing,
@@ -32,11 +33,11 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,  # A traceback with local variables would show the URL.
 )
 workflows: typer.Typer = typer.Typer(
-    no_args_is_help=True, help="List, show, start, cancel, resume, fork, delete and export workflows."
+    no_args_is_help=True, help="List, show, start, cancel, resume, fork, delete, export and replay workflows."
 )
 
 developing.add_to(app)
-for _part in (listing, showing, acting, exporting):
+for _part in (listing, showing, acting, exporting, replaying):
     _part.add_to(workflows)
 app.add_typer(workflows, name="workflows", rich_help_panel="Look at the application")
 for _part in (messages, state, sending, following, purge, schema, doctor, page):

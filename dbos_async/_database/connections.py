@@ -53,7 +53,14 @@ RETURN_SECONDS = 1.0
 class Postgres:
     """A pool of up to ``max_connections`` connections to one database, opened when needed, the last used first."""
 
-    def __init__(self, url: str, *, max_connections: int = 8, connect_timeout_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_connections: int = 8,
+        connect_timeout_seconds: float = 30.0,
+        read_only: bool = False,
+    ) -> None:
         url = without_libpq_parameters(url)
         hosts = hosts_of(url)
         self._url = without_hosts(url) if hosts else url
@@ -61,6 +68,7 @@ class Postgres:
         self._hosts: list[Host | None] = [*hosts] or [None]
         self._host_seconds = min(HOST_SECONDS, connect_timeout_seconds)
         url_names_session = names_session(self._url) or "PGTARGETSESSIONATTRS" in os.environ
+        self._is_read_only = read_only
         self._session = None if url_names_session else SessionAttribute.read_write
         self._was_connected = False
         self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
@@ -165,6 +173,8 @@ class Postgres:
             server_settings=SETTINGS,
             max_cached_statement_lifetime=0,
         )
+        if self._is_read_only:
+            await connection.execute("set default_transaction_read_only = on")
         backend = connection.get_server_pid()
         self.backends.add(backend)
         # The server reuses process ids: after the close, this id may be that of another process's connection.

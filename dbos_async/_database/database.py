@@ -36,6 +36,7 @@ class Database:
         max_payload_bytes: int = 8 * 2**20,
         max_connections: int = 8,
         telemetry: Telemetry | None = None,
+        read_only: bool = False,
     ) -> None:
         self._url = url = check_url(url)
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -49,7 +50,10 @@ class Database:
         self.telemetry: Final = telemetry
         """What OpenTelemetry is told; ``None`` for nothing."""
         self.postgres: Postgres = Postgres(
-            url, max_connections=max_connections, connect_timeout_seconds=connect_timeout_seconds
+            url,
+            max_connections=max_connections,
+            connect_timeout_seconds=connect_timeout_seconds,
+            read_only=read_only,
         )
         self.wakeups: Wakeups = Wakeups()
         self.alarm: Final = Alarm(self.wakeups)

@@ -82,6 +82,8 @@ class Executor:
         """The thread of the event loop."""
         self.runs: dict[str, Run] = {}
         """The runs of this executor, by the ids of their workflows."""
+        self.only_replays = False
+        """Whether its runs end where their recorded steps end, and store nothing."""
         self.closing = False
         """Set when the executor shuts down and begins nothing more."""
         self.suspended: str | None = None

@@ -126,6 +126,8 @@ class Buffer(ABC):
         self._send_in_time()
 
     async def _store(self, texts: list[str], first: int) -> None:
+        if self._run.host.only_replays:
+            return
         record = (await self._database.execute(self._call(texts, first)))[0]
         if record["outcome"] == "lost":
             self._run.host.check_ownership_soon(self._run)

@@ -225,6 +225,8 @@ class NumberedStep:
             self.run.make_order().moved()
 
     async def _store_place(self, place: int | None) -> None:
+        if self.run.host.only_replays:
+            return
         call = self.call(PLACE, [(*self.columns, self.verb, self.key, place, self.asked_after)])
         if (await self.run.database.execute(call))[0]["outcome"] == "lost":
             await self.run.stop_as_lost()

@@ -52,6 +52,8 @@ class RunHost(Protocol):
 
     closing: bool
     """The executor shuts down, and its runs begin no further step."""
+    only_replays: bool
+    """Its runs end where their recorded steps end, and store nothing."""
     slots: Slots
     gate: Gate
 
@@ -162,6 +164,8 @@ class Run(RunTasks):
     over: bool = False
     """Whether the function has returned or raised."""
     end: RunEnd = field(default_factory=RunEnd)
+    frontier: str | None = None
+    """The step at which it stopped because no earlier run has its result, if it only replays."""
     writes: RunWrites | None = None
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
@@ -246,6 +250,13 @@ class Run(RunTasks):
         self.cancel_current_once(reason)
         await self.database.loop.create_future()
         raise AssertionError("A halted task was resumed.")
+
+    async def stop_at_frontier(self, step: str) -> NoReturn:
+        """End a run that only replays, at a step whose result is not recorded."""
+        if self.stopped is None:
+            self.frontier = step
+            self.stop("all that is recorded was replayed")
+        await self.halt("")
 
     async def check_may_act(self, verb: str, *, is_begun: bool) -> None:
         """Return if a task of the run may act now; a run that is stopped, over or draining does not."""

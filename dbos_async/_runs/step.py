@@ -167,6 +167,8 @@ class Step(NumberedStep):
             run.history.is_used_up = True
             if not await run.history.is_last(*self.id):
                 await self._wait_to_be_left()
+            if run.host.only_replays:
+                await run.stop_at_frontier(self.name)
         return result
 
     async def _wait_to_be_left(self) -> NoReturn:
@@ -269,7 +271,9 @@ class Step(NumberedStep):
         If later steps are recorded, an earlier run could decode it and the code has changed: then the workflow is parked.
         """
         run = self.run
-        if run.history is not None and not await run.history.is_last(self.branch, self.number):
+        if run.history is not None and (
+            run.host.only_replays or not await run.history.is_last(self.branch, self.number)
+        ):
             await self.park_undecodable(invalid)
         if run.order is not None:
             self.void()
