@@ -12,6 +12,9 @@ from tests.support.eventually import eventually
 from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending, forget, recorded, replays_alike, rows
 
 BEFORE_ORDER = """
+    drop index dbos_async.workflows_in_trouble, dbos_async.messages_rejected;
+    drop function dbos_async.purge_workflow;
+    drop table dbos_async.retention;
     drop function dbos_async.trim_stream;
     drop function dbos_async.repeat_if;
     alter table dbos_async.stream_entries drop column batch, drop column count, drop column nth, drop column rewinds_to,

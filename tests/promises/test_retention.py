@@ -23,8 +23,8 @@ from tests.support.races import blocked
 from tests.support.statements import ACTS, execute, step
 
 
-@DBOS.workflow(name="short")
-async def short() -> int:
+@DBOS.workflow(name="retained for a short time")
+async def retained_short() -> int:
     await DBOS.set_event("e", 1)
     return 1
 
@@ -43,7 +43,7 @@ async def test_t3_workflows_are_removed_when_they_have_ended_for_long_enough(
         with SetWorkflowID("waits"):
             handle = await DBOS.start_workflow(waits)
         with SetWorkflowID("short"):
-            assert await short() == 1
+            assert await retained_short() == 1
         began = time.monotonic()
         await eventually(lambda: all_gone(connection, "before", "short"))
         assert time.monotonic() - began > 0.9

@@ -254,8 +254,8 @@ async def test_w4_values_that_are_trimmed_while_they_are_read_are_recorded_as_tr
     await start([0, 1, 2, 3])
     wait = waiting.wait
 
-    async def trimmed_meanwhile(*args: Any) -> Any:
-        result = await wait(*args)
+    async def trimmed_meanwhile(*args: Any, **options: Any) -> Any:
+        result = await wait(*args, **options)
         await asyncio.create_task(_outside(lambda: DBOS.trim_stream("w", "k", before=3)))
         return result
 

@@ -75,7 +75,7 @@ async def think(question: str) -> int:
     return len(ANSWER)
 
 
-@DBOS.workflow(name="customer")
+@DBOS.workflow(name="customer of the shop")
 async def customer(order: str) -> str:
     payment = await DBOS.get_event(order, "payment_id", timeout_seconds=60)
     await DBOS.sleep(0.15)

@@ -119,12 +119,12 @@ class Proxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        self._tasks.add(task := asyncio.create_task(self._serve(reader, writer)))
+        link = _Link(writer, is_dead=self._is_frozen)
+        self._links.add(link)  # at once, so that a cut that follows finds it
+        self._tasks.add(task := asyncio.create_task(self._serve(link, reader, writer)))
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(writer, is_dead=self._is_frozen)
-        self._links.add(link)
+    async def _serve(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._flowing.wait()
             server_reader, server_writer = await self._connect()
