@@ -253,9 +253,8 @@ class Run(RunTasks):
 
     async def stop_at_frontier(self, step: str) -> NoReturn:
         """End a run that only replays, at a step whose result is not recorded."""
-        if self.stopped is None:
-            self.frontier = step
-            self.stop("all that is recorded was replayed")
+        self.frontier = self.frontier or step
+        self.stop("all that is recorded was replayed")
         await self.halt("")
 
     async def check_may_act(self, verb: str, *, is_begun: bool) -> None:
@@ -309,15 +308,13 @@ class Run(RunTasks):
 
     def next_write_seq(self) -> int:
         """The number of an event or stream value among all that this run writes."""
-        if self.writes is None:
-            self.writes = RunWrites()
+        self.writes = self.writes or RunWrites()
         self.writes.seq += 1
         return self.writes.seq
 
     def add_listener(self, key: bytes, listener: ChangeListener) -> None:
         """Let the listener hear of every change of the key until this run is over."""
-        if self.listeners is None:
-            self.listeners = {}
+        self.listeners = self.listeners or {}
         self.listeners[key] = listener
         self.database.wakeups.add_listener(key, listener)
 
