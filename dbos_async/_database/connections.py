@@ -174,7 +174,7 @@ class Postgres:
             max_cached_statement_lifetime=0,
         )
         if self._is_read_only:
-            await connection.execute("set default_transaction_read_only = on")
+            await connection.execute("begin isolation level repeatable read, read only")
         backend = connection.get_server_pid()
         self.backends.add(backend)
         # The server reuses process ids: after the close, this id may be that of another process's connection.

@@ -1,27 +1,36 @@
--- Everything of one workflow, row by row. Without a workflow there is nothing else.
+-- Everything of one workflow, kind by kind.
 
--- name: EXPORT (id text)
-select c.n, e.kind, e.row::text as row
+-- fragment: rows_of(table, condition)
+select c.n, row_to_json(r)::text as row from :rows cross join lateral (select * from dbos_async.:table where :condition) as r
+
+-- name: EXPORT_WORKFLOW (id text)
+:rows_of(workflows, id = c.id)
+
+-- name: EXPORT_STEPS (id text)
+:rows_of(steps, workflow_id = c.id)
+order by r.branch, r.number
+
+-- name: EXPORT_MESSAGES (id text)
+select c.n, row_to_json(r)::text as row
 from :rows
 cross join lateral (
-    (select 'workflow' as kind, row_to_json(w) as row from dbos_async.workflows as w where w.id = c.id)
-    union all
-    (select 'step', row_to_json(s) from dbos_async.steps as s
-     where s.workflow_id = c.id order by s.branch, s.number)
-    union all
-    (select 'message', row_to_json(m) from dbos_async.messages as m
-     where m.id = any (array(
-             select id from dbos_async.messages where destination_id = c.id and received_at is null
-             union all
-             select message_id from dbos_async.steps where workflow_id = c.id and message_id is not null))
-       and m.destination_id = c.id
-     order by m.seq)
-    union all
-    (select 'delayed_message', row_to_json(d) from dbos_async.delayed_messages as d
-     where d.destination_id = c.id order by d.due_at, d.seq)
-    union all
-    (select 'event', row_to_json(v) from dbos_async.events as v where v.workflow_id = c.id order by v.seq)
-    union all
-    (select 'stream_entry', row_to_json(r) from dbos_async.stream_entries as r
-     where r.workflow_id = c.id order by r.key, r."offset")
-) as e
+    select * from dbos_async.messages
+    where id = any (array(
+            select id from dbos_async.messages where destination_id = c.id and received_at is null
+            union all
+            select message_id from dbos_async.steps where workflow_id = c.id and message_id is not null))
+      and destination_id = c.id
+) as r
+order by r.seq
+
+-- name: EXPORT_DELAYED_MESSAGES (id text)
+:rows_of(delayed_messages, destination_id = c.id)
+order by r.due_at, r.seq
+
+-- name: EXPORT_EVENTS (id text)
+:rows_of(events, workflow_id = c.id)
+order by r.seq
+
+-- name: EXPORT_STREAM_ENTRIES (id text)
+:rows_of(stream_entries, workflow_id = c.id)
+order by r.key, r."offset"

@@ -1,7 +1,7 @@
 """Replaying what is recorded of a workflow against the code of today: nothing is executed anew, and nothing is stored.
 
-The workflow may run elsewhere meanwhile. Its recorded steps are read over connections that cannot write. The run ends
-at the first step whose result is not recorded, so no step of the user is called.
+The workflow may run elsewhere meanwhile: everything is read in one transaction, which sees one moment and cannot write. The run
+ends at the first step whose result is not recorded, so no step of the user is called.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dbos_async._executor import launched
 from dbos_async._executor.executor import Executor, Runnable
 from dbos_async._runs.run import RUNS_OF_ONE, Outcome, Run
 from dbos_async._serialization.exceptions import decode_error
+from dbos_async._serialization.values import display_value
 from dbos_async._workflows.status import STATUS
 from dbos_async.errors import InvalidArgumentError, LaunchError, ReplayMismatchError, WorkflowNotFoundError
 
@@ -80,7 +81,7 @@ async def replay_workflow(
     """
     workflow_id, seconds = check_key(workflow_id, "workflow_id"), check_duration(timeout_seconds, "timeout_seconds")
     _check_nothing_is_launched()
-    database = Database(url, connect_timeout_seconds=10.0, max_connections=2, read_only=True)
+    database = Database(url, connect_timeout_seconds=10.0, max_connections=1, read_only=True)
     await database.open(migrate=False)
     replayer: _Replayer | None = None
     try:
@@ -122,11 +123,11 @@ async def _replay(replayer: _Replayer, record: Any, seconds: float) -> Replay:
     except TimeoutError:
         says = f"The replay has not come to an end within {seconds:g} seconds: the code waits for something else than its steps."
         return Replay(workflow_id=workflow_id, status=status, fits=False, says=says)
-    fits, says = _judged(replayer, run, status)
+    fits, says = _judged(replayer, run, status, record["output"])
     return Replay(workflow_id=workflow_id, status=status, fits=fits, says=says, frontier=run.frontier if fits else None)
 
 
-def _judged(replayer: _Replayer, run: Run, status: str) -> tuple[bool, str]:
+def _judged(replayer: _Replayer, run: Run, status: str, output: str | None) -> tuple[bool, str]:
     outcome = replayer.outcome
     if replayer.mismatch is not None:
         return False, str(replayer.mismatch)
@@ -138,6 +139,8 @@ def _judged(replayer: _Replayer, run: Run, status: str) -> tuple[bool, str]:
         return True, f"All that is recorded was replayed, and the code asks for {run.frontier} next."
     if status in ENDED and outcome.status != status:
         return False, f"The workflow has ended in {status}, and the code ends in {outcome.status}{_because(outcome)}."
+    if status == "SUCCESS" and display_value(outcome.output) != display_value(output):
+        return False, "The workflow has ended in SUCCESS, and the code returns another result."
     return True, f"All that is recorded was replayed, and the code ends in {outcome.status}{_because(outcome)}."
 
 

@@ -147,6 +147,10 @@ async def reads_another_type(cents: int) -> str:
     return str(await DBOS.recv(TEXT, timeout_seconds=None))
 
 
+async def returns_something_else(cents: int) -> str:
+    return f"{await replay_order.function(cents)} twice"
+
+
 async def ends_early(cents: int) -> str:
     await DBOS.set_event("state", "begun")
     raise ValueError("no more orders")
@@ -170,6 +174,7 @@ async def waits_for_something_else(cents: int) -> str:
             "Step 2 of workflow 'order' was recorded as recv 'number' and the code now asks for step",
         ),
         (reads_another_type, "a type that it does not fit"),
+        (returns_something_else, "has ended in SUCCESS, and the code returns another result"),
         (ends_early, "has ended in SUCCESS, and the code ends in ERROR (ValueError: no more orders)"),
         (asks_for_one_more_step, "has ended in SUCCESS, and the code asks for one more step: step 'replay_ship'"),
     ],
