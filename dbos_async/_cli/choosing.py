@@ -38,7 +38,7 @@ class Act:
     verb: str
     done: str
     statuses: tuple[str, ...]
-    """Those that a filter without a status means."""
+    """Those on which it can be done: a filter means no others."""
     act: Callable[[DBOSClient, str], Awaitable[str | None]]
     """Returns ``None`` when it has done it, else why there was nothing to do; raises what stands against it."""
     always_asks: bool = False
@@ -67,7 +67,8 @@ class Choice:
         """Their ids."""
         if self.ids:
             return list(dict.fromkeys(self.ids))
-        return [one.workflow_id async for one in find_all(client, self.filters, otherwise=statuses)]
+        found = find_all(client, self.filters, otherwise=statuses)
+        return [one.workflow_id async for one in found if one.status in statuses]
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def _waits(found: WorkflowDescription, width: int) -> Iterable[RenderableType]:
         )
     elif one.executor_id is None:
         yield Text("waits for an executor", "bold cyan")
+    elif not found.executor_is_live:
+        yield Text("its executor has gone, and no live one has taken it over yet", "bold red", overflow="fold")
     elif not found.waits:
         yield Text("runs", "bold cyan")
     for wait in found.waits:

@@ -14,6 +14,7 @@ from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import age, duration
 from dbos_async._logs import shown
 from dbos_async._operations.counts import ExecutorStatus, MessageCount, WorkflowCount
+from dbos_async._telemetry.names import MAX_LABELS, OTHER
 
 COLUMNS: Final = (
     Column("EXECUTOR", folds=True),
@@ -73,6 +74,7 @@ def prometheus(
     now: datetime,
 ) -> Iterable[str]:
     """The lines of the text form: the names are those of the metrics of the extra ``otel``."""
+    messages = _bounded(messages)
     yield from _family(
         "workflows", "Workflows by name and status.",
         [({"name": one.name, "status": one.status}, one.count) for one in workflows],
@@ -95,7 +97,7 @@ def prometheus(
     )  # fmt: skip
     yield from _family(
         "messages_rejected", "Messages that their receivers could not read.",
-        [({"topic": one.topic or ""}, one.rejected) for one in messages],
+        [({"topic": one.topic or ""}, one.rejected) for one in messages if one.rejected],
     )  # fmt: skip
     states = ("live", sum(one.is_live for one in running)), ("expired", sum(not one.is_live for one in running))
     yield from _family("executors", "Executors by state.", [({"state": state}, count) for state, count in states])
@@ -103,6 +105,17 @@ def prometheus(
         "executor_workflows", "Workflows that an executor runs, also those that wait.",
         [({"executor": one.id}, one.workflows) for one in running],
     )  # fmt: skip
+
+
+def _bounded(messages: Sequence[MessageCount]) -> Sequence[MessageCount]:
+    """The topics with most messages, as many as there are labels at most; all others together."""
+    ordered = sorted(messages, key=lambda one: one.waiting + one.rejected, reverse=True)
+    shown_ones, rest = ordered[:MAX_LABELS], ordered[MAX_LABELS:]
+    if not rest:
+        return messages
+    oldest = min((one.oldest_at for one in rest if one.oldest_at is not None), default=None)
+    waiting, rejected = sum(one.waiting for one in rest), sum(one.rejected for one in rest)
+    return [*shown_ones, MessageCount(topic=OTHER, waiting=waiting, oldest_at=oldest, rejected=rejected)]
 
 
 def _family(name: str, help_text: str, samples: Iterable[tuple[dict[str, str], float]]) -> Iterable[str]:

@@ -74,6 +74,7 @@ async def _describe(database: Database, workflow_id: str, limit: int, before: Pl
     return WorkflowDescription(
         status=status,
         now=count["now"],
+        executor_is_live=count["executor_is_live"],
         waits=_waits(waits, running),
         steps=_steps(records, running if before is None else ()),
         step_count=count["steps"],

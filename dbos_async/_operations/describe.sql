@@ -44,7 +44,9 @@ select c.n, clock_timestamp() as now,
        (select count(*) from dbos_async.messages where destination_id = c.workflow_id and received_at is null) as waiting,
        (select count(*) from dbos_async.messages where destination_id = c.workflow_id and rejected is not null) as rejected,
        (select count(*) from dbos_async.delayed_messages where destination_id = c.workflow_id) as delayed,
-       (select count(*) from dbos_async.workflows where parent_id = c.workflow_id) as children
+       (select count(*) from dbos_async.workflows where parent_id = c.workflow_id) as children,
+       coalesce((select e.lease_until > clock_timestamp() from dbos_async.workflows as w
+                 join dbos_async.executors as e on e.id = w.owner where w.id = c.workflow_id), false) as executor_is_live
 from :rows
 
 -- fragment: described_message

@@ -78,11 +78,13 @@ class WorkflowDescription(BaseModel, frozen=True):
       ``delayed`` count all of them.
     - ``events``, ``streams`` and ``children`` have at most 100 each; ``children_count`` counts all.
     - ``status`` has no ``input``, ``output`` or ``error`` that is large: `list_workflows` has it.
-    - ``now`` is the time of the database.
+    - ``now`` is the time of the database. ``executor_is_live`` is whether the executor that has the workflow keeps its lease.
+      If not, a live executor takes it over.
     """
 
     status: WorkflowStatus
     now: datetime
+    executor_is_live: bool
     waits: list[PresentWait]
     steps: list[DescribedStep]
     step_count: int

@@ -134,3 +134,13 @@ async def test_hostile_ids(dbos: DBOS, command: Command) -> None:
     ):
         assert all(line.isprintable() for line in (done.out + done.err).splitlines())
         assert "[bold red]" in done.out + done.err
+
+
+async def test_a_filter_means_only_those_on_which_it_can_be_done(dbos: DBOS, command: Command) -> None:
+    await ended("done", greet, "Ada")
+    await started("w", wait)
+    for verb, filters in (("cancel", ["--status", "success"]), ("resume", ["--status", "pending"])):
+        found = (await command("workflows", verb, *filters, "--dry-run", "--json")).check(0)
+        assert "done" not in found.out
+        assert '"w"' not in found.out
+    assert '"w"' in (await command("workflows", "cancel", "--name", "cli-wait", "--dry-run", "--json")).check(0).out

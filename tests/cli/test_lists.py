@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 
-from dbos_async import DBOS
+from dbos_async import DBOS, MessageCount
+from dbos_async._cli.state import prometheus
 from tests.cli.running import Command, cells, process
 from tests.cli.workflows import HOSTILE, ended, fail, greet, started, wait, waits
 from tests.support.eventually import eventually
@@ -174,3 +176,11 @@ async def test_metrics_are_in_the_text_form_of_prometheus(dbos: DBOS, command: C
     found = (await command("metrics", "--json")).check(0).json
     assert set(found) == {"workflows", "messages", "executors"}
     assert found["messages"][0]["waiting"] == 1
+
+
+def test_topics_after_two_hundred_are_one_label() -> None:
+    now = datetime.now(UTC)
+    topics = [MessageCount(topic=f"t{number}", waiting=number, oldest_at=now, rejected=0) for number in range(1, 301)]
+    lines = [line for line in prometheus([], topics, [], now) if line.startswith("dbos_async_messages_waiting{")]
+    assert len(lines) == 201
+    assert lines[-1] == f'dbos_async_messages_waiting{{topic="_other"}} {sum(range(1, 101))}'

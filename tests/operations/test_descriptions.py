@@ -49,7 +49,7 @@ async def waits_for(workflow_id: str, verb: str) -> None:
     await eventually(holds, f"{workflow_id} waits in {verb}")
 
 
-async def test_a_description_tells_the_whole_conversation(dbos: DBOS) -> None:
+async def test_a_description_tells_the_whole_conversation(dbos: DBOS, connection: Any) -> None:
     with SetWorkflowID("order"):
         handle = await DBOS.start_workflow(described_buy)
     await waits_for("order", "recv")
@@ -77,6 +77,7 @@ async def test_a_description_tells_the_whole_conversation(dbos: DBOS) -> None:
         ("8", "close_stream", None, None),
         ("9", "wait_first", None, None),
     ]
+    assert found.executor_is_live
     assert found.steps[2].output == {"cents": 5}
     assert found.steps[2].sent_at is not None
     assert (found.step_count, found.children_count, found.cursor) == (9, 1, None)
@@ -90,6 +91,8 @@ async def test_a_description_tells_the_whole_conversation(dbos: DBOS) -> None:
     assert await handle.get_result() == "bought"
     over = await DBOS.describe_workflow("order")
     assert (over.waits, over.status.status) == ([], "SUCCESS")
+    await connection.execute("update dbos_async.executors set lease_until = now() - interval '1 hour'")
+    assert not (await DBOS.describe_workflow("order")).executor_is_live
     assert over.steps[-1].topic == "go"
 
 
