@@ -30,10 +30,7 @@ log = logging.getLogger("dbos_async")
 
 NONE: Final[Mapping[str, str]] = {}
 
-ALL: Final = workflow_filter(
-    ids=None, status=None, name=None, application_version=None, id_prefix=None, since=None, until=None, parent_id=None,
-    unclaimable=None,
-)  # fmt: skip
+ALL: Final = workflow_filter()
 
 REST: Final = 20
 """After a count comes a pause of so many times its length: on a large database the numbers are older instead."""

@@ -126,7 +126,10 @@ def workflow_filter(
     parent_id: str | None = None,
     unclaimable: bool | None = None,
 ) -> WorkflowFilter:
-    """The filter of these arguments."""
+    """The filter of these arguments. What is unclaimable is PENDING, which has indexes of its own."""
+    unclaimable = None if unclaimable is None else check_flag(unclaimable, "unclaimable")
+    if unclaimable and status is None and ids is None:
+        status = "PENDING"
     return WorkflowFilter(
         _json(None if ids is None else check_keys(ids, "workflow_id")),
         _json(None if status is None else check_choices(status, STATUSES, "status")),
@@ -136,7 +139,7 @@ def workflow_filter(
         check_moment(since, "since"),
         check_moment(until, "until"),
         check_optional_key(parent_id, "parent_id"),
-        None if unclaimable is None else check_flag(unclaimable, "unclaimable"),
+        unclaimable,
     )
 
 

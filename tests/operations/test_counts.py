@@ -10,6 +10,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, InvalidMessageError, SetStartDelay, SetWorkflowID, Topic
 from dbos_async._database.connections import SETTINGS
+from dbos_async._workflows.status import workflow_filter
 from tests.support.eventually import eventually
 from tests.support.statements import all_statements
 from tests.support.workflows import echo, wait_for_ever
@@ -172,6 +173,7 @@ MANY = """
 NONE = (None,) * 7
 QUICK: dict[str, tuple[Any, ...]] = {
     "COUNT_WORKFLOWS": (None, '["ERROR", "PENDING"]', *NONE),
+    "COUNT_WORKFLOWS of the unclaimable": workflow_filter(unclaimable=True).columns,
     "LIST": (None, '["ERROR"]', *NONE, True, 100, None, *NONE),
     "LIST_NEWEST": (None, '["ERROR", "REPLAY_MISMATCH"]', *NONE, False, 100, None, *NONE),
     "COUNT_MESSAGES": (),
@@ -179,6 +181,11 @@ QUICK: dict[str, tuple[Any, ...]] = {
     "NEWEST_MESSAGES_OF_ALL": (None, None, "waiting", True, 100, None, *NONE[:6]),
     "LIST_EXECUTORS": (),
 }
+
+
+def sql_of(name: str) -> str:
+    """The statement that a name begins with."""
+    return all_statements()[name.partition(" ")[0]].sql.one_row
 
 
 @pytest.mark.parametrize("is_planned_on_full_tables", [False, True])
@@ -190,15 +197,13 @@ async def test_what_people_look_for_is_found_by_index_among_many_rows(
         if is_planned_on_full_tables:
             await connection.execute(MANY)
         await connection.execute("analyze")
-        prepared = {name: await connection.prepare(all_statements()[name].sql.one_row) for name in QUICK}
+        prepared = {name: await connection.prepare(sql_of(name)) for name in QUICK}
         for name, columns in QUICK.items():
             await prepared[name].fetch(0, *columns)  # the plan is made now
         if not is_planned_on_full_tables:
             await connection.execute(MANY)
         for name, columns in QUICK.items():
-            answer = await connection.fetchval(
-                f"explain (analyze, buffers, format json) {all_statements()[name].sql.one_row}", 0, *columns
-            )
+            answer = await connection.fetchval(f"explain (analyze, buffers, format json) {sql_of(name)}", 0, *columns)
             plan = json.loads(answer)[0]["Plan"]
             touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
             assert touched < 200, f"{name} touches {touched} buffers"
