@@ -15,6 +15,7 @@ from dbos_async._cli.output import note, write, write_json
 from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import error_line, json_text, safe, seconds_of
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
+from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import PARKED
 from dbos_async.client import DBOSClient
@@ -111,7 +112,7 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Remove workflows that have ended, with their steps, messages, events and streams. Nothing brings them back."""
-    act = Act("delete", "deleted", ("SUCCESS", "ERROR", "CANCELLED"), _delete, always_asks=True)
+    act = Act("delete", "deleted", ENDED, _delete, always_asks=True)
     carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 

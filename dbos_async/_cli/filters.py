@@ -13,11 +13,12 @@ import typer
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.texts import moment_of
 from dbos_async._logs import shown
+from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.status import PARKED, STATUSES, WorkflowStatus
 from dbos_async.client import DBOSClient
 
 PAGE: Final = 500
-GROUPS: Final = {"PARKED": PARKED, "ENDED": ("SUCCESS", "ERROR", "CANCELLED"), "FAILED": ("ERROR", *PARKED)}
+GROUPS: Final = {"PARKED": PARKED, "ENDED": ENDED, "FAILED": ("ERROR", *PARKED)}
 """Words that stand for several statuses."""
 
 

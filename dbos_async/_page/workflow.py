@@ -12,13 +12,12 @@ from starlette.responses import Response
 
 from dbos_async._operations.description import DescribedStep, WorkflowDescription
 from dbos_async._page.answers import render, site_of, wanted
+from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.status import PARKED
 
 PAGE: Final = 100
 AXIS: Final = 1000
 LEAST_BAR: Final = 4
-
-ENDED: Final = ("SUCCESS", "ERROR", "CANCELLED")
 
 _KINDS: Final = {
     "step": ("work", "runs"),
