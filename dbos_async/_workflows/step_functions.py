@@ -111,30 +111,7 @@ class StepFunction(Decorated, Generic[P, R]):
         if on_begin is not None:
             on_begin(step)
 
-        async def attempt() -> Any:
-            body = StepContext(step.run, step.path)
-            token = current.set(body)
-            forks = exits.forks
-            try:
-                try:
-                    value = await self._call(*args, **kwargs)
-                    if body.writers is not None:
-                        await body.finish_writers()
-                    return value
-                finally:
-                    if exits.forks != forks:
-                        exits.leave_child(sys.exception())
-            except asyncio.CancelledError:
-                if body.tasks is None or (left_with := exits.exit_of(body.tasks)) is None:
-                    raise
-                raise exits.as_error(left_with, f"The step {self.name!r}") from None
-            except (SystemExit, BaseExceptionGroup) as error:
-                outcome = exits.as_error(error, f"The step {self.name!r}")
-                raise outcome from outcome.__cause__
-            finally:
-                body.abandon_writers()
-                body.over = True  # stops an abandoned thread from acting in the name of the step
-                current.reset(token)
+        attempt = functools.partial(self._attempt, step, args, kwargs)
 
         async def find() -> tuple[str | None, str | None]:
             try:
@@ -161,6 +138,32 @@ class StepFunction(Decorated, Generic[P, R]):
             return cast("R", decode_value(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
             await step.park_undecodable(invalid)
+
+    async def _attempt(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function once, as the body of the step."""
+        body = StepContext(step.run, step.path)
+        token = current.set(body)
+        forks = exits.forks
+        try:
+            try:
+                value = await self._call(*args, **kwargs)
+                if body.writers is not None:
+                    await body.finish_writers()
+                return value
+            finally:
+                if exits.forks != forks:
+                    exits.leave_child(sys.exception())
+        except asyncio.CancelledError:
+            if body.tasks is None or (left_with := exits.exit_of(body.tasks)) is None:
+                raise
+            raise exits.as_error(left_with, f"The step {self.name!r}") from None
+        except (SystemExit, BaseExceptionGroup) as error:
+            outcome = exits.as_error(error, f"The step {self.name!r}")
+            raise outcome from outcome.__cause__
+        finally:
+            body.abandon_writers()
+            body.over = True  # stops an abandoned thread from acting in the name of the step
+            current.reset(token)
 
     async def _within(self, scope: anyio.CancelScope, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
         late: BaseException | None = None
