@@ -272,7 +272,7 @@ async def test_a_queue_of_notifications_that_fills(
 ) -> None:
     await connection.execute("listen filled")
     await connection.execute("begin; select 1")
-    sent = f"select pg_notify('filled', '{'x' * 7000}' || n) from generate_series(1, 50) as n"
+    sent = f"select count(pg_notify('filled', '{'x' * 7000}' || n)) from generate_series(1, 50) as n"
     await execute(database_url, sent)
     monkeypatch.setattr(vacuum, "QUEUE_WARNING", 1e-9)
     (found,) = await found_by(database_url, "notification queue")
