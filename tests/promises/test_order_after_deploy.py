@@ -12,6 +12,8 @@ from tests.support.eventually import eventually
 from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending, forget, recorded, replays_alike, rows
 
 BEFORE_ORDER = """
+    alter table dbos_async.workflows drop column generation, drop column patches, drop column deadline_reaches_children,
+        drop column cancel_asked_at;
     drop index dbos_async.workflows_in_trouble, dbos_async.messages_rejected;
     drop function dbos_async.purge_workflow;
     drop table dbos_async.retention;
