@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from dbos_async._checks import check_duration, check_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
-from dbos_async._executor.executor import Executor, Runnable
+from dbos_async._executor.executor import Executor
+from dbos_async._executor.outcomes import Runnable
 from dbos_async._runs.run import RUNS_OF_ONE, Outcome, Run
 from dbos_async._serialization.exceptions import decode_error
 from dbos_async._serialization.values import display_value

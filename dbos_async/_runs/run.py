@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import ChangeListener
+from dbos_async._database.wakeups import ChangeListener, Subscription
 from dbos_async._logs import without_stop
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
@@ -106,9 +106,7 @@ class RunEnd:
         if self.is_known:
             return self.outcome
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
+        self._waiters = [*(self._waiters or ()), waiter]
         try:
             await waiter
         finally:
@@ -332,10 +330,11 @@ class Run(RunTasks):
 class _Inside:
     """The current task inside a verb. A cancellation by the run's end becomes the error that says so."""
 
-    __slots__ = ("_run", "_verb", "task")
+    __slots__ = ("_run", "_verb", "changes", "task")
 
     def __init__(self, run: Run, verb: str, task: asyncio.Task[object] | None) -> None:
         self._run, self._verb, self.task = run, verb, task
+        self.changes: Subscription | None = None
 
     def __enter__(self) -> None:
         run = self._run

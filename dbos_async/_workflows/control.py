@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from dbos_async._checks import check_key, check_optional_key
+from dbos_async._checks import check_delay, check_key, check_optional_key
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -37,17 +37,20 @@ class _Cancelling(Observer):
 
     def on_result(self, call: Call, result: Result) -> None:
         for (workflow_id, *_), record in zip(call.rows, result, strict=False):
-            if record["ends"]:
+            if record["may_clean_up"]:
+                launched.ask_to_end(self._database, workflow_id, record["attempt"] - 1)
+            elif record["ends"]:
                 launched.stop_cancelled(self._database, workflow_id, record["attempt"])
 
 
-async def cancel(database: Database, workflow_id: str) -> bool:
-    """End a workflow that has not ended. False if it has."""
+async def cancel(database: Database, workflow_id: str, cleanup_seconds: float | None = None) -> bool:
+    """End a workflow that has not ended, or give it so much time to end. False if it has."""
     workflow_id = check_key(workflow_id, "workflow_id")
+    cleanup_seconds = check_delay(cleanup_seconds, "cleanup_seconds")
     digest = end_key(workflow_id)
 
     async def find() -> bool:
-        row: tuple[Any, ...] = workflow_id, digest
+        row: tuple[Any, ...] = workflow_id, cleanup_seconds, digest
         observer = _Cancelling(database)
         call = database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=observer)
         answer = await call

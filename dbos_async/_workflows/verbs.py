@@ -132,11 +132,16 @@ class WorkflowVerbs(ABC):
             self._database, workflow_id, newest_first=newest_first, payloads=payloads, limit=limit, after=after
         )
 
-    async def cancel_workflow(self, workflow_id: str) -> bool:
+    async def cancel_workflow(self, workflow_id: str, *, cleanup_seconds: float | None = None) -> bool:
         """Cancel a workflow, in whatever process it runs or waits. It ends within a second as CANCELLED.
 
         Returns False if the workflow had ended before; it stays as it is. Children go on. Callers that wait for the result get
         `WorkflowCancelledError`. Raises `WorkflowNotFoundError` when there is no such workflow.
+
+        With ``cleanup_seconds`` (``None`` and 0: no time) a workflow that has begun gets so long to clean up, and this call returns
+        at once. The body sees `asyncio.CancelledError` where it is, or at its next step, and its verbs and steps go on working. If
+        it lets the cancellation pass, the workflow ends as CANCELLED; if it returns, as SUCCESS. When the time is over it is
+        cancelled as without it. All this is on record: after a crash the clean-up goes on.
 
         Example:
             ```python
@@ -149,7 +154,7 @@ class WorkflowVerbs(ABC):
             assert (await handle.get_status()).status == "CANCELLED"
             ```
         """
-        return await control.cancel(self._database, workflow_id)
+        return await control.cancel(self._database, workflow_id, cleanup_seconds)
 
     async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.
