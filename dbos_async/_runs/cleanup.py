@@ -75,8 +75,13 @@ class Cleanup:
             if not self.is_told:
                 self.look(step.run)
 
+    def is_ending(self, step: Any) -> bool:
+        """Whether this step is being ended: it is no sleep any more."""
+        return step is self._carrier
+
     def note(self, step: Any) -> None:
         """The task of this step learns that it has this outcome: the moment at which the main task is told."""
+        step.is_cancelled = True
         if not self.is_told:
             self.is_told = True
             main = step.run.main_task

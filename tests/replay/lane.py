@@ -37,6 +37,8 @@ class Lane:
         """Play one program, crash it where its seed says, and judge it."""
         workflow_id = f"{program['kind']} {program['seed']} {next(iter(self._numbers))}"
         self.crashes.planned[workflow_id] = plan(program, self.most_crashes)
+        if "asked_at" in program:
+            self.crashes.asked_at[workflow_id] = program["asked_at"]
         return await self.judge.judge(
             workflow_id,
             program,
@@ -68,7 +70,7 @@ async def lane(url: str, *, most_crashes: int = 0, patience_seconds: float = 30.
     async with AsyncExitStack() as stack:
         judge = await stack.enter_async_context(judging(url, patience_seconds))
         await stack.enter_async_context(DBOS(url, executor_id="replay", drain_seconds=0.2))
-        crashes = Crashes(judge.take_away)
+        crashes = Crashes(judge.take_away, judge.ask_to_end)
         stack.push_async_callback(crashes.over)
         stack.enter_context(around_boundaries(crashes.around))
         yield Lane(judge, crashes, most_crashes)

@@ -11,7 +11,7 @@ import pytest
 from dbos_async._runs import patience
 from tests.replay.judge import DIFFERENT, PARKED, SAME, STUCK, Verdict
 from tests.replay.killing import killing
-from tests.replay.kinds import EXACT, KINDS, ORDERED
+from tests.replay.kinds import ASKED, EXACT, KINDS, ORDERED
 from tests.replay.lane import lane, side_by_side
 from tests.replay.maker import Program, make, walk
 from tests.replay.records import QUERIES, Ending, Records, contradictions, differences
@@ -46,6 +46,13 @@ async def test_w2_w3_w4_random_programs_that_crash_at_random_boundaries_end_and_
         verdicts = [verdict async for verdict in side_by_side(player.play, programs("crashes", PROGRAMS // 2))]
     check(verdicts, PROGRAMS // 2)
     assert sum(verdict.crashes for verdict in verdicts) > PROGRAMS // 4
+
+
+async def test_w4_w6_random_programs_that_are_asked_to_end_and_crash_replay_exactly(database_url: str) -> None:
+    kinds = tuple(ASKED)
+    asked = [make(kinds[n % len(kinds)], f"asked/{n}") for n in range(PROGRAMS // 2)]
+    async with lane(database_url, most_crashes=2) as player:
+        check([verdict async for verdict in side_by_side(player.play, asked)], PROGRAMS // 2)
 
 
 @pytest.mark.chaos
