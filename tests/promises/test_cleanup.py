@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, Question, SetWorkflowID, Topic, WorkflowCancelledError
+from tests.support.crashing import killed_and_taken_over
 from tests.support.eventually import eventually
 
 RAN: list[str] = []
@@ -266,3 +268,45 @@ async def test_a_time_to_clean_up_is_a_number_of_seconds(database_url: str) -> N
         for wrong in (-1, "5", float("inf")):
             with pytest.raises(InvalidArgumentError, match="cleanup_seconds must be a number of seconds"):
                 await DBOS.cancel_workflow("w", cleanup_seconds=wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_w6_a_resumed_clean_up_goes_on_and_a_fork_of_before_goes_its_way(
+    database_url: str, connection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with DBOS(database_url):
+        await start("recv", "waits")
+        await stands(connection, "recv")
+        await DBOS.cancel_workflow("w", cleanup_seconds=3600)
+        await eventually(lambda: "cleans up" in RAN, "it cleans up")
+        await DBOS.cancel_workflow("w")
+        handle = await DBOS.resume_workflow("w")
+        await DBOS.send("w", "now", "done")
+        with pytest.raises(WorkflowCancelledError):
+            await handle.get_result()
+        assert (RAN.count("began"), RAN.count("cleans up")) == (1, 1)
+        with SetWorkflowID("copy"):
+            copy = await DBOS.fork_workflow("w", 2)
+        await DBOS.send("copy", "go", "go")
+        await eventually(
+            lambda: connection.fetchval(
+                "select true from dbos_async.steps where workflow_id = 'copy' and verb = 'sleep'"
+            )
+        )
+        await DBOS.cancel_workflow("copy")
+        with SetWorkflowID("copy of the end"):
+            copy = await DBOS.fork_workflow("w", 6)
+        await DBOS.send("copy of the end", "now", "done")
+        with pytest.raises(WorkflowCancelledError):
+            await copy.get_result()
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("mode", ["before", "during", "after"])
+async def test_w4_w6_a_workflow_that_cleans_up_is_killed_at_any_step(
+    database_url: str, tmp_path: Path, mode: str, at: int
+) -> None:
+    story = await killed_and_taken_over(database_url, "cleaning", tmp_path / "ran", mode, at)
+    told = story["result"]
+    assert [one for one in told if one not in (1, 2)] in (["A", "cleans up", "C"], ["A", True, "cleans up", "C"])
+    assert story["events"] == {"status": told[:-1]}
+    assert story["streams"]["s"] == ["the end"]

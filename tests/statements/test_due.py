@@ -212,7 +212,7 @@ async def test_c4_w6_a_delayed_start_that_is_due_while_it_is_cancelled_or_resume
     await one.execute(
         "update dbos_async.workflows set status = 'DELAYED', owner = null, attempt = 0, due_at = now() where id = 'w'"
     )
-    act: tuple[Any, Row] = (CANCEL, ("w", b"d")) if other is CANCEL else (RESUME, ("w", None, b"d"))
+    act: tuple[Any, Row] = (CANCEL, ("w", None, b"d")) if other is CANCEL else (RESUME, ("w", None, b"d"))
     begin: tuple[Any, Row] = BEGIN_DUE, ("w", b"d")
     await one.execute("begin")
     await execute(one, *(begin if first == "due" else act))

@@ -316,14 +316,40 @@ def crash(mode: str, at: int) -> None:
         module.wait = dies(wait)  # type: ignore[attr-defined]  # as above
 
 
+@DBOS.workflow()
+async def cleaning() -> list[Any]:
+    """Is cancelled with time to clean up, while tasks of its own are at work."""
+    story: list[Any] = [await effect("a")]
+
+    async def listen(name: str) -> None:
+        story.append(await DBOS.recv("in", None))
+        await effect(name)
+        await DBOS.recv("never", None)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(listen("first"))
+            group.create_task(listen("second"))
+            await effect("b")
+            story.append(await DBOS.cancel_workflow(str(DBOS.workflow_id), cleanup_seconds=600))
+            await DBOS.recv("never", None)
+    except asyncio.CancelledError:
+        story.append("cleans up")
+        await DBOS.set_event("status", story)
+        story.append(await effect("c"))
+        await DBOS.write_stream("s", "the end")
+    return story
+
+
 async def main() -> None:
-    workflow = {
+    workflow: Any = {
         "everything": everything,
         "side_by_side": side_by_side,
         "shared_log": shared_log,
         "first_of_several": first_of_several,
         "conversation": conversation,
         "later": later,
+        "cleaning": cleaning,
     }[WORKFLOW]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
