@@ -29,12 +29,7 @@ from dbos_async._runs.order import Order, Ticket
 from dbos_async._runs.own_ids import are_same, own_ids
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
-from dbos_async.errors import (
-    DatabaseUnavailableError,
-    DBOSError,
-    InvalidValueError,
-    ReplayMismatchError,
-)
+from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidValueError, ReplayMismatchError
 
 T = TypeVar("T")
 
@@ -147,6 +142,8 @@ class Step(NumberedStep):
         if run.stopped is not None or run.over or run.host.closing:
             await run.check_may_act(self.verb, is_begun=self.is_begun)
         if run.history is None or self.is_asked:
+            if run.patches is not None:
+                await run.patches.store(run, self)
             return None
         self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
@@ -169,6 +166,8 @@ class Step(NumberedStep):
                 await self._wait_to_be_left()
             if run.host.only_replays:
                 await run.stop_at_frontier(self.name)
+            if run.patches is not None:
+                await run.patches.store(run, self)
         return result
 
     async def _wait_to_be_left(self) -> NoReturn:
@@ -296,6 +295,8 @@ class Step(NumberedStep):
         """Park the workflow if the recorded step is another one than the code asks for now."""
         if verb == self.verb and (key == self.key or await self._has_recorded(key)):
             return
+        if self.run.patches is not None and await self.run.patches.take_back(self.run, self):
+            await self.run.stop_as_lost()
         await self._park(named(verb, key), named(self.verb, self.key))
 
     async def _has_recorded(self, key: str) -> bool:
