@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from dbos_async import (
     DBOS,
-    DBOSClient,
+    DBOSError,
     InvalidArgumentError,
     LaunchError,
     SetWorkflowID,
@@ -373,16 +372,19 @@ async def asks_in_a_step() -> bool:
     return DBOS.patched("in a step")
 
 
+async def asks_in_a_thread() -> bool:
+    return await asyncio.to_thread(DBOS.patched, "in a thread")
+
+
 @DBOS.workflow(name="patched from wrong places")
 async def wrong_places(outlives: list[Any] | None = None) -> list[str]:
     said: list[str] = []
-    for ask in (asks_in_a_step, lambda: asyncio.to_thread(DBOS.patched, "in a thread")):
+    asks: list[Callable[[], Awaitable[bool]]] = [asks_in_a_step, asks_in_a_thread]
+    for ask in asks:
         try:
             await ask()
-        except WrongPlaceError as error:
+        except DBOSError as error:
             said.append(str(error))
-        except RuntimeError as error:
-            said.append(type(error).__name__)
     OUTLIVING.append(asyncio.create_task(asks_later()))
     return said
 
@@ -414,7 +416,7 @@ async def test_w4_patched_says_where_it_works(database_url: str) -> None:
             said[0]
             == "patched works in workflows only and was called inside a step: call it from the body of a workflow."
         )
-        assert len(said) == 2
+        assert said[1].startswith("DBOS was launched in another event loop")
         IS_OVER.set()
         (late,) = await asyncio.gather(*OUTLIVING, return_exceptions=True)
         assert isinstance(late, WorkflowEndedError)
