@@ -130,6 +130,7 @@ class DBOS:
     now: Final = _verbs.now
     random: Final = _verbs.random
     uuid: Final = _verbs.uuid
+    patched: Final = _verbs.patched
     retrieve_workflow: Final = _verbs.retrieve_workflow
     list_workflows: Final = _verbs.list_workflows
     list_workflow_steps: Final = _verbs.list_workflow_steps

@@ -78,6 +78,8 @@ and w.created_at >= coalesce(c.since, '-infinity')
 and w.created_at < coalesce(c.until, 'infinity')
 and (c.parent_id is null or w.parent_id = c.parent_id)
 and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
+and (c.patch is null or w.patches ? c.patch)
+and (c.without_patch is null or not coalesce(w.patches ? c.without_patch, false))
 
 -- fragment: are_few
 -- After :filters: whether only workflows are wanted of which there is an index.

@@ -19,15 +19,16 @@ from uuid import uuid4
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
-from dbos_async._executor import outcomes, tracing
+from dbos_async._executor import tracing
+from dbos_async._executor.calling import Runnable, failure, prepare, success
 from dbos_async._executor.ending import RunCompletion, store_end
-from dbos_async._executor.outcomes import Runnable
 from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
 from dbos_async._runs.cleanup import Cleanup, ask_to_end
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import RUNS_OF_ONE, SHUTTING_DOWN, WAS_CANCELLED, Outcome, Run, Slots
 from dbos_async._runs.run_task import TaskFactory
 from dbos_async._runs.watchdog import follow
@@ -122,6 +123,7 @@ class Executor:
         trace_parent: str | None = None,
         seconds_left: float | None = None,
         may_clean_up: bool = False,
+        patches: str | None = None,
     ) -> Run | None:
         """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller."""
         if self.closing or self.suspended is not None:
@@ -134,6 +136,7 @@ class Executor:
         run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate, name)
         if attempt % RUNS_OF_ONE > 1:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
+            run.patches = None if patches is None else Patches(patches)
         run.cleanup = Cleanup() if may_clean_up else None
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
@@ -241,7 +244,7 @@ class Executor:
         try:
             if run.stopped is not None:
                 return
-            call = outcomes.prepare(run, workflow, text, recoveries)
+            call = await prepare(run, workflow, text, recoveries)
             if isinstance(call, Outcome):
                 outcome = call
             else:
@@ -251,9 +254,9 @@ class Executor:
                 finally:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
-                outcome = outcomes.success(run, workflow, value)
+                outcome = success(run, workflow, value)
         except Exception as error:
-            outcome = outcomes.failure(run, error)
+            outcome = failure(run, error)
         except BaseException as error:
             outcome = self._end_of(run, error)
         finally:
@@ -268,7 +271,7 @@ class Executor:
         """The outcome of a function that raised this, which is no Exception. A run that was ended from outside is stopped."""
         exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
         if isinstance(exit_error, SystemExitError):
-            return outcomes.failure(run, exit_error)
+            return failure(run, exit_error)
         if self.service is not None and self.service.cancelling():
             run.stop("the event loop closes without a shutdown of DBOS")
             return _NO_OUTCOME
@@ -277,7 +280,7 @@ class Executor:
         if run.cleanup is not None and isinstance(error, asyncio.CancelledError):
             return Outcome("CANCELLED", None, None)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
-        return outcomes.failure(run, error)
+        return failure(run, error)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome of a run that is over; a stopped run has none."""

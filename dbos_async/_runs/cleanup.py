@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
 
+from dbos_async._database.calls import Call, Row
 from dbos_async._database.sql import load
-
-if TYPE_CHECKING:
-    from dbos_async._runs.run import Run
-    from dbos_async._runs.step import Step, StepResult
+from dbos_async._database.statement import Statement
 
 Found = tuple[str | None, str | None]
 
@@ -30,6 +28,26 @@ CANCELLED: Final = (
 """The recorded error of a step that ended because of the request."""
 
 ASKED: Final = "the workflow was cancelled, and may clean up"
+
+
+class EndedStep(Protocol):
+    """A step that can carry the request."""
+
+    run: Any
+    task: asyncio.Task[Any]
+    verb: str
+    key: str
+    began: float
+    is_begun: bool
+    is_deferred: bool
+    is_cancelled: bool
+
+    @property
+    def columns(self) -> tuple[str, int, str, int]: ...
+
+    def call(self, statement: Statement, rows: Sequence[Row], /) -> Call: ...
+
+    async def attempt(self, call: Call, /) -> tuple[Any, float | None]: ...
 
 
 class Cleanup:
@@ -45,7 +63,7 @@ class Cleanup:
         self._body: Any = None
         """The same for a step whose body runs."""
 
-    def look(self, run: Run) -> None:
+    def look(self, run: Any) -> None:
         """Find a step that carries the request: one that the main task is inside of, or else one that waits, or a body."""
         inside = [mark for mark in run.inside_verbs or () if mark.task is run.main_task] or run.inside_verbs or ()
         waits = [mark.changes for mark in inside if mark.changes is not None]
@@ -57,14 +75,14 @@ class Cleanup:
             # Not as a task of the run is cancelled by its own code: the cancellation is for the body of this step alone.
             asyncio.Task.cancel(bodies[0].task, ASKED)
 
-    def reaches(self, step: Step) -> bool:
+    def reaches(self, step: EndedStep) -> bool:
         """Whether this step, which has no outcome and whose body does not run, carries the request."""
         if self.is_told or step.is_begun or self._body is not None or self._carrier not in (None, step):
             return False
         run = step.run
         return step.task is run.main_task or all(mark.task is not run.main_task for mark in run.inside_verbs or ())
 
-    async def end(self, step: Step) -> StepResult | None:
+    async def end(self, step: EndedStep) -> Any:
         """End the step, unless it has an outcome by now. ``None``: another call was at the same step."""
         self._carrier, step.is_deferred = step, False
         try:
@@ -75,11 +93,11 @@ class Cleanup:
             if not self.is_told:
                 self.look(step.run)
 
-    def is_ending(self, step: Any) -> bool:
+    def is_ending(self, step: object) -> bool:
         """Whether this step is being ended: it is no sleep any more."""
         return step is self._carrier
 
-    def note(self, step: Any) -> None:
+    def note(self, step: EndedStep) -> None:
         """The task of this step learns that it has this outcome: the moment at which the main task is told."""
         step.is_cancelled = True
         if not self.is_told:
@@ -88,7 +106,7 @@ class Cleanup:
             if main is not None and step.task is not main:
                 main.cancel(ASKED)
 
-    def ends_body(self, step: Any) -> bool:
+    def ends_body(self, step: EndedStep) -> bool:
         """The body of a step is over. Whether it was cancelled to carry the request: its task is not cancelled any more then."""
         if step is not self._body:
             return False
@@ -97,14 +115,14 @@ class Cleanup:
         return True
 
 
-def ask_to_end(run: Run) -> None:
+def ask_to_end(run: Any) -> None:
     """Tell the run that its workflow was cancelled and may clean up. Once it knows that, nothing changes."""
     if run.cleanup is None and not run.over and run.stopped is None:
         run.cleanup = Cleanup()
         run.cleanup.look(run)
 
 
-async def run_body(step: Step, find: Callable[[], Awaitable[Found]]) -> Found:
+async def run_body(step: EndedStep, find: Callable[[], Awaitable[Found]]) -> Found:
     """The outcome of the body of a step, which may be that it was cancelled on request."""
     run, task = step.run, step.task
     step.began = time.monotonic()

@@ -15,20 +15,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs import patience
-from dbos_async._runs.cleanup import ASKED, CANCELLED, Cleanup, run_body
+from dbos_async._runs.cleanup import CANCELLED, Cleanup, run_body
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
 from dbos_async._runs.own_ids import are_same, own_ids
-from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._runs.step_result import StepResult as StepResult
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidValueError, ReplayMismatchError
 
@@ -40,22 +41,6 @@ log = logging.getLogger("dbos_async")
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
     RECORD_REJECTION: Final = sql.statement("RECORD_REJECTION")
-
-
-class StepResult(NamedTuple):
-    """The output or the error of a step; of a receive also the message that it took."""
-
-    output: str | None
-    error: str | None
-    message_id: UUID | None = None
-    of: str = ""
-    """What this is the result of, for the case that its error cannot be read."""
-
-    def value(self) -> str | None:
-        """The output; a recorded error is raised."""
-        if self.error is not None:
-            raise asyncio.CancelledError(ASKED) if self.error == CANCELLED else decode_error(self.error, self.of)
-        return self.output
 
 
 class Step(NumberedStep):
@@ -134,6 +119,8 @@ class Step(NumberedStep):
         if run.stopped is not None or run.over or run.host.closing:
             await run.check_may_act(self.verb, is_begun=self.is_begun)
         if run.history is None or self.is_asked:
+            if run.patches is not None:
+                await run.patches.store(run, self)
             return None if run.cleanup is None else await self._end_if_asked(run.cleanup)
         self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
@@ -156,6 +143,8 @@ class Step(NumberedStep):
                 await self._wait_to_be_left()
             if run.host.only_replays:
                 await run.stop_at_frontier(self.name)
+            if run.patches is not None:
+                await run.patches.store(run, self)
             if run.cleanup is not None:
                 result = await self._end_if_asked(run.cleanup)
         return result
@@ -297,6 +286,8 @@ class Step(NumberedStep):
         """Park the workflow if the recorded step is another one than the code asks for now."""
         if verb == self.verb and (key == self.key or await self._has_recorded(key)):
             return
+        if self.run.patches is not None and await self.run.patches.take_back(self.run, self):
+            await self.run.stop_as_lost()
         await self._park(named(verb, key), named(self.verb, self.key))
 
     async def _has_recorded(self, key: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from dbos_async._checks import check_moment, check_seconds
-from dbos_async._runs import moments, sleep
+from dbos_async._runs import moments, patched, sleep
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
@@ -188,3 +188,31 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         return await moments.random_uuid(self._database)
+
+    def patched(self, name: str) -> bool:
+        """Whether the calling workflow goes the way of new code (workflows only). It is not awaited.
+
+        True for workflows that reach the first call of this ``name`` first, false for those that an earlier release of the code
+        has taken past it. The first call answers for the whole workflow, in all of its tasks, and a replay is told the same.
+        ``list_workflows(without_patch=name)`` shows which workflows may still need the old way.
+
+        Raises `WrongPlaceError` in steps and outside workflows, and `InvalidArgumentError` when ``name`` is no text of 1 to 512
+        characters.
+
+        Example:
+            ```python
+            @DBOS.step()
+            async def ask_for_vat() -> str:
+                return "DE123"
+
+            @DBOS.workflow()
+            async def invoice() -> str | None:
+                vat = None
+                if DBOS.patched("ask-for-vat"):
+                    vat = await ask_for_vat()
+                return vat
+
+            assert await invoice() == "DE123"
+            ```
+        """
+        return patched.patched(self._database, name)

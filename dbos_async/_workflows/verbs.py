@@ -56,6 +56,8 @@ class WorkflowVerbs(ABC):
         until: datetime | None = None,
         parent_id: str | None = None,
         unclaimable: bool | None = None,
+        patch: str | None = None,
+        without_patch: str | None = None,
         limit: int = 100,
         after: str | None = None,
         workflow_id: str | Sequence[str] | None = None,
@@ -69,7 +71,8 @@ class WorkflowVerbs(ABC):
         ``status``, ``name``, ``workflow_id`` and ``application_version`` take one text or several, of which one must fit. ``since``
         and ``until`` bound when a workflow was created and must have a time zone. ``parent_id`` is the workflow that started it.
         ``unclaimable=True`` lists those that wait for an executor although no live one can run them, because none knows their name
-        or has their ``application_version``. ``payloads=False`` leaves ``input``, ``output`` and ``error`` out.
+        or has their ``application_version``. ``patch`` is a name for which `DBOS.patched` has answered true in them, and
+        ``without_patch`` one for which it has not. ``payloads=False`` leaves ``input``, ``output`` and ``error`` out.
 
         ``after`` is the last id of the page before, and this process remembers where that page ended; ``cursor`` is the ``cursor``
         of its last row, for any process. The pages show each workflow once, also those whose start is committed up to an hour late
@@ -91,7 +94,7 @@ class WorkflowVerbs(ABC):
         """
         fits = statuses.workflow_filter(
             ids=workflow_id, status=status, name=name, application_version=application_version, id_prefix=id_prefix,
-            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable,
+            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable, patch=patch, without_patch=without_patch,
         )  # fmt: skip
         return await statuses.list_workflows(
             self._database, fits, newest_first=newest_first, payloads=payloads, limit=limit, after=after, cursor=cursor

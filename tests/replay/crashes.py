@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from dbos_async._runs.step import Step, StepResult
+from tests.replay import deploys
 from tests.replay.maker import Program, walk
 from tests.support.boundaries import Proceed
 
@@ -61,6 +62,7 @@ class Crashes:
         left.pop(0)
         self._crashed[run.workflow_id] = run.attempt
         self.happened[run.workflow_id] += 1
+        deploys.deployed[run.workflow_id] = self.happened[run.workflow_id]
         if mode == "before":
             await self._stop(step)
         elif mode == "during":

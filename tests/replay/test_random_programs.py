@@ -6,9 +6,11 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 
 from dbos_async._runs import patience
+from tests.replay.deploys import with_changes
 from tests.replay.judge import DIFFERENT, PARKED, SAME, STUCK, Verdict
 from tests.replay.killing import killing
 from tests.replay.kinds import ASKED, EXACT, KINDS, ORDERED
@@ -53,6 +55,19 @@ async def test_w4_w6_random_programs_that_are_asked_to_end_and_crash_replay_exac
     asked = [make(kinds[n % len(kinds)], f"asked/{n}") for n in range(PROGRAMS // 2)]
     async with lane(database_url, most_crashes=2) as player:
         check([verdict async for verdict in side_by_side(player.play, asked)], PROGRAMS // 2)
+
+
+async def test_w4_random_programs_whose_code_changes_in_mid_run_end_and_replay_exactly(database_url: str) -> None:
+    changing = [with_changes(program) for program in programs("deploys", PROGRAMS // 2)]
+    async with lane(database_url, most_crashes=5) as player:
+        verdicts = [verdict async for verdict in side_by_side(player.play, changing)]
+    check(verdicts, PROGRAMS // 2)
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
+        of_programs = "from dbos_async.workflows where name = 'random program'"
+        went = await pool.fetchval(f"select count(patches) {of_programs}")
+        assert 0 < went < await pool.fetchval(f"select count(*) {of_programs}"), (
+            "some went the new way, and some did not"
+        )
 
 
 @pytest.mark.chaos

@@ -10,6 +10,7 @@ from dbos_async import DBOS, Asked, NotAnsweredError, SetWorkflowID
 from tests.replay import endings as _  # noqa: F401 - registers its blocks
 from tests.replay.acts import Node, Play, Scope, write_value
 from tests.replay.blocks import play_body
+from tests.replay.deploys import begins_with_new_code
 from tests.replay.talks import ASKS, question_of
 
 
@@ -17,7 +18,7 @@ from tests.replay.talks import ASKS, question_of
 async def program(program: dict[str, Any]) -> dict[str, Any]:
     """Play a program; the result is all that its tasks saw, and all that they told the world."""
     me = str(DBOS.workflow_id)
-    scope = Scope(Play(me))
+    scope = Scope(Play(me, has_new_code=begins_with_new_code(me, program)))
     try:
         await play(scope, me, program)
     except asyncio.CancelledError:

@@ -141,6 +141,7 @@ KINDS: dict[str, Kind] = {
     "telemetry": Kind(None, FLAG.wrong, takes_none=True),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
+    "patch": FILTER,
     "payloads": FLAG,
     "per_second": COUNT,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
@@ -175,6 +176,7 @@ KINDS: dict[str, Kind] = {
     "version": Kind(18, (0, -1, *NO_INTS)),
     "wait_if_parked": FLAG,
     "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
+    "without_patch": FILTER,
     "workflow_id": ID,
 }
 """What each parameter takes, by its name."""

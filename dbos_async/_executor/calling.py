@@ -1,4 +1,4 @@
-"""The call of a workflow's function, and what becomes of what it returned or raised."""
+"""What a run does before and after the function of its workflow: read its recorded steps and arguments, and make its outcome."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Runnable(Protocol):
     max_recovery_attempts: int
 
 
-def prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[list[Any], dict[str, Any]] | Outcome:
+async def prepare(
+    run: Run, workflow: Runnable, text: str, recoveries: int
+) -> tuple[list[Any], dict[str, Any]] | Outcome:
     """The arguments to call the function with, or the outcome of a workflow that cannot run."""
     if recoveries > workflow.max_recovery_attempts:
         log.error("Workflow %r is parked: %d executors in a row died under it.", run.workflow_id, recoveries)
         return Outcome("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, None)
     try:
         workflow.signature.resolve()  # before anything is done whose result could not be recorded
-        return workflow.signature.decode_call(text, f"workflow {run.workflow_id!r}")
+        call = workflow.signature.decode_call(text, f"workflow {run.workflow_id!r}")
     except InvalidValueError as unreadable:
         if run.history is None:
             raise
@@ -42,6 +44,9 @@ def prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[l
         mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
         log.error("%s", mismatch)
         return Outcome("REPLAY_MISMATCH", None, encode_error(mismatch))
+    if run.history is not None:
+        await run.history.open()
+    return call
 
 
 def success(run: Run, workflow: Runnable, value: Any) -> Outcome:
