@@ -92,8 +92,9 @@ async def _poll(
                 await step.release()
                 return result
             if step.run.cleanup is not None and step.run.cleanup.reaches(step):
-                if (result := await step.run.cleanup.end(step)) is not None:
-                    return result
+                ended: StepResult | None = await step.run.cleanup.end(step)
+                if ended is not None:
+                    return ended
                 subscription.wake()
                 continue
             if shortcut is not None and shortcut.postpone(subscription):
