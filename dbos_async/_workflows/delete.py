@@ -7,7 +7,7 @@ ended locks its row. A transaction that still sees the workflow as running began
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -66,7 +66,7 @@ class _Found:
     """The workflows that are meant, as they stand."""
 
     statuses: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """The status and the attempt of each that there is."""
+    """The status and the attempt of each that there is, each after its parent unless it is asked for itself."""
     writers: set[str] = field(default_factory=set)
     """The transactions that write at this moment."""
     parents: dict[str, str] = field(default_factory=dict)
@@ -81,6 +81,14 @@ class _Found:
                 stays[each] = workflow_id, status
                 each = self.parents.get(each)
         return stays
+
+    def to_remove(self, workflow_ids: Sequence[str], stays: Container[str]) -> set[str]:
+        """Those of these that do not stay, and what stands below them."""
+        asked_for, removed = set(workflow_ids), set[str]()
+        for workflow_id in self.statuses:
+            if workflow_id not in stays and (workflow_id in asked_for or self.parents.get(workflow_id) in removed):
+                removed.add(workflow_id)
+        return removed
 
     def by_depth(self) -> list[list[str]]:
         """All of them, those first that nothing of the rest has started last: the children before their parents."""
@@ -131,7 +139,7 @@ class _Deletion:
             if (self._children or had_writers) and (await self._find()).statuses != found.statuses:
                 continue
             stays = found.blocked()
-            if await self._remove(found, stays):
+            if await self._remove(found, found.to_remove(self._ids, stays)):
                 outcomes = {each: self._outcome(each, stays) for each in self._ids}
                 return outcomes | dict.fromkeys(self._deleted, "deleted")
 
@@ -165,10 +173,10 @@ class _Deletion:
                     found.writers.update(writers)
         return found
 
-    async def _remove(self, found: _Found, stays: dict[str, tuple[str, str]]) -> bool:
-        """Remove the others, children first. False if one of them has changed meanwhile: then all are looked at again."""
+    async def _remove(self, found: _Found, to_remove: set[str]) -> bool:
+        """Remove these, children first. False if one of them has changed meanwhile: then all are looked at again."""
         for level in found.by_depth():
-            for some in chunks([each for each in level if each not in stays], AT_A_TIME):
+            for some in chunks([each for each in level if each in to_remove], AT_A_TIME):
                 keys = [end_key(each) for each in some]
                 rows = [(each, found.statuses[each][1], key) for each, key in zip(some, keys, strict=True)]
                 calls = [self._database.call(DELETE, [row], partition="", wakes=[row[2]]) for row in rows]

@@ -25,7 +25,7 @@ from dbos_async.errors import DatabaseUnavailableError, WorkflowNotFoundError
 CancelOutcome = Literal["cancelled", "ended", "unknown"]
 ResumeOutcome = Literal["resumed", "pending", "ended", "unknown"]
 
-AT_A_TIME: Final = 500
+AT_A_TIME = 500
 """With so many workflows something is done at a time: no statement takes long, or locks more rows."""
 
 STARTS_WITHIN_SECONDS = 30.0
@@ -52,9 +52,9 @@ def key_of(workflow_ids: Sequence[str]) -> str:
     return named if len(workflow_ids) <= MAX_NAMED else f"{named} and {len(workflow_ids) - MAX_NAMED} more"
 
 
-def chunks(all_of_them: Iterable[T], size: int = AT_A_TIME) -> Iterator[list[T]]:
+def chunks(all_of_them: Iterable[T], size: int | None = None) -> Iterator[list[T]]:
     """These in their order, some at a time."""
-    some = list(all_of_them)
+    some, size = list(all_of_them), size or AT_A_TIME
     for start in range(0, len(some), size):
         yield some[start : start + size]
 
