@@ -19,7 +19,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
-from dbos_async._workflows.families import check_ids, children_of, chunks, key_of
+from dbos_async._workflows.families import check_ids, chunks, descendants_of, key_of
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
 
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
@@ -59,6 +59,11 @@ async def delete_all(database: Database, workflow_ids: object, *, children: bool
         database, "delete_workflows", key_of(ids), deletion.perform, dict[str, DeleteOutcome]
     )
     return outcomes
+
+
+async def would_delete(database: Database, workflow_ids: Sequence[str]) -> list[str]:
+    """Which workflows `delete_all` would remove with ``children`` as they stand now."""
+    return await _Deletion(database, workflow_ids, children=True).find()
 
 
 @dataclass
@@ -141,7 +146,14 @@ class _Deletion:
             stays = found.blocked()
             if await self._remove(found, found.to_remove(self._ids, stays)):
                 outcomes = {each: self._outcome(each, stays) for each in self._ids}
-                return outcomes | dict.fromkeys(self._deleted, "deleted")
+                outcomes.update({each: "deleted" for each in self._deleted})
+                return outcomes
+
+    async def find(self) -> list[str]:
+        """Which workflows would be removed as they stand now."""
+        found = await self._find()
+        removed = found.to_remove(self._ids, found.blocked())
+        return [each for each in found.statuses if each in removed]
 
     def _outcome(self, workflow_id: str, stays: dict[str, tuple[str, str]]) -> DeleteOutcome:
         if workflow_id in stays:
@@ -151,17 +163,10 @@ class _Deletion:
 
     async def _find(self) -> _Found:
         """The workflows that are meant now."""
-        parents: dict[str, str] = {}
-        known = dict.fromkeys(self._ids)
-        above = [*self._ids] if self._children else []
-        while above:
-            found = await children_of(self._database, above)
-            parents.update({child: parent for child, (parent, _) in found.items()})
-            above = [child for child in found if child not in known]
-            known.update(dict.fromkeys(above))
-        looked = await self._look(known)
-        looked.parents = parents
-        return looked
+        below = await descendants_of(self._database, self._ids) if self._children else {}
+        found = await self._look(dict.fromkeys([*self._ids, *below]))
+        found.parents = {child: parent for child, (parent, _) in below.items()}
+        return found
 
     async def _look(self, workflow_ids: Iterable[str]) -> _Found:
         found = _Found()

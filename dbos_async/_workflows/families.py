@@ -70,6 +70,18 @@ async def children_of(database: Database, workflow_ids: Iterable[str]) -> dict[s
     return found
 
 
+async def descendants_of(database: Database, workflow_ids: Iterable[str]) -> dict[str, tuple[str, bool]]:
+    """What these have started, what that has started, and on: the parent of each, and whether it has ended; parents first."""
+    found: dict[str, tuple[str, bool]] = {}
+    asked_for = dict.fromkeys(workflow_ids)
+    above: Iterable[str] = asked_for
+    while above:
+        children = await children_of(database, above)
+        above = [each for each in children if each not in found and each not in asked_for]
+        found.update(children)
+    return found
+
+
 async def cancel_family(database: Database, workflow_id: str) -> bool:
     """End a workflow that has not ended, and all its descendants. False if the workflow itself had ended."""
     workflow_id = check_key(workflow_id, "workflow_id")
