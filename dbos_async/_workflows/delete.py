@@ -146,7 +146,8 @@ class _Deletion:
             stays = found.blocked()
             if await self._remove(found, found.to_remove(self._ids, stays)):
                 outcomes = {each: self._outcome(each, stays) for each in self._ids}
-                outcomes.update({each: "deleted" for each in self._deleted})
+                for each in self._deleted:
+                    outcomes[each] = "deleted"
                 return outcomes
 
     async def find(self) -> list[str]:
