@@ -19,7 +19,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
-from dbos_async._workflows.families import check_ids, chunks, descendants_of, key_of
+from dbos_async._workflows.families import answers_of, check_ids, chunks, descendants_of, key_of, raise_first
 from dbos_async.errors import DatabaseUnavailableError, WorkflowNotEndedError, WorkflowNotFoundError
 
 ENDED = ("SUCCESS", "ERROR", "CANCELLED")
@@ -145,7 +145,7 @@ class _Deletion:
                 continue
             stays = found.blocked()
             if await self._remove(found, found.to_remove(self._ids, stays)):
-                outcomes = {each: self._outcome(each, stays) for each in self._ids}
+                outcomes: dict[str, DeleteOutcome] = {each: self._outcome(each, stays) for each in self._ids}
                 for each in self._deleted:
                     outcomes[each] = "deleted"
                 return outcomes
@@ -186,13 +186,13 @@ class _Deletion:
                 keys = [end_key(each) for each in some]
                 rows = [(each, found.statuses[each][1], key) for each, key in zip(some, keys, strict=True)]
                 calls = [self._database.call(DELETE, [row], partition="", wakes=[row[2]]) for row in rows]
-                answers = await asyncio.gather(*calls)
-                for each, call, answer in zip(some, calls, answers, strict=True):
+                for each, call, answer in await answers_of(some, calls):
                     if answer:
                         self._deleted[each] = None
                         await launched.stop_if_lost(self._database, each)
-                    elif call.was_sent:
+                    elif call.was_sent or answer is None:
                         self._sent.add(each)
+                raise_first(calls)
                 if not all(each in self._deleted for each in some):
                     return False
         return True

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from dbos_async._checks import check_flag, check_key, check_list, check_optional_key
+from dbos_async._database.calls import Call, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs.context import calling_context
@@ -57,6 +58,21 @@ def chunks(all_of_them: Iterable[T], size: int | None = None) -> Iterator[list[T
     some, size = list(all_of_them), size or AT_A_TIME
     for start in range(0, len(some), size):
         yield some[start : start + size]
+
+
+async def answers_of(workflow_ids: Sequence[str], calls: Sequence[Call]) -> Iterable[tuple[str, Call, Result | None]]:
+    """Each workflow with its call and the answer, when all calls have one or have failed. ``None``: it has failed."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [
+        (each, call, None if isinstance(answer, BaseException) else answer)
+        for each, call, answer in zip(workflow_ids, calls, answers, strict=True)
+    ]
+
+
+def raise_first(calls: Iterable[Call]) -> None:
+    """Raise what the first call has failed with, if one has."""
+    for call in calls:
+        call.result()
 
 
 async def children_of(database: Database, workflow_ids: Iterable[str]) -> dict[str, tuple[str, bool]]:
@@ -120,9 +136,11 @@ async def resume_all(
     async def find() -> dict[str, ResumeOutcome]:
         for some in chunks(each for each in ids if each not in outcomes):
             calls = [resuming(database, each, version) for each in some]
-            for each, call, answer in zip(some, calls, await asyncio.gather(*calls), strict=True):
-                outcomes[each] = _resumed(answer, was_sent=call.was_sent)
-        return outcomes
+            for each, call, answer in await answers_of(some, calls):
+                if answer is not None:
+                    outcomes[each] = _resumed(answer, was_sent=call.was_sent)
+            raise_first(calls)
+        return {each: outcomes[each] for each in ids}
 
     found: dict[str, ResumeOutcome] = await read(
         database, "resume_workflows", key_of(ids), find, dict[str, ResumeOutcome]
@@ -145,19 +163,22 @@ class _Cancellation:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._outcomes: dict[str, CancelOutcome] = {}
+        self._failed: list[Call] = []
+        """The calls that have failed, because somebody holds the row. The others go on, and then the error is raised."""
         context = calling_context(database)
         self._own_id = None if context is None else context.run.workflow_id
         """The workflow that calls. It is cancelled last, since that ends the call."""
 
     async def cancel(self, workflow_ids: Sequence[str], *, children: bool) -> dict[str, CancelOutcome]:
         """What became of each."""
-        own_id = self._own_id
+        own_id, self._failed = self._own_id, []
         await self._cancel(each for each in workflow_ids if each != own_id)
         is_own = own_id in workflow_ids
         if children:
             family = dict.fromkeys(workflow_ids)
             is_own |= await self._cancel_descendants(family)
             workflow_ids = list(family)
+        raise_first(self._failed)
         if is_own and own_id is not None and own_id not in self._outcomes:
             # What is left to do then is done although this call ends with its run.
             last = self._database.loop.create_task(
@@ -172,6 +193,7 @@ class _Cancellation:
         await self._cancel([own_id])
         if children:
             await self._cancel_descendants({own_id: None})
+        raise_first(self._failed)
 
     async def _cancel_descendants(self, family: dict[str, None]) -> bool:
         """Cancel what these have started, and add it to them. True if the caller is a part of that."""
@@ -197,10 +219,11 @@ class _Cancellation:
     async def _cancel(self, workflow_ids: Iterable[str]) -> None:
         for some in chunks(each for each in workflow_ids if each not in self._outcomes):
             calls = [cancelling(self._database, each) for each in some]
-            await asyncio.gather(*calls)
-            for each, call in zip(some, calls, strict=True):
-                is_ended = await has_ended(self._database, each, call)
-                self._outcomes[each] = "unknown" if is_ended is None else "cancelled" if is_ended else "ended"
+            for each, call, answer in await answers_of(some, calls):
+                if answer is not None:
+                    is_ended = await has_ended(self._database, each, call)
+                    self._outcomes[each] = "unknown" if is_ended is None else "cancelled" if is_ended else "ended"
+            self._failed += [call for call in calls if call.exception() is not None]
 
     async def _wait_for_starts(self) -> None:
         """Return when every transaction is over that may start a workflow now, by a fence that it has read before."""

@@ -34,6 +34,7 @@ from tests.support.families import FAMILY, INSERT, KINDS, make_family, make_tree
 from tests.support.processes import running
 from tests.support.races import outcome
 from tests.support.statements import ACTS, execute, step
+from tests.support.troubles import holding
 
 ENDED = {"ended", "failed"}
 CANCELLED = [each for each in FAMILY if each not in ENDED]
@@ -208,6 +209,40 @@ async def test_d4_a_cancellation_of_a_family_does_not_wait_for_ever(
         await two.execute("commit")
         assert not await client.cancel_workflow("w", children=True), "it goes on where it has stopped"
     assert await one.fetchval("select count(*) from dbos_async.workflows where status = 'PENDING'") == 0
+
+
+async def test_w6_one_whose_row_is_held_keeps_nobody_else(connection: Any, database_url: str) -> None:
+    ids = await make_tree(connection, 2, 2)
+    async with DBOSClient(database_url, connect_timeout_seconds=1) as client:
+        async with holding(database_url, "select from dbos_async.workflows where id = 'r.0' for update"):
+            with pytest.raises(DatabaseUnavailableError):
+                await client.cancel_workflows(["r"], children=True)
+            assert await statuses(connection) == dict.fromkeys(ids, "CANCELLED") | {"r.0": "PENDING"}
+        assert await client.cancel_workflows(["r"], children=True) == dict.fromkeys(ids, "ended") | {"r.0": "cancelled"}
+        async with holding(database_url, "select from dbos_async.workflows where id = 'r.0' for update"):
+            with pytest.raises(DatabaseUnavailableError):
+                await client.delete_workflow("r", children=True)
+            assert {"r", "r.0"} <= (await statuses(connection)).keys(), "what stands below it has gone first"
+        await client.delete_workflow("r", children=True)
+    assert await statuses(connection) == {}
+
+
+async def test_w4_a_workflow_that_cancels_a_family_tells_what_it_did_also_when_a_row_was_held(
+    database_url: str, connection: Any
+) -> None:
+    ids = await make_tree(connection, 2, 1)
+    async with DBOS(database_url, connect_timeout_seconds=0.5):
+        async with holding(database_url, "select from dbos_async.workflows where id = 'r.0' for update"):
+            with SetWorkflowID("w"):
+                handle = await DBOS.start_workflow(cancels_all, "r")
+            await eventually(lambda: _is(connection, "r.1", "CANCELLED"))
+            assert not launched.executor().runs["w"].over
+        assert await handle.get_result() == dict.fromkeys(ids, "cancelled")
+
+
+@DBOS.workflow(name="cancels another family")
+async def cancels_all(workflow_id: str) -> dict[str, str]:
+    return dict(await DBOS.cancel_workflows([workflow_id], children=True))
 
 
 async def test_w6_writers_that_start_nothing_are_not_waited_for(one: Any, two: Any, database_url: str) -> None:
