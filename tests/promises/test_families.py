@@ -213,7 +213,7 @@ async def test_d4_a_cancellation_of_a_family_does_not_wait_for_ever(
 
 async def test_w6_one_whose_row_is_held_keeps_nobody_else(connection: Any, database_url: str) -> None:
     ids = await make_tree(connection, 2, 2)
-    async with DBOSClient(database_url, connect_timeout_seconds=1) as client:
+    async with DBOSClient(database_url, connect_timeout_seconds=3) as client:
         async with holding(database_url, "select from dbos_async.workflows where id = 'r.0' for update"):
             with pytest.raises(DatabaseUnavailableError):
                 await client.cancel_workflows(["r"], children=True)
@@ -231,7 +231,7 @@ async def test_w4_a_workflow_that_cancels_a_family_tells_what_it_did_also_when_a
     database_url: str, connection: Any
 ) -> None:
     ids = await make_tree(connection, 2, 1)
-    async with DBOS(database_url, connect_timeout_seconds=0.5):
+    async with DBOS(database_url, connect_timeout_seconds=3):
         async with holding(database_url, "select from dbos_async.workflows where id = 'r.0' for update"):
             with SetWorkflowID("w"):
                 handle = await DBOS.start_workflow(cancels_all, "r")
