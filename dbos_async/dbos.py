@@ -138,6 +138,9 @@ class DBOS:
     resume_workflow: Final = _verbs.resume_workflow
     fork_workflow: Final = _verbs.fork_workflow
     delete_workflow: Final = _verbs.delete_workflow
+    cancel_workflows: Final = _verbs.cancel_workflows
+    resume_workflows: Final = _verbs.resume_workflows
+    delete_workflows: Final = _verbs.delete_workflows
 
     count_workflows: Final = _verbs.count_workflows
     count_messages: Final = _verbs.count_messages

@@ -34,6 +34,7 @@ _KINDS: Final = {
     "start_workflow": ("out", "starts"),
     "fork_workflow": ("out", "forks"),
     "cancel_workflow": ("out", "cancels"),
+    "cancel_workflows": ("out", "cancels"),
     "recv": ("in", "receives"),
     "recv_envelope": ("in", "receives"),
     "messages": ("in", "receives"),

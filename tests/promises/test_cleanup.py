@@ -310,3 +310,35 @@ async def test_w4_w6_a_workflow_that_cleans_up_is_killed_at_any_step(
     assert [one for one in told if one not in (1, 2)] in (["A", "cleans up", "C"], ["A", True, "cleans up", "C"])
     assert story["events"] == {"status": told[:-1]}
     assert story["streams"]["s"] == ["the end"]
+
+
+@DBOS.workflow()
+async def parent_that_cleans_up() -> None:
+    with SetWorkflowID("w"):
+        await DBOS.start_workflow(cleans_up, "recv", "passes")
+    try:
+        await DBOS.recv("never", None)
+    finally:
+        with SetWorkflowID("started to clean up"):
+            await DBOS.start_workflow(waits_while_asked)
+        await DBOS.recv("done", None)
+
+
+async def test_w6_a_family_cleans_up_and_what_is_started_for_that_goes_on(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url):
+        with SetWorkflowID("parent"):
+            await DBOS.start_workflow(parent_that_cleans_up)
+        with SetWorkflowID("child"):
+            await DBOS.start_workflow(waits_while_asked)
+        await eventually(lambda: "began" in RAN, "the child has begun")
+        await stands(connection, "recv")
+        outcomes = await DBOS.cancel_workflows(["parent"], children=True, cleanup_seconds=3600)
+        assert outcomes == {"parent": "cancelled", "w": "cancelled"}
+        with pytest.raises(WorkflowCancelledError):
+            await (await DBOS.retrieve_workflow("w")).get_result()
+        assert await DBOS.get_event("w", "status") == "cleaned up"
+        cleaner = await DBOS.retrieve_workflow("started to clean up")
+        assert await DBOS.cancel_workflow("parent", children=True, cleanup_seconds=3600), "it cleans up still"
+        assert (await cleaner.get_status()).status == "PENDING"
+        assert await DBOS.cancel_workflow("parent", children=True)
+        assert (await cleaner.get_status()).status == "CANCELLED", "that ends all of them"

@@ -128,14 +128,14 @@ async def test_c4_messages_of_a_destination_that_is_gone_are_dropped(one: Any) -
 
 
 def later(destination_id: str, name: str | None, delay: float | None = None, key: str | None = None) -> Row:
-    start = (None, name, "{}", None, None, uuid4(), None, None, b"u") if name else (None,) * 9
+    start = (None, name, "{}", None, None, uuid4(), None, None, None, b"u") if name else (None,) * 10
     return (
         None, None, None, None, "send", "", uuid4(), destination_id, "t", "1", None, b"d", None, key, delay, *start
     )  # fmt: skip
 
 
 def plain_start(workflow_id: str, name: str) -> Row:
-    return workflow_id, name, "{}", None, None, None, uuid4(), None, b"u"
+    return workflow_id, name, "{}", None, None, None, uuid4(), None, None, b"u"
 
 
 @pytest.mark.parametrize("name", ["f", "g"])

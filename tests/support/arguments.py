@@ -97,6 +97,7 @@ KINDS: dict[str, Kind] = {
     "backoff_rate": BOUNDED,
     "cursor": CURSOR,
     "before": Kind(0, (-1, *NO_INTS)),
+    "children": FLAG,
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
@@ -178,6 +179,9 @@ KINDS: dict[str, Kind] = {
     "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
     "without_patch": FILTER,
     "workflow_id": ID,
+    "workflow_ids": Kind(
+        (), (5, None, "order-17", b"x", {"a": 1}, object(), Mute(), [5], [""], ["a\0b"], ["x" * 513], [None])
+    ),
 }
 """What each parameter takes, by its name."""
 
