@@ -15,6 +15,7 @@ from dbos_async._checks import (
     check_optional_key,
     check_seconds,
 )
+from dbos_async._workflows.retries import RetryPolicy
 
 
 class _Default(int):
@@ -37,8 +38,8 @@ def step_options(
     interval_seconds: float,
     backoff_rate: float,
     timeout_seconds: float | None,
-) -> tuple[str | None, int, float, float, float | None]:
-    """Return the name, the number of attempts, the first pause, its growth and the time limit that `DBOS.step` was given."""
+) -> tuple[str | None, RetryPolicy]:
+    """Return the name and the retries of a step that `DBOS.step` was given."""
     attempts = check_int(max_attempts, 1, "max_attempts")
     pauses = (
         check_duration(interval_seconds, "interval_seconds", most=MAX_WAIT_SECONDS),
@@ -52,4 +53,4 @@ def step_options(
                 stacklevel=3,
             )
         attempts = 1
-    return check_optional_key(name, "name"), attempts, *pauses, check_seconds(timeout_seconds)
+    return check_optional_key(name, "name"), RetryPolicy(attempts, *pauses, check_seconds(timeout_seconds))

@@ -5,34 +5,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import AsyncGeneratorType, FrameType, GeneratorType, MethodType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import anyio
 
-from dbos_async._checks import MAX_WAIT_SECONDS
-from dbos_async._logs import text_of
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
-from dbos_async._runs.running_step import Tries
 from dbos_async._runs.step import Step
 from dbos_async._runs.threads import run_in_thread
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
+from dbos_async._workflows.retries import RetryPolicy
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
 from dbos_async._workflows.step_names import StepName
-from dbos_async.errors import InvalidValueError, StepCancelledError, StepTimeoutError, SystemExitError
-
-log = logging.getLogger("dbos_async")
-
-MAX_PROBLEM: Final = 500
-"""How much of the text of an error the list of steps shows."""
+from dbos_async.errors import InvalidValueError, StepCancelledError
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -52,10 +43,7 @@ class StepFunction(Decorated, Generic[P, R]):
         function: Callable[P, Any],
         *,
         name: str | None,
-        max_attempts: int,
-        interval_seconds: float,
-        backoff_rate: float,
-        timeout_seconds: float | None,
+        retries: RetryPolicy,
         frame: FrameType,
     ) -> None:
         shape = shape_of(function, self.kind, name, frame)
@@ -65,10 +53,7 @@ class StepFunction(Decorated, Generic[P, R]):
         self._signature = Signature(function, takes_stored_arguments=False, name=shape.name)
         self._is_coroutine = shape.is_coroutine
         self._is_called_here = shape.is_coroutine or self._signature.returns_awaitable
-        self._max_attempts = max_attempts
-        self._interval_seconds = interval_seconds
-        self._backoff_rate = backoff_rate
-        self._timeout_seconds = timeout_seconds
+        self._retries = retries
         self._recorded_name = StepName(shape)
         step_signatures.add(self._signature)
 
@@ -181,39 +166,7 @@ class StepFunction(Decorated, Generic[P, R]):
         raise StepCancelledError(self.name, step.path) from late
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
-        pause = self._interval_seconds
-        for attempt in range(1, self._max_attempts + 1):
-            try:
-                return await self._in_time(call)
-            except Exception as error:
-                if attempt == self._max_attempts or isinstance(error, InvalidValueError) or _ends_the_loop(error):
-                    if attempt > 1:
-                        error.add_note(f"The step {self.name!r} was tried {attempt} times.")
-                    raise
-                problem = f"{type(error).__name__}: {text_of(error)}"
-                text = "Step %r of workflow %r failed in attempt %d of %d and is tried again in %g s: %s"
-                log.warning(text, self.name, step.run.workflow_id, attempt, self._max_attempts, pause, problem)
-            step.tries = Tries(attempt + 1, time.monotonic() + pause, problem[:MAX_PROBLEM])
-            await anyio.sleep(pause)
-            step.tries = step.tries._replace(next_at=None)
-            pause = min(pause * self._backoff_rate, MAX_WAIT_SECONDS)  # which the clocks can still count
-        raise AssertionError("The last attempt returns or raises.")
-
-    async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        if self._timeout_seconds is None:
-            return await call()
-        late: BaseException | None = None
-        with anyio.move_on_after(self._timeout_seconds) as scope:
-            try:
-                value = await call()
-                if not scope.cancel_called:
-                    return value
-            except Exception as error:
-                if not scope.cancel_called:
-                    raise
-                late = error
-        # The time is over, whatever the step made of its cancellation.
-        raise StepTimeoutError(self.name, self._timeout_seconds) from late
+        return await self._retries.attempts(call, step, self.name)
 
     async def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
@@ -229,15 +182,8 @@ class StepFunction(Decorated, Generic[P, R]):
 class StepDecorator:
     """What ``@DBOS.step(…)`` returns: it turns a function into a step."""
 
-    def __init__(
-        self,
-        name: str | None,
-        max_attempts: int,
-        interval_seconds: float,
-        backoff_rate: float,
-        timeout_seconds: float | None,
-    ) -> None:
-        self._options = name, max_attempts, interval_seconds, backoff_rate, timeout_seconds
+    def __init__(self, name: str | None, retries: RetryPolicy) -> None:
+        self._name, self._retries = name, retries
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
@@ -250,23 +196,8 @@ class StepDecorator:
         return self._step(function, frame)
 
     def _step(self, function: Any, frame: FrameType) -> StepFunction[Any, Any]:
-        name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
-        return StepFunction(
-            function,
-            name=name,
-            max_attempts=max_attempts,
-            interval_seconds=interval_seconds,
-            backoff_rate=backoff_rate,
-            timeout_seconds=timeout_seconds,
-            frame=frame,
-        )
+        return StepFunction(function, name=self._name, retries=self._retries, frame=frame)
 
 
 def _is_cancelled(scope: anyio.CancelScope) -> bool:
     return scope.cancel_called
-
-
-def _ends_the_loop(error: Exception) -> bool:
-    """Whether this comes from a task of the step that has ended the event loop: another attempt would end it again."""
-    task = asyncio.current_task()
-    return isinstance(error, SystemExitError) and task is not None and task.cancelling() > 0
