@@ -16,13 +16,14 @@ from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
 from dbos_async._runs.threads import run_in_thread
+from dbos_async._runs.turns import Turn, Turns
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
 from dbos_async._workflows.retries import RetryPolicy
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
-from dbos_async._workflows.step_names import StepName
+from dbos_async._workflows.step_names import RecordedName, StepName
 from dbos_async.errors import InvalidValueError, StepCancelledError
 
 P = ParamSpec("P")
@@ -44,18 +45,33 @@ class StepFunction(Decorated, Generic[P, R]):
         *,
         name: str | None,
         retries: RetryPolicy,
+        max_concurrent: int | None,
         frame: FrameType,
     ) -> None:
         shape = shape_of(function, self.kind, name, frame)
         functools.update_wrapper(self, function)
-        self.name: str = shape.name
-        self._function = function
-        self._signature = Signature(function, takes_stored_arguments=False, name=shape.name)
-        self._is_coroutine = shape.is_coroutine
-        self._is_called_here = shape.is_coroutine or self._signature.returns_awaitable
-        self._retries = retries
-        self._recorded_name = StepName(shape)
+        turns = None if max_concurrent is None else Turns(max_concurrent)
+        self._make(function, shape.name, StepName(shape), retries, turns, is_coroutine=shape.is_coroutine)
         step_signatures.add(self._signature)
+
+    def _make(
+        self,
+        function: Callable[P, Any],
+        name: str,
+        recorded: RecordedName,
+        retries: RetryPolicy,
+        turns: Turns | None,
+        *,
+        is_coroutine: bool,
+    ) -> None:
+        self.name: str = name
+        self._function = function
+        self._signature = Signature(function, takes_stored_arguments=False, name=name)
+        self._is_coroutine = is_coroutine
+        self._is_called_here = is_coroutine or self._signature.returns_awaitable
+        self._retries = retries
+        self._turns = turns
+        self._recorded_name = recorded
 
     @overload  # a class method
     def __get__(
@@ -126,7 +142,7 @@ class StepFunction(Decorated, Generic[P, R]):
 
     async def _attempt(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function once, as the body of the step."""
-        body = StepContext(step.run, step.path)
+        body = StepContext(step.run, step.path, attempt=step.attempts)
         token = current.set(body)
         forks = exits.forks
         try:
@@ -166,15 +182,21 @@ class StepFunction(Decorated, Generic[P, R]):
         raise StepCancelledError(self.name, step.path) from late
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
-        return await self._retries.attempts(call, step, self.name)
+        return await self._retries.attempts(call, step, self.name, self._turns)
 
     async def _call(self, /, *args: Any, **kwargs: Any) -> Any:
+        if self._turns is None:
+            return await self._call_now(None, *args, **kwargs)
+        async with self._turns.take() as turn:
+            return await self._call_now(turn, *args, **kwargs)
+
+    async def _call_now(self, turn: Turn | None, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
         if self._is_called_here:
             result = self._function(*args, **kwargs)
         else:
-            result = await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs))
+            result = await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs), turn)
         # Many a decorator makes a def of an async def: what it returns is awaited here.
         return await result if inspect.isawaitable(result) else result
 
@@ -182,8 +204,8 @@ class StepFunction(Decorated, Generic[P, R]):
 class StepDecorator:
     """What ``@DBOS.step(…)`` returns: it turns a function into a step."""
 
-    def __init__(self, name: str | None, retries: RetryPolicy) -> None:
-        self._name, self._retries = name, retries
+    def __init__(self, name: str | None, retries: RetryPolicy, max_concurrent: int | None) -> None:
+        self._name, self._retries, self._max_concurrent = name, retries, max_concurrent
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
@@ -196,7 +218,9 @@ class StepDecorator:
         return self._step(function, frame)
 
     def _step(self, function: Any, frame: FrameType) -> StepFunction[Any, Any]:
-        return StepFunction(function, name=self._name, retries=self._retries, frame=frame)
+        return StepFunction(
+            function, name=self._name, retries=self._retries, max_concurrent=self._max_concurrent, frame=frame
+        )
 
 
 def _is_cancelled(scope: anyio.CancelScope) -> bool:
