@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import anyio
+from anyio import move_on_after, sleep
 
 from dbos_async._checks import MAX_WAIT_SECONDS
 from dbos_async._logs import text_of
@@ -82,7 +82,7 @@ class RetryPolicy:
                 log.info("Step %r of workflow %r waits for %g s: %s", name, step.run.workflow_id, pause, problem)
             step.tries = tries = Tries(attempt, time.monotonic() + pause, problem[:MAX_PROBLEM])
             with _idle(step, takes_slot=pause <= LONG_PAUSE_SECONDS):
-                await anyio.sleep(pause)
+                await sleep(pause)
             step.tries = tries._replace(next_at=None)
 
     def _length_of(self, interval: float) -> float:
@@ -110,7 +110,7 @@ class RetryPolicy:
         if self.timeout_seconds is None:
             return await call()
         late: BaseException | None = None
-        with anyio.move_on_after(self.timeout_seconds) as scope:
+        with move_on_after(self.timeout_seconds) as scope:
             try:
                 value = await call()
                 if not scope.cancel_called:

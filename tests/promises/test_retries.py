@@ -54,7 +54,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         found.append(seconds)
 
-    monkeypatch.setattr(retries.anyio, "sleep", sleep)
+    monkeypatch.setattr(retries, "sleep", sleep)
     return found
 
 
@@ -404,5 +404,5 @@ async def test_a_late_retry_after_does_not_hide_a_timeout() -> None:
 def test_d5_options_of_retries_without_retries_warn() -> None:
     for options in ({"retry_on": OSError}, {"max_interval_seconds": 5}, {"jitter": True}):
         with pytest.warns(UserWarning, match="add retries_allowed=True"):
-            DBOS.step(**options)  # type: ignore[arg-type]  # one of several
+            DBOS.step(**options)
     DBOS.step(max_concurrent=3)
