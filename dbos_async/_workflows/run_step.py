@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any, ParamSpec, TypeVar
@@ -49,4 +50,15 @@ async def run_step(name: object, function: Any, args: tuple[Any, ...], kwargs: d
             f"run_step makes a step of a function, and {decorated.name!r} is a {decorated.kind} already: "
             f"{'call it without run_step' if is_step else 'start it with DBOS.start_workflow, or call it'}."
         )
-    return await _NamedCall(checked, function)(*args, **kwargs)
+    return await _NamedCall(checked, _maker(function) if inspect.isclass(function) else function)(*args, **kwargs)
+
+
+def _maker(kind: type[Any]) -> Callable[..., Any]:
+    """A function that makes objects of this class, and says so."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        return kind(*args, **kwargs)
+
+    make.__annotations__ = {"return": kind}
+    make.__qualname__ = kind.__qualname__
+    return make

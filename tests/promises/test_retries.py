@@ -402,7 +402,8 @@ async def test_a_late_retry_after_does_not_hide_a_timeout() -> None:
 
 
 def test_d5_options_of_retries_without_retries_warn() -> None:
-    for options in ({"retry_on": OSError}, {"max_interval_seconds": 5}, {"jitter": True}):
+    several: list[dict[str, Any]] = [{"retry_on": OSError}, {"max_interval_seconds": 5}, {"jitter": True}]
+    for options in several:
         with pytest.warns(UserWarning, match="add retries_allowed=True"):
             DBOS.step(**options)
     DBOS.step(max_concurrent=3)
