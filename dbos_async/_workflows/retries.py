@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from anyio import move_on_after, sleep
@@ -18,7 +17,7 @@ from dbos_async._logs import text_of
 from dbos_async._runs.running_step import Tries
 from dbos_async._runs.step import Step
 from dbos_async._runs.turns import Turns
-from dbos_async._workflows.retry_on import EXCEPT_INVALID_VALUES, Retryable, wait_asked_for
+from dbos_async._workflows.retry_on import Retryable, is_retryable, wait_asked_for
 from dbos_async.errors import RetryAfter, StepTimeoutError, SystemExitError
 
 log = logging.getLogger("dbos_async")
@@ -42,8 +41,7 @@ class _Again(NamedTuple):
     """Whether the attempt counts as one."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """The options of ``@DBOS.step(…)`` that are about its attempts."""
 
     are_allowed: bool = False
@@ -51,76 +49,82 @@ class RetryPolicy:
     interval_seconds: float = 1.0
     backoff_rate: float = 2.0
     timeout_seconds: float | None = None
-    retryable: Retryable = EXCEPT_INVALID_VALUES
+    retryable: Retryable = Retryable()
     max_interval_seconds: float = MAX_WAIT_SECONDS
     jitter: bool = False
 
-    async def attempts(self, call: Callable[[], Awaitable[Any]], step: Step, name: str, turns: Turns | None) -> Any:
-        """Call until an attempt returns, or fails and is not repeated. Each attempt takes a turn, if they are limited."""
-        attempt, interval = 1, self.interval_seconds
-        while True:
-            try:
-                if turns is None:
-                    return await self._attempt(call, step, name)
-                async with turns.take(lambda: _waiting_for_turn(step)):
-                    return await self._attempt(call, step, name)
-            except Exception as error:
-                again = await self._decide(error, step, name, attempt)
-                if again is None:
-                    if attempt > 1:
-                        error.add_note(f"The step {name!r} was tried {attempt} times.")
-                    raise
-                problem = _text_of(again.because)
-            pause = again.wait_seconds
-            if again.counts:
-                pause = max(pause, self._length_of(interval))
-                text = "Step %r of workflow %r failed in attempt %d of %d and is tried again in %g s: %s"
-                log.warning(text, name, step.run.workflow_id, attempt, self.max_attempts, round(pause, 3), problem)
-                attempt += 1
-                interval = min(interval * self.backoff_rate, MAX_WAIT_SECONDS)  # which the clocks can still count
-            else:
-                log.info("Step %r of workflow %r waits for %g s: %s", name, step.run.workflow_id, pause, problem)
-            step.tries = tries = Tries(attempt, time.monotonic() + pause, problem[:MAX_PROBLEM])
-            with _idle(step, takes_slot=pause <= LONG_PAUSE_SECONDS):
-                await sleep(pause)
-            step.tries = tries._replace(next_at=None)
 
-    def _length_of(self, interval: float) -> float:
-        """How long a pause is. Jitter makes it a random time between half of it and all of it."""
-        pause = min(interval, self.max_interval_seconds)
-        return pause * _random.uniform(0.5, 1.0) if self.jitter else pause
-
-    async def _decide(self, error: Exception, step: Step, name: str, attempt: int) -> _Again | None:
-        """Whether the step is tried again after this error. A predicate that raises ends it by that error."""
-        if not self.are_allowed or _ends_the_loop(error):
-            return None
-        seconds, is_all = wait_asked_for(error)
-        if is_all:
-            return _Again(error, seconds, counts=False)
+async def attempts(
+    policy: RetryPolicy, turns: Turns | None, call: Callable[[], Awaitable[Any]], step: Step, name: str
+) -> Any:
+    """Call until an attempt returns, or fails and is not repeated. Each attempt takes a turn, if they are limited."""
+    attempt, interval = 1, policy.interval_seconds
+    while True:
         try:
-            is_retryable = await self.retryable.includes(error, step, name)
-        except RetryAfter as asked:
-            return _Again(asked, asked.seconds, counts=False)
-        return _Again(error, seconds, counts=True) if is_retryable and attempt < self.max_attempts else None
+            if turns is None:
+                return await _attempt(policy, call, step, name)
+            async with turns.take(lambda: _waiting_for_turn(step)):
+                return await _attempt(policy, call, step, name)
+        except Exception as error:
+            again = await _decide(policy, error, step, name, attempt)
+            if again is None:
+                if attempt > 1:
+                    error.add_note(f"The step {name!r} was tried {attempt} times.")
+                raise
+            problem = _text_of(again.because)
+        pause = again.wait_seconds
+        if again.counts:
+            pause = max(pause, _length_of(policy, interval))
+            text = "Step %r of workflow %r failed in attempt %d of %d and is tried again in %g s: %s"
+            log.warning(text, name, step.run.workflow_id, attempt, policy.max_attempts, round(pause, 3), problem)
+            attempt += 1
+            interval = min(interval * policy.backoff_rate, MAX_WAIT_SECONDS)  # which the clocks can still count
+        else:
+            log.info("Step %r of workflow %r waits for %g s: %s", name, step.run.workflow_id, pause, problem)
+        step.tries = tries = Tries(attempt, time.monotonic() + pause, problem[:MAX_PROBLEM])
+        with _idle(step, takes_slot=pause <= LONG_PAUSE_SECONDS):
+            await sleep(pause)
+        step.tries = tries._replace(next_at=None)
 
-    async def _attempt(self, call: Callable[[], Awaitable[Any]], step: Step, name: str) -> Any:
-        if step.run.host.closing:  # a shutdown has come in a pause, or before this turn
-            with _idle(step):
-                await step.run.check_may_act("step", is_begun=False)
-        if self.timeout_seconds is None:
-            return await call()
-        late: BaseException | None = None
-        with move_on_after(self.timeout_seconds) as scope:
-            try:
-                value = await call()
-                if not scope.cancel_called:
-                    return value
-            except Exception as error:
-                if not scope.cancel_called:
-                    raise
-                late = error
-        # The time is over, whatever the step made of its cancellation.
-        raise StepTimeoutError(name, self.timeout_seconds) from late
+
+def _length_of(policy: RetryPolicy, interval: float) -> float:
+    """How long a pause is. Jitter makes it a random time between half of it and all of it."""
+    pause = min(interval, policy.max_interval_seconds)
+    return pause * _random.uniform(0.5, 1.0) if policy.jitter else pause
+
+
+async def _decide(policy: RetryPolicy, error: Exception, step: Step, name: str, attempt: int) -> _Again | None:
+    """Whether the step is tried again after this error. A predicate that raises ends it by that error."""
+    if not policy.are_allowed or _ends_the_loop(error):
+        return None
+    seconds, is_all = wait_asked_for(error)
+    if is_all:
+        return _Again(error, seconds, counts=False)
+    try:
+        is_worth_it = await is_retryable(policy.retryable, error, step, name)
+    except RetryAfter as asked:
+        return _Again(asked, asked.seconds, counts=False)
+    return _Again(error, seconds, counts=True) if is_worth_it and attempt < policy.max_attempts else None
+
+
+async def _attempt(policy: RetryPolicy, call: Callable[[], Awaitable[Any]], step: Step, name: str) -> Any:
+    if step.run.host.closing:  # a shutdown has come in a pause, or before this turn
+        with _idle(step):
+            await step.run.check_may_act("step", is_begun=False)
+    if policy.timeout_seconds is None:
+        return await call()
+    late: BaseException | None = None
+    with move_on_after(policy.timeout_seconds) as scope:
+        try:
+            value = await call()
+            if not scope.cancel_called:
+                return value
+        except Exception as error:
+            if not scope.cancel_called:
+                raise
+            late = error
+    # The time is over, whatever the step made of its cancellation.
+    raise StepTimeoutError(name, policy.timeout_seconds) from late
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final, Protocol
+from typing import Any, NamedTuple
 
 from dbos_async._checks import excerpt
 from dbos_async._runs import exits
@@ -16,70 +16,54 @@ Predicate = Callable[[Exception], bool | Awaitable[bool]]
 RetryOn = type[Exception] | Collection[type[Exception]] | Predicate
 
 
-class Retryable(Protocol):
-    """The errors after which a step is tried again."""
+class Retryable(NamedTuple):
+    """The errors after which a step is tried again; without either all but those of values, which would be invalid again."""
 
-    async def includes(self, error: Exception, step: Step, name: str, /) -> bool:
-        """Whether this is one of them."""
-        ...
-
-
-class _ExceptInvalidValues:
-    async def includes(self, error: Exception, _step: Step, _name: str, /) -> bool:
-        return not isinstance(error, InvalidValueError)
-
-
-EXCEPT_INVALID_VALUES: Final[Retryable] = _ExceptInvalidValues()
-"""All, but for a value that another attempt would find invalid again."""
-
-
-class _OfKinds:
-    """The exceptions of some types, and the groups that have no others."""
-
-    def __init__(self, kinds: tuple[type[Exception], ...]) -> None:
-        self._kinds = kinds
-
-    async def includes(self, error: Exception, _step: Step, _name: str, /) -> bool:
-        if isinstance(error, self._kinds):
-            return True
-        return isinstance(error, ExceptionGroup) and error.split((*self._kinds, RetryAfter))[1] is None
-
-
-class _Asked:
+    kinds: tuple[type[Exception], ...] | None = None
+    """The exceptions of these types, and the groups that have no others."""
+    predicate: Callable[[Exception], Any] | None = None
     """Those for which a function of the user answers True."""
 
-    def __init__(self, predicate: Callable[[Exception], Any]) -> None:
-        self._predicate = predicate
 
-    async def includes(self, error: Exception, step: Step, name: str, /) -> bool:
-        what = f"The retry_on of the step {name!r}"
-        body = StepContext(step.run, step.path, attempt=step.attempts)  # a verb that it calls is a part of the step
-        token = current.set(body)
-        try:
-            answer = self._predicate(error)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        except SystemExit as exit_:
-            raise exits.as_error(exit_, what) from error
-        except Exception as raised:
-            if raised is not error:
-                raised.__cause__ = raised.__cause__ or error
-                if not isinstance(raised, RetryAfter):
-                    raised.add_note(f"{what} raised this.")
-            raise
-        finally:
-            body.abandon_writers()
-            body.over = True
-            current.reset(token)
-        if isinstance(answer, bool):
-            return answer
-        raise InvalidArgumentError(f"{what} must answer True or False and has answered {excerpt(answer)}.") from error
+async def is_retryable(which: Retryable, error: Exception, step: Step, name: str) -> bool:
+    """Whether the step of this name is tried again after this error. What a predicate raises ends the step."""
+    if which.predicate is not None:
+        return await _ask(which.predicate, error, step, f"The retry_on of the step {name!r}")
+    if which.kinds is None:
+        return not isinstance(error, InvalidValueError)
+    if isinstance(error, which.kinds):
+        return True
+    return isinstance(error, ExceptionGroup) and error.split((*which.kinds, RetryAfter))[1] is None
+
+
+async def _ask(predicate: Callable[[Exception], Any], error: Exception, step: Step, what: str) -> bool:
+    body = StepContext(step.run, step.path, attempt=step.attempts)  # a verb that it calls is a part of the step
+    token = current.set(body)
+    try:
+        answer = predicate(error)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    except SystemExit as exit_:
+        raise exits.as_error(exit_, what) from error
+    except Exception as raised:
+        if raised is not error:
+            raised.__cause__ = raised.__cause__ or error
+            if not isinstance(raised, RetryAfter):
+                raised.add_note(f"{what} raised this.")
+        raise
+    finally:
+        body.abandon_writers()
+        body.over = True
+        current.reset(token)
+    if isinstance(answer, bool):
+        return answer
+    raise InvalidArgumentError(f"{what} must answer True or False and has answered {excerpt(answer)}.") from error
 
 
 def check_retry_on(value: object) -> Retryable:
     """Return what ``retry_on`` says: an exception type, several of them, or a function. ``None`` says the default."""
     if value is None:
-        return EXCEPT_INVALID_VALUES
+        return Retryable()
     if isinstance(value, type) or (isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray)):
         kinds = (value,) if isinstance(value, type) else tuple(value)
         for kind in kinds:
@@ -87,13 +71,13 @@ def check_retry_on(value: object) -> Retryable:
                 raise InvalidArgumentError(
                     f"retry_on must have types of exceptions, derived from Exception, and has {excerpt(kind)}."
                 )
-        return _OfKinds(kinds)
+        return Retryable(kinds)
     if not callable(value):
         raise InvalidArgumentError(
             "retry_on must be a type of exceptions, several of them, or a function that answers True or False for one, and is "
             f"{excerpt(value)}."
         )
-    return _Asked(value)
+    return Retryable(predicate=value)
 
 
 def wait_asked_for(error: Exception) -> tuple[float, bool]:

@@ -21,7 +21,7 @@ from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
-from dbos_async._workflows.retries import RetryPolicy
+from dbos_async._workflows.retries import RetryPolicy, attempts
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
 from dbos_async._workflows.step_names import RecordedName, StepName
 from dbos_async.errors import InvalidValueError, StepCancelledError
@@ -182,7 +182,7 @@ class StepFunction(Decorated, Generic[P, R]):
         raise StepCancelledError(self.name, step.path) from late
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
-        return await self._retries.attempts(call, step, self.name, self._turns)
+        return await attempts(self._retries, self._turns, call, step, self.name)
 
     async def _call(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._turns is None:
