@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from dbos_async import DBOS, RetryAfter, SetWorkflowID, StepTimeoutError, WorkflowCancelledError
+from dbos_async._cli.step_words import Line, words_of
 from dbos_async._executor import launched
 from dbos_async._operations.replay import replay_workflow
 from dbos_async._workflows.registry import registered
@@ -114,6 +115,9 @@ async def test_a_step_that_waits_for_its_turn_says_so_and_takes_no_slot() -> Non
     await started(call_one, 1, 2)
     (step,) = await DBOS.list_workflow_steps("w2")
     assert (step.key, step.attempt, step.next_attempt_at, step.last_error) == ("one at once", None, None, None)
+    described = await DBOS.describe_workflow("w2")
+    assert [wait.what for wait in described.waits] == ["the end of step one at once, which waits for its turn"]
+    assert words_of(Line(described.steps), 80).plain.endswith("one at once  waits for its turn")
     (step,) = await DBOS.list_workflow_steps("w1")
     assert step.attempt == 1
     assert launched.executor().slots.waiting == 1
