@@ -52,10 +52,10 @@ class SystemExitError(DBOSError):
 class RetryAfter(DBOSError):  # noqa: N818 - it is raised to ask for something, as StopIteration is
     """Raise it in a step with retries: the step is tried again after ``seconds``, and this attempt does not count.
 
-    ``seconds`` is a number or a ``timedelta``, from 0 to a hundred years; ``reason`` is for people. So a step waits as long as
-    another side asks for, however often it does: only the end of the workflow, its deadline or a cancellation ends that. The
-    pauses after failed attempts do not grow by it. In a step without ``retries_allowed``, and elsewhere, it is an error like
-    any other. Raised from another error it keeps that as its cause.
+    ``seconds`` is a number or a ``timedelta``, from 0 to a hundred years; ``reason`` is for people. A wait takes at least 0.1 s. So
+    a step waits as long as another side asks for, however often it does: only the end of the workflow, its deadline or a
+    cancellation ends that. The pauses after failed attempts do not grow by it. In a step without ``retries_allowed``, and
+    elsewhere, it is an error like any other. Raised from another error it keeps that as its cause.
 
     Raises `InvalidArgumentError` when it is made of something else.
 

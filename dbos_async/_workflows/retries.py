@@ -28,6 +28,9 @@ MAX_PROBLEM: Final = 500
 LONG_PAUSE_SECONDS: Final = 5.0
 """During a longer pause the run takes no slot of its executor."""
 
+LEAST_WAIT_SECONDS: Final = 0.1
+"""A `RetryAfter` waits at least so long: a service that says 0 again and again is not called in a busy loop."""
+
 _random: Final = random.SystemRandom()  # else a seed of the program, or a fork, gives many processes the same pauses
 
 
@@ -99,11 +102,11 @@ async def _decide(policy: RetryPolicy, error: Exception, step: Step, name: str, 
         return None
     seconds, is_all = wait_asked_for(error)
     if is_all:
-        return _Again(error, seconds, counts=False)
+        return _Again(error, max(seconds, LEAST_WAIT_SECONDS), counts=False)
     try:
         is_worth_it = await is_retryable(policy.retryable, error, step, name)
     except RetryAfter as asked:
-        return _Again(asked, asked.seconds, counts=False)
+        return _Again(asked, max(asked.seconds, LEAST_WAIT_SECONDS), counts=False)
     return _Again(error, seconds, counts=True) if is_worth_it and attempt < policy.max_attempts else None
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast
 
 import anyio
 
+from dbos_async._checks import check_loop
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
 from dbos_async._runs.step import Step
@@ -25,6 +26,11 @@ from dbos_async._workflows.retries import RetryPolicy, attempts
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
 from dbos_async._workflows.step_names import RecordedName, StepName
 from dbos_async.errors import InvalidValueError, StepCancelledError
+
+OTHER_LOOP: Final = (
+    "A step works in the event loop of its workflow and was called in another one: call it from there, for example with "
+    "anyio.from_thread.run(...)."
+)
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -106,6 +112,7 @@ class StepFunction(Decorated, Generic[P, R]):
         """Execute or replay the step in the workflow of the current task. To cancel the scope is an outcome of the step."""
         context = current.get()
         assert isinstance(context, WorkflowContext)
+        check_loop(context.run.database.loop, OTHER_LOOP)
         self._signature.resolve()  # before anything is done whose result could not be recorded
         step = Step(context, "step", self._recorded_name.recorded)
         step.matcher = self._recorded_name

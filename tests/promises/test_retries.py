@@ -16,8 +16,11 @@ from dbos_async import (
     InvalidValueError,
     RetryAfter,
     SetWorkflowID,
+    SetWorkflowTimeout,
     StepTimeoutError,
     SystemExitError,
+    WorkflowCancelledError,
+    WrongPlaceError,
 )
 from dbos_async._workflows import retries
 from tests.support.eventually import eventually
@@ -236,6 +239,12 @@ async def test_retry_after_counts_as_no_attempt_however_few_there_are(pauses: li
     assert isinstance(await outcome(max_attempts=1), BusyError)
 
 
+async def test_retry_after_nothing_makes_no_busy_loop(pauses: list[float]) -> None:
+    RAISED.extend([RetryAfter(0), RetryAfter(0)])
+    assert await outcome() == 3
+    assert pauses == [retries.LEAST_WAIT_SECONDS] * 2
+
+
 async def test_a_group_of_retry_afters_waits_for_the_longest(pauses: list[float]) -> None:
     inner = ExceptionGroup("inner", [RetryAfter(9), RetryAfter(2)])
     RAISED.append(ExceptionGroup("several", [RetryAfter(3), inner]))
@@ -383,6 +392,55 @@ async def test_c1_a_pause_ends_when_its_step_is_cancelled() -> None:
     assert 3500 < (step.next_attempt_at - step.started_at).total_seconds() < 3700
     await DBOS.send("w", None, "cancel")
     assert await handle.get_result() == "StepCancelledError"
+
+
+async def test_a_deadline_ends_a_step_that_is_tried_again_for_ever() -> None:
+    @DBOS.step(name="asks for ever", retries_allowed=True)
+    async def ask() -> None:
+        raise_next()
+        raise RetryAfter(0)
+
+    @DBOS.workflow(name="is asked for ever")
+    async def workflow() -> None:
+        await ask()
+
+    with SetWorkflowTimeout(0.5):
+        handle = await DBOS.start_workflow(workflow)
+    async with asyncio.timeout(5):
+        with pytest.raises(WorkflowCancelledError):
+            await handle.get_result()
+    assert len(ATTEMPTS) > 1
+
+
+async def test_a_timer_of_the_workflow_ends_a_pause() -> None:
+    @DBOS.step(name="pauses for an hour", retries_allowed=True, interval_seconds=3600)
+    async def fail() -> None:
+        raise BusyError
+
+    @DBOS.workflow(name="has a timer")
+    async def workflow() -> str:
+        try:
+            async with asyncio.timeout(0.1):
+                await fail()
+        except TimeoutError:
+            return "timed out"
+        return ""
+
+    async with asyncio.timeout(5):
+        assert await workflow() == "timed out"
+
+
+async def test_d6_a_step_in_another_event_loop_than_its_workflow_raises_one_sentence() -> None:
+    @DBOS.step(name="is called in another loop")
+    async def step() -> None: ...
+
+    @DBOS.workflow(name="runs another loop")
+    async def workflow() -> None:
+        await asyncio.to_thread(lambda: asyncio.run(step()))
+
+    async with asyncio.timeout(5):
+        with pytest.raises(WrongPlaceError, match="A step works in the event loop of its workflow"):
+            await workflow()
 
 
 async def test_a_late_retry_after_does_not_hide_a_timeout() -> None:

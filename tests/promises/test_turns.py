@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from dbos_async import DBOS, RetryAfter, SetWorkflowID, StepTimeoutError, WorkflowCancelledError
+from dbos_async import DBOS, RetryAfter, SetWorkflowID, StepCancelledError, StepTimeoutError, WorkflowCancelledError
 from dbos_async._cli.step_words import Line, words_of
 from dbos_async._executor import launched
 from dbos_async._operations.replay import replay_workflow
@@ -138,6 +138,25 @@ async def test_w6_who_waits_for_a_turn_can_be_cancelled_and_leaves_the_line() ->
     let(1, 3)
     assert await third.get_result() == 3
     assert await first.get_result() == 1
+    assert BEGUN == [1, 3]
+
+
+@pytest.mark.usefixtures("dbos")
+async def test_c1_a_started_step_that_waits_for_its_turn_can_be_cancelled() -> None:
+    @DBOS.workflow(name="cancels who waits for a turn")
+    async def workflow() -> list[Any]:
+        first, second, third = [await DBOS.start_step(one, what) for what in (1, 2, 3)]
+        await second.cancel()
+        await DBOS.recv("go on", 60)
+        with pytest.raises(StepCancelledError):
+            await second.get_result()
+        return [await first.get_result(), await third.get_result()]
+
+    handle = await DBOS.start_workflow(workflow)
+    await eventually(lambda: BEGUN)
+    await DBOS.send(handle.workflow_id, None, "go on")
+    let(1, 3)
+    assert await handle.get_result() == [1, 3]
     assert BEGUN == [1, 3]
 
 
