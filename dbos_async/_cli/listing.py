@@ -12,6 +12,7 @@ import typer
 from rich.console import RenderableType
 from rich.live import Live
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.filters import Filters, find_all, takes_filters
 from dbos_async._cli.output import Column, console, note, show, status_text, table, write, write_json, write_json_line
 from dbos_async._cli.session import Json, Url, connected, reported, run
@@ -19,7 +20,7 @@ from dbos_async._cli.texts import age, duration, safe
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async.client import DBOSClient
 
-Limit = Annotated[int, typer.Option("--limit", "-l", min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", "-l", min=1, max=MAX_INT, help="How many at most.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until Ctrl-C.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the ids, one on each line.")]
 Payloads = Annotated[bool, typer.Option("--payloads", help="With inputs, outputs and errors (in JSON).")]
