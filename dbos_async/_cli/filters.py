@@ -47,7 +47,11 @@ class Filters:
     parent: Annotated[str | None, typer.Option("--parent", help="The id of the workflow that started it.")] = None
     version: Annotated[list[str] | None, typer.Option("--version", help="The application version.")] = None
     unclaimable: Annotated[
-        bool, typer.Option("--unclaimable", help="It waits for an executor, and no live one can run it.")
+        bool,
+        typer.Option(
+            "--unclaimable",
+            help="It waits for an executor, and no live one can run it. Not: what an executor that has gone owns.",
+        ),
     ] = False
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False
 
