@@ -24,6 +24,7 @@ from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
+from dbos_async._workflows.retry_on import RetryOn
 from dbos_async._workflows.start import WorkflowDecorator
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
@@ -87,12 +88,16 @@ class DBOS:
         ```
     """
 
-    workflow_id: ContextProperty = ContextProperty(
+    workflow_id: ContextProperty[str] = ContextProperty(
         lambda context: context.run.workflow_id, "The id of the calling workflow, None outside of workflows."
     )
-    step_id: ContextProperty = ContextProperty(
+    step_id: ContextProperty[str] = ContextProperty(
         lambda context: context.path if isinstance(context, StepContext) else None,
         "The path of the calling step (4, or 4.1.2 in a task of its own), None outside of steps.",
+    )
+    attempt: ContextProperty[int] = ContextProperty(
+        lambda context: context.attempt if isinstance(context, StepContext) else None,
+        "Which attempt of the calling step this is, from 1, None outside of steps. After a crash the step begins again with 1.",
     )
     is_replaying: IsReplaying = IsReplaying()
     logger: Final[logging.Logger] = logs.logger
@@ -125,6 +130,7 @@ class DBOS:
 
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step
+    run_step: Final = _verbs.run_step
     sleep: Final = _verbs.sleep
     sleep_until: Final = _verbs.sleep_until
     now: Final = _verbs.now
@@ -263,21 +269,35 @@ class DBOS:
         interval_seconds: float = 1.0,
         backoff_rate: float = 2.0,
         timeout_seconds: float | None = None,
+        *,
+        retry_on: RetryOn | None = None,
+        max_interval_seconds: float | None = None,
+        jitter: bool = False,
+        max_concurrent: int | None = None,
     ) -> StepDecorator:
         """Register an ``async def`` or ``def`` as a step: a workflow records its result or exception and does not run it again.
 
-        With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
-        ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
-        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step. A
-        record knows it by its ``name`` (``None``: the qualified name of the function). Options of retries without
-        ``retries_allowed`` do nothing, and a ``UserWarning`` says so.
+        A ``def`` runs in a thread and is awaited like any other step. A record knows the step by its ``name`` (``None``: the
+        qualified name of the function). An attempt that takes longer than ``timeout_seconds`` (``None``: no limit) raises
+        `StepTimeoutError`. ``max_concurrent`` is how many attempts of it run in this process at once (``None``: any number); the
+        others wait for their turn, first come, first served.
+
+        With ``retries_allowed`` it is tried up to ``max_attempts`` times, and the last exception is the step's:
+
+        - ``retry_on`` says after which exceptions: a type, several, or a function that answers True or False for one, which may
+          be an ``async def`` (``None``: all but `InvalidValueError`). After any other exception the step ends at once.
+        - The first pause takes ``interval_seconds``, each next one ``backoff_rate`` times as long, but at most
+          ``max_interval_seconds`` (``None``: no maximum). With ``jitter`` it is a random part of that, from one half to the whole.
+        - A step that raises `RetryAfter` is tried again after the time that it names, which counts as no attempt.
+
+        Options of retries without ``retries_allowed`` do nothing, and a ``UserWarning`` says so.
 
         Raises `InvalidArgumentError` when an option cannot be used, and `RegistrationError` when the function cannot be a step
         (a generator, a lambda without a ``name``), or when another function has the name.
 
         Example:
             ```python
-            @DBOS.step(retries_allowed=True, max_attempts=5, timeout_seconds=10)
+            @DBOS.step(retries_allowed=True, max_attempts=5, retry_on=OSError, timeout_seconds=10)
             def charge(cents: int) -> str:
                 return f"charged {cents} cents"
 
@@ -290,9 +310,11 @@ class DBOS:
         """
         if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
-        return StepDecorator(
-            *step_options(name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds)
-        )
+        options = step_options(
+            name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds,
+            retry_on, max_interval_seconds, jitter, max_concurrent,
+        )  # fmt: skip
+        return StepDecorator(*options)
 
 
 _current: DBOS | None = None

@@ -51,7 +51,11 @@ class Filters:
         str | None, typer.Option("--without-patch", help="DBOS.patched has not answered true for this name.")
     ] = None
     unclaimable: Annotated[
-        bool, typer.Option("--unclaimable", help="It waits for an executor, and no live one can run it.")
+        bool,
+        typer.Option(
+            "--unclaimable",
+            help="It waits for an executor, and no live one can run it. Not: what an executor that has gone owns.",
+        ),
     ] = False
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False
 

@@ -78,7 +78,10 @@ class Bar:
             return "failed"
         if not self.is_open:
             return ""
-        return "unfinished" if self.is_over else "runs" if self.kind == "work" else "waits"
+        if self.is_over:
+            return "unfinished"
+        has_turn = self.step.verb != "step" or self.step.attempt is not None
+        return "runs" if self.kind == "work" and has_turn else "waits"
 
 
 async def workflow(request: Request) -> Response:

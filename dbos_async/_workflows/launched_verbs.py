@@ -13,6 +13,7 @@ from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.registry import find, registered
+from dbos_async._workflows.run_step import run_step
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.start_step import StepHandle, start_step
 from dbos_async._workflows.verbs import WorkflowVerbs
@@ -100,6 +101,37 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         return await start_step(self._database, function, *args, **kwargs)
+
+    @overload
+    async def run_step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run_step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run_step(self, name: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as a step, without a decorator: a workflow records its result or exception under ``name``.
+
+        The function may be an ``async def``, or a ``def`` or lambda, which runs in a thread; if that returns a coroutine, it is
+        awaited. The result comes back as the type that the function is annotated with. A replay compares the name alone. In steps
+        and outside workflows it is a plain call. For retries and limits make it a step: ``DBOS.step(name=…, retries_allowed=True)``
+        also takes a function that is not yours.
+
+        Raises `InvalidArgumentError` when ``name`` cannot be used, or ``function`` is none or is a step or workflow already, and
+        `RegistrationError` when its result is annotated with a type that has no JSON.
+
+        Example:
+            ```python
+            async def charge(cents: int, *, card: str) -> str:
+                return f"{card} paid {cents} cents"
+
+            @DBOS.workflow()
+            async def checkout() -> str:
+                return await DBOS.run_step("charge", charge, 1250, card="a visa")
+
+            assert await checkout() == "a visa paid 1250 cents"
+            ```
+        """
+        return await run_step(name, function, args, kwargs)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep durably (workflows only): until ``seconds`` after the first call, by the clock of the database.

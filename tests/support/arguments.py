@@ -116,11 +116,14 @@ KINDS: dict[str, Kind] = {
     "idempotency_key": FILTER,
     "inside": Kind(None, (5, "x", object()), takes_none=True),
     "interval_seconds": BOUNDED,
+    "jitter": FLAG,
     "key": Kind("key", (*KEY.wrong, Topic("t", int))),
     "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
     "limit": COUNT,
     "long_poll_seconds": Kind(1, (*BOUNDED.wrong, 0)),
     "max_attempts": COUNT,
+    "max_concurrent": COUNT,
+    "max_interval_seconds": SECONDS,
     "max_bytes": Kind(1, (0, -1, 2**24 + 1, *NO_INTS)),
     "max_seconds": Kind(1, (*NO_DURATIONS, 60.1, float("inf"), 10**400)),
     "max_values": Kind(1, (0, -1, 10_001, *NO_INTS)),
@@ -152,6 +155,11 @@ KINDS: dict[str, Kind] = {
     ),
     "retention": Kind(None, (*NO_AGES[:-1], 0, 0.5, timedelta(0)), takes_none=True),
     "retries_allowed": FLAG,
+    "retry_on": Kind(
+        OSError,
+        (5, "OSError", b"x", KeyboardInterrupt, [KeyboardInterrupt], (OSError, 5), [len], OSError()),
+        takes_none=True,
+    ),
     "retry_seconds": BOUNDED,
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
     "shared": FLAG,
@@ -197,6 +205,11 @@ STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n"
 ENDED: Final = Kind("SUCCESS", (*STATUSES.wrong, "PENDING", "REPLAY_MISMATCH", None))
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.ask request": KINDS["message"],
+    "DBOS.run_step args": Kind((1,), ()),
+    "DBOS.run_step function": Kind(
+        abs, (*[each for each in NO_FUNCTIONS if not callable(each)], "echo", echo, echo_in_a_step)
+    ),
+    "DBOS.run_step kwargs": Kind({}, ()),
     "DBOS.start_step args": Kind((), ((1, 2), (1, 2, 3))),
     "DBOS.start_step kwargs": Kind({}, ({"surprise": 1}, {"value": 1, "other": 2})),
     "DBOS.start_step function": Kind(echo_in_a_step, (*NO_FUNCTIONS, "echo", echo)),
@@ -252,6 +265,7 @@ SHOWN: Final = {
 PROPERTIES: Final = {
     "DBOS.workflow_id",
     "DBOS.step_id",
+    "DBOS.attempt",
     "DBOS.is_replaying",
     "DBOS.logger",
     "WorkflowHandle.workflow_id",

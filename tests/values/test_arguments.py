@@ -303,6 +303,7 @@ LOOPLESS |= {
     "page.page",
     "embedded.start",
     "embedded.join",
+    "DBOS.run_step",  # outside of workflows it is a plain call
     *(each.__name__ for each in arguments.CONSTRUCTORS),
 }
 """What belongs to no event loop."""
