@@ -140,7 +140,7 @@ class Runtime:
             Service("take-overs", self.leases.keep_looking, leases.OTHERS, leases.EXPIRE, leases.FREE),
             Service("leftovers", self.leftovers.keep_giving_back, leftovers.OWNED, leftovers.GIVE_BACK),
             Service("steps under way", RunningSteps(self.executor).keep_telling, running_steps.TELL_STEPS),
-            Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
+            Service("claims", self.claiming.keep_claiming, claiming.CLAIM, claiming.WAITING_NAMES),
             Service(
                 "deadlines",
                 periodic.Due(self.executor).keep_doing,

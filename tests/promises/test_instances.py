@@ -19,6 +19,7 @@ from dbos_async import (
     SetWorkflowID,
     Start,
 )
+from dbos_async._executor import claiming
 from dbos_async._workflows import owners, registry
 from tests.support.eventually import eventually
 
@@ -203,6 +204,23 @@ async def test_w10_an_executor_without_the_object_says_so_once_and_leaves_it(
         assert await (await DBOS.retrieve_workflow("w")).get_result() == ["one", 3, None]
         await DBOS.resume_workflow("also")
         assert await (await DBOS.retrieve_workflow("also")).get_result() == ["one", 3, None]
+
+
+async def test_w10_an_executor_of_many_objects_claims_what_waits_for_any_of_them(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "MANY_NAMES", 1)
+    monkeypatch.setattr(claiming, "NAMES_AT_A_TIME", 2)
+    async with DBOSClient(database_url) as client:
+        for name in (*COUNTERS, "unknown", "zzz"):
+            for _ in range(2):
+                await client.start_workflow(f"Counter.checkout@{name}", "abc")
+        async with DBOS(database_url, max_running=2):
+            await client.start_workflow("Counter.checkout@one", "abc")
+            for name in COUNTERS:
+                await eventually(functools.partial(_has_ended, client, f"Counter.checkout@{name}"))
+            waiting = [one.name for one in await client.list_workflows(status="PENDING")]
+            assert sorted(set(waiting)) == ["Counter.checkout@unknown", "Counter.checkout@zzz"]
 
 
 async def _has_ended(client: DBOSClient, name: str) -> bool:
