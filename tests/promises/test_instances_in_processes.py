@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOSClient, SetWorkflowID
-from tests.cli.running import command_of
+from tests.cli.running import command_of, process
 from tests.support.crashing import killed_and_taken_over
 from tests.support.eventually import eventually
 from tests.support.processes import running
@@ -89,6 +90,26 @@ async def test_w2_w10_an_inherited_class_method_is_taken_over_for_its_class(data
             for workflow_id, kind in (("Shop.audit", "Shop"), ("Shop.audit[Market]", "Market")):
                 await client.send(workflow_id, None, "audited")
                 assert await (await client.retrieve_workflow(workflow_id)).get_result() == kind
+
+
+async def test_d5_the_command_line_knows_methods_by_their_names(database_url: str, tmp_path: Path) -> None:
+    command = command_of(database_url)
+    async with running("shops", database_url, "one", tmp_path / "ledger", "berlin") as one:
+        await one.says("ready")
+        for name, *given in (("Shop.order@berlin", "a widget"), ("Shop.audit[Market]",)):
+            (await command("workflows", "start", name, *given, "--id", name)).check(0)
+        await command("send", "Shop.order@berlin", "cash", "--topic", "paid")
+        assert "Shop.order@berlin" in (await command("workflows", "show", "Shop.order@berlin")).check(0).lines[0]
+        found = (await command("workflows", "list", "--name", "Shop.audit[Market]", "--json")).check(0).json
+        assert [one["workflow_id"] for one in found] == ["Shop.audit[Market]"]
+    module = "tests.support.programs.shops"
+    for workflow_id, code, says in (
+        ("Shop.audit[Market]", 0, "asks for recv"),
+        ("Shop.order@berlin", 2, "registers its object"),
+    ):
+        replaying = process(database_url, "workflows", "replay", workflow_id, module)
+        out, err = await asyncio.to_thread(replaying.communicate)
+        assert (replaying.returncode, says in out + err) == (code, True), out + err
 
 
 @pytest.mark.parametrize("at", range(1, 15))
