@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
 from dbos_async import logs
 from dbos_async._checks import check_optional_key
@@ -23,11 +23,15 @@ from dbos_async._messaging.writing_verbs import WritingVerbs
 from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
+from dbos_async._workflows.methods import WorkflowDecorator
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
+from dbos_async._workflows.owners import register_object
 from dbos_async._workflows.retry_on import RetryOn
-from dbos_async._workflows.start import WorkflowDecorator
+from dbos_async._workflows.shapes import decorating_frame
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
+
+T = TypeVar("T")
 
 
 class _Verbs(
@@ -243,10 +247,11 @@ class DBOS:
         Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
         than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked (``None``: never).
 
-        Static and class methods work, too; a decorator that has made a ``def`` of an ``async def`` needs `functools.wraps`.
+        Static and class methods work, too, and methods of objects that `register_instance` has registered. A decorator that has
+        made a ``def`` of an ``async def`` needs `functools.wraps`.
 
         Raises `InvalidArgumentError` when an option cannot be used, `RegistrationError` when the function cannot be a workflow
-        (no coroutine, a generator, a method of an object), or when another function has the name.
+        (no coroutine, a generator, a bound method), or when another function has the name.
 
         Example:
             ```python
@@ -260,6 +265,35 @@ class DBOS:
         if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
         return WorkflowDecorator(check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts))
+
+    @staticmethod
+    def register_instance(instance: T, name: str | None = None) -> T:
+        """Register an object before the launch, so that the methods of its class that are workflows run for it. Returns it.
+
+        A workflow is recorded with the object's class and ``name`` (``None``: its ``config_name``), and another process goes on
+        with the object that it has registered so: `Shop.checkout@berlin`. An executor without such an object leaves it, and
+        says so in its log. The object is kept for as long as the process lives. To register it twice is a no-op.
+
+        Raises `RegistrationError` for an object without a name or without workflows, for a second object of the class with this
+        name, and after the launch; `InvalidArgumentError` when the name cannot be used.
+
+        Example:
+            ```python
+            class Shop:
+                def __init__(self, city: str) -> None:
+                    self.config_name = city
+
+                @DBOS.workflow()
+                async def checkout(self, item: str) -> str:
+                    return f"{item} from {self.config_name}"
+
+            berlin = DBOS.register_instance(Shop("berlin"))  # before the launch
+            async with DBOS():
+                assert await berlin.checkout("a widget") == "a widget from berlin"
+            ```
+        """
+        register_object(instance, name, decorating_frame(), is_launched=_current is not None)
+        return instance
 
     @staticmethod
     def step(

@@ -93,7 +93,7 @@ async def replay_workflow(
         if record["name"] not in workflows:
             raise InvalidArgumentError(
                 f"The workflow {workflow_id!r} is of the function {record['name']!r}, which is not registered here: "
-                "name the module that defines it."
+                "name the module that defines it, or that registers its object."
             )
         replayer = _Replayer(database, workflows)
         launched.set_launched(replayer)

@@ -7,7 +7,7 @@ With an owner it begins here and now. Without an owner, an executor that knows i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, overload
 
 from dbos_async._database.calls import Call, Observer, Result, Row
@@ -26,8 +26,7 @@ from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import decode_value, size_error
 from dbos_async._workflows import shapes
 from dbos_async._workflows.handle import WorkflowHandle
-from dbos_async._workflows.registry import InheritedWorkflow, RegisteredWorkflow
-from dbos_async.errors import RegistrationError
+from dbos_async._workflows.registry import RegisteredWorkflow
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -45,68 +44,23 @@ class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        handle = await start_here(self, args, kwargs)
+        handle = await start_here(self.found(), args, kwargs)
         # A parked child is repaired and resumed, and so its parent waits. Others hear of it.
         return cast("R", await handle.get_result(wait_if_parked=run_of_body(None) is not None))
 
-    if TYPE_CHECKING:  # only a class method has this
+    if TYPE_CHECKING:  # only methods have this (methods.py)
 
-        @overload
+        @overload  # a class method
         def __get__(self: shapes.TakesClass[Q, R], instance: object, owner: type | None = None) -> Workflow[Q, R]: ...
-        @overload
+        @overload  # a method
+        def __get__(self: shapes.TakesObject[T, Q, R], instance: T, owner: type | None = None) -> Workflow[Q, R]: ...
+        @overload  # a static method, or what the class itself has
         def __get__(self, instance: object, owner: type | None = None) -> Self: ...
         def __get__(self, instance: object, owner: type | None = None) -> Any: ...
 
     def __set_name__(self, owner: type, name: str) -> None:
         """It stands in a class. Under a ``@staticmethod`` this is not called."""
         shapes.check_in_class(self.__dict__["__wrapped__"], owner)
-
-
-class StaticWorkflow(Workflow[P, R]):
-    """A static method that is a workflow."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        """It may stand in a class."""
-
-
-class ClassWorkflow(StaticWorkflow[P, R]):
-    """A class method that is a workflow: it runs for the class that defines it."""
-
-    def __init__(self, method: classmethod[Any, P, Any], *options: Any) -> None:
-        # The first parameter is the class. Which one it is, Python says after the class has been made.
-        super().__init__(method.__get__(None, object), *options)
-        self._method = method
-        self._owner: type = object
-        self.function = self._call_without_class
-
-    async def _call_without_class(self, /, *args: Any, **kwargs: Any) -> R:
-        raise RegistrationError(
-            f"The workflow {self.name!r} is a class method, and stands in no class: define it in one."
-        )
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._owner = owner
-        self.function = shapes.awaiting(self._method.__get__(None, owner))
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        found = type(instance) if owner is None else owner
-        return self if found is self._owner else InheritedWorkflow(self, self._owner, found)
-
-
-class WorkflowDecorator:
-    """What ``@DBOS.workflow(…)`` returns: it turns a function into a workflow."""
-
-    def __init__(self, name: str | None, max_recovery_attempts: int) -> None:
-        self._options = name, max_recovery_attempts
-
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Workflow[P, R]:
-        options = *self._options, shapes.decorating_frame()
-        made: Any = function  # type checkers pass the function of a static or class method
-        if isinstance(made, classmethod):
-            return ClassWorkflow(made, *options)
-        if isinstance(made, staticmethod):
-            return StaticWorkflow(made.__func__, *options)
-        return Workflow(function, *options)
 
 
 class StartOnCommit(Observer):

@@ -39,7 +39,7 @@ from dbos_async import (
     page,
 )
 from dbos_async.logs import WorkflowContext
-from tests.support.workflows import echo, echo_in_a_step
+from tests.support.workflows import ECHOES, Echoes, echo, echo_in_a_step
 from tests.support.wrong_values import (
     LIVES,
     NO_AGES,
@@ -115,6 +115,7 @@ KINDS: dict[str, Kind] = {
     "id_prefix": Kind(None, (*NO_TEXTS, *UNSTORABLE), takes_none=True),
     "idempotency_key": FILTER,
     "inside": Kind(None, (5, "x", object()), takes_none=True),
+    "instance": Kind(ECHOES, (5, "x", None, echo, Echoes, Echoes(), *OBJECTS)),
     "interval_seconds": BOUNDED,
     "jitter": FLAG,
     "key": Kind("key", (*KEY.wrong, Topic("t", int))),
@@ -232,6 +233,7 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOS.list_workflows workflow_id": SEVERAL,
     "DBOS.purge name": SEVERAL,
     "DBOS.purge status": ENDED,
+    "DBOS.register_instance name": Kind(None, KINDS["name"].wrong, takes_none=True),
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
     "DBOSClient.ask request": KINDS["message"],
     "DBOSClient.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),

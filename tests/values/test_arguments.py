@@ -301,6 +301,7 @@ LOOPLESS |= {
     "fastapi.client_lifespan",
     "fastapi.add_health_routes",
     "page.page",
+    "DBOS.register_instance",
     "embedded.start",
     "embedded.join",
     "DBOS.run_step",  # outside of workflows it is a plain call
