@@ -20,10 +20,12 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
+from dbos_async._executor.ending import RunCompletion, failure, store_end, success
 from dbos_async._logs import shown, without_stop
 from dbos_async._runs import exits, threads
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
+from dbos_async._runs.continuation import is_only_continuing, without_continuing
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.run import RUNS_OF_ONE, SHUTTING_DOWN, WAS_CANCELLED, Outcome, Run, Slots
@@ -31,7 +33,6 @@ from dbos_async._runs.run_task import TaskFactory
 from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
-from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, ReplayMismatchError, SystemExitError
 
 log = logging.getLogger("dbos_async")
@@ -129,8 +130,14 @@ class Executor:
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        generation: int = 1,
+        *,
+        is_new: bool = False,
     ) -> Run | None:
-        """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller."""
+        """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller.
+
+        ``is_new``: no earlier run of this generation has recorded anything.
+        """
         if self.closing or self.suspended is not None:
             return None
         earlier = self.runs.get(workflow_id)
@@ -139,7 +146,8 @@ class Executor:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
         run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate, name)
-        if attempt % RUNS_OF_ONE > 1:
+        run.generation, run.losses = generation, self.database.batches.losses
+        if attempt % RUNS_OF_ONE > 1 and not is_new:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
@@ -249,31 +257,37 @@ class Executor:
                 finally:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
-                outcome = _success(run, workflow, value)
+                # Code that swallows the exception of continue_as_new and returns has called it all the same.
+                outcome = success(run, workflow.signature, value) if run.continuation is None else CONTINUED
         except Exception as error:
-            outcome = _failure(run, error)
+            outcome = failure(run, error)
         except BaseException as error:
             outcome = self._end_of(run, error)
         finally:
             run.over = True
             try:
-                if run.inside_verbs and run.stopped is None:
+                if outcome is CONTINUED and run.stopped is None:
+                    await settle(self, run)
+                elif run.inside_verbs and run.stopped is None:
                     await self._cancel_tasks_inside(run)
             finally:
                 self._end(run, outcome)
 
     def _end_of(self, run: Run, error: BaseException) -> Outcome:
         """The outcome of a function that raised this, which is no Exception. A run that was ended from outside is stopped."""
+        if run.continuation is not None and is_only_continuing(error):
+            return CONTINUED
+        error = without_continuing(error)
         exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
         if isinstance(exit_error, SystemExitError):
-            return _failure(run, exit_error)
+            return failure(run, exit_error)
         if self.service is not None and self.service.cancelling():
             run.stop("the event loop closes without a shutdown of DBOS")
             return _NO_OUTCOME
         if not exits.is_outcome(error):
             exits.interrupt(run, error)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
-        return _failure(run, error)
+        return failure(run, error)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         """Store the outcome of a run that is over; a stopped run has none."""
@@ -283,10 +297,12 @@ class Executor:
             self._tasks.discard(run.main_task)
             run.main_task = None
         tracing.end(run, outcome.status)
-        if run.stopped is None:
-            RunCompletion(run).store(outcome)
-        else:
+        if run.stopped is not None:
             self.leave(run)
+        elif outcome is CONTINUED and run.continuation is not None:
+            NextGeneration(self, run, run.continuation).store()
+        else:
+            RunCompletion(run).store(outcome)
 
     def leave(self, run: Run) -> None:
         """Forget a run that is over: either its outcome is stored, or it has none."""
@@ -328,22 +344,6 @@ def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[
         mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
         log.error("%s", mismatch)
         return Outcome("REPLAY_MISMATCH", None, encode_error(mismatch))
-
-
-def _success(run: Run, workflow: Runnable, value: Any) -> Outcome:
-    what = f"The result of workflow {run.workflow_id!r}"
-    result = encode_value(value, workflow.signature.result_type, what=what)
-    invalid = size_error(result, run.database.max_payload_bytes, what)
-    if invalid is not None:
-        raise invalid
-    return Outcome("SUCCESS", result, None)
-
-
-def _failure(run: Run, error: BaseException) -> Outcome:
-    if run.stopped is None:
-        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
-        tracing.note(run, error)
-    return Outcome("ERROR", None, encode_error(error))
 
 
 def _do_nothing() -> None:

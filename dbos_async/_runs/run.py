@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener
 from dbos_async._logs import without_stop
+from dbos_async._runs.continuation import Continuation
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
 from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
+from dbos_async._runs.run_writes import RunWrites
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 if TYPE_CHECKING:
@@ -116,27 +118,6 @@ class RunEnd:
         return self.outcome
 
 
-class RunWrites:
-    """What a run has written so far."""
-
-    __slots__ = ("rewinding", "seq", "stream_ends", "unsettled", "writers")
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.rewinding: dict[str, asyncio.Lock] = {}
-        """For each stream: at most one statement at a time takes back."""
-        self.writers: dict[str, list[Any]] = {}
-        """For each stream: the open writers of the body of the workflow."""
-        self.unsettled: dict[tuple[str, str], Any] = {}
-        """Abandoned stream writers that have a batch under way, by the paths of their steps and by their streams."""
-        self.stream_ends: dict[str, int] = {}
-        """The highest known offset of each stream: a write looks for the end of its stream from there on."""
-
-    def reached(self, key: str, offset: int) -> None:
-        """Remember that a stream has this offset."""
-        self.stream_ends[key] = max(offset, self.stream_ends.get(key, -1))
-
-
 @dataclass(slots=True, eq=False)
 class Run(RunTasks):
     """One attempt of one executor to bring one workflow to its end. ``attempt`` is its fence."""
@@ -167,6 +148,12 @@ class Run(RunTasks):
     frontier: str | None = None
     """The step at which it stopped because no earlier run has its result, if it only replays."""
     writes: RunWrites | None = None
+    generation: int = 1
+    """How often its workflow was continued as new, and one more."""
+    losses: int = 0
+    """How many connections with calls under way this process had lost when it began."""
+    continuation: Continuation | None = None
+    """How the workflow begins anew when this run is over, once `continue_as_new` was called."""
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
     span: RunSpan | None = None
@@ -181,6 +168,11 @@ class Run(RunTasks):
     def is_replaying(self) -> bool:
         """Whether all that it has asked for so far is recorded."""
         return self.history is not None and not self.history.is_used_up
+
+    @property
+    def may_put_back(self) -> bool:
+        """Whether what an abandoned wait has taken can go back: not when the run was stopped, or the workflow ends."""
+        return self.stopped is None and (not self.over or self.continuation is not None)
 
     @property
     def has_one_task(self) -> bool:
