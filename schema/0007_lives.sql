@@ -18,12 +18,13 @@ alter table dbos_async.messages add column is_question boolean;
 comment on column dbos_async.messages.is_question is
     'True: the sender waits for an answer. Null in other messages, and in those of an older schema.';
 
-create function dbos_async.end_generation(continued_id text, ended integer) returns integer language plpgsql as $$
+create function dbos_async.end_generation(continued_id text, ended integer, unseen uuid[]) returns integer language plpgsql as $$
 declare
     kept uuid[];
     last_generations integer[];
 begin
     -- Each statement of a function looks anew, so all that the caller waited for is seen.
+    update dbos_async.messages set received_at = null where id = any (unseen) and destination_id = continued_id;
     select array_agg(id order by last, id), array_agg(last order by last, id) into kept, last_generations
     from (
         select r.id,
@@ -32,7 +33,7 @@ begin
                     when m.idempotency_key is not null or m.is_question or m.answered_at is not null then ended + 1 end as last
         from (
             select message_id as id, case when number < 0 then (output #>> '{}')::integer end as last
-            from dbos_async.steps where workflow_id = continued_id and message_id is not null
+            from dbos_async.steps where workflow_id = continued_id and message_id is not null and (message_id = any (unseen)) is not true
         ) as r
         cross join lateral (
             select * from dbos_async.messages where id = r.id and destination_id = continued_id limit 1
@@ -44,7 +45,7 @@ begin
     where last > ended;
     delete from dbos_async.messages
         where id = any (array(select message_id from dbos_async.steps where workflow_id = continued_id and message_id is not null))
-          and destination_id = continued_id and (id = any (kept)) is not true;
+          and destination_id = continued_id and (id = any (kept || unseen)) is not true;
     delete from dbos_async.steps where workflow_id = continued_id and number <> 0;
     insert into dbos_async.steps (workflow_id, branch, number, verb, key, output, message_id)
         select continued_id, '', -place::integer, 'keep_message', '', to_json(last), id
@@ -64,4 +65,4 @@ begin
 end
 $$;
 comment on function dbos_async.end_generation is
-    'Removes the steps of a generation and the messages that they have received, for a caller that holds the row of the workflow. Notes, which are rows of steps with negative numbers, keep some of these messages, and say in output through which generation: one with an idempotency key, and an answered question, through the next one; a question without an answer, and a message that was rejected, as long as it is that. Tells how many are kept.';
+    'Removes the steps of a generation and the messages that they have received, for a caller that holds the row of the workflow. What no run has seen of these messages goes back to its place in the queue. Notes, which are rows of steps with negative numbers, keep some of these messages, and say in output through which generation: one with an idempotency key, and an answered question, through the next one; a question without an answer, and a message that was rejected, as long as it is that. Tells how many are kept.';

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Final, Protocol
+from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
@@ -19,6 +20,7 @@ from dbos_async._runs.continuation import Continuation
 from dbos_async._runs.history import named
 from dbos_async._runs.run import Outcome, Run, RunHost
 from dbos_async._serialization.exceptions import encode_error
+from dbos_async._serialization.values import encode_value
 from dbos_async.errors import InvalidValueError, LaunchError, ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
@@ -71,7 +73,9 @@ async def settle(executor: Generations, run: Run) -> None:
         await run.database.batches.flush(run.partition)
         # An earlier run, or a call whose connection was lost, may have a statement at the server that began before this run knew.
         if not executor.only_replays and (run.history is not None or run.losses != run.database.batches.losses):
-            await _outlast_writers(run)
+            unseen = await _outlast_writers(run)
+            if run.continuation is not None:
+                run.continuation = run.continuation._replace(unseen=unseen)
     except BaseException as error:
         run.stop(f"it was interrupted before it could continue as new ({type(error).__name__})")
         raise
@@ -101,14 +105,21 @@ async def _leave_verbs(run: Run) -> None:
         await asyncio.sleep(0 if turns < 100 else LOOK_EVERY_SECONDS)
 
 
-async def _outlast_writers(run: Run) -> None:
-    """Return when every transaction has ended that is writing now."""
-    earlier: set[str] | None = None
-    while earlier is None or earlier:
-        if earlier is not None:
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
-        ((_, writers),) = await run.database.call(WRITERS_NOW, [()], partition="", retry_forever=True)
-        earlier = set(writers) if earlier is None else earlier.intersection(writers)
+async def _outlast_writers(run: Run) -> list[UUID]:
+    """Return when every transaction has ended that is writing now. Which messages were received meanwhile, so that no run knows."""
+    _, before = await _writers(run)
+    earlier, _ = await _writers(run)
+    while earlier:
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        earlier &= (await _writers(run))[0]
+    _, received = await _writers(run)
+    return sorted(received - before)
+
+
+async def _writers(run: Run) -> tuple[set[str], set[UUID]]:
+    row = (run.workflow_id,)
+    ((_, writers, received),) = await run.database.call(WRITERS_NOW, [row], partition="", retry_forever=True)
+    return set(writers), set(received)
 
 
 class NextGeneration(Observer):
@@ -122,12 +133,21 @@ class NextGeneration(Observer):
 
     def store(self) -> None:
         """Store that the workflow goes on with its new arguments, unless the database was closed."""
-        executor, run, (text, version) = self._executor, self._run, self._continuation
+        executor, run, (text, version, unseen) = self._executor, self._run, self._continuation
         runs_version = version is None or executor.application_version in (None, version)
         may_begin = runs_version and not executor.closing and executor.suspended is None
         self._owner = executor.id if may_begin else None
         key = None if may_begin else UNOWNED_KEY
-        row = run.workflow_id, run.attempt, run.generation, text, self._owner, version, key
+        row = (
+            run.workflow_id,
+            run.attempt,
+            run.generation,
+            text,
+            self._owner,
+            version,
+            encode_value([*map(str, unseen)]),
+            key,
+        )
         wakes = () if key is None else (key,)
         call = Call(CONTINUE, (row,), run.partition, len(text), wakes, self, retry_forever=True)
         try:

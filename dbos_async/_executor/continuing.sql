@@ -1,13 +1,15 @@
 -- The end of a generation and the begin of the next one, in one transaction.
 
--- name: CONTINUE (id text, attempt bigint, generation int, input json, owner text, application_version text, digest bytea)
+-- name: CONTINUE (id text, attempt bigint, generation int, input json, owner text, application_version text,
+--     unseen json, digest bytea)
 -- A call that is repeated after its result was lost finds the next generation begun. The last six digits of an attempt count runs: long
 -- before they are used up, the attempt takes new first digits, as that of a new workflow.
 with calls as materialized (
     select * from :rows
 ),
 owned as materialized (
-    select c.*, w.name, w.start_id, dbos_async.end_generation(c.id, c.generation) as kept,
+    select c.*, w.name, w.start_id, dbos_async.end_generation(
+               c.id, c.generation, array(select json_array_elements_text(c.unseen)::uuid)) as kept,
            case when mod(c.attempt, 1000000) < 900000 then c.attempt + 1
                 else nextval('dbos_async.workflow_seq') * 1000000 + 2 end as next_attempt
     from (select * from calls order by id) as c
@@ -39,10 +41,12 @@ left join lateral (
     where id = c.id and status = 'PENDING' and owner = c.owner and generation = c.generation + 1 and attempt = began_as
 ) as w on true
 
--- name: WRITERS_NOW
--- The transactions that write at this moment. One that is idle between two statements, and one that is prepared, is no statement of a run.
-select :n as n, array(
+-- name: WRITERS_NOW (id text)
+-- The transactions that write at this moment, and the messages that steps of a workflow have received. One that is idle between two statements, and one that is prepared, is no statement of a run.
+select c.n, array(
     select distinct w.virtualtransaction
     from (select virtualtransaction, pid from :writing) as w
     left join lateral (select state from pg_stat_get_activity(w.pid) as s where s.pid = w.pid) as a on true
-    where w.pid is not null and coalesce(a.state, 'active') not like 'idle in transaction%') as writers
+    where w.pid is not null and coalesce(a.state, 'active') not like 'idle in transaction%') as writers,
+    array(select message_id from dbos_async.steps where workflow_id = c.id and number > 0 and message_id is not null) as received
+from :rows

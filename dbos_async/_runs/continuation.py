@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 
 class Continuation(NamedTuple):
@@ -12,6 +14,8 @@ class Continuation(NamedTuple):
     """The encoded arguments."""
     application_version: str | None
     """The version that goes on with it; ``None`` for the present one."""
+    unseen: Sequence[UUID] = ()
+    """Messages that an earlier run has received so late that no run has seen them. They go back."""
 
 
 class ContinuesAsNew(BaseException):
