@@ -1,4 +1,6 @@
-"""A workflow that lasts: 1,000 generations and 100,000 messages, while its executor is killed: ``python -m tests.benchmarks.generations``.
+"""A workflow that lasts: 1,000 generations and 100,000 messages, while its executor is killed.
+
+    python -m tests.benchmarks.generations --kills 20
 
 Tells whether every message came once and in order, and the most rows and bytes that each table had.
 """

@@ -1,4 +1,4 @@
-"""Executors are killed at every boundary of a generation, and while messages arrive: nothing is lost or doubled (T2, M1, M2, M4)."""
+"""Kills at every boundary of a generation, and while messages arrive: nothing is lost or doubled (T2, M1, M2, M4)."""
 
 from __future__ import annotations
 
