@@ -47,6 +47,6 @@ select c.n, array(
     select distinct w.virtualtransaction
     from (select virtualtransaction, pid from :writing) as w
     left join lateral (select state from pg_stat_get_activity(w.pid) as s where s.pid = w.pid) as a on true
-    where w.pid is not null and coalesce(a.state, 'active') not like 'idle in transaction%') as writers,
+    where w.pid is not null and not starts_with(coalesce(a.state, ''), 'idle in transaction')) as writers,
     array(select message_id from dbos_async.steps where workflow_id = c.id and number > 0 and message_id is not null) as received
 from :rows

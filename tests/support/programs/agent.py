@@ -77,8 +77,9 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
             on_result(end, call, result)
 
-        NextGeneration.store = stores  # type: ignore[method-assign]  # a crash must come at exactly this place
-        NextGeneration.on_result = committed  # type: ignore[method-assign]  # as above
+        # A crash must come at exactly this place.
+        for name, function in ("store", stores), ("on_result", committed):
+            setattr(NextGeneration, name, function)
 
 
 async def main(url: str) -> None:
