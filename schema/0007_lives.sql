@@ -18,6 +18,9 @@ alter table dbos_async.messages add column is_question boolean;
 comment on column dbos_async.messages.is_question is
     'True: the sender waits for an answer. Null in other messages, and in those of an older schema.';
 
+comment on column dbos_async.steps.number is
+    'Its number in its branch, from 1. Other rows are notes: 0 says of what a fork is a copy; one below 0 keeps a message that an earlier generation has received, and says in output through which generation.';
+
 create function dbos_async.end_generation(continued_id text, ended integer, unseen uuid[]) returns integer language plpgsql as $$
 declare
     kept uuid[];

@@ -18,7 +18,7 @@ from dbos_async._executor.ending import RunCompletion
 from dbos_async._runs.context import WorkflowContext, current
 from dbos_async._runs.continuation import Continuation
 from dbos_async._runs.history import named
-from dbos_async._runs.run import Outcome, Run, RunHost
+from dbos_async._runs.run import SHUTTING_DOWN, Outcome, Run, RunHost
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import InvalidValueError, LaunchError, ReplayMismatchError
@@ -76,6 +76,8 @@ async def settle(executor: Generations, run: Run) -> None:
             unseen = await _outlast_writers(run)
             if run.continuation is not None:
                 run.continuation = run.continuation._replace(unseen=unseen)
+    except LaunchError:
+        run.stop(SHUTTING_DOWN)  # the database was closed
     except BaseException as error:
         run.stop(f"it was interrupted before it could continue as new ({type(error).__name__})")
         raise
