@@ -135,6 +135,7 @@ class DBOS:
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step
     run_step: Final = _verbs.run_step
+    continue_as_new: Final = _verbs.continue_as_new
     sleep: Final = _verbs.sleep
     sleep_until: Final = _verbs.sleep_until
     now: Final = _verbs.now

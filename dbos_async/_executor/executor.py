@@ -20,12 +20,14 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.calling import Runnable, failure, prepare, success
-from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._executor.calling import Runnable, prepare
+from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
+from dbos_async._executor.ending import RunCompletion, failure, store_end, success
 from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
 from dbos_async._runs.cleanup import Cleanup, ask_to_end
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
+from dbos_async._runs.continuation import is_only_continuing, without_continuing
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.patches import Patches
@@ -122,10 +124,16 @@ class Executor:
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        generation: int = 1,
         may_clean_up: bool = False,
         patches: str | None = None,
+        *,
+        is_new: bool = False,
     ) -> Run | None:
-        """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller."""
+        """Run a workflow that this executor owns, in a fresh context that inherits nothing from the caller.
+
+        ``is_new``: no earlier run of this generation has recorded anything.
+        """
         if self.closing or self.suspended is not None:
             return None
         earlier = self.runs.get(workflow_id)
@@ -134,7 +142,8 @@ class Executor:
                 return earlier
             earlier.stop("this executor has claimed its workflow anew")
         run = Run(self.database, workflow_id, attempt, end_key(workflow_id), self, self.gate, name)
-        if attempt % RUNS_OF_ONE > 1:
+        run.generation, run.losses = generation, self.database.batches.losses
+        if attempt % RUNS_OF_ONE > 1 and not is_new:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
             run.patches = None if patches is None else Patches(patches)
         run.cleanup = Cleanup() if may_clean_up else None
@@ -254,7 +263,8 @@ class Executor:
                 finally:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
-                outcome = success(run, workflow, value)
+                # Code that swallows the exception of continue_as_new and returns has called it all the same.
+                outcome = success(run, workflow.signature, value) if run.continuation is None else CONTINUED
         except Exception as error:
             outcome = failure(run, error)
         except BaseException as error:
@@ -262,13 +272,18 @@ class Executor:
         finally:
             run.over = True
             try:
-                if run.inside_verbs and run.stopped is None:
+                if outcome is CONTINUED and run.stopped is None:
+                    await settle(self, run)
+                elif run.inside_verbs and run.stopped is None:
                     await self._cancel_tasks_inside(run)
             finally:
                 self._end(run, outcome)
 
     def _end_of(self, run: Run, error: BaseException) -> Outcome:
         """The outcome of a function that raised this, which is no Exception. A run that was ended from outside is stopped."""
+        if run.continuation is not None and is_only_continuing(error):
+            return CONTINUED
+        error = without_continuing(error)
         exit_error = exits.as_error(run.exit_of_a_task() or error, f"The workflow {run.workflow_id!r}")
         if isinstance(exit_error, SystemExitError):
             return failure(run, exit_error)
@@ -290,10 +305,12 @@ class Executor:
             self._tasks.discard(run.main_task)
             run.main_task = None
         tracing.end(run, outcome.status)
-        if run.stopped is None:
-            RunCompletion(run).store(outcome)
-        else:
+        if run.stopped is not None:
             self.leave(run)
+        elif outcome is CONTINUED and run.continuation is not None:
+            NextGeneration(self, run, run.continuation).store()
+        else:
+            RunCompletion(run).store(outcome)
 
     def leave(self, run: Run) -> None:
         """Forget a run that is over: either its outcome is stored, or it has none."""

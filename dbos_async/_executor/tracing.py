@@ -30,7 +30,7 @@ def begin(run: Run, parent: str | None, version: str | None, recoveries: int) ->
     if telemetry is None:
         _attach(parent)
         return
-    run.span = telemetry.run(run.name, run.workflow_id, run.count, version, parent, is_first=run.history is None)
+    run.span = telemetry.run(run.name, run.workflow_id, run.count, version, parent, is_first=run.count == 1)
     if recoveries:
         telemetry.took_over(run.name)
 

@@ -112,8 +112,8 @@ numbered as materialized (
 ),
 -- Keys are locked in the order of their names, as in SEND_BULK.
 sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
-    select id, seq, destination_id, topic, payload, idempotency_key, workflow_id, headers
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, is_question)
+    select id, seq, destination_id, topic, payload, idempotency_key, workflow_id, headers, true
     from numbered order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),

@@ -133,17 +133,24 @@ def _check(
     if received_at is None:
         raise RedeliveryError(str(message_id), f"still waits for workflow {destination_id!r}", "leave it there")
     if not is_rejected:
-        problem = f"was received by step {step} of workflow {destination_id!r} and not rejected"
+        problem = f"was received by {_receiver(step)} of workflow {destination_id!r} and not rejected"
         raise RedeliveryError(str(message_id), problem, "send another message")
     if has_ended:
         _refuse_ended(message_id, destination_id, step)
 
 
 def _refuse_ended(message_id: UUID, destination_id: str, step: str | None) -> NoReturn:
-    start = step if step is None or step.isdecimal() else repr(step)
-    problem = f"was rejected by step {step} of workflow {destination_id!r}, which has ended"
+    problem = f"was rejected by {_receiver(step)} of workflow {destination_id!r}, which has ended"
+    if step is None:
+        raise RedeliveryError(str(message_id), problem, "send another message to another workflow")
+    start = step if step.isdecimal() else repr(step)
     advice = f"DBOS.fork_workflow({destination_id!r}, {start}) makes a copy of the workflow that receives it again"
     raise RedeliveryError(str(message_id), problem, advice)
+
+
+def _receiver(step: str | None) -> str:
+    """Who has received a message: the steps of earlier generations are not there any more."""
+    return "an earlier generation" if step is None else f"step {step}"
 
 
 def check_message_id(message_id: UUID | str) -> UUID:

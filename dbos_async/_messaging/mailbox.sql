@@ -111,7 +111,8 @@ from :rows
 cross join lateral (select * from dbos_async.messages where id = c.id limit 1) as m
 left join lateral (select ended_at from dbos_async.workflows where id = m.destination_id limit 1) as w on true
 left join lateral (
-    select branch, number from dbos_async.steps where workflow_id = m.destination_id and message_id = c.id limit 1
+    select branch, number from dbos_async.steps
+    where workflow_id = m.destination_id and message_id = c.id and number > 0 limit 1  -- others are notes of continue_as_new
 ) as s on true
 
 -- name: REDELIVER (id uuid, copy_id uuid, digest bytea)
@@ -124,9 +125,9 @@ with found as materialized (
     ) as w
 ),
 appended as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, copy_of)
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, is_question, copy_of)
     select copy_id, nextval('dbos_async.message_seq'), destination_id, topic, payload, sender_id, headers, sent_at,
-           coalesce(copy_of, id)
+           is_question, coalesce(copy_of, id)
     from found
     on conflict do nothing
 ),

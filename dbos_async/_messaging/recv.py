@@ -109,7 +109,7 @@ async def take(
     offer = receive if isinstance(receive, Offer) else None
 
     def on_cancel() -> None:
-        if run.stopped is None and not run.over:
+        if run.may_put_back:
             receive.message_id = receive.message_id or step.message_id
             run.add_cleanup(_begin(_put_back(step, puts_back, receive, offer)))
 
@@ -132,7 +132,7 @@ async def _put_back(step: Step, keys: Sequence[bytes], receive: Receive, offer: 
         await run.database.batches.flush(run.partition)
         if offer is not None:
             await offer.withdraw()
-        if receive.message_id is not None and run.stopped is None and not run.over:
+        if receive.message_id is not None and run.may_put_back:
             # The statement puts it back only if the step has this very message.
             row = (*step.columns, step.verb, step.key, receive.message_id)
             await run.database.execute(step.call(PUT_BACK, [row], wakes=keys))

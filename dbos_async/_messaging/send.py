@@ -180,7 +180,7 @@ def _call(
         )
     size, wakes = len(first.payload), [first.digest]
     subscription = find_offer(database, first.digest) if may_hand_off else None
-    if caller is None and subscription is None:
+    if caller is None and subscription is None and verb != "ask":
         return Call(SEND_EXTERNAL, [first.without_key], first.destination_id, size, wakes)
     columns = (*caller_columns(caller), verb, step_key, *first.without_key)
     if subscription is None:

@@ -56,8 +56,8 @@ on conflict (workflow_id, branch, number) do update
 -- fragment: stored_sends
 -- After the CTEs `numbered` and `delivered`: the messages are stored and announced.
 sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, received_at)
-    select id, seq, destination_id, topic, payload, sender_id, headers, sent_at,
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, sent_at, is_question, received_at)
+    select id, seq, destination_id, topic, payload, sender_id, headers, sent_at, nullif(verb = 'ask', false),
            case when id in (select message_id from delivered) then clock_timestamp() end
     from numbered
     :unless_repeated
@@ -195,8 +195,8 @@ numbered as materialized (
 ),
 sent as (
     insert into dbos_async.messages
-        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers)
-    select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers
+        (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, is_question)
+    select id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, nullif(verb = 'ask', false)
     from numbered where not is_duplicate order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),

@@ -14,6 +14,7 @@ from dbos_async._messaging.step_buffer import StepBuffer
 from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits
 from dbos_async._messaging.workflow_buffer import WorkflowBuffer
 from dbos_async._runs.context import WorkflowContext, calling_context, check_live, in_workflow_or_step
+from dbos_async._runs.continuation import is_only_continuing
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.errors import WrongPlaceError
 from dbos_async.keys import Stream, key_and_type
@@ -108,7 +109,7 @@ class StreamWriter(Generic[T]):
 
     @staticmethod
     async def _leave(buffer: Buffer, error: BaseException | None) -> None:
-        if error is None:
+        if error is None or is_only_continuing(error):
             await buffer.finish()
         elif isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and buffer.outlasts_cancelling):
             # What is raised then says less than the error of the block. A scope that was cancelled cancels every wait in it.

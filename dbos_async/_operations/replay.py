@@ -16,6 +16,7 @@ from dbos_async._checks import check_duration, check_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._executor.calling import Runnable
+from dbos_async._executor.continuing import CONTINUED
 from dbos_async._executor.executor import Executor
 from dbos_async._runs.run import RUNS_OF_ONE, Outcome, Run
 from dbos_async._serialization.exceptions import decode_error
@@ -132,6 +133,10 @@ def _judged(replayer: _Replayer, run: Run, status: str, output: str | None) -> t
     outcome = replayer.outcome
     if replayer.mismatch is not None:
         return False, str(replayer.mismatch)
+    if outcome is CONTINUED:
+        if status in ENDED:
+            return False, f"The workflow has ended in {status}, and the code continues as new."
+        return True, "All that is recorded was replayed, and the code continues as new."
     if outcome is not None and outcome.status not in ENDED:
         return False, _reason(outcome)
     if outcome is None:

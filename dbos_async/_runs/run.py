@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import ChangeListener, Subscription
 from dbos_async._logs import without_stop
+from dbos_async._runs.continuation import Continuation
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
@@ -148,6 +149,12 @@ class Run(RunTasks):
     writes: RunWrites | None = None
     patches: Patches | None = None
     """What `DBOS.patched` has answered, ``None`` before the first call."""
+    generation: int = 1
+    """How often its workflow was continued as new, and one more."""
+    losses: int = 0
+    """How many connections with calls under way this process had lost when it began."""
+    continuation: Continuation | None = None
+    """How the workflow begins anew when this run is over, once `continue_as_new` was called."""
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
     span: RunSpan | None = None
@@ -162,6 +169,11 @@ class Run(RunTasks):
     def is_replaying(self) -> bool:
         """Whether all that it has asked for so far is recorded."""
         return self.history is not None and not self.history.is_used_up
+
+    @property
+    def may_put_back(self) -> bool:
+        """Whether what an abandoned wait has taken can go back: not when the run was stopped, or the workflow ends."""
+        return self.stopped is None and (not self.over or self.continuation is not None)
 
     @property
     def has_one_task(self) -> bool:

@@ -10,6 +10,7 @@ from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import Subscription
 from dbos_async._runs.step import Step, StepResult
+from dbos_async.errors import WorkflowEndedError
 
 if TYPE_CHECKING:
     from dbos_async._telemetry.acts import Block, Receipt
@@ -66,10 +67,11 @@ async def wait(
         if receipt is not None:
             receipt.found()
         return result
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, WorkflowEndedError) as error:
         if on_cancel is not None:
             on_cancel()
-        await step.wait_for_cancellation()
+        if isinstance(error, asyncio.CancelledError):
+            await step.wait_for_cancellation()
         raise
 
 

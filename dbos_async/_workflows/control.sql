@@ -66,5 +66,5 @@ left join lateral (
     limit 1
 ) as s on true
 left join lateral (
-    select number from dbos_async.steps where workflow_id = c.id and branch = '' order by number desc limit 1
+    select number from dbos_async.steps where workflow_id = c.id and branch = '' and number > 0 order by number desc limit 1
 ) as m on true

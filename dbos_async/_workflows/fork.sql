@@ -1,3 +1,7 @@
+-- fragment: is_earlier
+-- Whether a row of a stream was written by an earlier generation of o, or of what o is a fork of. Steps of the same number wrote others.
+(step = '0' or coalesce(attempt < o.began_as, false))
+
 -- name: FORK (id text, fork_id text, start_path text, timeout_seconds float8, reaches_children boolean,
 --     version text, digest bytea)
 -- The copy has the steps whose results were received before the start step was asked for, their events and stream entries, and every
@@ -72,6 +76,11 @@ kept_steps as materialized (
                    else dbos_async.path(branch, number) < o.start
                         and (asked_after is null or at_start.is_recorded is null) end
     ) as s
+    union all
+    select s.*, o.id, o.fork_id  -- the notes of what earlier generations have received
+    from original as o cross join lateral (
+        select * from dbos_async.steps where workflow_id = o.id and branch = '' and number < 0
+    ) as s
 ),
 messages as materialized (
     select m.*, o.fork_id,
@@ -89,10 +98,10 @@ messages as materialized (
 messages_copied as (
     insert into dbos_async.messages
         (id, seq, destination_id, topic, payload, idempotency_key, sender_id, headers, sent_at, received_at, rejected,
-         copy_of)
+         is_question, copy_of)
     select md5(fork_id || id)::uuid, nextval('dbos_async.message_seq'), fork_id, topic, payload, idempotency_key,
            sender_id, headers, sent_at, case when stays_received then received_at end, case when stays_received then rejected end,
-           md5(fork_id || copy_of)::uuid
+           is_question, md5(fork_id || copy_of)::uuid
     from (select * from messages order by seq) as m where fork_id in (select id from made)
 ),
 steps_copied as (
@@ -118,8 +127,8 @@ events_copied as (
         select e.*, o.fork_id from original as o cross join lateral (
             select * from dbos_async.events
             where workflow_id = o.id
-              and string_to_array(step, '.')::int[] in (
-                    select dbos_async.path(k.branch, k.number) from kept_steps as k where k.fork_id = o.fork_id)
+              and (step = '0' or string_to_array(step, '.')::int[] in (
+                    select dbos_async.path(k.branch, k.number) from kept_steps as k where k.fork_id = o.fork_id))
             order by seq
         ) as e
     ) as e where fork_id in (select id from made)
@@ -127,20 +136,22 @@ events_copied as (
 trimmed_streams as materialized (
     select o.fork_id, t.key_digest, max(t.trimmed) as first
     from original as o cross join lateral (
-        select key_digest, trimmed, step from dbos_async.stream_entries where workflow_id = o.id and trimmed is not null
+        select key_digest, trimmed, step, :is_earlier as is_earlier from dbos_async.stream_entries
+        where workflow_id = o.id and trimmed is not null
     ) as t
     group by o.fork_id, t.key_digest
-    having bool_or(exists (
+    having bool_or(t.is_earlier or exists (
         select from kept_steps as k
         where k.fork_id = o.fork_id and dbos_async.path(k.branch, k.number) = string_to_array(t.step, '.')::int[]))
 ),
 marks_copied as (
     insert into dbos_async.stream_entries
         (workflow_id, key, "offset", count, nth, step, attempt, act, written_at, trimmed)
-    select o.fork_id, e.key, e."offset", e.count, e.nth, e.step, e.attempt, e.act, e.written_at, e.trimmed
+    select o.fork_id, e.key, e."offset", e.count, e.nth, case when e.is_earlier then '0' else e.step end, e.attempt, e.act,
+           e.written_at, e.trimmed
     from original as o
     cross join lateral (
-        select * from dbos_async.stream_entries where workflow_id = o.id and trimmed is not null
+        select *, :is_earlier as is_earlier from dbos_async.stream_entries where workflow_id = o.id and trimmed is not null
     ) as e
     where o.fork_id in (select id from made)
       and (o.fork_id, e.key_digest) in (select fork_id, key_digest from trimmed_streams)
@@ -150,18 +161,18 @@ streams_copied as (
         (workflow_id, key, "offset", value, batch, count, nth, closes, step, attempt, act, written_at)
     select fork_id, key,
            first + sum(coalesce(count, 1)) over (partition by fork_id, key order by "offset") - coalesce(count, 1),
-           value, batch, count, nth, closes, step, attempt, act, written_at
+           value, batch, count, nth, closes, case when is_earlier then '0' else step end, attempt, act, written_at
     from (
         select e.*, o.fork_id, coalesce(t.first, 0) as first from original as o cross join lateral (
-            select * from dbos_async.stream_entries as e
+            select *, :is_earlier as is_earlier from dbos_async.stream_entries as e
             where workflow_id = o.id and taken_back_by is null and rewinds_to is null and trimmed is null
-              and exists (
+              and (:is_earlier or exists (
                     select from kept_steps as k
                     where k.fork_id = o.fork_id and dbos_async.path(k.branch, k.number) = string_to_array(e.step, '.')::int[]
                       and (k.verb <> 'stream_writer' or exists (
                             select from kept_steps as f
                             where f.fork_id = o.fork_id and f.verb = 'flush_stream' and f.output ->> 'writer' = e.step
-                              and (f.output ->> 'written')::int >= e.nth + e.count)))
+                              and (f.output ->> 'written')::int >= e.nth + e.count))))
         ) as e
         left join trimmed_streams as t on t.fork_id = o.fork_id and t.key_digest = e.key_digest
     ) as e where fork_id in (select id from made)

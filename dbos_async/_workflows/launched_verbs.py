@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from dbos_async._checks import check_moment, check_seconds
 from dbos_async._runs import moments, patched, sleep
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
+from dbos_async._workflows.continue_as_new import continue_as_new
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.registry import find, registered
 from dbos_async._workflows.run_step import run_step
@@ -132,6 +133,44 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         return await run_step(name, function, args, kwargs)
+
+    async def continue_as_new(self, /, *args: Any, **kwargs: Any) -> NoReturn:
+        """Begin this workflow anew, with these arguments (in the function of a workflow only). The call does not return.
+
+        In one transaction the next *generation* of the workflow gets its arguments, and the steps of this one go, with the messages
+        that they have received. The id stays, and so do messages that were not received, in their order, events, streams, the
+        deadline, children, and everybody who waits for any of this. So a workflow can last for years, and its rows stay few.
+
+        An exception, which is no ``Exception``, takes the call out of the function: ``finally`` blocks and context managers run,
+        and their steps are the last ones of this generation. Code that swallows it and returns continues as new all the same; an
+        exception that is raised instead ends the workflow. Tasks that the function has left running come to their end, and a
+        message that such a task is just receiving stays in the queue.
+
+        In ``with SetApplicationVersion("2"):`` the next generation runs in executors of that version. A received message with an
+        idempotency key, and an answered question, are kept through the next generation, a question without an answer until it is
+        answered, and a message that was rejected for good.
+
+        Raises `WrongPlaceError` in steps, in tasks that the workflow has started and outside workflows, `InvalidCallError` when
+        the function does not take the arguments, and `InvalidValueError` when they are not JSON, are too large or do not fit their
+        types. Then nothing has happened.
+
+        Example:
+            ```python
+            @DBOS.workflow()
+            async def counter(count: int) -> int:
+                for _ in range(2):  # a real one would take some thousands
+                    count += await DBOS.recv("add")
+                if count < 10:
+                    await DBOS.continue_as_new(count)
+                return count
+
+            handle = await DBOS.start_workflow(counter, 0)
+            for _ in range(5):
+                await DBOS.send(handle.workflow_id, 3, "add")
+            assert await handle.get_result() == 12
+            ```
+        """
+        await continue_as_new(self._database, args, kwargs)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep durably (workflows only): until ``seconds`` after the first call, by the clock of the database.

@@ -45,6 +45,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     - ``input``, ``output`` and ``error`` are the stored values as plain JSON, or as text if they cannot be decoded.
     - ``executor_id`` is the executor that runs the workflow (the name that it was launched with, a colon and a mark of the launch),
       after its end the one that ran it last; ``None`` while it waits for one or is parked. ``attempt`` counts its runs.
+    - ``generation`` counts how often it began: `DBOS.continue_as_new` begins the next one.
     - ``recoveries`` counts how many executors in a row have died under it without a new step.
     - ``parent_id`` is the workflow that started it, ``forked_from`` the one that it is a copy of, ``None`` without one.
     - ``unclaimable`` is whether it waits for an executor although no live one can run it: none knows its name, or none has its
@@ -72,6 +73,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     deadline: datetime | None
     ended_at: datetime | None
     due_at: datetime | None = None
+    generation: int = 1
     unclaimable: bool = False
     patches: tuple[str, ...] = ()
     cursor: str | None = Field(default=None, repr=False)

@@ -9,7 +9,7 @@ case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.comple
 select c.n, :step_columns
 from :rows
 cross join lateral (
-    select * from dbos_async.steps where workflow_id = c.workflow_id and number > 0  -- 0 is a note of a fork
+    select * from dbos_async.steps where workflow_id = c.workflow_id and number > 0  -- others are notes of forks and of continue_as_new
 ) as s
 order by c.n, s.started_at, s.branch, s.number
 

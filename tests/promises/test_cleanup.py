@@ -342,3 +342,26 @@ async def test_w6_a_family_cleans_up_and_what_is_started_for_that_goes_on(databa
         assert (await cleaner.get_status()).status == "PENDING"
         assert await DBOS.cancel_workflow("parent", children=True)
         assert (await cleaner.get_status()).status == "CANCELLED", "that ends all of them"
+
+
+@DBOS.workflow()
+async def continues_to_clean_up(count: int) -> None:
+    await note_of_cleanup(f"generation {count}")
+    if count == 1:
+        try:
+            await DBOS.recv("never", None)
+        except asyncio.CancelledError:
+            await DBOS.continue_as_new(2)
+    await DBOS.recv("never", None)
+
+
+async def test_w6_the_next_generation_is_told_again(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url):
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(continues_to_clean_up, 1)
+        await stands(connection, "recv")
+        await DBOS.cancel_workflow("w", cleanup_seconds=3600)
+        with pytest.raises(WorkflowCancelledError):
+            await handle.get_result()
+        assert RAN == ["generation 1"], "the second one is told at its first step"
+        assert (await handle.get_status()).generation == 2

@@ -13,7 +13,9 @@ from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending
 
 BEFORE_ORDER = """
     alter table dbos_async.workflows drop column generation, drop column patches, drop column deadline_reaches_children,
-        drop column cancel_asked_at;
+        drop column cancel_asked_at, drop column began_as;
+    alter table dbos_async.messages drop column is_question;
+    drop function dbos_async.end_generation;
     drop index dbos_async.workflows_in_trouble, dbos_async.messages_rejected;
     drop function dbos_async.purge_workflow;
     drop table dbos_async.retention;

@@ -66,7 +66,7 @@ FIXED: dict[str, tuple[str, Any]] = {
     "write_seq": ("int4", 5), "written": ("int4", -1), "is_patient": ("bool", True), "index": ("int8", 1),
     "ids": ("json", None), "statuses": ("json", None), "names": ("json", None), "versions": ("json", None),
     "batch": ("json", "[1]"),
-    "streams": ("json", '[[0, "w1", "k", 0]]'),
+    "unseen": ("json", "[]"), "streams": ("json", '[[0, "w1", "k", 0]]'),
     "waits": ("json", '[{"kind":"topic","key":"k"}]'),
 }  # fmt: skip
 
