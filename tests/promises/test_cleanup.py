@@ -208,7 +208,7 @@ async def swallows_while_asked() -> str:
 
 @DBOS.workflow()
 async def has_a_step_that_swallows() -> list[str]:
-    seen = []
+    seen: list[str] = []
     for name in ("a", "b"):
         try:
             seen += await asyncio.gather(swallows_while_asked(), note_of_cleanup(name))
