@@ -7,6 +7,7 @@ from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async.errors import InvalidValueError, LaunchError
@@ -35,11 +36,25 @@ class RunCompletion(Observer):
         self._was_refused = False
 
     def store(self, outcome: Outcome) -> None:
-        """Store this outcome, unless the database was closed."""
+        """Store this outcome, unless the database was closed. What `DBOS.patched` has answered last is stored before."""
         self._outcome = outcome
+        patches = self._run.patches
+        if patches is not None and patches.is_pending:
+            return self._run.host.spawn(self._store_after(patches))
         try:
             self._run.end.completion = store_end(self._run, outcome, self)
         except LaunchError:
+            self._run.host.leave(self._run)
+
+    async def _store_after(self, patches: Patches) -> None:
+        try:
+            owns = await patches.stored(self._run)
+        except BaseException:
+            self._run.host.leave(self._run)
+            raise
+        if owns:
+            self.store(self._outcome)
+        else:
             self._run.host.leave(self._run)
 
     def on_result(self, call: Call, result: Result) -> None:

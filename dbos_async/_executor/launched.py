@@ -29,6 +29,11 @@ def set_launched(executor: Executor | None) -> None:
     _launched = executor
 
 
+def is_launched() -> bool:
+    """Whether an executor is launched in this process."""
+    return _launched is not None
+
+
 def executor() -> Executor:
     """The launched executor of this process, if it may be used from here."""
     if _launched is None:
@@ -59,6 +64,12 @@ def stop_cancelled(database: Database, workflow_id: str, attempt: int) -> None:
     """Stop the run of a workflow of this database that was cancelled, if it runs in this process; see `Executor.stop_cancelled`."""
     if _launched is not None and _launched.database is database:
         _launched.stop_cancelled(workflow_id, attempt)
+
+
+def ask_to_end(database: Database, workflow_id: str, attempt: int) -> None:
+    """Tell the run of a workflow of this database, if it runs in this process, that it may clean up; see `Executor.ask_to_end`."""
+    if _launched is not None and _launched.database is database:
+        _launched.ask_to_end(workflow_id, attempt)
 
 
 def running_steps(database: Database, workflow_id: str) -> list[list[Any]] | None:

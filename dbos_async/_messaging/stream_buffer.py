@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
-from dbos_async._runs.run import Run, RunWrites
+from dbos_async._runs.run import Run
+from dbos_async._runs.run_writes import RunWrites
 from dbos_async._serialization.exceptions import decode_error
 
 VERB: Final = "stream_writer"

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from dbos_async._checks import check_duration, check_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
-from dbos_async._executor.executor import Executor, Runnable
+from dbos_async._executor.calling import Runnable
+from dbos_async._executor.executor import Executor
 from dbos_async._runs.run import RUNS_OF_ONE, Outcome, Run
 from dbos_async._serialization.exceptions import decode_error
 from dbos_async._serialization.values import display_value
@@ -115,7 +116,7 @@ def _check_nothing_is_launched() -> None:
 async def _replay(replayer: _Replayer, record: Any, seconds: float) -> Replay:
     workflow_id, name, status = str(record["workflow_id"]), str(record["name"]), str(record["status"])
     # The number of a later run: the first one would not look for recorded steps.
-    run = replayer.begin(workflow_id, name, str(record["input"]), RUNS_OF_ONE - 1)
+    run = replayer.begin(workflow_id, name, str(record["input"]), RUNS_OF_ONE - 1, patches=record["patches"])
     assert run is not None
     try:
         async with asyncio.timeout(seconds):

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import ChangeListener
+from dbos_async._database.wakeups import ChangeListener, Subscription
 from dbos_async._logs import without_stop
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
+from dbos_async._runs.run_writes import RunWrites
 from dbos_async.errors import ReplayMismatchError, WorkflowEndedError
 
 if TYPE_CHECKING:
@@ -106,35 +108,12 @@ class RunEnd:
         if self.is_known:
             return self.outcome
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
+        self._waiters = [*(self._waiters or ()), waiter]
         try:
             await waiter
         finally:
             self._waiters.remove(waiter)
         return self.outcome
-
-
-class RunWrites:
-    """What a run has written so far."""
-
-    __slots__ = ("rewinding", "seq", "stream_ends", "unsettled", "writers")
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.rewinding: dict[str, asyncio.Lock] = {}
-        """For each stream: at most one statement at a time takes back."""
-        self.writers: dict[str, list[Any]] = {}
-        """For each stream: the open writers of the body of the workflow."""
-        self.unsettled: dict[tuple[str, str], Any] = {}
-        """Abandoned stream writers that have a batch under way, by the paths of their steps and by their streams."""
-        self.stream_ends: dict[str, int] = {}
-        """The highest known offset of each stream: a write looks for the end of its stream from there on."""
-
-    def reached(self, key: str, offset: int) -> None:
-        """Remember that a stream has this offset."""
-        self.stream_ends[key] = max(offset, self.stream_ends.get(key, -1))
 
 
 @dataclass(slots=True, eq=False)
@@ -167,6 +146,8 @@ class Run(RunTasks):
     frontier: str | None = None
     """The step at which it stopped because no earlier run has its result, if it only replays."""
     writes: RunWrites | None = None
+    patches: Patches | None = None
+    """What `DBOS.patched` has answered, ``None`` before the first call."""
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
     span: RunSpan | None = None
@@ -216,6 +197,7 @@ class Run(RunTasks):
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
         sleeps = bool(self.inside_verbs) and not has_arrived and not self.is_reading
+        sleeps = sleeps and not (self.cleanup is not None and self.cleanup.is_ending(step))
         sleep = step.number if step is not None and step.verb == "sleep" and sleeps else 0
         self.make_order().begin_concurrency(sleep=sleep, in_flight=in_flight)
         self.last_step = None
@@ -332,10 +314,11 @@ class Run(RunTasks):
 class _Inside:
     """The current task inside a verb. A cancellation by the run's end becomes the error that says so."""
 
-    __slots__ = ("_run", "_verb", "task")
+    __slots__ = ("_run", "_verb", "changes", "task")
 
     def __init__(self, run: Run, verb: str, task: asyncio.Task[object] | None) -> None:
         self._run, self._verb, self.task = run, verb, task
+        self.changes: Subscription | None = None
 
     def __enter__(self) -> None:
         run = self._run

@@ -118,7 +118,12 @@ def shape_of(function: Any, kind: Kind, name: str | None, frame: types.FrameType
             f"write DBOS.{kind}(name=…)."
         )
     known_as = check_key(qualname if name is None else name, f"The name of a {kind}")
-    return Shape(known_as, _origin(function, frame), inspect.iscoroutinefunction(code_of))
+    return Shape(known_as, _origin(function, frame), is_coroutine_function(function))
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Whether a call returns a coroutine, as that of an ``async def``."""
+    return inspect.iscoroutinefunction(_with_code(function))
 
 
 def is_method(function: Any) -> bool:

@@ -19,7 +19,7 @@ from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, run_of_body
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
-from dbos_async._runs.start_options import allowed_seconds, assigned, start_delay, wanted_version
+from dbos_async._runs.start_options import allowed_time, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization.ids import ordered_id
@@ -75,7 +75,7 @@ class StartOnCommit(Observer):
     def on_result(self, call: Call, result: Result) -> None:
         # A start that is repeated after its result was lost knows the row that it had made.
         if result[0]["started"]:
-            workflow_id, name, text, _, _, trace_parent, _, seconds_left, _ = self._row
+            workflow_id, name, text, _, _, trace_parent, _, seconds_left, *_ = self._row
             attempt = result[0]["attempts"] + 1
             run = self._executor.begin(
                 workflow_id, name, text, attempt, trace_parent=trace_parent, seconds_left=seconds_left
@@ -115,7 +115,7 @@ async def start(
         key = None if owner else UNOWNED_KEY
         wakes = () if key is None else (key,)
         row: Row = (
-            workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, allowed_seconds.get(), key,
+            workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, *allowed_time(), key,
         )  # fmt: skip
         on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
         caller = caller_in(context, "start_workflow", name)

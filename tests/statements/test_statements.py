@@ -74,7 +74,7 @@ TAKEN = f"""
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items() if name in all_statements()},
     "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
-    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
+    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
     "PAGE": ("w", "", 0),
     "READ_EVENT": ("other", "k", 0),
     "ALL_EVENTS": ("other",),

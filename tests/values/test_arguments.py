@@ -304,6 +304,7 @@ LOOPLESS |= {
     "DBOS.register_instance",
     "embedded.start",
     "embedded.join",
+    "DBOS.run_step",  # outside of workflows it is a plain call
     *(each.__name__ for each in arguments.CONSTRUCTORS),
 }
 """What belongs to no event loop."""
