@@ -16,6 +16,12 @@ class DBOSError(Exception):
         self.args: tuple[Any, ...] = tuple(vars(self).values())
 
 
+class InvalidArgumentError(DBOSError, ValueError):
+    """Raised for a key, an id, a number or another argument that cannot be used; nothing was stored."""
+
+    __module__ = "dbos_async.errors"
+
+
 _Error = TypeVar("_Error", bound=DBOSError)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
 from dbos_async import logs
 from dbos_async._checks import check_optional_key
@@ -23,10 +23,15 @@ from dbos_async._messaging.writing_verbs import WritingVerbs
 from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
+from dbos_async._workflows.methods import WorkflowDecorator
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
-from dbos_async._workflows.start import WorkflowDecorator
+from dbos_async._workflows.owners import register_object
+from dbos_async._workflows.retry_on import RetryOn
+from dbos_async._workflows.shapes import decorating_frame
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
+
+T = TypeVar("T")
 
 
 class _Verbs(
@@ -87,12 +92,16 @@ class DBOS:
         ```
     """
 
-    workflow_id: ContextProperty = ContextProperty(
+    workflow_id: ContextProperty[str] = ContextProperty(
         lambda context: context.run.workflow_id, "The id of the calling workflow, None outside of workflows."
     )
-    step_id: ContextProperty = ContextProperty(
+    step_id: ContextProperty[str] = ContextProperty(
         lambda context: context.path if isinstance(context, StepContext) else None,
         "The path of the calling step (4, or 4.1.2 in a task of its own), None outside of steps.",
+    )
+    attempt: ContextProperty[int] = ContextProperty(
+        lambda context: context.attempt if isinstance(context, StepContext) else None,
+        "Which attempt of the calling step this is, from 1, None outside of steps. After a crash the step begins again with 1.",
     )
     is_replaying: IsReplaying = IsReplaying()
     logger: Final[logging.Logger] = logs.logger
@@ -126,11 +135,13 @@ class DBOS:
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step
     continue_as_new: Final = _verbs.continue_as_new
+    run_step: Final = _verbs.run_step
     sleep: Final = _verbs.sleep
     sleep_until: Final = _verbs.sleep_until
     now: Final = _verbs.now
     random: Final = _verbs.random
     uuid: Final = _verbs.uuid
+    patched: Final = _verbs.patched
     retrieve_workflow: Final = _verbs.retrieve_workflow
     list_workflows: Final = _verbs.list_workflows
     list_workflow_steps: Final = _verbs.list_workflow_steps
@@ -138,6 +149,9 @@ class DBOS:
     resume_workflow: Final = _verbs.resume_workflow
     fork_workflow: Final = _verbs.fork_workflow
     delete_workflow: Final = _verbs.delete_workflow
+    cancel_workflows: Final = _verbs.cancel_workflows
+    resume_workflows: Final = _verbs.resume_workflows
+    delete_workflows: Final = _verbs.delete_workflows
 
     count_workflows: Final = _verbs.count_workflows
     count_messages: Final = _verbs.count_messages
@@ -234,10 +248,11 @@ class DBOS:
         Executors find it by its ``name`` (``None``: its qualified name) after a restart. When executors die under a workflow more
         than ``max_recovery_attempts`` times in a row without recording a new step, the workflow is parked (``None``: never).
 
-        Static and class methods work, too; a decorator that has made a ``def`` of an ``async def`` needs `functools.wraps`.
+        Static and class methods work, too, and methods of objects that `register_instance` has registered. A decorator that has
+        made a ``def`` of an ``async def`` needs `functools.wraps`.
 
         Raises `InvalidArgumentError` when an option cannot be used, `RegistrationError` when the function cannot be a workflow
-        (no coroutine, a generator, a method of an object), or when another function has the name.
+        (no coroutine, a generator, a bound method), or when another function has the name.
 
         Example:
             ```python
@@ -253,6 +268,35 @@ class DBOS:
         return WorkflowDecorator(check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts))
 
     @staticmethod
+    def register_instance(instance: T, name: str | None = None) -> T:
+        """Register an object before the launch, so that the methods of its class that are workflows run for it. Returns it.
+
+        A workflow is recorded with the object's class and ``name`` (``None``: its ``config_name``), and another process goes on
+        with the object that it has registered so: `Shop.checkout@berlin`. An executor without such an object leaves it, and
+        says so in its log. The object is kept for as long as the process lives. To register it twice is a no-op.
+
+        Raises `RegistrationError` for an object without a name or without workflows, for a second object of the class with this
+        name, and after the launch; `InvalidArgumentError` when the name cannot be used.
+
+        Example:
+            ```python
+            class Shop:
+                def __init__(self, city: str) -> None:
+                    self.config_name = city
+
+                @DBOS.workflow()
+                async def checkout(self, item: str) -> str:
+                    return f"{item} from {self.config_name}"
+
+            berlin = DBOS.register_instance(Shop("berlin"))  # before the launch
+            async with DBOS():
+                assert await berlin.checkout("a widget") == "a widget from berlin"
+            ```
+        """
+        register_object(instance, name, decorating_frame(), is_launched=_current is not None)
+        return instance
+
+    @staticmethod
     def step(
         name: str | None = None,
         retries_allowed: bool = False,
@@ -260,21 +304,35 @@ class DBOS:
         interval_seconds: float = 1.0,
         backoff_rate: float = 2.0,
         timeout_seconds: float | None = None,
+        *,
+        retry_on: RetryOn | None = None,
+        max_interval_seconds: float | None = None,
+        jitter: bool = False,
+        max_concurrent: int | None = None,
     ) -> StepDecorator:
         """Register an ``async def`` or ``def`` as a step: a workflow records its result or exception and does not run it again.
 
-        With ``retries_allowed`` it is tried up to ``max_attempts`` times. The first pause takes ``interval_seconds``, each next one
-        ``backoff_rate`` times as long; the last exception is the step's. An attempt that takes longer than ``timeout_seconds``
-        (``None``: no limit) raises `StepTimeoutError`. A ``def`` runs in a thread and is awaited like any other step. A
-        record knows it by its ``name`` (``None``: the qualified name of the function). Options of retries without
-        ``retries_allowed`` do nothing, and a ``UserWarning`` says so.
+        A ``def`` runs in a thread and is awaited like any other step. A record knows the step by its ``name`` (``None``: the
+        qualified name of the function). An attempt that takes longer than ``timeout_seconds`` (``None``: no limit) raises
+        `StepTimeoutError`. ``max_concurrent`` is how many attempts of it run in this process at once (``None``: any number); the
+        others wait for their turn, first come, first served.
+
+        With ``retries_allowed`` it is tried up to ``max_attempts`` times, and the last exception is the step's:
+
+        - ``retry_on`` says after which exceptions: a type, several, or a function that answers True or False for one, which may
+          be an ``async def`` (``None``: all but `InvalidValueError`). After any other exception the step ends at once.
+        - The first pause takes ``interval_seconds``, each next one ``backoff_rate`` times as long, but at most
+          ``max_interval_seconds`` (``None``: no maximum). With ``jitter`` it is a random part of that, from one half to the whole.
+        - A step that raises `RetryAfter` is tried again after the time that it names, which counts as no attempt.
+
+        Options of retries without ``retries_allowed`` do nothing, and a ``UserWarning`` says so.
 
         Raises `InvalidArgumentError` when an option cannot be used, and `RegistrationError` when the function cannot be a step
         (a generator, a lambda without a ``name``), or when another function has the name.
 
         Example:
             ```python
-            @DBOS.step(retries_allowed=True, max_attempts=5, timeout_seconds=10)
+            @DBOS.step(retries_allowed=True, max_attempts=5, retry_on=OSError, timeout_seconds=10)
             def charge(cents: int) -> str:
                 return f"charged {cents} cents"
 
@@ -287,9 +345,11 @@ class DBOS:
         """
         if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.step needs its parentheses: write @DBOS.step().")
-        return StepDecorator(
-            *step_options(name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds)
-        )
+        options = step_options(
+            name, retries_allowed, max_attempts, interval_seconds, backoff_rate, timeout_seconds,
+            retry_on, max_interval_seconds, jitter, max_concurrent,
+        )  # fmt: skip
+        return StepDecorator(*options)
 
 
 _current: DBOS | None = None

@@ -28,6 +28,7 @@ DBOSError
 ├── StreamTrimmedError             a stream read from where its values were trimmed
 ├── StepCancelledError             a step was cancelled by its handle
 ├── StepTimeoutError               a step took longer than its timeout_seconds (also a TimeoutError)
+├── RetryAfter                     raised by a step that is to be tried again in so many seconds
 ├── ResultTimeoutError             a workflow did not end in time (also a TimeoutError)
 ├── AskTimeoutError                a question was not answered in time (also a TimeoutError)
 ├── NotAnsweredError               a workflow has ended and not answered a question
@@ -45,7 +46,12 @@ replayed, copied, pickled and sent to another process. Stored errors name this m
 from __future__ import annotations
 
 from dbos_async._error_base import DBOSError as DBOSError  # noqa: PLC0414  # a part of this module
+from dbos_async._error_base import InvalidArgumentError as InvalidArgumentError  # noqa: PLC0414
 from dbos_async._error_base import with_fields as _with_fields
+from dbos_async._step_errors import RetryAfter as RetryAfter  # noqa: PLC0414
+from dbos_async._step_errors import StepCancelledError as StepCancelledError  # noqa: PLC0414
+from dbos_async._step_errors import StepTimeoutError as StepTimeoutError  # noqa: PLC0414
+from dbos_async._step_errors import SystemExitError as SystemExitError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidAnswerError as InvalidAnswerError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidEventValueError as InvalidEventValueError  # noqa: PLC0414
 from dbos_async._value_errors import InvalidMessageError as InvalidMessageError  # noqa: PLC0414
@@ -124,10 +130,6 @@ class DatabaseUnavailableError(DBOSError):
             f"The database did not do this within {self.waited_seconds:g} seconds ({self.reason}); "
             f"{fate}: call again once Postgres can be reached and does not refuse the call."
         )
-
-
-class InvalidArgumentError(DBOSError, ValueError):
-    """Raised for a key, an id, a number or another argument that cannot be used; nothing was stored."""
 
 
 class InvalidCallError(InvalidArgumentError, TypeError):
@@ -249,41 +251,6 @@ class StreamTrimmedError(DBOSError, LookupError):
             f"The stream {self.key!r} of workflow {self.workflow_id!r} was trimmed and has no value at offset {self.offset} "
             f"any more: read from offset {self.first} on."
         )
-
-
-@_with_fields
-class StepTimeoutError(DBOSError, TimeoutError):
-    """Raised by a step that took longer than its ``timeout_seconds``."""
-
-    step: str
-    timeout_seconds: float
-
-    def __str__(self) -> str:
-        return f"The step {self.step!r} took longer than {self.timeout_seconds:g} seconds: raise timeout_seconds, or speed it up."
-
-
-@_with_fields
-class StepCancelledError(DBOSError):
-    """Raised by `StepHandle.get_result` when the step was cancelled with `StepHandle.cancel`."""
-
-    step: str
-    step_id: str
-
-    def __str__(self) -> str:
-        return (
-            f"The step {self.step!r} ({self.step_id}) was cancelled: start it again if its result is needed after all."
-        )
-
-
-@_with_fields
-class SystemExitError(DBOSError):
-    """Raised in the place of ``SystemExit`` by a step or workflow whose code called ``sys.exit``; ``code`` is its argument."""
-
-    what: str
-    code: int | str | None
-
-    def __str__(self) -> str:
-        return f"{self.what} called sys.exit({self.code!r:.100}): raise an exception, and end the program elsewhere."
 
 
 @_with_fields

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from dbos_async._cli.arguments import values_and_fields
-from dbos_async._cli.choosing import Act, DryRun, Ids, Options, Yes, carry_out, choice_of
+from dbos_async._cli.choosing import Act, Children, DryRun, Family, Ids, Options, Yes, carry_out, choice_of
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.filters import Filters, takes_filters
 from dbos_async._cli.output import note, write, write_json
-from dbos_async._cli.session import Json, Url, connected, reported, run
+from dbos_async._cli.session import Json, Url, connected, database_of, reported, run
 from dbos_async._cli.texts import error_line, json_text, safe, seconds_of
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
-from dbos_async._workflows.delete import ENDED
+from dbos_async._workflows.delete import ENDED, DeleteOutcome, would_delete
+from dbos_async._workflows.families import CancelOutcome, descendants_of
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import PARKED
 from dbos_async.client import DBOSClient
@@ -80,13 +83,18 @@ def start(
 def cancel(
     filters: Filters,
     ids: Ids = None,
+    children: Children = False,
+    cleanup: Annotated[str | None, typer.Option("--cleanup", help="Give them so long to clean up (30s).")] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Cancel workflows, by their ids or by a filter. They end within a second, and can be resumed."""
-    act = Act("cancel", "cancelled", ("PENDING", "DELAYED", *PARKED), _cancel)
+    seconds = None if cleanup is None else seconds_of(cleanup, "--cleanup")
+    family = Family(_would_cancel, partial(_cancel_families, cleanup_seconds=seconds)) if children else None
+    one = partial(_cancel, cleanup_seconds=seconds)
+    act = Act("cancel", "cancelled", ("PENDING", "DELAYED", *PARKED), one, family=family)
     carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 
@@ -106,13 +114,15 @@ def resume(
 def delete(
     filters: Filters,
     ids: Ids = None,
+    children: Children = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Remove workflows that have ended, with their steps, messages, events and streams. Nothing brings them back."""
-    act = Act("delete", "deleted", ENDED, _delete, always_asks=True)
+    family = Family(_would_delete, _delete_families) if children else None
+    act = Act("delete", "deleted", ENDED, _delete, always_asks=True, family=family)
     carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 
@@ -140,8 +150,9 @@ def fork(
     run(work())
 
 
-async def _cancel(client: DBOSClient, workflow_id: str) -> str | None:
-    return None if await client.cancel_workflow(workflow_id) else "it had ended before"
+async def _cancel(client: DBOSClient, workflow_id: str, *, cleanup_seconds: float | None) -> str | None:
+    has_ended_it = await client.cancel_workflow(workflow_id, cleanup_seconds=cleanup_seconds)
+    return None if has_ended_it else "it had ended before"
 
 
 async def _resume(client: DBOSClient, workflow_id: str) -> str | None:
@@ -157,6 +168,25 @@ async def _resume(client: DBOSClient, workflow_id: str) -> str | None:
 async def _delete(client: DBOSClient, workflow_id: str) -> str | None:
     await client.delete_workflow(workflow_id)
     return None
+
+
+async def _would_cancel(client: DBOSClient, ids: Sequence[str]) -> list[str]:
+    below = await descendants_of(database_of(client), ids)
+    return list(dict.fromkeys([*ids, *(one for one, (_, has_ended) in below.items() if not has_ended)]))
+
+
+async def _cancel_families(
+    client: DBOSClient, ids: Sequence[str], *, cleanup_seconds: float | None
+) -> dict[str, CancelOutcome]:
+    return await client.cancel_workflows(ids, children=True, cleanup_seconds=cleanup_seconds)
+
+
+async def _would_delete(client: DBOSClient, ids: Sequence[str]) -> list[str]:
+    return await would_delete(database_of(client), ids)
+
+
+async def _delete_families(client: DBOSClient, ids: Sequence[str]) -> dict[str, DeleteOutcome]:
+    return await client.delete_workflows(ids, children=True)
 
 
 def _from_stdin(value: Any, fields: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -18,7 +18,7 @@ from dbos_async._cli.session import connected, run
 from dbos_async._cli.texts import safe
 from dbos_async._logs import counted
 from dbos_async.client import DBOSClient
-from dbos_async.errors import DatabaseUnavailableError, DBOSError
+from dbos_async.errors import DatabaseUnavailableError, DBOSError, WorkflowNotFoundError
 
 AT_A_TIME: Final = 20
 SHOWN: Final = 20
@@ -28,6 +28,9 @@ Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID", help="The workflows; - reads their ids from standard input.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which workflows it would be.")]
+Children = Annotated[
+    bool, typer.Option("--children", help="Also all that they have started, and what that has started.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -42,6 +45,18 @@ class Act:
     act: Callable[[DBOSClient, str], Awaitable[str | None]]
     """Returns ``None`` when it has done it, else why there was nothing to do; raises what stands against it."""
     always_asks: bool = False
+    family: Family | None = None
+    """How it is done with all that they have started, if that is wanted."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a command does with workflows and all that they have started."""
+
+    find: Callable[[DBOSClient, Sequence[str]], Awaitable[list[str]]]
+    """With which workflows it would be done."""
+    act: Callable[[DBOSClient, Sequence[str]], Awaitable[Mapping[str, str]]]
+    """What became of each."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +113,22 @@ def carry_out(act: Act, choice: Choice, options: Options, url: str | None) -> No
     async def work(ids: list[str] | None) -> list[str]:
         async with connected(url) as client:
             found = await choice.find(client, act.statuses) if ids is None else ids
+            if options.dry_run or (asks and ids is None):
+                meant[:] = found if act.family is None else await act.family.find(client, found)
             if options.dry_run:
-                _say_what_would_be(act, found, options)
+                _say_what_would_be(act, meant, options)
             elif not found:
                 note(f"No workflow to {act.verb}.")
                 if options.as_json:
                     write_json([])
             elif ids is not None or not asks:
-                _report(act, await _each(client, act, found), options)
+                _report(act, await (_each if act.family is None else _with_families)(client, act, found), options)
         return found
 
+    meant: list[str] = []
     found = run(work(None))
     if asks and found:
-        _ask(act, found)
+        _ask(act, meant)
         run(work(found))
 
 
@@ -142,6 +160,25 @@ async def _each(client: DBOSClient, act: Act, ids: Sequence[str]) -> list[tuple[
         done = sum(1 for why, _ in results.values() if why is None)
         raise CommandError(f"{act.done} {done} of {counted(len(ids), 'workflow')}, then: {lost[0]}")
     return [(one, *results[one]) for one in ids]
+
+
+async def _with_families(client: DBOSClient, act: Act, ids: Sequence[str]) -> list[tuple[str, str | None, ExitCode]]:
+    """Each id and each workflow that it has started, with what stood against it; not those that had ended anyway."""
+    assert act.family is not None
+    outcomes = await act.family.act(client, ids)
+    results: list[tuple[str, str | None, ExitCode]] = []
+    for one, outcome in outcomes.items():
+        if outcome == act.done:
+            results.append((one, None, ExitCode.DONE))
+        elif outcome == "unknown":
+            error = WorkflowNotFoundError(one)
+            results.append((one, str(error), code_of(error)))
+        elif outcome == "not ended":
+            why = f"The workflow {one!r} stays: it has not ended, or one that it has started: cancel them with --children."
+            results.append((one, why, ExitCode.NOT_NOW))
+        elif one in ids:
+            results.append((one, "it had ended before", ExitCode.DONE))
+    return results
 
 
 def _report(act: Act, results: Sequence[tuple[str, str | None, ExitCode]], options: Options) -> None:

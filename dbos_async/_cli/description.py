@@ -69,6 +69,8 @@ def _facts(found: WorkflowDescription) -> Iterable[str]:
         yield f"version {safe(one.application_version)}"
     if one.generation > 1:
         yield f"generation {one.generation}"
+    if one.patches:
+        yield f"patched {', '.join(map(safe, one.patches))}"
     if one.attempt > 1:
         yield f"attempt {one.attempt}"
     if one.recoveries:

@@ -46,8 +46,16 @@ class Filters:
     until: Annotated[str | None, typer.Option("--until", help="Created at least so long ago, or until a time.")] = None
     parent: Annotated[str | None, typer.Option("--parent", help="The id of the workflow that started it.")] = None
     version: Annotated[list[str] | None, typer.Option("--version", help="The application version.")] = None
+    patch: Annotated[str | None, typer.Option("--patch", help="DBOS.patched has answered true for this name.")] = None
+    without_patch: Annotated[
+        str | None, typer.Option("--without-patch", help="DBOS.patched has not answered true for this name.")
+    ] = None
     unclaimable: Annotated[
-        bool, typer.Option("--unclaimable", help="It waits for an executor, and no live one can run it.")
+        bool,
+        typer.Option(
+            "--unclaimable",
+            help="It waits for an executor, and no live one can run it. Not: what an executor that has gone owns.",
+        ),
     ] = False
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False
 
@@ -66,6 +74,8 @@ class Filters:
             "until": None if self.until is None else moment_of(self.until, "--until"),
             "parent_id": self.parent,
             "application_version": self.version or None,
+            "patch": self.patch,
+            "without_patch": self.without_patch,
             "unclaimable": True if self.unclaimable else None,
         }
 

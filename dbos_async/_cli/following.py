@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.output import console, note, write, write_json, write_json_line
 from dbos_async._cli.session import Json, Url, connected, reported, run
@@ -60,7 +61,7 @@ def events(
 def stream(
     workflow_id: WatchedId,
     key: Annotated[str, typer.Argument(help="The stream.")],
-    offset: Annotated[int, typer.Option("--from", min=0, help="Begin at this offset.")] = 0,
+    offset: Annotated[int, typer.Option("--from", min=0, max=MAX_INT, help="Begin at this offset.")] = 0,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Wait for values that are not there yet.")
     ] = True,

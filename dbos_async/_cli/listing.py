@@ -12,14 +12,16 @@ import typer
 from rich.console import RenderableType
 from rich.live import Live
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.filters import Filters, find_all, takes_filters
 from dbos_async._cli.output import Column, console, note, show, status_text, table, write, write_json, write_json_line
 from dbos_async._cli.session import Json, Url, connected, reported, run
 from dbos_async._cli.texts import age, duration, safe
+from dbos_async._logs import counted
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async.client import DBOSClient
 
-Limit = Annotated[int, typer.Option("--limit", "-l", min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", "-l", min=1, max=MAX_INT, help="How many at most.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every second, until Ctrl-C.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the ids, one on each line.")]
 Payloads = Annotated[bool, typer.Option("--payloads", help="With inputs, outputs and errors (in JSON).")]
@@ -81,10 +83,24 @@ async def _list(
 
 
 async def _note(client: DBOSClient, filters: Filters, count: int, limit: int) -> None:
+    if filters.unclaimable:
+        await _note_owned(client)
     if count == 0:
         note("No workflow fits." if not filters.is_empty else "There are no workflows.")
     elif count == limit:
         note(f"The first {count} are shown: --limit {10 * limit} shows more, --newest the newest first.")
+
+
+async def _note_owned(client: DBOSClient) -> None:
+    """An executor that has gone still owns its workflows, until a live one frees them: they are not unclaimable."""
+    gone = [one for one in await client.list_executors() if not one.is_live and one.workflows]
+    if gone:
+        left, owners = sum(one.workflows for one in gone), ", ".join(one.executor_id for one in gone[:3])
+        them = "it" if left == 1 else "them"
+        note(
+            f"Not in this list: {counted(left, 'workflow')} of executors that have gone ({safe(owners)}"
+            f"{', …' if len(gone) > 3 else ''}). A live executor frees {them} first."
+        )
 
 
 async def _table_of(find: Callable[[], Awaitable[list[WorkflowStatus]]]) -> RenderableType:

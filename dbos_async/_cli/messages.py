@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.output import Column, console, note, show, table, write, write_json
 from dbos_async._cli.session import Json, Url, connected, database_of, reported, run
 from dbos_async._cli.texts import age, brief_json, json_text, safe
@@ -52,7 +53,7 @@ def list_messages(
         typer.Option("--status", "-s", autocompletion=complete_status, help="waiting, received, rejected or delayed."),
     ] = None,
     newest: Annotated[bool, typer.Option("--newest", help="The newest first.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MAX_INT, help="How many at most.")] = 100,
     payloads: Annotated[bool, typer.Option("--payloads", help="With their values.")] = False,
     url: Url = None,
     as_json: Json = False,

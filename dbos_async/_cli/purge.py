@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.choosing import Yes
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.output import console, note, write, write_json
@@ -35,9 +36,9 @@ def purge(
         typer.Option("--status", help="Only those that ended so: SUCCESS, ERROR, CANCELLED. Repeatable."),
     ] = None,
     name: Annotated[list[str] | None, typer.Option("--name", help="Only those of this name. Repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Remove so many at most.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, max=MAX_INT, help="Remove so many at most.")] = None,
     per_second: Annotated[
-        int, typer.Option("--per-second", min=1, help="Remove so many a second at most.")
+        int, typer.Option("--per-second", min=1, max=MAX_INT, help="Remove so many a second at most.")
     ] = PER_SECOND,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
     yes: Yes = False,

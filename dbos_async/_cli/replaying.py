@@ -16,6 +16,7 @@ from dbos_async._cli.output import write, write_json
 from dbos_async._cli.session import Json, Url, database_url, reported, run
 from dbos_async._cli.texts import safe, seconds_of
 from dbos_async._operations.replay import Replay, replay_workflow
+from dbos_async._workflows.owners import register_subclasses
 from dbos_async._workflows.registry import registered
 
 
@@ -44,6 +45,7 @@ def replay(
     """
     seconds = seconds_of(timeout, "--timeout")
     load(module)
+    register_subclasses()
     logging.getLogger("dbos_async").setLevel(
         logging.CRITICAL
     )  # what it says of failures and misfits is the answer here

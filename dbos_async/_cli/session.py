@@ -11,12 +11,15 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
+import asyncpg
 import typer
 
 from dbos_async import embedded
+from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError, ExitCode, code_of
 from dbos_async._cli.output import note
 from dbos_async._database.database import Database
+from dbos_async._database.urls import why_unusable, without_libpq_parameters
 from dbos_async._logs import shown
 from dbos_async.client import DBOSClient
 from dbos_async.errors import ConfigurationError, DBOSError, NoDatabaseError
@@ -123,9 +126,23 @@ async def database_url(url: str | None) -> AsyncGenerator[str]:
 
 @asynccontextmanager
 async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
-    """A client of that database."""
-    async with database_url(url) as found, DBOSClient(found, connect_timeout_seconds=CONNECT_SECONDS) as client:
-        yield client
+    """A client of that database. What no waiting can help ends the command at once: no server, or no right."""
+    async with database_url(url) as found:
+        await _find_server(found)
+        async with DBOSClient(found, connect_timeout_seconds=CONNECT_SECONDS) as client:
+            database_of(client).batches.limits.end_if_forbidden = True
+            yield client
+
+
+async def _find_server(url: str) -> None:
+    """Raise if nothing listens at this address. A server that is slow, or just starts, is waited for elsewhere."""
+    try:
+        connection = await asyncpg.connect(without_libpq_parameters(check_url(url)), timeout=CONNECT_SECONDS)
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return
+    except OSError as error:
+        raise ConfigurationError(why_unusable(url, error)) from None
+    await connection.close()
 
 
 def database_of(client: DBOSClient) -> Database:

@@ -10,6 +10,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
+from dbos_async._checks import MAX_INT
 from dbos_async._cli.description import described
 from dbos_async._cli.output import console, status_text, write_json, write_json_line
 from dbos_async._cli.output import show as print_it
@@ -32,7 +33,9 @@ def show(
     workflow_id: Annotated[str, typer.Argument(metavar="ID", help="The workflow.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the workflow ends or is parked.")] = False,
     payloads: Annotated[bool, typer.Option("--payloads", help="Print values in full, and tracebacks.")] = False,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="How many steps, from the last one back.")] = 50,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, max=MAX_INT, help="How many steps, from the last one back.")
+    ] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:

@@ -195,6 +195,8 @@ def _under_way(step: DescribedStep) -> str:
         return "waits"
     if step.next_attempt_at is not None:
         return f"failed, attempt {step.attempt} is next"
+    if step.attempt is None and step.verb == "step":
+        return "waits for its turn"
     return "runs" if step.attempt in (None, 1) else f"runs, attempt {step.attempt}"
 
 

@@ -76,8 +76,8 @@ class Batches:
         """Whether calls were given up at the end that the server may still commit."""
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(self._loop, self._attempt_alone)
-        self._limits = TimeLimits(self._loop, postgres.loop_watch, give_up_after_seconds, self._pending)
-        self._sending = Sending(self._loop, postgres, self._limits, on_batch)
+        self.limits = TimeLimits(self._loop, postgres.loop_watch, give_up_after_seconds, self._pending)
+        self._sending = Sending(self._loop, postgres, self.limits, on_batch)
 
     def call(
         self,
@@ -98,7 +98,7 @@ class Batches:
         if self._closed:
             raise LaunchError("This DBOS or DBOSClient was closed: launch or open one before using it.")
         if not call.retry_forever:
-            self._limits.begin(call)
+            self.limits.begin(call)
         if self._aside.partitions and self._aside.has(call):
             self._aside.add(call)
             return call
@@ -140,7 +140,7 @@ class Batches:
     async def close(self, *, within_seconds: float = 0.0) -> None:
         """Accept no more calls, and fail those that have no result after this time."""
         self._closed = True
-        self._limits.close()
+        self.limits.close()
         _, left = await asyncio.gather(
             self._close_partitions(within_seconds), self._aside.close(within_seconds=within_seconds)
         )

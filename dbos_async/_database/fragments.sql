@@ -14,16 +14,23 @@ coalesce(w.attempt = c.attempt and w.status = 'PENDING', false)
 -- A call with a number is a step: the row of the step decides, and looking at the fence is enough. A call without a number is made
 -- inside a step. No row of its own decides, so it locks the row of its workflow until the commit.
 left join lateral (
-    select attempt, status from dbos_async.workflows where id = :workflow_id and c.number is not null limit 1
+    select attempt, status, deadline, deadline_reaches_children from dbos_async.workflows
+    where id = :workflow_id and c.number is not null limit 1
 ) as w on true
 left join lateral (
-    select attempt, status from dbos_async.workflows where id = :workflow_id and c.number is null for share
+    select attempt, status, deadline, deadline_reaches_children from dbos_async.workflows
+    where id = :workflow_id and c.number is null for share
 ) as locked on true
 
 -- fragment: is_owner_by_either
 -- After :fence_or_lock: whether the run of this call still owns its workflow.
 case when c.number is null then coalesce(locked.attempt = c.attempt and locked.status = 'PENDING', false)
      else :is_owner end
+
+-- fragment: inherited_deadline
+-- After :fence_or_lock: the deadline that a workflow hands on to what it starts, null for none.
+case when w.deadline_reaches_children or locked.deadline_reaches_children then coalesce(w.deadline, locked.deadline) end
+    as inherited_deadline
 
 -- fragment: recorded_step(workflow_id)
 -- What is recorded of this step already. A new call has no record, and does not look for one.
@@ -78,6 +85,8 @@ and w.created_at >= coalesce(c.since, '-infinity')
 and w.created_at < coalesce(c.until, 'infinity')
 and (c.parent_id is null or w.parent_id = c.parent_id)
 and (c.unclaimable is null or c.unclaimable = (:is_unclaimable))
+and (c.patch is null or w.patches ? c.patch)
+and (c.without_patch is null or not coalesce(w.patches ? c.without_patch, false))
 
 -- fragment: are_few
 -- After :filters: whether only workflows are wanted of which there is an index.

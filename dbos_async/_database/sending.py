@@ -123,6 +123,9 @@ class Sending:
         flight.at_server = ()
         if meaning in (Meaning.LOST, Meaning.REFUSED, Meaning.LOCKED):
             flight.reason = reason_of(error) + (f": {LOCKED}" if meaning is Meaning.LOCKED else "")
+            if self._limits.end_if_forbidden and isinstance(error, asyncpg.InsufficientPrivilegeError):
+                self._limits.fail_forbidden(calls, flight.reason)
+                return meaning
             self._limits.fail_late(calls, flight.reason)
             self._warn(flight, error, meaning)
         return meaning

@@ -10,7 +10,7 @@ from typing import Final
 
 from dbos_async._database.calls import Call
 from dbos_async._database.loop_watch import LoopWatch
-from dbos_async.errors import DatabaseUnavailableError
+from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
 SWEEP_EVERY_SECONDS: Final = 0.25
 
@@ -33,6 +33,8 @@ class TimeLimits:
     ) -> None:
         self._loop, self._loop_watch, self._seconds, self._pending = loop, loop_watch, seconds, pending
         self._timer: asyncio.TimerHandle | None = None
+        self.end_if_forbidden = False
+        """Whether calls that the role has no right for fail at once, and wait for nobody who grants it."""
 
     def begin(self, call: Call) -> None:
         """The call begins to wait."""
@@ -51,6 +53,17 @@ class TimeLimits:
         for call in calls:
             if call.give_up_at <= now:
                 self._fail(call, reason, may_have_committed=call.was_sent)
+
+    def fail_forbidden(self, calls: Iterable[Call], reason: str) -> None:
+        """Fail those of these calls that have a time limit, since the role may not do what they do."""
+        for call in calls:
+            if call.give_up_at < inf:
+                call.fail(
+                    ConfigurationError(
+                        f"This role may not do that ({reason}): grant it the rights on the tables of the schema dbos_async, or "
+                        "connect as another role."
+                    )
+                )
 
     def _sweep(self) -> None:
         """Fail the calls that have waited long enough, and come back for the next one."""

@@ -15,6 +15,11 @@ from dbos_async._serialization.values import encode_value
 MAX_CLAIMED = 100
 """How many workflows one statement claims at most."""
 
+MANY_NAMES = 100
+"""An executor that knows more names first asks which of them workflows wait under: a claim looks for each name."""
+
+NAMES_AT_A_TIME = 1000
+
 CLAIM_PAUSE_SECONDS = 0.01
 """The pause before the next claim while there is more to claim."""
 
@@ -23,6 +28,7 @@ WAKE_ALL_AFTER_SECONDS = 2.0
 
 with load(__name__) as sql:
     CLAIM: Final = sql.statement("CLAIM", parallelism=1)
+    WAITING_NAMES: Final = sql.statement("WAITING_NAMES", parallelism=1)
 
 
 class Claiming(Observer):
@@ -51,8 +57,8 @@ class Claiming(Observer):
     async def _claim(self) -> bool:
         """Take workflows that no executor owns, as many as slots are free. True when there may be more."""
         executor = self._executor
+        names = await self._names()
         most = min(executor.free_slots, MAX_CLAIMED)
-        names = list(executor.workflows)
         self._has_more = most <= 0
         if executor.closing or executor.suspended is not None or most <= 0 or not names:
             return False
@@ -64,6 +70,20 @@ class Claiming(Observer):
             executor.reserved_slots -= most
         self._has_more = answer[0]["more"]
         return self._has_more
+
+    async def _names(self) -> list[str]:
+        """The names to claim: all that this executor knows, or those of them under which workflows wait."""
+        known = self._executor.workflows
+        if len(known) <= MANY_NAMES or self._executor.free_slots <= 0:
+            return list(known)
+        found: list[str] = []
+        page: list[str] | None = None
+        while page is None or len(page) == NAMES_AT_A_TIME:
+            row = page[-1] if page else "", NAMES_AT_A_TIME
+            answer = await self._database.call(WAITING_NAMES, [row], partition="", retry_forever=True)
+            page = [name for _, name in answer]
+            found += [name for name in page if name in known]
+        return found
 
     def on_result(self, call: Call, result: Result) -> None:
         """Begin the claimed runs."""

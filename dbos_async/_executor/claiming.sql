@@ -2,15 +2,16 @@
 
 -- name: CLAIM (executor_id text, workflow_names json, application_version text, most int)
 -- The oldest unowned workflows that this executor knows. Rows that others lock at this moment are skipped, until the next claim; "more"
--- says whether there may be others behind them.
+-- says whether there may be others behind them. A name is written as a range, and ordered by: where few names have long backlogs the
+-- planner would read the index of all times for each other name.
 with found as materialized (
     select w.ctid
     from json_array_elements_text(:workflow_names) as known(name)
     cross join lateral (
         select ctid, created_at from dbos_async.workflows
-        where status = 'PENDING' and owner is null and name = known.name
+        where status = 'PENDING' and owner is null and name >= known.name and name <= known.name
           and (:application_version is null or application_version is null or application_version = :application_version)
-        order by created_at limit :most
+        order by name, created_at limit :most
     ) as w
     order by w.created_at limit :most
 ),
@@ -29,7 +30,18 @@ claimed as (
         application_version = coalesce(application_version, :application_version)
     where ctid = any (array(select ctid from locked))
     returning id, name, input, attempt, recoveries, trace_parent,
-              extract(epoch from deadline - clock_timestamp())::float8 as seconds_left, generation
+              extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+              cancel_asked_at is not null as may_clean_up, patches, generation
 )
 select :n as n, seen.count >= :most as more, claimed.*
 from (select count(*) from found) as seen left join claimed on true
+
+-- name: WAITING_NAMES (after text, most int)
+-- The names after this one of workflows that no executor owns. They are found one after the other, each with one look into the index.
+with recursive waiting(name) as (
+    select min(name) from dbos_async.workflows where status = 'PENDING' and owner is null and name > :after
+    union all
+    select (select min(name) from dbos_async.workflows where status = 'PENDING' and owner is null and name > w.name)
+    from waiting as w where w.name is not null
+)
+select :n as n, name from waiting where name is not null limit :most

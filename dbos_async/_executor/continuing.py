@@ -51,6 +51,8 @@ class Generations(RunHost, Protocol):
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        may_clean_up: bool = False,
+        patches: str | None = None,
         generation: int = 1,
         *,
         is_new: bool = False,
@@ -163,7 +165,7 @@ class NextGeneration(Observer):
         if found["attempt"] is not None and self._owner is not None:
             executor.begin(
                 run.workflow_id, run.name, self._continuation.text, found["attempt"], 0, found["trace_parent"],
-                found["seconds_left"], run.generation + 1, is_new=True,
+                found["seconds_left"], found["may_clean_up"], None, run.generation + 1, is_new=True,
             )  # fmt: skip
 
     def on_failure(self, error: BaseException | None) -> None:

@@ -27,16 +27,17 @@ continued as (
             owner = excluded.owner, recoveries = 0, patches = null, output = null, error = null,
             claimed_at = case when excluded.owner is null then w.claimed_at else clock_timestamp() end,
             application_version = coalesce(excluded.application_version, w.application_version)
-    returning id, attempt, trace_parent, extract(epoch from deadline - clock_timestamp())::float8 as seconds_left
+    returning id, attempt, trace_parent, extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+              cancel_asked_at is not null as may_clean_up
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
-select c.n, w.attempt, w.trace_parent, w.seconds_left
+select c.n, w.attempt, w.trace_parent, w.seconds_left, w.may_clean_up
 from calls as c
 cross join announced
 left join lateral (
-    select attempt, trace_parent, seconds_left from continued where id = c.id
+    select attempt, trace_parent, seconds_left, may_clean_up from continued where id = c.id
     union all
-    select attempt, trace_parent, extract(epoch from deadline - clock_timestamp())::float8
+    select attempt, trace_parent, extract(epoch from deadline - clock_timestamp())::float8, cancel_asked_at is not null
     from dbos_async.workflows
     where id = c.id and status = 'PENDING' and owner = c.owner and generation = c.generation + 1 and attempt = began_as
 ) as w on true

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
-from dbos_async._executor import tracing
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error
-from dbos_async._serialization.signature import Signature
-from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -28,24 +26,6 @@ def store_end(run: Run, outcome: Outcome, observer: Observer | None = None) -> C
     return run.database.execute(call)
 
 
-def success(run: Run, signature: Signature, value: Any) -> Outcome:
-    """The outcome of a function that has returned this."""
-    what = f"The result of workflow {run.workflow_id!r}"
-    result = encode_value(value, signature.result_type, what=what)
-    invalid = size_error(result, run.database.max_payload_bytes, what)
-    if invalid is not None:
-        raise invalid
-    return Outcome("SUCCESS", result, None)
-
-
-def failure(run: Run, error: BaseException) -> Outcome:
-    """The outcome of a function that has raised this."""
-    if run.stopped is None:
-        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
-        tracing.note(run, error)
-    return Outcome("ERROR", None, encode_error(error))
-
-
 class RunCompletion(Observer):
     """Stores the outcome of a run. No task waits for that: the run leaves its executor when the result has come (decision 15)."""
 
@@ -56,11 +36,25 @@ class RunCompletion(Observer):
         self._was_refused = False
 
     def store(self, outcome: Outcome) -> None:
-        """Store this outcome, unless the database was closed."""
+        """Store this outcome, unless the database was closed. What `DBOS.patched` has answered last is stored before."""
         self._outcome = outcome
+        patches = self._run.patches
+        if patches is not None and patches.is_pending:
+            return self._run.host.spawn(self._store_after(patches))
         try:
             self._run.end.completion = store_end(self._run, outcome, self)
         except LaunchError:
+            self._run.host.leave(self._run)
+
+    async def _store_after(self, patches: Patches) -> None:
+        try:
+            owns = await patches.stored(self._run)
+        except BaseException:
+            self._run.host.leave(self._run)
+            raise
+        if owns:
+            self.store(self._outcome)
+        else:
             self._run.host.leave(self._run)
 
     def on_result(self, call: Call, result: Result) -> None:

@@ -11,29 +11,31 @@ import contextvars
 import functools
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from threading import get_ident
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import uuid4
 
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
+from dbos_async._executor.calling import Runnable, failure, prepare, success
 from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
-from dbos_async._executor.ending import RunCompletion, failure, store_end, success
-from dbos_async._logs import shown, without_stop
+from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
+from dbos_async._runs.cleanup import Cleanup, ask_to_end
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
 from dbos_async._runs.continuation import is_only_continuing, without_continuing
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import RUNS_OF_ONE, SHUTTING_DOWN, WAS_CANCELLED, Outcome, Run, Slots
 from dbos_async._runs.run_task import TaskFactory
 from dbos_async._runs.watchdog import follow
 from dbos_async._serialization.exceptions import encode_error
-from dbos_async._serialization.signature import Signature
-from dbos_async.errors import InvalidValueError, ReplayMismatchError, SystemExitError
+from dbos_async.errors import ReplayMismatchError, SystemExitError
 
 log = logging.getLogger("dbos_async")
 
@@ -47,14 +49,6 @@ _left_behind: set[asyncio.Task[None]] = set()
 
 with load(__name__) as sql:
     STILL_OWNED: Final = sql.statement("STILL_OWNED")
-
-
-class Runnable(Protocol):
-    """What an executor must know of a registered workflow to run it."""
-
-    function: Callable[..., Any]
-    signature: Signature
-    max_recovery_attempts: int
 
 
 class Executor:
@@ -130,6 +124,8 @@ class Executor:
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        may_clean_up: bool = False,
+        patches: str | None = None,
         generation: int = 1,
         *,
         is_new: bool = False,
@@ -149,6 +145,8 @@ class Executor:
         run.generation, run.losses = generation, self.database.batches.losses
         if attempt % RUNS_OF_ONE > 1 and not is_new:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
+            run.patches = None if patches is None else Patches(patches)
+        run.cleanup = Cleanup() if may_clean_up else None
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
         task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
@@ -189,9 +187,11 @@ class Executor:
         """Stop the run if its workflow is not its own any more. That is a warning only if nobody asked for it."""
         row = run.workflow_id, run.attempt
         answer = await self.database.call(STILL_OWNED, [row], partition=run.partition, retry_forever=True)
-        _, holds, status = answer[0]
+        _, holds, status, may_clean_up = answer[0]
         if holds:
             run.ended_elsewhere = False
+            if may_clean_up:
+                ask_to_end(run)
         elif not run.over and run.stopped is None:
             cancelled = status == "CANCELLED"
             reason = WAS_CANCELLED if cancelled else "another run has taken it over, or it has ended"
@@ -205,6 +205,12 @@ class Executor:
         if run is not None and run.attempt < attempt and not run.over and run.stopped is None:
             log.info("A run of workflow %r stops: it was cancelled.", workflow_id)
             run.stop(WAS_CANCELLED)
+
+    def ask_to_end(self, workflow_id: str, attempt: int) -> None:
+        """Tell the run of a workflow, if it has this fence, that the workflow was cancelled and may clean up."""
+        run = self.runs.get(workflow_id)
+        if run is not None and run.attempt == attempt:
+            ask_to_end(run)
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing more, give the running steps that time to finish, then stop every run without an outcome."""
@@ -247,7 +253,7 @@ class Executor:
         try:
             if run.stopped is not None:
                 return
-            call = _prepare(run, workflow, text, recoveries)
+            call = await prepare(run, workflow, text, recoveries)
             if isinstance(call, Outcome):
                 outcome = call
             else:
@@ -258,7 +264,7 @@ class Executor:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
                 # Code that swallows the exception of continue_as_new and returns has called it all the same.
-                outcome = success(run, workflow.signature, value) if run.continuation is None else CONTINUED
+                outcome = success(run, workflow, value) if run.continuation is None else CONTINUED
         except Exception as error:
             outcome = failure(run, error)
         except BaseException as error:
@@ -286,6 +292,8 @@ class Executor:
             return _NO_OUTCOME
         if not exits.is_outcome(error):
             exits.interrupt(run, error)
+        if run.cleanup is not None and isinstance(error, asyncio.CancelledError):
+            return Outcome("CANCELLED", None, None)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
         return failure(run, error)
 
@@ -325,25 +333,6 @@ class Executor:
         log.error("%s", mismatch)
         tracing.note(run, mismatch, "REPLAY_MISMATCH")
         await store_end(run, Outcome("REPLAY_MISMATCH", None, encode_error(mismatch)))
-
-
-def _prepare(run: Run, workflow: Runnable, text: str, recoveries: int) -> tuple[list[Any], dict[str, Any]] | Outcome:
-    """The arguments to call the function with, or the outcome of a workflow that cannot run."""
-    if recoveries > workflow.max_recovery_attempts:
-        log.error("Workflow %r is parked: %d executors in a row died under it.", run.workflow_id, recoveries)
-        return Outcome("MAX_RECOVERY_ATTEMPTS_EXCEEDED", None, None)
-    try:
-        workflow.signature.resolve()  # before anything is done whose result could not be recorded
-        return workflow.signature.decode_call(text, f"workflow {run.workflow_id!r}")
-    except InvalidValueError as unreadable:
-        if run.history is None:
-            raise
-        # An earlier run could decode these arguments, so the code has changed, and can be repaired.
-        recorded = "a call with arguments that fit"
-        asked = f"types that they do not fit ({without_stop(str(unreadable))})"
-        mismatch = ReplayMismatchError(run.workflow_id, "0", recorded, asked)
-        log.error("%s", mismatch)
-        return Outcome("REPLAY_MISMATCH", None, encode_error(mismatch))
 
 
 def _do_nothing() -> None:

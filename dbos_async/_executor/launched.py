@@ -61,6 +61,12 @@ def stop_cancelled(database: Database, workflow_id: str, attempt: int) -> None:
         _launched.stop_cancelled(workflow_id, attempt)
 
 
+def ask_to_end(database: Database, workflow_id: str, attempt: int) -> None:
+    """Tell the run of a workflow of this database, if it runs in this process, that it may clean up; see `Executor.ask_to_end`."""
+    if _launched is not None and _launched.database is database:
+        _launched.ask_to_end(workflow_id, attempt)
+
+
 def running_steps(database: Database, workflow_id: str) -> list[list[Any]] | None:
     """What is told now of the steps under way of a workflow of this database; ``None`` if it does not run in this process."""
     run = _launched.runs.get(workflow_id) if _launched is not None and _launched.database is database else None

@@ -15,7 +15,9 @@ select :id, :executor_id, :application_version,
        array(select json_array_elements_text(:workflow_names)),
        (select at from moment) + make_interval(secs => :lease_seconds)
 on conflict (id) do update
-    set lease_until = excluded.lease_until, lost_at = null, workflow_names = excluded.workflow_names
+    -- The names that are there stay where they are, outside of the row, if they are many.
+    set lease_until = excluded.lease_until, lost_at = null,
+        workflow_names = case when e.workflow_names = excluded.workflow_names then e.workflow_names else excluded.workflow_names end
 returning :n as n, e.xmax = 0 as is_new
 
 -- name: OTHERS (id text, lease_seconds float8)

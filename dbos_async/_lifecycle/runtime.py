@@ -17,7 +17,7 @@ from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
 from dbos_async._executor.launched import set_launched
 from dbos_async._executor.running_steps import RunningSteps
-from dbos_async._lifecycle import leases, leftovers, periodic, retention
+from dbos_async._lifecycle import leases, leftovers, periodic, retention, unknown_owners
 from dbos_async._lifecycle.health import Health, health
 from dbos_async._lifecycle.leases import Leases
 from dbos_async._lifecycle.leftovers import Leftovers
@@ -27,6 +27,7 @@ from dbos_async._lifecycle.services import Service
 from dbos_async._lifecycle.settings import Settings
 from dbos_async._logs import counted
 from dbos_async._telemetry.choosing import find_telemetry
+from dbos_async._workflows.owners import register_subclasses
 from dbos_async._workflows.registry import check_registered, registered
 from dbos_async.errors import LaunchError, WrongPlaceError
 
@@ -53,6 +54,7 @@ class Runtime:
     async def open(self) -> None:
         """Connect, migrate, listen, and take over abandoned workflows. Whatever was opened is closed if this fails."""
         check_registered()
+        register_subclasses()
         settings = self._settings
         try:
             url = await self._find_url()
@@ -138,7 +140,7 @@ class Runtime:
             Service("take-overs", self.leases.keep_looking, leases.OTHERS, leases.EXPIRE, leases.FREE),
             Service("leftovers", self.leftovers.keep_giving_back, leftovers.OWNED, leftovers.GIVE_BACK),
             Service("steps under way", RunningSteps(self.executor).keep_telling, running_steps.TELL_STEPS),
-            Service("claims", self.claiming.keep_claiming, claiming.CLAIM),
+            Service("claims", self.claiming.keep_claiming, claiming.CLAIM, claiming.WAITING_NAMES),
             Service(
                 "deadlines",
                 periodic.Due(self.executor).keep_doing,
@@ -153,6 +155,8 @@ class Runtime:
                 periodic.UNCLAIMABLE,
             ),
         ]
+        reporting = functools.partial(unknown_owners.keep_reporting, self.database)
+        self.services.append(Service("unknown objects", reporting, unknown_owners.UNKNOWN_OWNERS))
         if self._settings.retention_seconds is not None:
             keep = Retention(self.executor, self._settings.retention_seconds).keep_removing
             self.services.append(Service("retention", keep, *retention.STATEMENTS))

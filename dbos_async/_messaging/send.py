@@ -34,7 +34,7 @@ from dbos_async._messaging.send_keys import (
 )
 from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
-from dbos_async._runs.start_options import StartCall, allowed_seconds, assigned, start_delay, wanted_version
+from dbos_async._runs.start_options import StartCall, allowed_time, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection
 from dbos_async._serialization.ids import ordered_id
@@ -214,6 +214,7 @@ class _StartColumns(NamedTuple):
     trace_parent: str | None = None
     start_id: UUID | None = None
     timeout_seconds: float | None = None
+    reaches_children: bool | None = None
     delay_seconds: float | None = None
     digest: bytes | None = None
 
@@ -229,7 +230,7 @@ def _start_columns(database: Database, caller: Caller, start: StartCall) -> _Sta
         wanted_version.get() or database.application_version,
         tracing.trace_parent(),
         ordered_id(),
-        allowed_seconds.get(),
+        *allowed_time(),
         start_delay.get(),
         UNOWNED_KEY,
     )

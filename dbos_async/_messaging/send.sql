@@ -210,7 +210,8 @@ from calls, announced
 -- ordered name: SEND_LATER (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
 --     idempotency_key text, delay_seconds float8, sender_step text, name text, input json, application_version text,
---     trace_parent text, start_id uuid, timeout_seconds float8, start_delay_seconds float8, start_digest bytea)
+--     trace_parent text, start_id uuid, timeout_seconds float8, reaches_children boolean, start_delay_seconds float8,
+--     start_digest bytea)
 -- SEND_BULK for messages of which some are due later, or for one message whose destination is started if it is not there ("name" is
 -- the name of its function). A repetition finds the message where it is by now.
 with moment as materialized (select clock_timestamp() as now),
@@ -239,6 +240,7 @@ calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
            case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome,
+           :inherited_deadline,
            case when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id)
                 when taken_name <> name then
                     :error('dbos_async.errors:WorkflowConflictError', destination_id, taken_name, name) end as failure
@@ -276,11 +278,13 @@ new_rows as materialized (
 started as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
-        (id, name, status, input, attempt, start_id, parent_id, parent_step, application_version, trace_parent, due_at, deadline)
+        (id, name, status, input, attempt, start_id, parent_id, parent_step, application_version, trace_parent, due_at, deadline,
+         deadline_reaches_children)
     select destination_id, name, case when due_at is null then 'PENDING' else 'DELAYED' end, input,
            nextval('dbos_async.workflow_seq') * 1000000, start_id, sender_id, sender_step, application_version, trace_parent,
-           due_at, coalesce(due_at, clock_timestamp()) + make_interval(secs => timeout_seconds)
-    from new_rows
+           due_at, least(coalesce(due_at, clock_timestamp()) + make_interval(secs => timeout_seconds), inherited_deadline),
+           case when inherited_deadline is not null then true else reaches_children end
+    from (select r.*, (select inherited_deadline from calls where n = r.n) as inherited_deadline from new_rows as r) as new_rows
 ),
 sent as (
     insert into dbos_async.messages

@@ -1,9 +1,9 @@
 -- How many workflows and messages there are, and which executors.
 
 -- name: COUNT_WORKFLOWS (ids json, statuses json, names json, versions json, id_prefix text, since timestamptz, until timestamptz,
---     parent_id text, unclaimable boolean)
+--     parent_id text, unclaimable boolean, patch text, without_patch text)
 with calls as materialized (
-    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, f.*, :are_few as are_few
+    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.patch, c.without_patch, f.*, :are_few as are_few
     from :rows
     :filters
 )

@@ -139,6 +139,8 @@ def _waits(records: Sequence[Any], running: Sequence[RunningStep]) -> list[Prese
     ]  # fmt: skip
     for one in running:
         attempt = "" if one.tried is None or one.tried == 1 else f", attempt {one.tried}"
+        if one.tried is None and one.verb == "step":
+            attempt = ", which waits for its turn"
         wait = PresentWait(
             step=one.path, verb=one.verb, key=one.key, what=f"{wait_in_words(one.verb, one.key)}{attempt}",
             since=one.started_at, until=one.next_at, peer_id=other_side(one.verb, one.key, None).workflow_id,

@@ -34,7 +34,8 @@ class DescribedStep(WorkflowStep, frozen=True):
 class PresentWait(BaseModel, frozen=True):
     """What a workflow waits for now.
 
-    ``what`` says it in words: "a message about 'paid'", "the end of step charge, attempt 3". ``until`` is the deadline, or when the
+    ``what`` says it in words: "a message about 'paid'", "the end of step charge, attempt 3",
+    "the end of step charge, which waits for its turn". ``until`` is the deadline, or when the
     next attempt begins; ``None`` means for ever. ``peer_id`` is the workflow that it waits for, ``last_error`` the
     error of the attempt before.
     """

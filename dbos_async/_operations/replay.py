@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from dbos_async._checks import check_duration, check_key
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
+from dbos_async._executor.calling import Runnable
 from dbos_async._executor.continuing import CONTINUED
-from dbos_async._executor.executor import Executor, Runnable
+from dbos_async._executor.executor import Executor
 from dbos_async._runs.run import RUNS_OF_ONE, Outcome, Run
 from dbos_async._serialization.exceptions import decode_error
 from dbos_async._serialization.values import display_value
@@ -93,7 +94,7 @@ async def replay_workflow(
         if record["name"] not in workflows:
             raise InvalidArgumentError(
                 f"The workflow {workflow_id!r} is of the function {record['name']!r}, which is not registered here: "
-                "name the module that defines it."
+                "name the module that defines it, or that registers its object."
             )
         replayer = _Replayer(database, workflows)
         launched.set_launched(replayer)
@@ -116,7 +117,7 @@ def _check_nothing_is_launched() -> None:
 async def _replay(replayer: _Replayer, record: Any, seconds: float) -> Replay:
     workflow_id, name, status = str(record["workflow_id"]), str(record["name"]), str(record["status"])
     # The number of a later run: the first one would not look for recorded steps.
-    run = replayer.begin(workflow_id, name, str(record["input"]), RUNS_OF_ONE - 1)
+    run = replayer.begin(workflow_id, name, str(record["input"]), RUNS_OF_ONE - 1, patches=record["patches"])
     assert run is not None
     try:
         async with asyncio.timeout(seconds):

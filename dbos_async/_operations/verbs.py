@@ -33,6 +33,8 @@ class OperatingVerbs(ABC):
         until: datetime | None = None,
         parent_id: str | None = None,
         unclaimable: bool | None = None,
+        patch: str | None = None,
+        without_patch: str | None = None,
         workflow_id: str | Sequence[str] | None = None,
         application_version: str | Sequence[str] | None = None,
     ) -> list[WorkflowCount]:
@@ -55,7 +57,7 @@ class OperatingVerbs(ABC):
         """
         fits = workflow_filter(
             ids=workflow_id, status=status, name=name, application_version=application_version, id_prefix=id_prefix,
-            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable,
+            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable, patch=patch, without_patch=without_patch,
         )  # fmt: skip
         return await counts.count_workflows(self._database, fits)
 

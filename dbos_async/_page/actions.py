@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dbos_async._logs import counted
 from dbos_async._page.answers import Form, go, render, site_of, wanted
+from dbos_async._page.site import Source, database_of
+from dbos_async._workflows.families import descendants_of
 from dbos_async.errors import DatabaseUnavailableError, DBOSError
 
 
@@ -47,9 +50,13 @@ async def cancel(request: Request) -> Response:
     """Cancel a workflow."""
     form, source = await Form.of(request), site_of(request).source
     if form.text("confirmed") != "yes":
-        return _ask(request, "cancel", "Cancel this workflow?", "It stops where it stands. It can be resumed.")
+        told = "It stops where it stands. It can be resumed."
+        return await _ask(request, source, "cancel", "Cancel this workflow?", told)
 
     async def act(workflow_id: str) -> str:
+        if form.text("children") == "yes":
+            outcomes = [*(await source.cancel_workflows([workflow_id], children=True)).values()]
+            return f"{counted(outcomes.count('cancelled'), 'workflow')} cancelled."
         return "Cancelled." if await source.cancel_workflow(workflow_id) else "It had ended before."
 
     return await _act(request, act)
@@ -85,9 +92,9 @@ async def delete(request: Request) -> Response:
     workflow_id = wanted(request, "id")
     if form.text("confirmed") != "yes":
         told = "Its steps, messages, events and streams go with it. Nothing brings them back."
-        return _ask(request, "delete", "Delete this workflow?", told)
+        return await _ask(request, source, "delete", "Delete this workflow?", told)
     try:
-        await source.delete_workflow(workflow_id)
+        await source.delete_workflow(workflow_id, children=form.text("children") == "yes")
     except DatabaseUnavailableError:
         raise
     except DBOSError as error:
@@ -109,5 +116,11 @@ async def redeliver(request: Request) -> Response:
     return go(request, place, notice="A copy of the message waits in its queue.")
 
 
-def _ask(request: Request, action: str, question: str, told: str) -> Response:
-    return render(request, "ask.html", action=action, question=question, told=told, workflow_id=wanted(request, "id"))
+async def _ask(request: Request, source: Source, action: str, question: str, told: str) -> Response:
+    workflow_id = wanted(request, "id")
+    below = await descendants_of(database_of(source), [workflow_id])
+    ended = [has_ended for _, has_ended in below.values()]
+    return render(
+        request, "ask.html", action=action, question=question, told=told, workflow_id=workflow_id,
+        below=ended.count(False) if action == "cancel" else len(ended),
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from dbos_async.errors import InvalidArgumentError
 
 _AGE: Final = re.compile(r"([0-9]{1,6})\s*([smhdw])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-FIELDS: Final = ("name", "prefix", "since", "until", "version", "parent")
+FIELDS: Final = ("name", "prefix", "since", "until", "version", "parent", "patch", "without_patch")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Filters:
     until: str = ""
     version: str = ""
     parent: str = ""
+    patch: str = ""
+    without_patch: str = ""
     unclaimable: bool = False
     oldest: bool = False
 
@@ -43,6 +45,8 @@ class Filters:
             until=texts["until"],
             version=texts["version"],
             parent=texts["parent"],
+            patch=texts["patch"],
+            without_patch=texts["without_patch"],
             unclaimable=bool(query.get("unclaimable")),
             oldest=bool(query.get("oldest")),
         )
@@ -67,6 +71,8 @@ class Filters:
             "until": moment(self.until, "until"),
             "application_version": self.version or None,
             "parent_id": self.parent or None,
+            "patch": self.patch or None,
+            "without_patch": self.without_patch or None,
             "unclaimable": True if self.unclaimable else None,
         }
 

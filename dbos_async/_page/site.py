@@ -24,6 +24,11 @@ class Launched(MessagingVerbs, WorkflowVerbs, OperatingVerbs):
 Source: TypeAlias = Launched | DBOSClient
 
 
+def database_of(source: Source) -> Database:
+    """The database of a source."""
+    return source._database  # pyright: ignore[reportPrivateUsage]  # of this library, too
+
+
 @dataclass(frozen=True)
 class Site:
     """One page: what it reads by, and whether people may act on it. ``client`` is ``None`` for the launched DBOS."""

@@ -34,6 +34,7 @@ _KINDS: Final = {
     "start_workflow": ("out", "starts"),
     "fork_workflow": ("out", "forks"),
     "cancel_workflow": ("out", "cancels"),
+    "cancel_workflows": ("out", "cancels"),
     "recv": ("in", "receives"),
     "recv_envelope": ("in", "receives"),
     "messages": ("in", "receives"),
@@ -77,7 +78,10 @@ class Bar:
             return "failed"
         if not self.is_open:
             return ""
-        return "unfinished" if self.is_over else "runs" if self.kind == "work" else "waits"
+        if self.is_over:
+            return "unfinished"
+        has_turn = self.step.verb != "step" or self.step.attempt is not None
+        return "runs" if self.kind == "work" and has_turn else "waits"
 
 
 async def workflow(request: Request) -> Response:

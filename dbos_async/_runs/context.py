@@ -13,11 +13,13 @@ import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from dbos_async._database.database import Database
 from dbos_async._runs.run import Run
 from dbos_async.errors import WorkflowEndedError, WrongPlaceError
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,8 @@ class StepContext:
 
     run: Run
     path: str
+    attempt: int = 1
+    """Which attempt of the step this is."""
     over: bool = False
     tasks: weakref.WeakSet[asyncio.Task[object]] | None = None
     """The tasks that were started inside."""
@@ -166,14 +170,14 @@ def check_live(context: StepContext, verb: str) -> None:
         raise WorkflowEndedError(context.run.workflow_id, verb)
 
 
-class ContextProperty:
+class ContextProperty(Generic[T]):
     """A value of the context that reads it, through the class or an instance: ``DBOS.workflow_id``."""
 
-    def __init__(self, find: Callable[[Context], str | None], doc: str) -> None:
+    def __init__(self, find: Callable[[Context], T | None], doc: str) -> None:
         self._find = find
         self.__doc__ = doc
 
-    def __get__(self, instance: object, owner: type) -> str | None:
+    def __get__(self, instance: object, owner: type) -> T | None:
         context = current.get()
         return None if context is None else self._find(context)
 

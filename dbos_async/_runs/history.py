@@ -9,12 +9,13 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs.recorded_order import RecordedOrder
+from dbos_async._serialization.values import decode_value
 
 with load(__name__) as sql:
     PAGE: Final = sql.statement("PAGE")
@@ -56,10 +57,26 @@ class History:
         self._database = database
         self._workflow_id = workflow_id
         self._branches: dict[str, _Branch] = {}
+        self._ends: dict[str, int] = {}
+        """The last recorded step of each branch, when the run began."""
         self._on_order = on_order
         self._order: RecordedOrder | None = None
         self._left: set[tuple[str, int]] = set()
         self._opening: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Read how far earlier runs came, and the first page of the main task, before the function of the workflow begins."""
+        self._branches[""] = main = _Branch()
+        self._ends = decode_value((await self._read_on("", main, 0))["ends"], dict[str, int])
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the run has asked for all steps that were recorded when it began."""
+        return all(self._is_behind(branch, end) for branch, end in self._ends.items())
+
+    def _is_behind(self, branch: str, end: int) -> bool:
+        steps = self._branches.get(branch)
+        return (branch, end) in self._left or (steps is not None and not steps.page and steps.read_to >= end)
 
     async def find(self, branch: str, number: int, *, again: bool = False) -> Recorded | None:
         """The recorded step of this number, ``None`` if it is not recorded; ``again``: it was recorded after the last page."""
@@ -109,7 +126,7 @@ class History:
         path = f"{branch}.{number}" if branch else str(number)
         return f"{named(records[0]['verb'] or 'a step', records[0]['key'])} ({path})"
 
-    async def _read_on(self, branch: str, steps: _Branch, after: int) -> None:
+    async def _read_on(self, branch: str, steps: _Branch, after: int) -> Any:
         self.reading += 1
         try:
             row = self._workflow_id, branch, after
@@ -119,10 +136,11 @@ class History:
         finally:
             self.reading -= 1
         steps.more = bool(records[-1]["more"])
-        for _, number, *recorded, _, _ in records:
+        for _, number, *recorded, _, _, _ in records:
             if number is not None:
                 steps.page.append(Recorded(number, *recorded))
                 steps.read_to = number
+        return records[0]
 
     async def _open_order(self) -> None:
         if self._opening is None:
@@ -137,7 +155,7 @@ class History:
         self._on_order(order)
 
 
-def note_error(task: asyncio.Task[None]) -> None:
+def note_error(task: asyncio.Task[Any]) -> None:
     """The error of this task is no surprise: DBOS was closed, and all that wait for the task hear of it themselves."""
     if not task.cancelled():
         task.exception()

@@ -1,16 +1,31 @@
 -- name: PAGE (workflow_id text, branch text, after int)
 -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back, "has_places" whether the order of results
--- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. An empty
--- page has one row without a number. A sleep is complete when its time has come. It also is, whatever the clock says now, when it has a
+-- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. "ends" is the
+-- last step of each branch, told with the first page: each is found by one look into the index, the last branch first. An empty page
+-- has one row without a number. A sleep is complete when its time has come. It also is, whatever the clock says now, when it has a
 -- place or the next step began after it: clocks may be set back.
 select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.place, s.asked_after,
-       coalesce(s.more, false) as more, o.has_places
+       coalesce(s.more, false) as more, o.has_places, o.ends
 from :rows
 cross join lateral (
     select coalesce((select true from dbos_async.steps where workflow_id = c.workflow_id and branch > '' limit 1), false)
            or coalesce((
                select place is not null or asked_after is not null from dbos_async.steps
-               where workflow_id = c.workflow_id and branch = '' order by number desc limit 1), false) as has_places
+               where workflow_id = c.workflow_id and branch = '' order by number desc limit 1), false) as has_places,
+           case when c.branch = '' and c.after = 0 then (
+               with recursive ends(branch, number) as (
+                   (select branch, number from dbos_async.steps where workflow_id = c.workflow_id
+                    order by branch desc, number desc limit 1)
+                   union all
+                   select s.branch, s.number
+                   from ends as e
+                   cross join lateral (
+                       select branch, number from dbos_async.steps where workflow_id = c.workflow_id and branch < e.branch
+                       order by branch desc, number desc limit 1
+                   ) as s
+                   where e.branch > ''
+               )
+               select coalesce(json_object_agg(branch, number), '{}') from ends) end as ends
     offset 0  -- once for the page, and not for each of its rows
 ) as o
 left join lateral (

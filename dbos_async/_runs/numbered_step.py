@@ -149,10 +149,12 @@ class NumberedStep:
         """Return when a cancellation of the current task may be raised. The step has no result then."""
         run, order = self.run, self.run.order
         self.void()
+        if self.is_cancelled:
+            return
         if run.history is not None and not self.is_followed:
             self.is_followed = True
             run.history.leave(*self.id)
-        if order is None or not order.is_concurrent or self.is_cancelled or run.stopped is not None or run.over:
+        if order is None or not order.is_concurrent or run.stopped is not None or run.over:
             return
         self.is_cancelled = True
         with run.inside(self.verb, self.task):

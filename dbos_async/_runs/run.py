@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import ChangeListener
+from dbos_async._database.wakeups import ChangeListener, Subscription
 from dbos_async._logs import without_stop
 from dbos_async._runs.continuation import Continuation
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.order import GAP, Order
+from dbos_async._runs.patches import Patches
 from dbos_async._runs.quiet import is_ready
 from dbos_async._runs.run_tasks import RunTasks
 from dbos_async._runs.run_writes import RunWrites
@@ -108,9 +109,7 @@ class RunEnd:
         if self.is_known:
             return self.outcome
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
+        self._waiters = [*(self._waiters or ()), waiter]
         try:
             await waiter
         finally:
@@ -154,6 +153,8 @@ class Run(RunTasks):
     """How many connections with calls under way this process had lost when it began."""
     continuation: Continuation | None = None
     """How the workflow begins anew when this run is over, once `continue_as_new` was called."""
+    patches: Patches | None = None
+    """What `DBOS.patched` has answered, ``None`` before the first call."""
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
     span: RunSpan | None = None
@@ -208,6 +209,7 @@ class Run(RunTasks):
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
         sleeps = bool(self.inside_verbs) and not has_arrived and not self.is_reading
+        sleeps = sleeps and not (self.cleanup is not None and self.cleanup.is_ending(step))
         sleep = step.number if step is not None and step.verb == "sleep" and sleeps else 0
         self.make_order().begin_concurrency(sleep=sleep, in_flight=in_flight)
         self.last_step = None
@@ -324,10 +326,11 @@ class Run(RunTasks):
 class _Inside:
     """The current task inside a verb. A cancellation by the run's end becomes the error that says so."""
 
-    __slots__ = ("_run", "_verb", "task")
+    __slots__ = ("_run", "_verb", "changes", "task")
 
     def __init__(self, run: Run, verb: str, task: asyncio.Task[object] | None) -> None:
         self._run, self._verb, self.task = run, verb, task
+        self.changes: Subscription | None = None
 
     def __enter__(self) -> None:
         run = self._run

@@ -1,4 +1,4 @@
-"""What a run has written so far."""
+"""What a run has written so far, of which its next writes must know."""
 
 from __future__ import annotations
 

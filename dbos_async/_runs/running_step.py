@@ -15,7 +15,9 @@ class Tries(NamedTuple):
     next_at: float | None
     """When it begins, by the monotonic clock; ``None`` when it has begun."""
     last_error: str
-    """The text of the error of the attempt before."""
+    """The text of the error of the attempt before, empty if there is none."""
+    waits: bool = False
+    """Whether it waits for its turn, since not more attempts of its step may run at once."""
 
 
 class UnderWay(Protocol):
@@ -34,8 +36,8 @@ def fields_of(step: UnderWay, attempt: int) -> list[Any]:
     """What is told of a step under way, as JSON. Times are seconds from now. ``attempt`` is that of the run."""
     now, tries = time.monotonic(), step.tries
     next_in = None if tries is None or tries.next_at is None else round(tries.next_at - now, 3)
-    tried = 1 if step.verb == "step" and tries is None else None if tries is None else tries.attempt
-    last_error = None if tries is None else tries.last_error
+    tried = 1 if step.verb == "step" and tries is None else None if tries is None or tries.waits else tries.attempt
+    last_error = None if tries is None else tries.last_error or None
     return [
         attempt, step.branch, step.number, step.verb, step.key, round(now - step.began, 3), tried, next_in, last_error,
     ]  # fmt: skip

@@ -19,10 +19,10 @@ async def sleep(context: WorkflowContext, seconds: float) -> None:
     """Sleep until ``seconds`` after the first time that the run came here, by the database's clock."""
     step = Step(context, "sleep", "")
     # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
-    await wait(step, SLEEP, (*step.columns, seconds), (step.run.end_key,))
+    (await wait(step, SLEEP, (*step.columns, seconds), (step.run.end_key,))).value()
 
 
 async def sleep_until(context: WorkflowContext, moment: datetime) -> None:
     """Sleep until this moment, by the database's clock: a sleep like any other, whose end is given."""
     step = Step(context, "sleep", "")
-    await wait(step, SLEEP_UNTIL, (*step.columns, moment), (step.run.end_key,))
+    (await wait(step, SLEEP_UNTIL, (*step.columns, moment), (step.run.end_key,))).value()

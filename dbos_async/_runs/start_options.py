@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
-from dbos_async._checks import check_delay, check_key, check_seconds
+from dbos_async._checks import check_delay, check_flag, check_key, check_seconds
 from dbos_async.errors import WrongPlaceError
 
 T = TypeVar("T")
@@ -89,8 +89,13 @@ class SetWorkflowTimeout:
     """``with SetWorkflowTimeout(60):`` a workflow that is started in the block is cancelled unless it ends within ``seconds``.
 
     The deadline is stored with the workflow and follows the clock of the database, whatever restarts meanwhile. ``None`` means no
-    deadline. Workflows that the started one starts do not inherit the deadline. Resuming a cancelled workflow removes it.
-    Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number of at least 0.
+    deadline. Resuming a cancelled workflow removes it.
+
+    Workflows that the started one starts do not inherit the deadline. With ``children=True`` they do: what it starts has the
+    earlier one of that deadline and its own, and hands it on to what it starts. ``SetWorkflowTimeout(None)`` in such a workflow
+    removes nothing of that. Forks inherit no deadline, and a workflow that is found by its id keeps what it has.
+
+    Raises `InvalidArgumentError` unless ``seconds`` is ``None`` or a number of at least 0, and ``children`` is True or False.
 
     Example:
         ```python
@@ -107,15 +112,17 @@ class SetWorkflowTimeout:
         ```
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, *, children: bool = False) -> None:
         self.seconds: float | None = check_seconds(seconds, "seconds")
+        self.children: bool = check_flag(children, "children")
 
     def __enter__(self) -> Self:
-        allowed_seconds.enter(self.seconds)
+        # The column of the flag is null where it is not set.
+        allowed.enter(None if self.seconds is None else (self.seconds, self.children or None))
         return self
 
     def __exit__(self, *_: object) -> None:
-        allowed_seconds.leave()
+        allowed.leave()
 
 
 class SetStartDelay:
@@ -186,6 +193,15 @@ wanted_version: Blocks[str] = Blocks("dbos_async_wanted_version")
 
 start_delay: Blocks[float] = Blocks("dbos_async_start_delay")
 
-allowed_seconds: Blocks[float] = Blocks("dbos_async_allowed_seconds")
+Allowed = tuple[float | None, bool | None]
+"""After how many seconds a workflow is cancelled, and true if what it starts inherits that."""
+
+allowed: Blocks[Allowed] = Blocks("dbos_async_allowed")
+
+
+def allowed_time() -> Allowed:
+    """The time that a start gives to its workflow."""
+    return allowed.get() or (None, None)
+
 
 assigned: Blocks[SetWorkflowID] = Blocks("dbos_async_assigned")

@@ -15,26 +15,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs import patience
+from dbos_async._runs.cleanup import CANCELLED, Cleanup, run_body
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
 from dbos_async._runs.own_ids import are_same, own_ids
-from dbos_async._serialization.exceptions import decode_error, encode_error
+from dbos_async._runs.step_result import StepResult as StepResult
+from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.values import decode_value, encode_value
-from dbos_async.errors import (
-    DatabaseUnavailableError,
-    DBOSError,
-    InvalidValueError,
-    ReplayMismatchError,
-)
+from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidValueError, ReplayMismatchError
 
 T = TypeVar("T")
 
@@ -44,22 +41,6 @@ log = logging.getLogger("dbos_async")
 with load(__name__) as sql:
     RECORD: Final = sql.statement("RECORD")
     RECORD_REJECTION: Final = sql.statement("RECORD_REJECTION")
-
-
-class StepResult(NamedTuple):
-    """The output or the error of a step; of a receive also the message that it took."""
-
-    output: str | None
-    error: str | None
-    message_id: UUID | None = None
-    of: str = ""
-    """What this is the result of, for the case that its error cannot be read."""
-
-    def value(self) -> str | None:
-        """The output; a recorded error is raised."""
-        if self.error is not None:
-            raise decode_error(self.error, self.of)
-        return self.output
 
 
 class Step(NumberedStep):
@@ -105,25 +86,16 @@ class Step(NumberedStep):
             return result
         try:
             if run.history is None:
-                await self.replay()
+                result = await self.replay()
             else:
                 with run.inside(self.verb, self.task):
                     result = await self.replay()
-                if result is not None:
-                    return result
+            if result is not None:
+                return result
             self.is_begun = True
             run.begin_step()
             try:
-                self.began = time.monotonic()
-                bodies = run.step_bodies
-                bodies[self] = before = self.task.cancelling()
-                try:
-                    output, error = await find()
-                finally:
-                    del bodies[self]
-                    was_cancelled = self.task.cancelling() > before and run.end_cancelled_body()
-                if was_cancelled:
-                    raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
+                output, error = await run_body(self, find)
                 return await self._record(output, error, time.monotonic() - self.began)
             finally:
                 run.end_step()
@@ -147,7 +119,9 @@ class Step(NumberedStep):
         if run.stopped is not None or run.over or run.host.closing:
             await run.check_may_act(self.verb, is_begun=self.is_begun)
         if run.history is None or self.is_asked:
-            return None
+            if run.patches is not None:
+                await run.patches.store(run, self)
+            return None if run.cleanup is None else await self._end_if_asked(run.cleanup)
         self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
         order = run.order
@@ -169,6 +143,17 @@ class Step(NumberedStep):
                 await self._wait_to_be_left()
             if run.host.only_replays:
                 await run.stop_at_frontier(self.name)
+            if run.patches is not None:
+                await run.patches.store(run, self)
+            if run.cleanup is not None:
+                result = await self._end_if_asked(run.cleanup)
+        return result
+
+    async def _end_if_asked(self, cleanup: Cleanup) -> StepResult | None:
+        """The outcome of a step that is not begun, because the workflow was asked to end."""
+        result = None
+        while result is None and cleanup.reaches(self):
+            result = await cleanup.end(self)
         return result
 
     async def _wait_to_be_left(self) -> NoReturn:
@@ -199,6 +184,7 @@ class Step(NumberedStep):
             await order.wait_for_frontier(self.name)
             return None
         await self.compare(recorded.verb, recorded.key)
+        self.is_deferred = self.is_deferred and recorded.error != CANCELLED
         self.ticket = ticket = Ticket(run, self.id, self.asked_after)
         if replayed is not None:
             after = recorded.asked_after
@@ -253,8 +239,12 @@ class Step(NumberedStep):
 
     def result(self, output: str | None, error: str | None, message_id: UUID | None) -> StepResult:
         """A result of this step."""
-        of = "" if error is None else f"step {self.path} of workflow {self.run.workflow_id!r}"
-        return StepResult(output, error, message_id, of)
+        if error is None:
+            return StepResult(output, error, message_id)
+        if error == CANCELLED:
+            self.run.cleanup = self.run.cleanup or Cleanup()
+            self.run.cleanup.note(self)
+        return StepResult(output, error, message_id, f"step {self.path} of workflow {self.run.workflow_id!r}")
 
     async def decode_or_reject(self, result: StepResult, decode: Callable[[str | None], T]) -> T:
         """The decoded output. If it cannot be decoded, that error is recorded in its place before the caller sees it."""
@@ -296,6 +286,8 @@ class Step(NumberedStep):
         """Park the workflow if the recorded step is another one than the code asks for now."""
         if verb == self.verb and (key == self.key or await self._has_recorded(key)):
             return
+        if self.run.patches is not None and await self.run.patches.take_back(self.run, self):
+            await self.run.stop_as_lost()
         await self._park(named(verb, key), named(self.verb, self.key))
 
     async def _has_recorded(self, key: str) -> bool:

@@ -20,6 +20,7 @@ from anyio._core import _eventloop as anyio_eventloop
 from anyio.lowlevel import RunVar
 
 from dbos_async._runs import exits
+from dbos_async._runs.turns import Turn
 
 MAX_THREADS: Final = 40
 IDLE_SECONDS: Final = 10.0
@@ -118,13 +119,18 @@ class _Thread(threading.Thread):
         job.run(idle)
 
 
-async def run_in_thread(name: str, call: Callable[[], Any]) -> Any:
-    """Call the function of a step in a thread. A cancellation abandons the thread: it goes on, and its result is dropped."""
+async def run_in_thread(name: str, call: Callable[[], Any], turn: Turn | None = None) -> Any:
+    """Call the function of a step in a thread. A cancellation abandons the thread: it goes on, and its result is dropped.
+
+    The ``turn`` of its attempt lasts until the function has returned.
+    """
     async with _limiter():
         with anyio.CancelScope() as scope:
             job = Job(name, call, scope)
             job.context.run(_forget_library)
             thread = _take_thread()
+            if turn is not None:
+                turn.keep_until(job.over)
             with _lock:
                 _running.add(job)
             thread.jobs.put(job)

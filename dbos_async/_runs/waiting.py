@@ -54,13 +54,15 @@ async def wait(
     """
     run = step.run
     try:
-        with run.inside(step.verb, step.task):
+        inside = run.inside(step.verb, step.task)
+        with inside:
             result = await step.replay()
             if result is not None:
                 return result
             if step.waited:
                 statement, first = statement.sql_when_waiting or statement, None
             with run.database.changes(*keys) as changes:
+                inside.changes = changes
                 result = await _poll(step, statement, row, changes, observer, shortcut, first, receipt)
         if receipt is not None:
             receipt.found()
@@ -88,12 +90,17 @@ async def _poll(
         async for subscription in changes:
             if receipt is not None:
                 receipt.turn(waited=is_waiting)
-            if shortcut is not None:
-                if (result := shortcut.delivered(subscription)) is not None:
-                    await step.release()
-                    return result
-                if shortcut.postpone(subscription):
-                    continue
+            if shortcut is not None and (result := shortcut.delivered(subscription)) is not None:
+                await step.release()
+                return result
+            if step.run.cleanup is not None and step.run.cleanup.reaches(step):
+                ended: StepResult | None = await step.run.cleanup.end(step)
+                if ended is not None:
+                    return ended
+                subscription.wake()
+                continue
+            if shortcut is not None and shortcut.postpone(subscription):
+                continue
             if first is None:
                 call = step.call(statement, (row() if callable(row) else row,), observer=observer)
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from dbos_async._checks import check_key, check_optional_key
+from dbos_async._checks import check_delay, check_key, check_optional_key
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -37,29 +37,48 @@ class _Cancelling(Observer):
 
     def on_result(self, call: Call, result: Result) -> None:
         for (workflow_id, *_), record in zip(call.rows, result, strict=False):
-            if record["ends"]:
+            if record["may_clean_up"]:
+                launched.ask_to_end(self._database, workflow_id, record["attempt"] - 1)
+            elif record["ends"]:
                 launched.stop_cancelled(self._database, workflow_id, record["attempt"])
 
 
-async def cancel(database: Database, workflow_id: str) -> bool:
-    """End a workflow that has not ended. False if it has."""
-    workflow_id = check_key(workflow_id, "workflow_id")
+def cancelling(database: Database, workflow_id: str, cleanup_seconds: float | None) -> Call:
+    """A call that ends a workflow that has not ended, or gives it so much time to end."""
     digest = end_key(workflow_id)
+    row: tuple[Any, ...] = workflow_id, cleanup_seconds, digest
+    return database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=_Cancelling(database))
+
+
+async def has_ended(database: Database, workflow_id: str, call: Call) -> bool | None:
+    """Whether this call has ended the workflow. ``None``: there is no such workflow."""
+    answer = await call
+    if not answer:
+        return None
+    await launched.stop_if_lost(database, workflow_id)
+    # A call that was sent before may have ended it, and its answer was lost.
+    return bool(answer[0]["ends"]) or call.was_sent
+
+
+async def cancel(database: Database, workflow_id: str, cleanup_seconds: float | None = None) -> bool:
+    """End a workflow that has not ended, or give it so much time to end. False if it has."""
+    workflow_id = check_key(workflow_id, "workflow_id")
+    seconds = check_delay(cleanup_seconds, "cleanup_seconds")
 
     async def find() -> bool:
-        row: tuple[Any, ...] = workflow_id, digest
-        observer = _Cancelling(database)
-        call = database.call(CANCEL, [row], partition=workflow_id, wakes=[digest], observer=observer)
-        answer = await call
-        if not answer:
+        found = await has_ended(database, workflow_id, cancelling(database, workflow_id, seconds))
+        if found is None:
             raise WorkflowNotFoundError(workflow_id)
-        await launched.stop_if_lost(database, workflow_id)
-        return (
-            bool(answer[0]["ends"]) or call.was_sent
-        )  # then this very call may have ended it, and its answer was lost
+        return found
 
     has_ended_it: bool | None = await read(database, "cancel_workflow", workflow_id, find)
     return has_ended_it is not False  # releases before 0.2 recorded nothing
+
+
+def resuming(database: Database, workflow_id: str, application_version: str | None) -> Call:
+    """A call that makes a cancelled or parked workflow PENDING again; its answer has the status before."""
+    row: tuple[Any, ...] = workflow_id, application_version, UNOWNED_KEY
+    return database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])
 
 
 async def resume(database: Database, workflow_id: str, application_version: str | None) -> None:
@@ -68,10 +87,10 @@ async def resume(database: Database, workflow_id: str, application_version: str 
     For one that ended otherwise the log says that nothing changes, and which fork to make.
     """
     workflow_id = check_key(workflow_id, "workflow_id")
-    row: tuple[Any, ...] = workflow_id, check_optional_key(application_version, "application_version"), UNOWNED_KEY
+    version = check_optional_key(application_version, "application_version")
 
     async def find() -> None:
-        answer = await database.call(RESUME, [row], partition=workflow_id, wakes=[UNOWNED_KEY])
+        answer = await resuming(database, workflow_id, version)
         if not answer:
             raise WorkflowNotFoundError(workflow_id)
         status = answer[0]["status"]

@@ -1,20 +1,30 @@
 -- Cancel and resume. Both add one to the attempt, which is the fence: whatever an earlier run still writes is then too late.
 
--- name: CANCEL (id text, digest bytea)
+-- name: CANCEL (id text, cleanup_seconds float8, digest bytea)
+-- A workflow that is given time to clean up goes on: its run hears of it, and its deadline cancels it when the time is over. One that
+-- has not begun, or is parked, has nothing to clean up.
 with locked as materialized (
-    select c.n, c.digest, w.id, w.attempt, w.ended_at is null as ends
+    select c.n, c.digest, c.cleanup_seconds, w.id, w.attempt, w.ended_at is null as ends,
+           w.status = 'PENDING' and mod(w.attempt, 1000000) > 0 and coalesce(c.cleanup_seconds > 0, false) as may_clean_up
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, attempt, ended_at from dbos_async.workflows where id = c.id for no key update
+        select id, attempt, status, ended_at from dbos_async.workflows where id = c.id for no key update
     ) as w
 ),
 cancelled as (
     update dbos_async.workflows
     set status = 'CANCELLED', attempt = attempt + 1, ended_at = clock_timestamp()
-    where id = any (array(select id from locked where ends))
+    where id = any (array(select id from locked where ends and not may_clean_up))
+),
+asked as (
+    update dbos_async.workflows as w
+    set cancel_asked_at = coalesce(cancel_asked_at, clock_timestamp()),
+        deadline = least(deadline, clock_timestamp() + make_interval(secs => (
+            select l.cleanup_seconds from locked as l where l.id = w.id limit 1)))
+    where id = any (array(select id from locked where may_clean_up))
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
-select n, ends, attempt + 1 as attempt from locked, announced
+select n, ends, attempt + 1 as attempt, may_clean_up from locked, announced
 
 -- name: RESUME (id text, application_version text, digest bytea)
 with locked as materialized (
@@ -28,8 +38,11 @@ resumed as (
     update dbos_async.workflows as w
     set status = 'PENDING', attempt = attempt + case when status = 'DELAYED' then 0 else 1 end, owner = null, recoveries = 0,
         ended_at = null, error = null,
-        -- A delayed one begins now, and has as much time as it was given.
-        deadline = case when status = 'DELAYED' then deadline - greatest(due_at - clock_timestamp(), interval '0') end,
+        -- A delayed one begins now, and has as much time as it was given. A deadline of its parent stays where it is.
+        deadline = case when status = 'DELAYED' then deadline - case
+            when deadline_reaches_children and deadline = (
+                select p.deadline from dbos_async.workflows as p where p.id = w.parent_id limit 1) then interval '0'
+            else greatest(due_at - clock_timestamp(), interval '0') end end,
         due_at = case when status = 'DELAYED' then least(due_at, clock_timestamp()) else due_at end,
         application_version = coalesce(
             (select l.application_version from locked as l where l.id = w.id limit 1), w.application_version)

@@ -6,6 +6,11 @@ select c.n, w.status, w.attempt,
 from :rows
 cross join lateral (select status, attempt from dbos_async.workflows where id = c.id limit 1) as w
 
+-- name: WRITING
+-- The transactions that write at this moment.
+select c.n, array(select distinct virtualtransaction from :writing) as writers
+from :numbers
+
 -- name: DELETE (id text, attempt bigint, digest bytea)
 with deleted as materialized (
     select c.n, c.digest from :rows

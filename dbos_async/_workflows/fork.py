@@ -9,7 +9,7 @@ from dbos_async._checks import MAX_INT, MAX_KEY_LENGTH, check_key, check_optiona
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import UNOWNED_KEY
-from dbos_async._runs.start_options import allowed_seconds, assigned
+from dbos_async._runs.start_options import allowed_time, assigned
 from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._workflows.handle import WorkflowHandle
@@ -28,14 +28,14 @@ async def fork(
     workflow_id = check_key(workflow_id, "workflow_id")
     application_version = check_optional_key(application_version, "application_version")
     start = _check_path(start_step)
-    seconds = allowed_seconds.get()
+    seconds, reaches_children = allowed_time()
     ticket = assigned.get()
     new_id = str(ordered_id()) if ticket is None else ticket.use()
     # A workflow records the id of the copy first, so that its replay makes no second copy.
     fork_id: str = await read(database, "fork_workflow", workflow_id, lambda: _same(new_id), str)
 
     async def find() -> str:
-        row = workflow_id, fork_id, start, seconds, application_version, UNOWNED_KEY
+        row = workflow_id, fork_id, start, seconds, reaches_children, application_version, UNOWNED_KEY
         answer = await database.call(FORK, [row], partition=fork_id, wakes=[UNOWNED_KEY])
         if not answer:
             raise WorkflowNotFoundError(workflow_id)

@@ -2,7 +2,8 @@
 -- Whether a row of a stream was written by an earlier generation of o, or of what o is a fork of. Steps of the same number wrote others.
 (step = '0' or coalesce(attempt < o.began_as, false))
 
--- name: FORK (id text, fork_id text, start_path text, timeout_seconds float8, version text, digest bytea)
+-- name: FORK (id text, fork_id text, start_path text, timeout_seconds float8, reaches_children boolean,
+--     version text, digest bytea)
 -- The copy has the steps whose results were received before the start step was asked for, their events and stream entries, and every
 -- message. While one task alone calls verbs, these are the steps with lower numbers. Before step 1 there is nothing. A message that a
 -- copied step received stays received, the others wait again in their order. Keys are copied as they are: the copy compares them
@@ -11,7 +12,7 @@
 -- barrier: the fork writes the rest. A stream that was trimmed begins in the copy where it begins in the original, if a copied step
 -- may have written what is gone.
 with original as materialized (
-    select w.*, c.n, c.fork_id, p.start, c.timeout_seconds, c.version, c.digest, b.last,
+    select w.*, c.n, c.fork_id, p.start, c.timeout_seconds, c.reaches_children, c.version, c.digest, b.last,
            p.start = '{1}' or p.start[cardinality(p.start)] <= coalesce(b.last, case when cardinality(p.start) = 1 then 0 end) + 1
                as can_start
     from :rows
@@ -29,12 +30,34 @@ taken as materialized (
         select name, forked_from from dbos_async.workflows where id = o.fork_id limit 1
     ) as f
 ),
+patches_kept as materialized (
+    -- What was answered before the start step was asked for, and in doubt the others: a copied step may depend on them.
+    select o.fork_id, jsonb_object_agg(p.name, p.place) as patches
+    from original as o
+    cross join lateral jsonb_each(o.patches) as p(name, place)
+    cross join lateral (
+        select dbos_async.path(place ->> 'branch', (place ->> 'number')::int) as path, (place ->> 'asked_after')::int as asked_after
+    ) as called
+    left join lateral (
+        select true as is_recorded, asked_after from dbos_async.steps
+        where workflow_id = o.id and branch = array_to_string(trim_array(o.start, 1), '.')
+          and number = o.start[cardinality(o.start)] limit 1
+    ) as at_start on true
+    where o.start <> '{1}'
+      and case when at_start.asked_after is not null
+               then coalesce(called.asked_after, 0) <= greatest(at_start.asked_after, 0)
+               when at_start.is_recorded then called.path < o.start and called.asked_after is null
+               else called.path < o.start or called.asked_after is not null end
+    group by o.fork_id
+),
 made as (
     insert into dbos_async.workflows
-        (id, name, input, attempt, start_id, parent_id, parent_step, forked_from, application_version, trace_parent, deadline)
+        (id, name, input, attempt, start_id, parent_id, parent_step, forked_from, application_version, trace_parent, deadline,
+         patches, deadline_reaches_children)
     select fork_id, name, input, nextval('dbos_async.workflow_seq') * 1000000 + 1, gen_random_uuid(),
            parent_id, parent_step, id, coalesce(version, application_version), trace_parent,
-           clock_timestamp() + make_interval(secs => timeout_seconds)
+           clock_timestamp() + make_interval(secs => timeout_seconds),
+           (select k.patches from patches_kept as k where k.fork_id = original.fork_id), reaches_children
     from original where can_start and fork_id not in (select id from taken)
     returning id
 ),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from dbos_async._checks import check_moment, check_seconds
-from dbos_async._runs import moments, sleep
+from dbos_async._runs import moments, patched, sleep
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._workflows import start
 from dbos_async._workflows.continue_as_new import continue_as_new
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.registry import find, registered
+from dbos_async._workflows.run_step import run_step
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.start_step import StepHandle, start_step
 from dbos_async._workflows.verbs import WorkflowVerbs
@@ -140,6 +141,37 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
         """
         await continue_as_new(self._database, args, kwargs)
 
+    @overload
+    async def run_step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run_step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run_step(self, name: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as a step, without a decorator: a workflow records its result or exception under ``name``.
+
+        The function may be an ``async def``, or a ``def`` or lambda, which runs in a thread; if that returns a coroutine, it is
+        awaited. The result comes back as the type that the function is annotated with. A replay compares the name alone. In steps
+        and outside workflows it is a plain call. For retries and limits make it a step: ``DBOS.step(name=…, retries_allowed=True)``
+        also takes a function that is not yours.
+
+        Raises `InvalidArgumentError` when ``name`` cannot be used, or ``function`` is none or is a step or workflow already, and
+        `RegistrationError` when its result is annotated with a type that has no JSON.
+
+        Example:
+            ```python
+            async def charge(cents: int, *, card: str) -> str:
+                return f"{card} paid {cents} cents"
+
+            @DBOS.workflow()
+            async def checkout() -> str:
+                return await DBOS.run_step("charge", charge, 1250, card="a visa")
+
+            assert await checkout() == "a visa paid 1250 cents"
+            ```
+        """
+        return await run_step(name, function, args, kwargs)
+
     async def sleep(self, seconds: float) -> None:
         """Sleep durably (workflows only): until ``seconds`` after the first call, by the clock of the database.
 
@@ -227,3 +259,31 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         return await moments.random_uuid(self._database)
+
+    def patched(self, name: str) -> bool:
+        """Whether the calling workflow goes the way of new code (workflows only). It is not awaited.
+
+        True for workflows that reach the first call of this ``name`` first, false for those that an earlier release of the code
+        has taken past it. The first call answers for the whole workflow, in all of its tasks, and a replay is told the same.
+        ``list_workflows(without_patch=name)`` shows which workflows may still need the old way.
+
+        Raises `WrongPlaceError` in steps and outside workflows, and `InvalidArgumentError` when ``name`` is no text of 1 to 512
+        characters.
+
+        Example:
+            ```python
+            @DBOS.step()
+            async def ask_for_vat() -> str:
+                return "DE123"
+
+            @DBOS.workflow()
+            async def invoice() -> str | None:
+                vat = None
+                if DBOS.patched("ask-for-vat"):
+                    vat = await ask_for_vat()
+                return vat
+
+            assert await invoice() == "DE123"
+            ```
+        """
+        return patched.patched(self._database, name)

@@ -15,6 +15,8 @@ from dbos_async._checks import (
     check_optional_key,
     check_seconds,
 )
+from dbos_async._workflows.retries import RetryPolicy
+from dbos_async._workflows.retry_on import RetryOn, check_retry_on
 
 
 class _Default(int):
@@ -37,19 +39,32 @@ def step_options(
     interval_seconds: float,
     backoff_rate: float,
     timeout_seconds: float | None,
-) -> tuple[str | None, int, float, float, float | None]:
-    """Return the name, the number of attempts, the first pause, its growth and the time limit that `DBOS.step` was given."""
+    retry_on: RetryOn | None,
+    max_interval_seconds: float | None,
+    jitter: bool,
+    max_concurrent: int | None,
+) -> tuple[str | None, RetryPolicy, int | None]:
+    """Return the name, the retries and the limit of attempts at once that `DBOS.step` was given."""
     attempts = check_int(max_attempts, 1, "max_attempts")
     pauses = (
         check_duration(interval_seconds, "interval_seconds", most=MAX_WAIT_SECONDS),
         check_number(backoff_rate, "backoff_rate"),
     )
+    retryable, has_jitter = check_retry_on(retry_on), check_flag(jitter, "jitter")
+    most_seconds = check_seconds(max_interval_seconds, "max_interval_seconds")
     if not check_flag(retries_allowed, "retries_allowed"):
-        if (attempts > 1 and type(max_attempts) is not _Default) or pauses != DEFAULT_PAUSES:
+        has_attempts = attempts > 1 and type(max_attempts) is not _Default
+        has_pauses = pauses != DEFAULT_PAUSES or max_interval_seconds is not None or has_jitter
+        if has_attempts or has_pauses or retry_on is not None:
             warnings.warn(
-                "Without retries_allowed=True a step is tried once, whatever its max_attempts, interval_seconds and backoff_rate: "
-                "add retries_allowed=True, or leave them out.",
+                "Without retries_allowed=True a step is tried once, whatever its max_attempts, retry_on, interval_seconds, "
+                "backoff_rate, max_interval_seconds and jitter: add retries_allowed=True, or leave them out.",
                 stacklevel=3,
             )
         attempts = 1
-    return check_optional_key(name, "name"), attempts, *pauses, check_seconds(timeout_seconds)
+    policy = RetryPolicy(
+        retries_allowed, attempts, *pauses, check_seconds(timeout_seconds), retryable,
+        MAX_WAIT_SECONDS if most_seconds is None else most_seconds, has_jitter,
+    )  # fmt: skip
+    most = None if max_concurrent is None else check_int(max_concurrent, 1, "max_concurrent")
+    return check_optional_key(name, "name"), policy, most

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Iterable
 from types import FrameType
-from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
 from dbos_async._checks import check_key, excerpt
@@ -21,6 +21,8 @@ class RegisteredWorkflow(shapes.Decorated, Generic[P, R]):
     """A function under the name by which its workflows are found again after a restart."""
 
     kind: ClassVar[shapes.Kind] = "workflow"
+    belongs_to_object: ClassVar[bool] = False
+    """Whether it is a method of objects: it runs for those that are registered, under a name of each."""
 
     def __init__(
         self, function: Callable[P, Awaitable[R]], name: str | None, max_recovery_attempts: int, frame: FrameType
@@ -40,36 +42,24 @@ class RegisteredWorkflow(shapes.Decorated, Generic[P, R]):
                     "write 'async def' and @DBOS.workflow()."
                 )
             self.function = shapes.awaiting(function)
-        namesake = registered.get(self.name)
-        if namesake is not None and not namesake.origin.is_same(self.origin):
-            raise RegistrationError(
-                f"Two workflows are named {self.name!r} ({namesake.origin} and {self.origin}): "
-                "give one of them another name with @DBOS.workflow(name=…)."
-            )
-        registered[self.name] = self
+        for namesake in (methods.get(self.name), registered.get(self.name)):
+            if namesake is not None and not namesake.origin.is_same(self.origin):
+                raise RegistrationError(
+                    f"Two workflows are named {self.name!r} ({namesake.origin} and {self.origin}): "
+                    "give one of them another name with @DBOS.workflow(name=…)."
+                )
+        place, other = (methods, registered) if self.belongs_to_object else (registered, methods)
+        place[self.name] = self
+        other.pop(self.name, None)
 
-
-class InheritedWorkflow(NamedTuple):
-    """What a subclass has of a class method that is a workflow. A replay would not know for which class it was started."""
-
-    workflow: RegisteredWorkflow[Any, Any]
-    owner: type
-    subclass: type
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> NoReturn:
-        raise self.refusal()
-
-    def refusal(self) -> RegistrationError:
-        """The error of a start."""
-        return RegistrationError(
-            f"The workflow {self.workflow.name!r} is a class method of {self.owner.__qualname__} and runs for that class only: "
-            f"start it from there, or define one in {self.subclass.__qualname__}."
-        )
+    def found(self) -> RegisteredWorkflow[P, R]:
+        """What is started by this: itself, unless it is a method. Raises `RegistrationError` when that runs for nothing."""
+        return self
 
 
 def check_registered() -> None:
     """Raise `RegistrationError` if an annotation of a workflow or step cannot be resolved by now, when DBOS launches."""
-    for workflow in list(registered.values()):
+    for workflow in (*registered.values(), *methods.values()):
         workflow.signature.resolve()
     for signature in list(step_signatures):
         signature.resolve()
@@ -79,15 +69,16 @@ step_signatures: WeakSet[Signature] = WeakSet()
 """The signatures of every step that this process knows."""
 
 registered: dict[str, RegisteredWorkflow[Any, Any]] = {}
-"""Every workflow that this process knows, by its name."""
+"""Every workflow that this process can run, by its name. Methods stand here once for each object or subclass that has them."""
+
+methods: dict[str, RegisteredWorkflow[Any, Any]] = {}
+"""The methods of objects that are workflows, by their names. None of them runs without an object."""
 
 
 def find(function: Any) -> RegisteredWorkflow[Any, Any]:
     """The workflow that a caller named by its decorated function."""
     if isinstance(function, RegisteredWorkflow):
-        return function
-    if isinstance(function, InheritedWorkflow):
-        raise function.refusal()
+        return function.found()
     if isinstance(getattr(function, "__wrapped__", None), RegisteredWorkflow):
         raise RegistrationError(
             f"{excerpt(function)} has a decorator over @DBOS.workflow(), which a start would not call: "

@@ -118,7 +118,19 @@ def shape_of(function: Any, kind: Kind, name: str | None, frame: types.FrameType
             f"write DBOS.{kind}(name=…)."
         )
     known_as = check_key(qualname if name is None else name, f"The name of a {kind}")
-    return Shape(known_as, _origin(function, frame), inspect.iscoroutinefunction(code_of))
+    return Shape(known_as, _origin(function, frame), is_coroutine_function(function))
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Whether a call returns a coroutine, as that of an ``async def``."""
+    return inspect.iscoroutinefunction(_with_code(function))
+
+
+def is_method(function: Any) -> bool:
+    """Whether this stands in a class as a method of its objects."""
+    if not callable(function) or inspect.isclass(function) or isinstance(function, types.MethodType | Decorated):
+        return False
+    return _is_in_class(function) and _first_parameter(function) == "self"
 
 
 def check_unbound(function: Any) -> None:
@@ -128,10 +140,10 @@ def check_unbound(function: Any) -> None:
     if not inspect.isroutine(function) and not isinstance(function, functools.partial):
         has_object = True
     first = _first_parameter(function) if _is_in_class(function) and owner is None else None
-    if has_object or first == "self":
+    if has_object:
         raise RegistrationError(
             f"The workflow {_said(function)} belongs to an object, which a replay in another process does not have: "
-            "make it a function or a @staticmethod, and pass what it needs as arguments."
+            "decorate the method in its class, and register the object with DBOS.register_instance(…)."
         )
     if first == "cls":
         raise RegistrationError(
@@ -147,7 +159,7 @@ def check_in_class(function: Any, owner: type) -> None:
     if is_defined_there and (first := _first_parameter(function)) is not None:
         raise RegistrationError(
             f"The workflow {qualname} stands in a class, and {first!r} would not be its object: write @staticmethod above "
-            "@DBOS.workflow(), or @classmethod below it."
+            "@DBOS.workflow(), @classmethod below it, or call it 'self'."
         )
 
 
@@ -197,12 +209,17 @@ def _origin(function: Any, frame: types.FrameType) -> Origin:
     if code is not None:
         file = _file(code, module)
         position = (file, code.co_qualname, code.co_firstlineno)
-    site = (_file(frame.f_code, frame.f_globals.get("__name__")), frame.f_lineno)
+    site = (file_of(frame), frame.f_lineno)
     is_plain = (
         inspect.isfunction(function) or getattr(function, "__self__", None) is object
     )  # a class that is not made yet
     has_own_name = is_plain and "<" not in str(qualname)
     return Origin(module, qualname or position[1], file, has_own_name, (site, position))
+
+
+def file_of(frame: types.FrameType) -> str:
+    """The file whose code this frame executes."""
+    return _file(frame.f_code, frame.f_globals.get("__name__"))
 
 
 def _file(code: types.CodeType, module: Any) -> str:

@@ -7,7 +7,7 @@ With an owner it begins here and now. Without an owner, an executor that knows i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, overload
 
 from dbos_async._database.calls import Call, Observer, Result, Row
@@ -19,15 +19,14 @@ from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, run_of_body
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
-from dbos_async._runs.start_options import allowed_seconds, assigned, start_delay, wanted_version
+from dbos_async._runs.start_options import allowed_time, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
 from dbos_async._runs.transaction import check_connection, is_connection
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import decode_value, size_error
 from dbos_async._workflows import shapes
 from dbos_async._workflows.handle import WorkflowHandle
-from dbos_async._workflows.registry import InheritedWorkflow, RegisteredWorkflow
-from dbos_async.errors import RegistrationError
+from dbos_async._workflows.registry import RegisteredWorkflow
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -45,68 +44,23 @@ class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        handle = await start_here(self, args, kwargs)
+        handle = await start_here(self.found(), args, kwargs)
         # A parked child is repaired and resumed, and so its parent waits. Others hear of it.
         return cast("R", await handle.get_result(wait_if_parked=run_of_body(None) is not None))
 
-    if TYPE_CHECKING:  # only a class method has this
+    if TYPE_CHECKING:  # only methods have this (methods.py)
 
-        @overload
+        @overload  # a class method
         def __get__(self: shapes.TakesClass[Q, R], instance: object, owner: type | None = None) -> Workflow[Q, R]: ...
-        @overload
+        @overload  # a method
+        def __get__(self: shapes.TakesObject[T, Q, R], instance: T, owner: type | None = None) -> Workflow[Q, R]: ...
+        @overload  # a static method, or what the class itself has
         def __get__(self, instance: object, owner: type | None = None) -> Self: ...
         def __get__(self, instance: object, owner: type | None = None) -> Any: ...
 
     def __set_name__(self, owner: type, name: str) -> None:
         """It stands in a class. Under a ``@staticmethod`` this is not called."""
         shapes.check_in_class(self.__dict__["__wrapped__"], owner)
-
-
-class StaticWorkflow(Workflow[P, R]):
-    """A static method that is a workflow."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        """It may stand in a class."""
-
-
-class ClassWorkflow(StaticWorkflow[P, R]):
-    """A class method that is a workflow: it runs for the class that defines it."""
-
-    def __init__(self, method: classmethod[Any, P, Any], *options: Any) -> None:
-        # The first parameter is the class. Which one it is, Python says after the class has been made.
-        super().__init__(method.__get__(None, object), *options)
-        self._method = method
-        self._owner: type = object
-        self.function = self._call_without_class
-
-    async def _call_without_class(self, /, *args: Any, **kwargs: Any) -> R:
-        raise RegistrationError(
-            f"The workflow {self.name!r} is a class method, and stands in no class: define it in one."
-        )
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._owner = owner
-        self.function = shapes.awaiting(self._method.__get__(None, owner))
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        found = type(instance) if owner is None else owner
-        return self if found is self._owner else InheritedWorkflow(self, self._owner, found)
-
-
-class WorkflowDecorator:
-    """What ``@DBOS.workflow(…)`` returns: it turns a function into a workflow."""
-
-    def __init__(self, name: str | None, max_recovery_attempts: int) -> None:
-        self._options = name, max_recovery_attempts
-
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Workflow[P, R]:
-        options = *self._options, shapes.decorating_frame()
-        made: Any = function  # type checkers pass the function of a static or class method
-        if isinstance(made, classmethod):
-            return ClassWorkflow(made, *options)
-        if isinstance(made, staticmethod):
-            return StaticWorkflow(made.__func__, *options)
-        return Workflow(function, *options)
 
 
 class StartOnCommit(Observer):
@@ -121,7 +75,7 @@ class StartOnCommit(Observer):
     def on_result(self, call: Call, result: Result) -> None:
         # A start that is repeated after its result was lost knows the row that it had made.
         if result[0]["started"]:
-            workflow_id, name, text, _, _, trace_parent, _, seconds_left, _ = self._row
+            workflow_id, name, text, _, _, trace_parent, _, seconds_left, *_ = self._row
             attempt = result[0]["attempts"] + 1
             run = self._executor.begin(
                 workflow_id, name, text, attempt, trace_parent=trace_parent, seconds_left=seconds_left
@@ -161,7 +115,7 @@ async def start(
         key = None if owner else UNOWNED_KEY
         wakes = () if key is None else (key,)
         row: Row = (
-            workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, allowed_seconds.get(), key,
+            workflow_id, name, text, owner, version, tracing.trace_parent(), start_id, *allowed_time(), key,
         )  # fmt: skip
         on_commit = None if executor is None or owner is None else StartOnCommit(executor, row)
         caller = caller_in(context, "start_workflow", name)

@@ -1,7 +1,7 @@
 -- Starts: each inserts the row of a workflow, together with the parent's step when a workflow starts it.
 
 -- name: START_BY_ID (id text, name text, input json, owner text, application_version text, trace_parent text,
---     start_id uuid, timeout_seconds float8, digest bytea)
+--     start_id uuid, timeout_seconds float8, reaches_children boolean, digest bytea)
 -- For an id that the user chose, and for repetitions: there may be a row already. Any executor claims a row without an owner; a row
 -- with an owner is its first attempt there.
 with calls as materialized (
@@ -20,10 +20,11 @@ new_rows as materialized (
 inserted as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
-        (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline,
+         deadline_reaches_children)
     select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
            application_version, trace_parent, case when owner is not null then clock_timestamp() end,
-           clock_timestamp() + make_interval(secs => timeout_seconds)
+           clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from new_rows
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from new_rows where owner is null)
@@ -33,7 +34,7 @@ select n, 'done' as outcome, null::json as output,
 from calls, announced
 
 -- name: START (id text, name text, input json, owner text, application_version text, trace_parent text,
---     start_id uuid, timeout_seconds float8, digest bytea)
+--     start_id uuid, timeout_seconds float8, reaches_children boolean, digest bytea)
 -- For ids that this process made just now.
 with calls as materialized (
     select c.*, nextval('dbos_async.workflow_seq') * 1000000 as attempts
@@ -41,10 +42,11 @@ with calls as materialized (
 ),
 inserted as (
     insert into dbos_async.workflows
-        (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline)
+        (id, name, input, owner, attempt, start_id, application_version, trace_parent, claimed_at, deadline,
+         deadline_reaches_children)
     select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
            application_version, trace_parent, case when owner is not null then clock_timestamp() end,
-           clock_timestamp() + make_interval(secs => timeout_seconds)
+           clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from calls
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from calls where owner is null)
@@ -60,7 +62,8 @@ with calls as materialized (
            coalesce(t.name, first_value(c.name) over (partition by c.id order by c.n)) as taken_name,
            t.name is not null as taken, coalesce(t.start_id = c.start_id and mod(t.attempt, 1000000) = 1, false) as taken_by_this,
            case when t.start_id = c.start_id then t.attempt / 1000000
-                else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
+                else nextval('dbos_async.workflow_seq') end * 1000000 as attempts,
+           :inherited_deadline
     from :rows
     :fence_or_lock(c.parent_id)
     :recorded_step(c.parent_id)
@@ -85,23 +88,27 @@ new_rows as materialized (
     where outcome = 'done' and conflict is null and not taken order by id, n
 )
 
+-- fragment: hands_on
+-- Whether what the new workflow starts inherits its deadline.
+case when inherited_deadline is not null then true else reaches_children end
+
 -- fragment: is_owner_or_outside
 (c.parent_id is null or :is_owner_by_either)
 
 -- ordered name: START_CHILD (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
 --     input json, owner text, application_version text, trace_parent text, start_id uuid, timeout_seconds float8,
---     digest bytea)
+--     reaches_children boolean, digest bytea)
 -- For a child: the step of the parent and the row of the child are inserted together.
 :calls(:is_owner_by_either),
 inserted as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
         (id, name, input, owner, attempt, start_id, parent_id, parent_step, application_version, trace_parent,
-         claimed_at, deadline)
+         claimed_at, deadline, deadline_reaches_children)
     select id, name, input, owner, attempts + case when owner is null then 0 else 1 end, start_id,
            parent_id, parent_step, application_version, trace_parent,
            case when owner is not null then clock_timestamp() end,
-           clock_timestamp() + make_interval(secs => timeout_seconds)
+           least(clock_timestamp() + make_interval(secs => timeout_seconds), inherited_deadline), :hands_on
     from new_rows
 ),
 announced as (select dbos_async.announce(:announced_keys(digest) filter (where owner is null)) from new_rows)
@@ -111,15 +118,17 @@ select n, outcome, case when outcome = 'recorded' then recorded_output else to_j
 from checked, announced
 
 -- ordered name: START_DELAYED (parent_id text, attempt bigint, branch text, number int, parent_step text, id text, name text,
---     input json, application_version text, trace_parent text, start_id uuid, timeout_seconds float8, delay_seconds float8)
+--     input json, application_version text, trace_parent text, start_id uuid, timeout_seconds float8, reaches_children boolean,
+--     delay_seconds float8)
 -- For any caller: the workflow is there now, and begins later. Its deadline counts from then.
 :calls(:is_owner_or_outside),
 inserted as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
-        (id, name, status, input, attempt, start_id, parent_id, parent_step, application_version, trace_parent, due_at, deadline)
+        (id, name, status, input, attempt, start_id, parent_id, parent_step, application_version, trace_parent, due_at, deadline,
+         deadline_reaches_children)
     select id, name, 'DELAYED', input, attempts, start_id, parent_id, parent_step, application_version, trace_parent,
-           due_at, due_at + make_interval(secs => timeout_seconds)
+           due_at, least(due_at + make_interval(secs => timeout_seconds), inherited_deadline), :hands_on
     from (select *, clock_timestamp() + make_interval(secs => delay_seconds) as due_at from new_rows) as new_rows
 )
 select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,

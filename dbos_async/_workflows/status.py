@@ -24,7 +24,7 @@ from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._runs.step import read
-from dbos_async._serialization.values import display_value, encode_value
+from dbos_async._serialization.values import decode_value, display_value, encode_value
 from dbos_async.errors import InvalidArgumentError, WorkflowNotFoundError
 
 PARKED = ("REPLAY_MISMATCH", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -52,6 +52,7 @@ class WorkflowStatus(BaseModel, frozen=True):
       ``application_version``.
     - ``due_at`` is when a workflow whose start was delayed (`SetStartDelay`) starts, or did; ``None`` for others.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
+    - ``patches`` are the names for which `DBOS.patched` has answered true in it, in their order as texts.
     - ``cursor`` is where the next page begins if this is the last workflow of a page, ``None`` outside of lists.
     """
 
@@ -74,6 +75,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     due_at: datetime | None = None
     generation: int = 1
     unclaimable: bool = False
+    patches: tuple[str, ...] = ()
     cursor: str | None = Field(default=None, repr=False)
 
 
@@ -109,6 +111,8 @@ class WorkflowFilter:
     until: datetime | None
     parent_id: str | None
     unclaimable: bool | None
+    patch: str | None
+    without_patch: str | None
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -127,6 +131,8 @@ def workflow_filter(
     until: datetime | None = None,
     parent_id: str | None = None,
     unclaimable: bool | None = None,
+    patch: str | None = None,
+    without_patch: str | None = None,
 ) -> WorkflowFilter:
     """The filter of these arguments. What is unclaimable is PENDING, which has indexes of its own."""
     unclaimable = None if unclaimable is None else check_flag(unclaimable, "unclaimable")
@@ -142,6 +148,8 @@ def workflow_filter(
         check_moment(until, "until"),
         check_optional_key(parent_id, "parent_id"),
         unclaimable,
+        check_optional_key(patch, "patch"),
+        check_optional_key(without_patch, "without_patch"),
     )
 
 
@@ -195,4 +203,5 @@ def _status(record: Any, cursor: str | None = None) -> WorkflowStatus:
     fields = {name: record[name] for name in WorkflowStatus.model_fields if name != "cursor"}
     for name in ("input", "output", "error"):
         fields[name] = display_value(fields[name])
+    fields["patches"] = tuple(sorted(decode_value(fields["patches"] or "{}", dict[str, Any])))
     return WorkflowStatus(**fields, cursor=cursor)

@@ -3,7 +3,7 @@
 -- fragment: status_columns
 w.id as workflow_id, w.name, w.status, w.owner as executor_id,
 mod(w.attempt, 1000000) as attempt, w.generation, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-w.created_at, w.due_at, w.claimed_at, w.deadline, w.ended_at, :is_unclaimable as unclaimable
+w.created_at, w.due_at, w.claimed_at, w.deadline, w.ended_at, w.patches, :is_unclaimable as unclaimable
 
 -- name: STATUS (id text)
 select c.n, :status_columns, w.input, w.output, w.error
@@ -57,7 +57,7 @@ select * from (
 
 -- fragment: page(this_round, next_round, direction)
 with calls as materialized (
-    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.payloads, c.most, f.*, :are_few as are_few,
+    select c.n, c.id_prefix, c.since, c.until, c.parent_id, c.unclaimable, c.patch, c.without_patch, c.payloads, c.most, f.*, :are_few as are_few,
            c.shown::pg_snapshot as shown, c.shown_floor, c.seen::pg_snapshot as seen, c.seen_floor, c.began,
            coalesce(c.from_time, a.created_at) as from_time, coalesce(c.from_id, a.id) as from_id,
            c.after is not null and a.id is null as is_unknown, :page_columns
@@ -78,11 +78,11 @@ left join lateral (
 order by c.n, w.part, w.created_at :direction, w.id :direction
 
 -- name: LIST (ids json, statuses json, names json, versions json, id_prefix text, since timestamptz, until timestamptz,
---     parent_id text, unclaimable boolean, payloads boolean, most int, after text, shown text, shown_floor timestamptz,
---     seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
+--     parent_id text, unclaimable boolean, patch text, without_patch text, payloads boolean, most int, after text, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
 :page(:goes_on, :in_next_round, asc)
 
 -- name: LIST_NEWEST (ids json, statuses json, names json, versions json, id_prefix text, since timestamptz, until timestamptz,
---     parent_id text, unclaimable boolean, payloads boolean, most int, after text, shown text, shown_floor timestamptz,
---     seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
+--     parent_id text, unclaimable boolean, patch text, without_patch text, payloads boolean, most int, after text, shown text,
+--     shown_floor timestamptz, seen text, seen_floor timestamptz, began timestamptz, from_time timestamptz, from_id text)
 :page(:goes_back, :in_next_round_back, desc)

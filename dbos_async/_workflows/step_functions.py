@@ -5,34 +5,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import AsyncGeneratorType, FrameType, GeneratorType, MethodType
 from typing import Any, ClassVar, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import anyio
 
-from dbos_async._checks import MAX_WAIT_SECONDS
-from dbos_async._logs import text_of
+from dbos_async._checks import check_loop
 from dbos_async._runs import exits
 from dbos_async._runs.context import StepContext, WorkflowContext, current
-from dbos_async._runs.running_step import Tries
 from dbos_async._runs.step import Step
 from dbos_async._runs.threads import run_in_thread
+from dbos_async._runs.turns import Turn, Turns
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async._workflows.registry import step_signatures
+from dbos_async._workflows.retries import RetryPolicy, attempts
 from dbos_async._workflows.shapes import Decorated, Kind, TakesClass, TakesObject, decorating_frame, shape_of
-from dbos_async._workflows.step_names import StepName
-from dbos_async.errors import InvalidValueError, StepCancelledError, StepTimeoutError, SystemExitError
+from dbos_async._workflows.step_names import RecordedName, StepName
+from dbos_async.errors import InvalidValueError, StepCancelledError
 
-log = logging.getLogger("dbos_async")
-
-MAX_PROBLEM: Final = 500
-"""How much of the text of an error the list of steps shows."""
+OTHER_LOOP: Final = (
+    "A step works in the event loop of its workflow and was called in another one: call it from there, for example with "
+    "anyio.from_thread.run(...)."
+)
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -52,25 +50,34 @@ class StepFunction(Decorated, Generic[P, R]):
         function: Callable[P, Any],
         *,
         name: str | None,
-        max_attempts: int,
-        interval_seconds: float,
-        backoff_rate: float,
-        timeout_seconds: float | None,
+        retries: RetryPolicy,
+        max_concurrent: int | None,
         frame: FrameType,
     ) -> None:
         shape = shape_of(function, self.kind, name, frame)
         functools.update_wrapper(self, function)
-        self.name: str = shape.name
-        self._function = function
-        self._signature = Signature(function, takes_stored_arguments=False, name=shape.name)
-        self._is_coroutine = shape.is_coroutine
-        self._is_called_here = shape.is_coroutine or self._signature.returns_awaitable
-        self._max_attempts = max_attempts
-        self._interval_seconds = interval_seconds
-        self._backoff_rate = backoff_rate
-        self._timeout_seconds = timeout_seconds
-        self._recorded_name = StepName(shape)
+        turns = None if max_concurrent is None else Turns(max_concurrent)
+        self._make(function, shape.name, StepName(shape), retries, turns, is_coroutine=shape.is_coroutine)
         step_signatures.add(self._signature)
+
+    def _make(
+        self,
+        function: Callable[P, Any],
+        name: str,
+        recorded: RecordedName,
+        retries: RetryPolicy,
+        turns: Turns | None,
+        *,
+        is_coroutine: bool,
+    ) -> None:
+        self.name: str = name
+        self._function = function
+        self._signature = Signature(function, takes_stored_arguments=False, name=name)
+        self._is_coroutine = is_coroutine
+        self._is_called_here = is_coroutine or self._signature.returns_awaitable
+        self._retries = retries
+        self._turns = turns
+        self._recorded_name = recorded
 
     @overload  # a class method
     def __get__(
@@ -105,6 +112,7 @@ class StepFunction(Decorated, Generic[P, R]):
         """Execute or replay the step in the workflow of the current task. To cancel the scope is an outcome of the step."""
         context = current.get()
         assert isinstance(context, WorkflowContext)
+        check_loop(context.run.database.loop, OTHER_LOOP)
         self._signature.resolve()  # before anything is done whose result could not be recorded
         step = Step(context, "step", self._recorded_name.recorded)
         step.matcher = self._recorded_name
@@ -141,7 +149,7 @@ class StepFunction(Decorated, Generic[P, R]):
 
     async def _attempt(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function once, as the body of the step."""
-        body = StepContext(step.run, step.path)
+        body = StepContext(step.run, step.path, attempt=step.attempts)
         token = current.set(body)
         forks = exits.forks
         try:
@@ -181,47 +189,21 @@ class StepFunction(Decorated, Generic[P, R]):
         raise StepCancelledError(self.name, step.path) from late
 
     async def _attempts(self, call: Callable[[], Awaitable[Any]], step: Step) -> Any:
-        pause = self._interval_seconds
-        for attempt in range(1, self._max_attempts + 1):
-            try:
-                return await self._in_time(call)
-            except Exception as error:
-                if attempt == self._max_attempts or isinstance(error, InvalidValueError) or _ends_the_loop(error):
-                    if attempt > 1:
-                        error.add_note(f"The step {self.name!r} was tried {attempt} times.")
-                    raise
-                problem = f"{type(error).__name__}: {text_of(error)}"
-                text = "Step %r of workflow %r failed in attempt %d of %d and is tried again in %g s: %s"
-                log.warning(text, self.name, step.run.workflow_id, attempt, self._max_attempts, pause, problem)
-            step.tries = Tries(attempt + 1, time.monotonic() + pause, problem[:MAX_PROBLEM])
-            await anyio.sleep(pause)
-            step.tries = step.tries._replace(next_at=None)
-            pause = min(pause * self._backoff_rate, MAX_WAIT_SECONDS)  # which the clocks can still count
-        raise AssertionError("The last attempt returns or raises.")
-
-    async def _in_time(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        if self._timeout_seconds is None:
-            return await call()
-        late: BaseException | None = None
-        with anyio.move_on_after(self._timeout_seconds) as scope:
-            try:
-                value = await call()
-                if not scope.cancel_called:
-                    return value
-            except Exception as error:
-                if not scope.cancel_called:
-                    raise
-                late = error
-        # The time is over, whatever the step made of its cancellation.
-        raise StepTimeoutError(self.name, self._timeout_seconds) from late
+        return await attempts(self._retries, self._turns, call, step, self.name)
 
     async def _call(self, /, *args: Any, **kwargs: Any) -> Any:
+        if self._turns is None:
+            return await self._call_now(None, *args, **kwargs)
+        async with self._turns.take() as turn:
+            return await self._call_now(turn, *args, **kwargs)
+
+    async def _call_now(self, turn: Turn | None, /, *args: Any, **kwargs: Any) -> Any:
         if self._is_coroutine:
             return await self._function(*args, **kwargs)
         if self._is_called_here:
             result = self._function(*args, **kwargs)
         else:
-            result = await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs))
+            result = await run_in_thread(self.name, functools.partial(self._function, *args, **kwargs), turn)
         # Many a decorator makes a def of an async def: what it returns is awaited here.
         return await result if inspect.isawaitable(result) else result
 
@@ -229,15 +211,8 @@ class StepFunction(Decorated, Generic[P, R]):
 class StepDecorator:
     """What ``@DBOS.step(…)`` returns: it turns a function into a step."""
 
-    def __init__(
-        self,
-        name: str | None,
-        max_attempts: int,
-        interval_seconds: float,
-        backoff_rate: float,
-        timeout_seconds: float | None,
-    ) -> None:
-        self._options = name, max_attempts, interval_seconds, backoff_rate, timeout_seconds
+    def __init__(self, name: str | None, retries: RetryPolicy, max_concurrent: int | None) -> None:
+        self._name, self._retries, self._max_concurrent = name, retries, max_concurrent
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> StepFunction[P, R]: ...
@@ -250,23 +225,10 @@ class StepDecorator:
         return self._step(function, frame)
 
     def _step(self, function: Any, frame: FrameType) -> StepFunction[Any, Any]:
-        name, max_attempts, interval_seconds, backoff_rate, timeout_seconds = self._options
         return StepFunction(
-            function,
-            name=name,
-            max_attempts=max_attempts,
-            interval_seconds=interval_seconds,
-            backoff_rate=backoff_rate,
-            timeout_seconds=timeout_seconds,
-            frame=frame,
+            function, name=self._name, retries=self._retries, max_concurrent=self._max_concurrent, frame=frame
         )
 
 
 def _is_cancelled(scope: anyio.CancelScope) -> bool:
     return scope.cancel_called
-
-
-def _ends_the_loop(error: Exception) -> bool:
-    """Whether this comes from a task of the step that has ended the event loop: another attempt would end it again."""
-    task = asyncio.current_task()
-    return isinstance(error, SystemExitError) and task is not None and task.cancelling() > 0

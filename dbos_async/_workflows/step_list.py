@@ -39,7 +39,8 @@ class WorkflowStep(BaseModel, frozen=True):
     JSON. ``completed_at`` is ``None`` while the step runs or waits.
 
     A step that runs is not recorded yet. Then ``attempt`` is the number of its attempt, from 1, else ``None``. Between two attempts
-    it is that of the next one, which begins at ``next_attempt_at``; ``last_error`` is the text of the error of the last one.
+    it is that of the next one, which begins at ``next_attempt_at``; ``last_error`` is the text of the error of the last one. It is
+    ``None`` while the step waits for its turn, since ``max_concurrent`` attempts of it run.
     """
 
     step: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from dbos_async._runs.context import current
@@ -21,6 +21,19 @@ _origins: dict[str, list[Origin]] = {}
 
 _origins_in: WeakKeyDictionary[asyncio.Task[None], dict[str, list[Origin]]] = WeakKeyDictionary()
 """The same for the steps that the code of a run decorates, by its main task: they may be many, and are forgotten with the run."""
+
+
+class RecordedName(Protocol):
+    """Under which name a step is recorded, and which recorded names are those of this step."""
+
+    @property
+    def recorded(self) -> str:
+        """The name."""
+        ...
+
+    async def is_same(self, step: Any, recorded: str, ids: Sequence[str], /) -> bool:
+        """Whether the step may have recorded this name."""
+        ...
 
 
 class StepName:

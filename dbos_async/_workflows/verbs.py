@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from dbos_async._database.database import Database
-from dbos_async._workflows import control, delete, fork, step_list
+from dbos_async._checks import check_flag
+from dbos_async._workflows import control, delete, families, fork, step_list
 from dbos_async._workflows import status as statuses
+from dbos_async._workflows.bulk_verbs import BulkVerbs
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.status import WorkflowStatus
 from dbos_async._workflows.step_list import WorkflowStep
 
 
-class WorkflowVerbs(ABC):
+class WorkflowVerbs(BulkVerbs):
     """Workflows as a whole, for callers anywhere."""
-
-    @property
-    @abstractmethod
-    def _database(self) -> Database:
-        """The database that the verbs use; raises when it may not be used from here."""
 
     def _result_type(self, name: str) -> Any:
         """The type of the results of workflows of this name; ``Any`` leaves them plain JSON values."""
@@ -56,6 +51,8 @@ class WorkflowVerbs(ABC):
         until: datetime | None = None,
         parent_id: str | None = None,
         unclaimable: bool | None = None,
+        patch: str | None = None,
+        without_patch: str | None = None,
         limit: int = 100,
         after: str | None = None,
         workflow_id: str | Sequence[str] | None = None,
@@ -69,7 +66,8 @@ class WorkflowVerbs(ABC):
         ``status``, ``name``, ``workflow_id`` and ``application_version`` take one text or several, of which one must fit. ``since``
         and ``until`` bound when a workflow was created and must have a time zone. ``parent_id`` is the workflow that started it.
         ``unclaimable=True`` lists those that wait for an executor although no live one can run them, because none knows their name
-        or has their ``application_version``. ``payloads=False`` leaves ``input``, ``output`` and ``error`` out.
+        or has their ``application_version``. ``patch`` is a name for which `DBOS.patched` has answered true in them, and
+        ``without_patch`` one for which it has not. ``payloads=False`` leaves ``input``, ``output`` and ``error`` out.
 
         ``after`` is the last id of the page before, and this process remembers where that page ended; ``cursor`` is the ``cursor``
         of its last row, for any process. The pages show each workflow once, also those whose start is committed up to an hour late
@@ -91,7 +89,7 @@ class WorkflowVerbs(ABC):
         """
         fits = statuses.workflow_filter(
             ids=workflow_id, status=status, name=name, application_version=application_version, id_prefix=id_prefix,
-            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable,
+            since=since, until=until, parent_id=parent_id, unclaimable=unclaimable, patch=patch, without_patch=without_patch,
         )  # fmt: skip
         return await statuses.list_workflows(
             self._database, fits, newest_first=newest_first, payloads=payloads, limit=limit, after=after, cursor=cursor
@@ -132,11 +130,27 @@ class WorkflowVerbs(ABC):
             self._database, workflow_id, newest_first=newest_first, payloads=payloads, limit=limit, after=after
         )
 
-    async def cancel_workflow(self, workflow_id: str) -> bool:
+    async def cancel_workflow(
+        self, workflow_id: str, *, children: bool = False, cleanup_seconds: float | None = None
+    ) -> bool:
         """Cancel a workflow, in whatever process it runs or waits. It ends within a second as CANCELLED.
 
-        Returns False if the workflow had ended before; it stays as it is. Children go on. Callers that wait for the result get
-        `WorkflowCancelledError`. Raises `WorkflowNotFoundError` when there is no such workflow.
+        Returns False if the workflow had ended before; it stays as it is. Callers that wait for the result get
+        `WorkflowCancelledError`.
+
+        Its children go on. With ``children=True`` they are cancelled, too: all that it has started, what that has started, and on,
+        also where those in between have ended, or start something at this very moment. A workflow that it has found by its id was
+        started by another one, and a fork by none. It returns when all of them are cancelled; a call that is interrupted has
+        cancelled some of them, and goes on when it is repeated. A workflow that cancels its own family is cancelled last.
+
+        With ``cleanup_seconds`` (``None`` and 0: no time) a workflow that has begun gets so long to clean up, and this call returns
+        at once. The body sees `asyncio.CancelledError` where it is, or at its next step, and its verbs and steps go on working. If
+        it lets the cancellation pass, the workflow ends as CANCELLED; if it returns, as SUCCESS. When the time is over it is
+        cancelled as without it. All this is on record: after a crash the clean-up goes on. With ``children=True`` each has that
+        time, and what they start to clean up goes on.
+
+        Raises `WorkflowNotFoundError` when there is no such workflow, and with ``children=True`` `DatabaseUnavailableError` when a
+        transaction in which a workflow may be starting another one stays open for 30 seconds.
 
         Example:
             ```python
@@ -149,7 +163,9 @@ class WorkflowVerbs(ABC):
             assert (await handle.get_status()).status == "CANCELLED"
             ```
         """
-        return await control.cancel(self._database, workflow_id)
+        if check_flag(children, "children"):
+            return await families.cancel_family(self._database, workflow_id, cleanup_seconds)
+        return await control.cancel(self._database, workflow_id, cleanup_seconds)
 
     async def resume_workflow(self, workflow_id: str, *, application_version: str | None = None) -> WorkflowHandle[Any]:
         """Continue a cancelled or parked workflow after its last recorded step, in any executor that knows it.
@@ -207,10 +223,14 @@ class WorkflowVerbs(ABC):
         """
         return await fork.fork(self._database, workflow_id, start_step, application_version)
 
-    async def delete_workflow(self, workflow_id: str) -> None:
-        """Remove a workflow that has ended, with its steps, messages, events and streams; its children stay.
+    async def delete_workflow(self, workflow_id: str, *, children: bool = False) -> None:
+        """Remove a workflow that has ended, with its steps, messages, events and streams.
 
-        Raises `WorkflowNotEndedError` when the workflow goes on or is parked, `WorkflowNotFoundError` when it does not exist.
+        Its children stay. With ``children=True`` they are removed with it, and what they have started, and on: the children first,
+        so a call that is interrupted can be repeated.
+
+        Raises `WorkflowNotEndedError` when the workflow goes on or is parked, or one of those that would go with it: it names that
+        one, and nothing is removed. Raises `WorkflowNotFoundError` when the workflow does not exist.
 
         Example:
             ```python
@@ -223,4 +243,4 @@ class WorkflowVerbs(ABC):
             await DBOS.delete_workflow(handle.workflow_id)
             ```
         """
-        await delete.delete(self._database, workflow_id)
+        await delete.delete(self._database, workflow_id, children=children)

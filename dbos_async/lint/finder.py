@@ -14,6 +14,9 @@ from typing import Final
 from dbos_async.lint.calls import HAVE_TIME_LIMIT, SETTING, TIMER, TIMERS, why
 from dbos_async.lint.names import Scope, Scoped, around, body
 
+MAKE_STEPS: Final = ("step", "run_step")
+"""The members of DBOS that make steps of the functions that they are given."""
+
 SILENCE: Final = re.compile(r"#\s*replay:\s*ok\b")
 
 
@@ -71,7 +74,7 @@ class _Finder(ast.NodeVisitor):
         self._workflow: str | None = None
         """The workflow in whose frame the code at hand is."""
         self._made_steps: set[str] = set()
-        """The functions that this workflow makes steps by a call: ``DBOS.step()(function)``."""
+        """The functions that this workflow makes steps by a call: ``DBOS.step()(function)``, ``DBOS.run_step("…", function)``."""
 
     def visit_Module(self, node: ast.Module) -> None:
         self._enter(node, None)
@@ -106,7 +109,7 @@ class _Finder(ast.NodeVisitor):
             self._report(node, name, reason)
         if name == "asyncio.wait_for" and node.args:
             self._check_timer(node, node.args[0])
-        if self._member_of_dbos(node.func) == "step":  # a lambda becomes a step here
+        if self._member_of_dbos(node.func) in MAKE_STEPS:  # a lambda becomes a step here
             self._visit_all(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.Lambda))
         else:
             self.generic_visit(node)
@@ -155,7 +158,7 @@ class _Finder(ast.NodeVisitor):
         return {
             argument.id
             for node in ast.walk(workflow)
-            if isinstance(node, ast.Call) and self._member_of_dbos(node.func) == "step"
+            if isinstance(node, ast.Call) and self._member_of_dbos(node.func) in MAKE_STEPS
             for argument in node.args
             if isinstance(argument, ast.Name)
         }

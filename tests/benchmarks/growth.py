@@ -104,8 +104,8 @@ def rows(size: Size, call: int) -> dict[str, Row]:
     return {
         **{name: act.row(step(number), "x") for name, act in ACTS.items()},
         "TAKE_WAITING": ("w", 1, "1", call, "recv", "", 60.0),
-        "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
-        "START_BY_ID": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
+        "START": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
+        "START_BY_ID": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
         "FOLLOW": follow,
         "FOLLOW_ANY": (*step(number), "[]", f'[[0, "other", "k", {size.entries - 3}]]', 60.0),
         "PAGE": ("w", "", size.steps - 3),

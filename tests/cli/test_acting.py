@@ -6,7 +6,7 @@ import pytest
 
 from dbos_async import DBOS
 from tests.cli.running import Command
-from tests.cli.workflows import HOSTILE, ended, fail, greet, started, wait, waits
+from tests.cli.workflows import HOSTILE, ended, fail, greet, have_children, started, wait, waits
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.newest_only  # the verbs are tested on both versions elsewhere
@@ -113,6 +113,31 @@ async def test_ids_come_from_standard_input(dbos: DBOS, command: Command) -> Non
     done = (await command("workflows", "cancel", "-", stdin=listed.out)).check(0)
     assert len(done.lines) == 3
     (await command("workflows", "cancel", "-", stdin="")).check(2, "Standard input has no ids")
+
+
+async def test_cancel_and_delete_with_children(dbos: DBOS, command: Command) -> None:
+    await started("w", have_children, "w-1", "w-2")
+    await eventually(lambda: waits("w"))
+    await DBOS.cancel_workflow("w-1")
+    dry = (await command("workflows", "cancel", "w", "--children", "--dry-run")).check(0)
+    assert sorted(dry.lines) == ["w", "w-2"]
+    assert "It would cancel 2 workflows" in dry.err
+    done = (await command("workflows", "cancel", "w", "nobody", "--children")).check(3, "id 'nobody'")
+    assert done.lines == ["cancelled  w", "cancelled  w-2"]
+    again = (await command("workflows", "cancel", "w", "--children", "--json")).check(0)
+    assert again.json == [{"workflow_id": "w", "cancelled": False, "reason": "it had ended before"}]
+    await DBOS.resume_workflow("w-2")
+    (await command("workflows", "delete", "w", "--children", "--yes")).check(
+        6, "'w' stays: it has not ended, or one that it"
+    )
+    assert (await command("workflows", "delete", "w", "--children", "--dry-run", "--json")).check(0).json == {
+        "dry_run": True, "workflow_ids": [],
+    }  # fmt: skip
+    await DBOS.cancel_workflow("w-2")
+    (await command("workflows", "delete", "w", "--children")).check(2, "It would delete 3 workflows")
+    done = (await command("workflows", "delete", "--name", "cli-family", "--children", "--yes")).check(0)
+    assert sorted(done.lines) == ["deleted  w", "deleted  w-1", "deleted  w-2"]
+    assert await DBOS.list_workflows() == []
 
 
 @pytest.mark.parametrize("verb", ["cancel", "resume", "delete"])

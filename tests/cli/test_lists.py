@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,20 @@ async def test_what_no_executor_can_run_stands_out(database_url: str, command: C
     assert "PENDING unclaimable" in done.lines[2]
     done = (await command("workflows", "show", "lost")).check(0)
     assert "no live executor can run it" in done.out
+
+
+async def test_what_an_executor_that_has_gone_owns_is_not_unclaimable_and_that_is_said(
+    database_url: str, command: Command, connection: Any
+) -> None:
+    (await command("workflows", "start", "unknown", "--id", "owned")).check(0)
+    await connection.execute("update dbos_async.workflows set owner = 'gone:1234' where id = 'owned'")
+    done = (await command("workflows", "list", "--unclaimable")).check(0)
+    assert done.out == ""
+    assert done.err == (
+        "Not in this list: 1 workflow of executors that have gone (gone). A live executor frees it first.\n"
+        "No workflow fits.\n"
+    )
+    assert (await command("workflows", "list", "--unclaimable", "--json")).check(0).json == []
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ async def test_what_follows_ends_when_the_database_stays_away(
     await started("w", wait)
     async with Proxy(database_url) as proxy:
         command = asyncio.create_task(asyncio.to_thread(run, proxy.url, *arguments))
-        await eventually(lambda: proxy.accepted >= 2)
+        await eventually(lambda: proxy.accepted >= 3)
         proxy.refuse()
         proxy.cut()
         (await command).check(1, "The database")

@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS
+from dbos_async._cli import session
 from tests.cli.running import process, run
 from tests.cli.workflows import ended, greet, started, wait
+from tests.support.databases import execute
 from tests.support.eventually import eventually
+from tests.support.examined import new_role
 
 pytestmark = pytest.mark.newest_only  # how a process ends does not depend on the server's version
 
@@ -78,8 +81,6 @@ async def test_ctrl_c_ends_it_quietly(
     ],
 )  # fmt: skip
 def test_a_database_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
-    from dbos_async._cli import session
-
     monkeypatch.setattr(session, "CONNECT_SECONDS", 0.1)
     done = run(AWAY, *arguments).check(1)
     assert done.err.count("\n") == 1
@@ -112,8 +113,6 @@ def test_help_and_completion(arguments: tuple[str, ...]) -> None:
 
 
 def test_a_fault_of_ours_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dbos_async._cli import session
-
     def break_it(url: str | None) -> None:
         raise AttributeError("\x1b[31mnothing")
 
@@ -241,3 +240,46 @@ def test_dev_names_what_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     run(AWAY, "dev", program, *options).check(1, sentence)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("send", "w", "1"), ("workflows", "start", "x"), ("workflows", "cancel", "w"), ("ask", "w", "1", "-t", "q"),
+    ],
+)  # fmt: skip
+async def test_a_right_that_the_role_lacks_is_one_sentence_at_once(
+    database_url: str, arguments: tuple[str, ...]
+) -> None:
+    async with new_role(database_url) as (role, url):
+        await execute(
+            database_url,
+            f"grant usage on schema dbos_async to {role}",
+            f"grant select on all tables in schema dbos_async to {role}",
+        )
+        began = time.monotonic()
+        done = await asyncio.to_thread(run, url, *arguments)
+        assert time.monotonic() - began < session.CONNECT_SECONDS
+    assert done.code == 1
+    assert "This role may not do that (permission denied for " in done.err
+    assert done.err.count("\n") == 1
+
+
+async def test_an_address_at_which_nothing_listens_is_one_sentence_at_once() -> None:
+    began = time.monotonic()
+    done = await asyncio.to_thread(run, AWAY, "workflows", "list")
+    done.check(1, "postgresql://me@127.0.0.1:1/x cannot be used: ")
+    assert time.monotonic() - began < session.CONNECT_SECONDS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("workflows", "list", "--limit"), ("messages", "list", "--limit"), ("workflows", "show", "w", "--steps"),
+        ("purge", "--older-than", "1d", "--limit"), ("stream", "w", "k", "--from"),
+    ],
+)  # fmt: skip
+def test_d5_a_number_that_is_too_large_is_a_wrong_command_line(command: tuple[str, ...]) -> None:
+    done = run(AWAY, *command, "1" + "0" * 20).check(2)
+    assert done.err.count("\n") == 1
+    assert "Input should be less than or equal to 2147483647" in done.err

@@ -23,6 +23,14 @@ async def wait(topic: str = "go", seconds: float | None = None) -> Any:
     return await DBOS.recv(topic, timeout_seconds=seconds)
 
 
+@DBOS.workflow(name="cli-family")
+async def have_children(*below: str) -> None:
+    for one in below:
+        with SetWorkflowID(one):
+            await DBOS.start_workflow(wait)
+    await DBOS.recv("go", timeout_seconds=None)
+
+
 @DBOS.workflow(name="cli-fail")
 async def fail(text: str = "no such item") -> None:
     raise ValueError(text)

@@ -20,6 +20,7 @@ from tests.support.load import (
     run_once,
 )
 from tests.support.proxy import Proxy
+from tests.support.troubles import holding
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -67,6 +68,53 @@ async def test_d4_m1_an_act_whose_answer_is_lost_is_done_once(
         proxy.cut()
         await tasks_inside
         assert await connection.fetchval(done) == 1, f"{verb} was repeated and has changed nothing"
+
+
+FAMILY = """
+    insert into dbos_async.workflows (id, name, input, start_id, status, attempt, parent_id, ended_at)
+    select id, 'unknown here', '[]', gen_random_uuid(), status, 3, parent_id, case when status = 'SUCCESS' then now() end
+    from (values ('root-17', 'PENDING', null), ('child-17', 'PENDING', 'root-17'), ('below-17', 'PENDING', 'child-17'),
+                 ('old-18', 'SUCCESS', null), ('child-18', 'SUCCESS', 'old-18'), ('below-18', 'SUCCESS', 'child-18'),
+                 ('parked-19', 'REPLAY_MISMATCH', null), ('other-19', 'REPLAY_MISMATCH', null)) as w(id, status, parent_id)
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "row", "done", "outcome"),
+    [
+        ("cancel", "below-17", "select count(*) = 3 from dbos_async.workflows where status = 'CANCELLED'", "cancelled"),
+        ("delete", "below-18", "select count(*) = 0 from dbos_async.workflows where id = 'below-18'", "deleted"),
+        (
+            "resume",
+            "parked-19",
+            "select count(*) = 2 from dbos_async.workflows where id like '%-19' and attempt = 4",
+            "resumed",
+        ),
+    ],
+)
+async def test_d4_what_became_of_many_is_told_although_an_answer_is_lost(
+    database_url: str, connection: Any, verb: str, row: str, done: str, outcome: str
+) -> None:
+    """The statement waits for a row when the connections freeze, and is committed after that."""
+    await connection.execute(FAMILY)
+    waits = "select exists (select from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0)"
+    async with Proxy(database_url) as proxy, DBOSClient(proxy.url) as client:
+        acts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
+            "cancel": lambda: client.cancel_workflows(["root-17"], children=True),
+            "delete": lambda: client.delete_workflows(["old-18"], children=True),
+            "resume": lambda: client.resume_workflows(["parked-19", "other-19"]),
+        }
+        async with holding(database_url, f"select from dbos_async.workflows where id = '{row}' for update"):
+            acting = asyncio.ensure_future(acts[verb]())
+            await eventually(lambda: connection.fetchval(waits), "it waits for the row")
+            proxy.freeze()
+        await eventually(lambda: connection.fetchval(done), "it is committed")
+        assert not acting.done()
+        await proxy.heal()
+        proxy.cut()
+        found = await acting
+        assert set(found.values()) == {outcome}
+        assert len(found) == (2 if verb == "resume" else 3)
 
 
 async def test_d4_a_start_whose_answer_is_lost_runs_once(database_url: str, connection: Any) -> None:

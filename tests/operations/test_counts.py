@@ -171,11 +171,14 @@ MANY = """
                case when n % 10000 = 7 then '{}'::json end from generate_series(1, 50000) as n;
 """
 NONE = (None,) * 7
+REST = (None,) * 9
+"""The filters behind the statuses."""
 QUICK: dict[str, tuple[Any, ...]] = {
-    "COUNT_WORKFLOWS": (None, '["ERROR", "PENDING"]', *NONE),
+    "COUNT_WORKFLOWS": (None, '["ERROR", "PENDING"]', *REST),
     "COUNT_WORKFLOWS of the unclaimable": workflow_filter(unclaimable=True).columns,
-    "LIST": (None, '["ERROR"]', *NONE, True, 100, None, *NONE),
-    "LIST_NEWEST": (None, '["ERROR", "REPLAY_MISMATCH"]', *NONE, False, 100, None, *NONE),
+    "COUNT_WORKFLOWS without a patch": workflow_filter(status="PENDING", without_patch="ask-for-vat").columns,
+    "LIST": (None, '["ERROR"]', *REST, True, 100, None, *NONE),
+    "LIST_NEWEST": (None, '["ERROR", "REPLAY_MISMATCH"]', *REST, False, 100, None, *NONE),
     "COUNT_MESSAGES": (),
     "MESSAGES_OF_ALL": (None, None, "rejected", True, 100, None, *NONE[:6]),
     "NEWEST_MESSAGES_OF_ALL": (None, None, "waiting", True, 100, None, *NONE[:6]),

@@ -188,8 +188,6 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "bound step": (types.MethodType(STEP, 1), "both", "'decorated once' is a step already"),
     "def": (add, "workflow", "decorates async functions"), "lambda": (lambda: double(1), "workflow", "decorates async functions"),
     "builtin": (abs, "workflow", "decorates async functions"),
-    "method": (Shop.order, "workflow", "Shop.order belongs to an object"),
-    "decorated method": (logged(Shop.order), "workflow", "Shop.order belongs to an object"),
     "bound method": (Shop().order, "workflow", "Shop.order belongs to an object"),
     "callable": (Doubles(), "workflow", "belongs to an object"),
     "class before classmethod": (Shop.of_class, "workflow", "write @DBOS.workflow\\(\\) above @classmethod"),
@@ -301,14 +299,6 @@ async def test_d5_static_and_class_methods_are_workflows_and_steps() -> None:
     assert await (await DBOS.start_workflow(Store.sell_of_class, "y")).get_result() == "books: y"
     (found, *_) = await DBOS.list_workflows(name="Store.sell_of_class")
     assert found.input == {"args": ["x"], "kwargs": {}}
-
-
-@pytest.mark.usefixtures("dbos")
-async def test_d5_a_class_method_is_a_workflow_of_its_own_class_only() -> None:
-    for start in (Toys.sell_of_class, functools.partial(DBOS.start_workflow, Toys().sell_of_class)):
-        with pytest.raises(RegistrationError, match="is a class method of Store and runs for that class only"):
-            await start("x")
-    assert await DBOS.list_workflows() == []
 
 
 @pytest.mark.usefixtures("dbos")

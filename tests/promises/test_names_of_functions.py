@@ -7,7 +7,6 @@ import functools
 import operator
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ import pytest
 
 from dbos_async import DBOS, RegistrationError, SetWorkflowID, WorkflowParkedError
 from tests.support.eventually import eventually
+from tests.support.modules import made_by
 
 
 async def double(number: int) -> int:
     return 2 * number
-
-
-def made_by(source: str, name: str, path: Path) -> types.ModuleType:
-    """A module of this source, as if a file had been imported under this name."""
-    module = types.ModuleType(name)
-    exec(compile(source, str(path), "exec"), module.__dict__)
-    return module
 
 
 MODULE = """

@@ -47,7 +47,7 @@ def send_row() -> Row:
 RIVALS: dict[str, tuple[Any, Callable[[], Row], str]] = {
     "send": (send.SEND, send_row, "removed"),
     "resume": (control.RESUME, lambda: ("old", None, b"u"), "gone"),
-    "fork": (fork.FORK, lambda: ("old", "copy", "1", None, None, b"u"), "removed"),
+    "fork": (fork.FORK, lambda: ("old", "copy", "1", None, None, None, b"u"), "removed"),
     "trim": (trim.TRIM, lambda: (None, 0, "", None, "s of old", "old", "s", 1, 10), "removed"),
     "delete": (delete.DELETE, lambda: ("old", 1, b"d"), "gone"),
     "cancel": (control.CANCEL, lambda: ("old", b"d"), "removed"),

@@ -19,6 +19,7 @@ from typing import Any
 import asyncpg
 
 from dbos_async._database import migrations
+from tests.replay.deploys import with_changes
 from tests.replay.judge import DIFFERENT, STUCK, Verdict
 from tests.replay.killing import killing
 from tests.replay.kinds import GROUPS, chosen
@@ -48,6 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--crashes", type=int, default=2, help="crashes of a program, at most; 0 only replays")
     parser.add_argument("--kill", action="store_true", help="crash by SIGKILL of the processes that play")
+    parser.add_argument("--deploys", action="store_true", help="change the code of a program after some crashes")
     parser.add_argument("--again", nargs=2, metavar=("KIND", "SEED"), help="play this one program so many times")
     parser.add_argument("--shrink", action="store_true", help="make a small different program smaller still")
     parser.add_argument("--processes", type=int, default=2)
@@ -63,10 +65,8 @@ def programs_of(given: argparse.Namespace, part: int) -> Iterator[Program]:
     """The programs of one process."""
     kinds = chosen(given.kinds)
     for number in range(part, given.programs, given.processes):
-        if given.again:
-            yield make(*given.again)
-        else:
-            yield make(kinds[number % len(kinds)], f"{given.seed}/{number}")
+        made = make(*given.again) if given.again else make(kinds[number % len(kinds)], f"{given.seed}/{number}")
+        yield with_changes(made) if given.deploys else made
 
 
 async def play_part(given: argparse.Namespace, part: int, url: str) -> None:
@@ -145,6 +145,8 @@ def main() -> int:
     """Play everything, or one part of it."""
     parser = arguments()
     given = parser.parse_args()
+    if given.kill and given.deploys:
+        parser.error("--deploys counts crashes in one process: leave --kill out.")
     try:
         chosen(given.kinds)
     except ValueError as unknown:

@@ -41,6 +41,8 @@ class Play:
     """What each act told the world."""
     done: set[str] = field(default_factory=set)
     """The acts that have stored something and returned."""
+    has_new_code: bool = False
+    """Whether its code has changed since the program began (`deploys.py`)."""
 
 
 class Scope:

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from tests.replay.acts import ACTS, Node, Scope
+from tests.replay.deploys import change
 
 Body = list[Node]
 Block = Callable[[Scope, Node], Awaitable[None]]
@@ -26,6 +27,8 @@ def block(function: Block) -> Block:
 async def play_body(scope: Scope, body: Body) -> None:
     """Play acts and blocks one after the other."""
     for node in body:
+        if "patch" in node:
+            await change(scope, node)
         await (ACTS.get(node["do"]) or BLOCKS[node["do"]])(scope, node)
 
 

@@ -6,11 +6,12 @@ import asyncio
 import contextvars
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
 
 from dbos_async._runs.step import Step, StepResult
+from tests.replay import deploys
 from tests.replay.maker import Program, walk
 from tests.support.boundaries import Proceed
 
@@ -29,10 +30,16 @@ def plan(program: Program, most: int) -> list[Crash]:
 
 @dataclass
 class Crashes:
-    """The crashes that are planned; ``take_away`` takes a workflow away from its run and lets it be claimed."""
+    """The crashes that are planned; ``take_away`` takes a workflow away from its run and lets it be claimed.
+
+    ``ask_to_end`` cancels a workflow, with time to clean up.
+    """
 
     take_away: Callable[[str], Awaitable[object]]
+    ask_to_end: Callable[[str], Coroutine[object, object, object]]
     planned: dict[str, list[Crash]] = field(default_factory=dict)
+    asked_at: dict[str, int] = field(default_factory=dict)
+    """Before which boundary a workflow is asked to end, over all of its runs."""
     happened: Counter[str] = field(default_factory=Counter)
     _passed: Counter[tuple[str, int]] = field(default_factory=Counter)
     _crashed: dict[str, int] = field(default_factory=dict)
@@ -41,6 +48,10 @@ class Crashes:
     async def around(self, step: Step, proceed: Proceed) -> StepResult:
         """Execute a step, and crash its run there if that is planned."""
         run = step.run
+        if run.workflow_id in self.asked_at:
+            self.asked_at[run.workflow_id] -= 1
+            if not self.asked_at[run.workflow_id]:
+                self._aside(self.ask_to_end(run.workflow_id))
         left = self.planned.get(run.workflow_id)
         if not left or run.attempt <= self._crashed.get(run.workflow_id, 0):
             return await proceed()
@@ -51,6 +62,7 @@ class Crashes:
         left.pop(0)
         self._crashed[run.workflow_id] = run.attempt
         self.happened[run.workflow_id] += 1
+        deploys.deployed[run.workflow_id] = self.happened[run.workflow_id]
         if mode == "before":
             await self._stop(step)
         elif mode == "during":
@@ -70,8 +82,11 @@ class Crashes:
             await asyncio.sleep(seconds)
             return await self.take_away(workflow_id)
 
+        return self._aside(later())
+
+    def _aside(self, work: Coroutine[object, object, object]) -> asyncio.Future[object]:
         # Nothing of the run may be in it: it is not the run that does this.
-        task = asyncio.get_running_loop().create_task(later(), context=contextvars.Context())
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return asyncio.shield(task)

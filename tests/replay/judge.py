@@ -106,6 +106,10 @@ class Judge:
         """Let an executor claim a workflow whose end was undone."""
         await self._client.resume_workflow(workflow_id)
 
+    async def ask_to_end(self, workflow_id: str) -> None:
+        """Cancel a workflow, with time to clean up."""
+        await self._client.cancel_workflow(workflow_id, cleanup_seconds=3600)
+
     async def cancel(self, workflow_id: str) -> None:
         """Cancel a workflow."""
         await self._client.cancel_workflow(workflow_id)

@@ -12,6 +12,8 @@ class Kind(NamedTuple):
     inner: tuple[str, ...] = ()
     talks: float = 0.15
     """How many of its acts are conversations."""
+    is_asked: bool = False
+    """Whether its program is asked to end at some moment, and has acts for its clean-up."""
 
 
 BLOCKS_OF_ALL = (
@@ -66,14 +68,20 @@ CORNERS: dict[str, Kind] = {
 }
 """Programs outside of the rule: clocks, and orders that asyncio takes from addresses. They may be parked, not be different."""
 
-GROUPS = {"exact": EXACT, "ordered": ORDERED, "corners": CORNERS}
-KINDS = EXACT | ORDERED | CORNERS
+ASKED: dict[str, Kind] = {
+    f"asked_{name}": (EXACT | ORDERED)[name]._replace(is_asked=True)
+    for name in ("sequence", "talks", "private", "shared", "first", "lock", "conversations", "messages", "generators")
+}
+"""Programs that are asked to end: what was under way is cancelled on record, and a clean-up follows."""
+
+GROUPS = {"exact": EXACT, "ordered": ORDERED, "asked": ASKED, "corners": CORNERS}
+KINDS = EXACT | ORDERED | ASKED | CORNERS
 
 
 def chosen(names: list[str]) -> list[str]:
     """The kinds that these names of kinds and groups stand for; without any, all but the corners."""
     found: list[str] = []
-    for name in names or ["exact", "ordered"]:
+    for name in names or ["exact", "ordered", "asked"]:
         if name == "all":
             found += KINDS
         elif name not in GROUPS and name not in KINDS:

@@ -16,7 +16,10 @@ from tests.replay.talk_maker import TALKS, make_talk
 
 Body = list[Node]
 Program = dict[str, Any]
-"""``kind``, ``seed``, ``body``, the actor's ``script``, and whether the program ``asks`` the echo. Plain JSON."""
+"""``kind``, ``seed``, ``body``, the actor's ``script``, and whether the program ``asks`` the echo. Plain JSON.
+
+One that is asked to end has the acts of its ``farewell``, and ``asked_at``: before which of its boundaries.
+"""
 
 LEAVES = (
     "step", "step", "step", "step", "mail", "question", "take", "miss", "set", "get", "write", "read", "child", "sleep",
@@ -58,7 +61,7 @@ class _Maker:
         self.script: Body = []
         self.asks = False
         self.tags = 0
-        self.uncertain = 0
+        self.uncertain = int(self.shape.is_asked)
         """Inside how many blocks that cancel what is in them."""
 
     def make(self, seed: object) -> Program:
@@ -72,7 +75,10 @@ class _Maker:
                     body.append(self.leaf())
                 body.append(self.block(random.choice(self.shape.blocks), 2 if self.kind == "mixed" else 1))
             body.append(self.step())
-        return {"kind": self.kind, "seed": str(seed), "body": body, "script": self.script, "asks": self.asks}
+        program = {"kind": self.kind, "seed": str(seed), "body": body, "script": self.script, "asks": self.asks}
+        if self.shape.is_asked:
+            program |= {"farewell": [self.step(), self.step()], "asked_at": random.randint(1, 12)}
+        return program
 
     def tag(self) -> str:
         self.tags += 1

@@ -6,12 +6,14 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 
 from dbos_async._runs import patience
+from tests.replay.deploys import with_changes
 from tests.replay.judge import DIFFERENT, PARKED, SAME, STUCK, Verdict
 from tests.replay.killing import killing
-from tests.replay.kinds import EXACT, KINDS, ORDERED
+from tests.replay.kinds import ASKED, EXACT, KINDS, ORDERED
 from tests.replay.lane import lane, side_by_side
 from tests.replay.maker import Program, make, walk
 from tests.replay.records import QUERIES, Ending, Records, contradictions, differences
@@ -46,6 +48,26 @@ async def test_w2_w3_w4_random_programs_that_crash_at_random_boundaries_end_and_
         verdicts = [verdict async for verdict in side_by_side(player.play, programs("crashes", PROGRAMS // 2))]
     check(verdicts, PROGRAMS // 2)
     assert sum(verdict.crashes for verdict in verdicts) > PROGRAMS // 4
+
+
+async def test_w4_w6_random_programs_that_are_asked_to_end_and_crash_replay_exactly(database_url: str) -> None:
+    kinds = tuple(ASKED)
+    asked = [make(kinds[n % len(kinds)], f"asked/{n}") for n in range(PROGRAMS // 2)]
+    async with lane(database_url, most_crashes=2) as player:
+        check([verdict async for verdict in side_by_side(player.play, asked)], PROGRAMS // 2)
+
+
+async def test_w4_random_programs_whose_code_changes_in_mid_run_end_and_replay_exactly(database_url: str) -> None:
+    changing = [with_changes(program) for program in programs("deploys", PROGRAMS // 2)]
+    async with lane(database_url, most_crashes=5) as player:
+        verdicts = [verdict async for verdict in side_by_side(player.play, changing)]
+    check(verdicts, PROGRAMS // 2)
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
+        of_programs = "from dbos_async.workflows where name = 'random program'"
+        went = await pool.fetchval(f"select count(patches) {of_programs}")
+        assert 0 < went < await pool.fetchval(f"select count(*) {of_programs}"), (
+            "some went the new way, and some did not"
+        )
 
 
 @pytest.mark.chaos

@@ -10,6 +10,7 @@ from dbos_async import DBOS, Asked, NotAnsweredError, SetWorkflowID
 from tests.replay import endings as _  # noqa: F401 - registers its blocks
 from tests.replay.acts import Node, Play, Scope, write_value
 from tests.replay.blocks import play_body
+from tests.replay.deploys import begins_with_new_code
 from tests.replay.talks import ASKS, question_of
 
 
@@ -17,17 +18,26 @@ from tests.replay.talks import ASKS, question_of
 async def program(program: dict[str, Any]) -> dict[str, Any]:
     """Play a program; the result is all that its tasks saw, and all that they told the world."""
     me = str(DBOS.workflow_id)
+    scope = Scope(Play(me, has_new_code=begins_with_new_code(me, program)))
+    try:
+        await play(scope, me, program)
+    except asyncio.CancelledError:
+        scope.log.append("asked to end")
+        await play_body(scope, program["farewell"])
+    return {"log": scope.log, "asked": dict(sorted(scope.play.asked.items())), "done": sorted(scope.play.done)}
+
+
+async def play(scope: Scope, me: str, program: dict[str, Any]) -> None:
+    """Play it, with its partners."""
     if program["script"]:
         with SetWorkflowID(f"{me} actor"):
             await DBOS.start_workflow(actor, me, program["script"])
     if program["asks"]:
         with SetWorkflowID(f"{me} echo"):
             await DBOS.start_workflow(echo, me)
-    scope = Scope(Play(me))
     await play_body(scope, program["body"])
     if program["asks"]:
         await DBOS.send(f"{me} echo", None, "ask")
-    return {"log": scope.log, "asked": dict(sorted(scope.play.asked.items())), "done": sorted(scope.play.done)}
 
 
 @DBOS.workflow(name="random actor", max_recovery_attempts=1000)

@@ -26,9 +26,10 @@ STATEMENTS = {
 }
 
 SETTING = """
-    insert into dbos_async.workflows (id, name, input, start_id, owner, attempt, status, output, ended_at, deadline, due_at)
+    insert into dbos_async.workflows
+        (id, name, input, start_id, owner, attempt, status, output, ended_at, deadline, due_at, parent_id)
         select 'w' || n, 'f', '{}', gen_random_uuid(), 'me', 1, $1, case when $1 = 'SUCCESS' then '1'::json end,
-               case when $1 in ('SUCCESS', 'CANCELLED') then now() end, now(), now()
+               case when $1 in ('SUCCESS', 'CANCELLED') then now() end, now(), now(), 'w' || n
         from unnest($2::int[]) as n
 """
 ROWS = [

@@ -128,14 +128,14 @@ async def test_c4_messages_of_a_destination_that_is_gone_are_dropped(one: Any) -
 
 
 def later(destination_id: str, name: str | None, delay: float | None = None, key: str | None = None) -> Row:
-    start = (None, name, "{}", None, None, uuid4(), None, None, b"u") if name else (None,) * 9
+    start = (None, name, "{}", None, None, uuid4(), None, None, None, b"u") if name else (None,) * 10
     return (
         None, None, None, None, "send", "", uuid4(), destination_id, "t", "1", None, b"d", None, key, delay, *start
     )  # fmt: skip
 
 
 def plain_start(workflow_id: str, name: str) -> Row:
-    return workflow_id, name, "{}", None, None, None, uuid4(), None, b"u"
+    return workflow_id, name, "{}", None, None, None, uuid4(), None, None, b"u"
 
 
 @pytest.mark.parametrize("name", ["f", "g"])
@@ -212,7 +212,7 @@ async def test_c4_w6_a_delayed_start_that_is_due_while_it_is_cancelled_or_resume
     await one.execute(
         "update dbos_async.workflows set status = 'DELAYED', owner = null, attempt = 0, due_at = now() where id = 'w'"
     )
-    act: tuple[Any, Row] = (CANCEL, ("w", b"d")) if other is CANCEL else (RESUME, ("w", None, b"d"))
+    act: tuple[Any, Row] = (CANCEL, ("w", None, b"d")) if other is CANCEL else (RESUME, ("w", None, b"d"))
     begin: tuple[Any, Row] = BEGIN_DUE, ("w", b"d")
     await one.execute("begin")
     await execute(one, *(begin if first == "due" else act))

@@ -224,7 +224,7 @@ async def test_s4_closing_and_writing_in_one_batch(one: Any) -> None:
 @pytest.mark.parametrize("name", ["child", "another"])
 async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any) -> None:
     def row(name: str) -> Row:
-        return ("the id", name, "{}", None, None, None, uuid4(), None, b"d")
+        return ("the id", name, "{}", None, None, None, uuid4(), None, None, b"d")
 
     await one.execute("begin")
     await execute(one, start.START, row("child"))
@@ -239,7 +239,7 @@ async def test_w1_two_starts_of_one_id(name: str, one: Any, two: Any, three: Any
 
 
 async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
-    row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+    row = ("the id", "child", "{}", "me", None, None, uuid4(), None, None, b"d")
     answers = [(await execute(one, start.START, row))[0] for _ in range(2)]
     await one.execute("update dbos_async.workflows set attempt = attempt + 1 where id = 'the id'")
     answers += await execute(one, start.START, row)
@@ -252,7 +252,7 @@ async def test_w1_a_repeated_start_knows_its_own_row(one: Any) -> None:
 async def test_w3_a_workflow_that_takes_the_id_of_a_deleted_one_has_another_fence(one: Any) -> None:
     fences = set()
     for _ in range(3):
-        row = ("the id", "child", "{}", "me", None, None, uuid4(), None, b"d")
+        row = ("the id", "child", "{}", "me", None, None, uuid4(), None, None, b"d")
         assert (await execute(one, start.START, row))[0]["started"]
         fences.add(await one.fetchval("delete from dbos_async.workflows where id = 'the id' returning attempt"))
     assert len(fences) == 3

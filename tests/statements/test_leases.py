@@ -173,7 +173,7 @@ async def test_w10_an_executor_that_leaves_stays_known_while_something_may_follo
 
 
 async def test_w3_a_start_that_is_repeated_begins_no_run_that_another_executor_has_taken_over(one: Any) -> None:
-    row = ("mine", "f", "{}", "me", None, None, uuid4(), None, b"d")
+    row = ("mine", "f", "{}", "me", None, None, uuid4(), None, None, b"d")
     (answer,) = await execute(one, start.START_BY_ID, row)
     assert answer["started"]
     (answer,) = await execute(one, start.START_BY_ID, row)

@@ -74,7 +74,7 @@ TAKEN = f"""
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items() if name in all_statements()},
     "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
-    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, b"d"),
+    "START": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
     "PAGE": ("w", "", 0),
     "READ_EVENT": ("other", "k", 0),
     "ALL_EVENTS": ("other",),
@@ -86,6 +86,7 @@ HOT: dict[str, Row] = {
     "STATUS": ("other",),
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
     "CLAIM": ("me", '["f"]', None, 1),
+    "WAITING_NAMES": ("", 100),
     "PUT_BACK": (*step(5), "recv", "", RECEIVED),
     "RECORD_REJECTION": (*step(5), None, "{}"),
     "READ_ANSWER": (QUESTION,),
@@ -225,3 +226,21 @@ async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:
     if buffers > MORE_BUFFERS.get(name, MAX_BUFFERS):
         problems.append(f"{name} ({form}) touches {buffers} buffers")
     return problems
+
+
+WAITING = """
+    insert into dbos_async.workflows (id, name, input, start_id, attempt)
+        select 'w' || n, 'unknown ' || n % 5, '{}', gen_random_uuid(), 0 from generate_series(1, 1000) as n
+"""
+
+
+async def test_a_claim_reads_no_workflow_of_a_name_that_it_does_not_look_for(plain: Any) -> None:
+    await plain.execute(WAITING)
+    await plain.execute("analyze")
+    for name, row in (("CLAIM", ("me", '["f", "g", "h"]', None, 100)), ("WAITING_NAMES", ("", 100))):
+        prepared = await plain.prepare(f"explain (analyze, format json) {all_statements()[name].sql.one_row}")
+        plan = json.loads(await prepared.fetchval(0, *row))[0]["Plan"]
+        scans = [node for node in nodes(plan) if node.get("Relation Name") == "workflows"]
+        assert {scan["Index Name"] for scan in scans if scan["Node Type"].startswith("Index")} == {"workflows_unowned"}
+        assert sum(scan["Actual Rows"] * scan["Actual Loops"] for scan in scans) <= 6
+        assert not [scan for scan in scans if scan.get("Rows Removed by Filter")]

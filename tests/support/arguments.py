@@ -39,7 +39,7 @@ from dbos_async import (
     page,
 )
 from dbos_async.logs import WorkflowContext
-from tests.support.workflows import echo, echo_in_a_step
+from tests.support.workflows import ECHOES, Echoes, echo, echo_in_a_step
 from tests.support.wrong_values import (
     LIVES,
     NO_AGES,
@@ -97,6 +97,7 @@ KINDS: dict[str, Kind] = {
     "backoff_rate": BOUNDED,
     "cursor": CURSOR,
     "before": Kind(0, (-1, *NO_INTS)),
+    "children": FLAG,
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
@@ -114,12 +115,16 @@ KINDS: dict[str, Kind] = {
     "id_prefix": Kind(None, (*NO_TEXTS, *UNSTORABLE), takes_none=True),
     "idempotency_key": FILTER,
     "inside": Kind(None, (5, "x", object()), takes_none=True),
+    "instance": Kind(ECHOES, (5, "x", None, echo, Echoes, Echoes(), *OBJECTS)),
     "interval_seconds": BOUNDED,
+    "jitter": FLAG,
     "key": Kind("key", (*KEY.wrong, Topic("t", int))),
     "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
     "limit": COUNT,
     "long_poll_seconds": Kind(1, (*BOUNDED.wrong, 0)),
     "max_attempts": COUNT,
+    "max_concurrent": COUNT,
+    "max_interval_seconds": SECONDS,
     "max_bytes": Kind(1, (0, -1, 2**24 + 1, *NO_INTS)),
     "max_seconds": Kind(1, (*NO_DURATIONS, 60.1, float("inf"), 10**400)),
     "max_values": Kind(1, (0, -1, 10_001, *NO_INTS)),
@@ -141,6 +146,7 @@ KINDS: dict[str, Kind] = {
     "telemetry": Kind(None, FLAG.wrong, takes_none=True),
     "on_retry": Kind("rewind", (*NO_TEXTS, "", "Rewind", "none", None)),
     "parent_id": FILTER,
+    "patch": FILTER,
     "payloads": FLAG,
     "per_second": COUNT,
     "question": Kind(ASKS, (5, "quote", None, b"quote", Topic("quote", int), Event("quote", int), *OBJECTS)),
@@ -150,6 +156,11 @@ KINDS: dict[str, Kind] = {
     ),
     "retention": Kind(None, (*NO_AGES[:-1], 0, 0.5, timedelta(0)), takes_none=True),
     "retries_allowed": FLAG,
+    "retry_on": Kind(
+        OSError,
+        (5, "OSError", b"x", KeyboardInterrupt, [KeyboardInterrupt], (OSError, 5), [len], OSError()),
+        takes_none=True,
+    ),
     "retry_seconds": BOUNDED,
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
     "shared": FLAG,
@@ -175,7 +186,11 @@ KINDS: dict[str, Kind] = {
     "version": Kind(18, (0, -1, *NO_INTS)),
     "wait_if_parked": FLAG,
     "workflow": Kind(echo, (*NO_FUNCTIONS, "", "a\0b", "\ud800", "x" * 513)),
+    "without_patch": FILTER,
     "workflow_id": ID,
+    "workflow_ids": Kind(
+        (), (5, None, "order-17", b"x", {"a": 1}, object(), Mute(), [5], [""], ["a\0b"], ["x" * 513], [None])
+    ),
 }
 """What each parameter takes, by its name."""
 
@@ -194,6 +209,11 @@ OTHER_KINDS: dict[str, Kind] = {
     # Which arguments fit is known in a workflow alone: test_continue_as_new.py has the wrong ones.
     "DBOS.continue_as_new args": Kind((), ()),
     "DBOS.continue_as_new kwargs": Kind({}, ()),
+    "DBOS.run_step args": Kind((1,), ()),
+    "DBOS.run_step function": Kind(
+        abs, (*[each for each in NO_FUNCTIONS if not callable(each)], "echo", echo, echo_in_a_step)
+    ),
+    "DBOS.run_step kwargs": Kind({}, ()),
     "DBOS.start_step args": Kind((), ((1, 2), (1, 2, 3))),
     "DBOS.start_step kwargs": Kind({}, ({"surprise": 1}, {"value": 1, "other": 2})),
     "DBOS.start_step function": Kind(echo_in_a_step, (*NO_FUNCTIONS, "echo", echo)),
@@ -216,6 +236,7 @@ OTHER_KINDS: dict[str, Kind] = {
     "DBOS.list_workflows workflow_id": SEVERAL,
     "DBOS.purge name": SEVERAL,
     "DBOS.purge status": ENDED,
+    "DBOS.register_instance name": Kind(None, KINDS["name"].wrong, takes_none=True),
     "DBOS.sleep seconds": Kind(0.01, (*NO_DURATIONS, float("inf"), 10**400, 10**10)),
     "DBOSClient.ask request": KINDS["message"],
     "DBOSClient.get_answer question": Kind(None, KINDS["question"].wrong, takes_none=True),
@@ -249,6 +270,7 @@ SHOWN: Final = {
 PROPERTIES: Final = {
     "DBOS.workflow_id",
     "DBOS.step_id",
+    "DBOS.attempt",
     "DBOS.is_replaying",
     "DBOS.logger",
     "WorkflowHandle.workflow_id",

@@ -92,11 +92,11 @@ def _send_bulk(step: Row, tag: str) -> Row:
 
 
 def _send_later(step: Row, tag: str) -> Row:
-    return (*_send_bulk(step, tag), 60.0, *[None] * 9)
+    return (*_send_bulk(step, tag), 60.0, *[None] * 10)
 
 
 def _start_and_send(step: Row, tag: str) -> Row:
-    start = "1", "f", "{}", None, None, uuid4(), None, None, b"u"
+    start = "1", "f", "{}", None, None, uuid4(), None, None, None, b"u"
     row = (*step, "send", "other", uuid4(), "started", "", f'"{tag}"', None, b"d", None, None)
     return (*row, None, *start)
 
@@ -190,14 +190,14 @@ ACTS = {
     "START_CHILD": Act(
         start.START_CHILD,
         lambda step, tag: (
-            *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), None, b"d"
+            *step, "1", f"child-{uuid4()}", "child", "{}", None, None, None, uuid4(), None, None, b"d"
         ),
         "select count(*) from dbos_async.workflows where name = 'child'",
         True,
     ),
     "START_DELAYED": Act(
         start.START_DELAYED,
-        lambda step, tag: (*step, "1", f"child-{uuid4()}", "child", "{}", None, None, uuid4(), None, 60.0),
+        lambda step, tag: (*step, "1", f"child-{uuid4()}", "child", "{}", None, None, uuid4(), None, None, 60.0),
         "select count(*) from dbos_async.workflows where name = 'child' and status = 'DELAYED'",
         True,
     ),

@@ -20,3 +20,16 @@ async def wait_for_ever() -> None:
 @DBOS.step()
 async def echo_in_a_step(value: Any = None) -> Any:
     return value
+
+
+class Echoes:
+    """A class whose objects echo."""
+
+    config_name = "echoes"
+
+    @DBOS.workflow(name="echo of an object")
+    async def echo(self, value: Any) -> Any:
+        return value
+
+
+ECHOES = DBOS.register_instance(Echoes())

@@ -302,8 +302,10 @@ LOOPLESS |= {
     "fastapi.client_lifespan",
     "fastapi.add_health_routes",
     "page.page",
+    "DBOS.register_instance",
     "embedded.start",
     "embedded.join",
+    "DBOS.run_step",  # outside of workflows it is a plain call
     *(each.__name__ for each in arguments.CONSTRUCTORS),
 }
 """What belongs to no event loop."""

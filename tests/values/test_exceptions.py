@@ -79,7 +79,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_d5_an_error_made_by_keywords_equals_one_made_by_position_and_survives_pickling(kind: type[Exception]) -> None:
-    numbers = {"float": 1.5, "bool": True, "int": 2}
+    numbers = {"float": 1.5, "float | timedelta": 1.5, "bool": True, "int": 2}
     fields = {
         name: numbers.get(parameter.annotation, "x")
         for name, parameter in inspect.signature(kind.__init__).parameters.items()

@@ -71,6 +71,38 @@ async def test_a_workflow_of_any_id_can_be_steered(visitor: Visitor, workflow_id
     assert (await visitor.see(place)).status == 404
 
 
+@DBOS.workflow(name="page has children")
+async def has_children(*below: str) -> None:
+    for each in below:
+        with SetWorkflowID(each):
+            await DBOS.start_workflow(listens)
+    await DBOS.recv("said", timeout_seconds=None)
+
+
+async def test_a_workflow_is_cancelled_and_deleted_with_what_it_has_started(visitor: Visitor) -> None:
+    await start("parent", has_children, "c-1", "c-2")
+    asked = await visitor.submit(await visitor.see("workflow?id=parent"), "Cancel")
+    assert "Cancel also the 2 workflows that it has started" in asked.text
+    cancelled = await visitor.submit(asked, "Cancel", children="yes")
+    assert "3 workflows cancelled." in cancelled.text
+    assert [await status_of(each) for each in ("parent", "c-1", "c-2")] == ["CANCELLED"] * 3
+    await DBOS.resume_workflow("c-2")
+    asked = await visitor.submit(cancelled, "Delete")
+    refused = await visitor.submit(asked, "Delete", children="yes")
+    assert "c-2" in refused.text
+    assert "cannot be deleted" in refused.text
+    await DBOS.cancel_workflow("c-2")
+    removed = await visitor.submit(asked, "Delete", children="yes")
+    assert "The workflow was deleted." in removed.text
+    assert await DBOS.list_workflows(workflow_id=["parent", "c-1", "c-2"]) == []
+
+
+async def test_only_a_workflow_that_has_children_asks_about_them(visitor: Visitor) -> None:
+    await start("alone")
+    asked = await visitor.submit(await visitor.see("workflow?id=alone"), "Cancel")
+    assert "that it has started" not in asked.text
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [

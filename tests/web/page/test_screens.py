@@ -13,10 +13,11 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
-from dbos_async import DBOS, DBOSClient
+from dbos_async import DBOS, DBOSClient, SetWorkflowID
 from dbos_async.page import page
 from tests.support.page_app import Page, Visitor, mounted
 from tests.support.page_seed import HOSTILE_ID, HOSTILE_NAME, HOSTILE_VALUE
+from tests.support.workflows import wait_for_ever
 
 HOSTILE_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
@@ -48,6 +49,19 @@ async def test_a_message_that_waits_for_long_and_an_executor_that_is_gone_need_a
     now = await seeded.see("")
     assert "A message about 'note' has waited for 3 h" in now.text
     assert "1 expired executor" in now.text
+
+
+async def test_a_workflow_says_that_its_executor_has_gone(visitor: Visitor, connection: Any) -> None:
+    with SetWorkflowID("w"):
+        await DBOS.start_workflow(wait_for_ever)
+    sentence = "Its executor has gone, and no live one has taken it over yet."
+    found = await visitor.see("workflow?id=w")
+    assert sentence not in found.text
+    await connection.execute("update dbos_async.executors set lease_until = clock_timestamp() - interval '1 hour'")
+    found = await visitor.see("workflow?id=w")
+    assert sentence in found.text
+    await DBOS.cancel_workflow("w")
+    assert sentence not in (await visitor.see("workflow?id=w")).text
 
 
 async def test_every_link_of_every_screen_leads_to_a_screen(seeded: Visitor) -> None:
