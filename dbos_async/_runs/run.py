@@ -209,7 +209,7 @@ class Run(RunTasks):
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
         sleeps = bool(self.inside_verbs) and not has_arrived and not self.is_reading
-        sleeps = sleeps and not (self.cleanup is not None and self.cleanup.is_ending(step))
+        sleeps = sleeps and not (self.end_request is not None and self.end_request.is_ending(step))
         sleep = step.number if step is not None and step.verb == "sleep" and sleeps else 0
         self.make_order().begin_concurrency(sleep=sleep, in_flight=in_flight)
         self.last_step = None

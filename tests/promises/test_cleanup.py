@@ -196,6 +196,37 @@ async def test_w6_what_the_body_returns_in_its_clean_up_is_its_result(database_u
         assert await handle.get_result() == "half of it"
 
 
+@DBOS.step()
+async def swallows_while_asked() -> str:
+    RAN.append("swallows")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return "went on"
+    return "never"
+
+
+@DBOS.workflow()
+async def has_a_step_that_swallows() -> list[str]:
+    seen: list[str] = []
+    for name in ("a", "b"):
+        try:
+            seen += await asyncio.gather(swallows_while_asked(), note_of_cleanup(name))
+        except asyncio.CancelledError:
+            seen.append("told")
+    return seen
+
+
+async def test_w6_a_step_that_swallows_its_cancellation_keeps_its_result_and_the_next_one_is_told(
+    database_url: str,
+) -> None:
+    async with DBOS(database_url):
+        handle = await DBOS.start_workflow(has_a_step_that_swallows)
+        await eventually(lambda: "swallows" in RAN and "a" in RAN, "it stands in its first step")
+        await DBOS.cancel_workflow(handle.workflow_id, cleanup_seconds=3600)
+        assert await handle.get_result() == ["went on", "a", "told"]
+
+
 async def test_w6_the_time_to_clean_up_has_an_end(database_url: str, connection: Any) -> None:
     async with DBOS(database_url):
         handle = await start("recv", "waits")
