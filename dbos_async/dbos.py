@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Final, Self, TypeVar, Unpack
+from typing import Final, Self, Unpack
 
 from dbos_async import logs
 from dbos_async._checks import check_optional_key
@@ -25,13 +25,10 @@ from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.methods import WorkflowDecorator
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
-from dbos_async._workflows.owners import register_object
+from dbos_async._workflows.registering import RegisteringVerbs
 from dbos_async._workflows.retry_on import RetryOn
-from dbos_async._workflows.shapes import decorating_frame
 from dbos_async._workflows.step_functions import StepDecorator
 from dbos_async.errors import InvalidArgumentError, LaunchError
-
-T = TypeVar("T")
 
 
 class _Verbs(
@@ -54,7 +51,7 @@ class _Verbs(
 _verbs = _Verbs()
 
 
-class DBOS:
+class DBOS(RegisteringVerbs):
     """One launched application: ``async with DBOS("postgresql://…"):`` connects, migrates, listens and takes over workflows.
 
     Without a URL it uses ``$DBOS_DATABASE_URL``, else it starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched
@@ -134,8 +131,8 @@ class DBOS:
 
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step
-    continue_as_new: Final = _verbs.continue_as_new
     run_step: Final = _verbs.run_step
+    continue_as_new: Final = _verbs.continue_as_new
     sleep: Final = _verbs.sleep
     sleep_until: Final = _verbs.sleep_until
     now: Final = _verbs.now
@@ -266,35 +263,6 @@ class DBOS:
         if callable(name) or isinstance(name, classmethod):
             raise InvalidArgumentError("@DBOS.workflow needs its parentheses: write @DBOS.workflow().")
         return WorkflowDecorator(check_optional_key(name, "name"), check_recovery_attempts(max_recovery_attempts))
-
-    @staticmethod
-    def register_instance(instance: T, name: str | None = None) -> T:
-        """Register an object before the launch, so that the methods of its class that are workflows run for it. Returns it.
-
-        A workflow is recorded with the object's class and ``name`` (``None``: its ``config_name``), and another process goes on
-        with the object that it has registered so: `Shop.checkout@berlin`. An executor without such an object leaves it, and
-        says so in its log. The object is kept for as long as the process lives. To register it twice is a no-op.
-
-        Raises `RegistrationError` for an object without a name or without workflows, for a second object of the class with this
-        name, and after the launch; `InvalidArgumentError` when the name cannot be used.
-
-        Example:
-            ```python
-            class Shop:
-                def __init__(self, city: str) -> None:
-                    self.config_name = city
-
-                @DBOS.workflow()
-                async def checkout(self, item: str) -> str:
-                    return f"{item} from {self.config_name}"
-
-            berlin = DBOS.register_instance(Shop("berlin"))  # before the launch
-            async with DBOS():
-                assert await berlin.checkout("a widget") == "a widget from berlin"
-            ```
-        """
-        register_object(instance, name, decorating_frame(), is_launched=_current is not None)
-        return instance
 
     @staticmethod
     def step(

@@ -67,10 +67,10 @@ def _facts(found: WorkflowDescription) -> Iterable[str]:
         yield f"executor {safe(one.executor_id.rpartition(':')[0] or one.executor_id)}"
     if one.application_version is not None:
         yield f"version {safe(one.application_version)}"
-    if one.generation > 1:
-        yield f"generation {one.generation}"
     if one.patches:
         yield f"patched {', '.join(map(safe, one.patches))}"
+    if one.generation > 1:
+        yield f"generation {one.generation}"
     if one.attempt > 1:
         yield f"attempt {one.attempt}"
     if one.recoveries:

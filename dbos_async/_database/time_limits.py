@@ -33,7 +33,7 @@ class TimeLimits:
     ) -> None:
         self._loop, self._loop_watch, self._seconds, self._pending = loop, loop_watch, seconds, pending
         self._timer: asyncio.TimerHandle | None = None
-        self.end_if_forbidden = False
+        self.end_if_forbidden: bool = False
         """Whether calls that the role has no right for fail at once, and wait for nobody who grants it."""
 
     def begin(self, call: Call) -> None:

@@ -30,8 +30,8 @@ claimed as (
         application_version = coalesce(application_version, :application_version)
     where ctid = any (array(select ctid from locked))
     returning id, name, input, attempt, recoveries, trace_parent,
-              extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
-              cancel_asked_at is not null as may_clean_up, patches, generation
+              extract(epoch from deadline - clock_timestamp())::float8 as seconds_left, generation,
+              cancel_asked_at is not null as may_clean_up, patches
 )
 select :n as n, seen.count >= :most as more, claimed.*
 from (select count(*) from found) as seen left join claimed on true

@@ -51,9 +51,9 @@ class Generations(RunHost, Protocol):
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        generation: int = 1,
         may_clean_up: bool = False,
         patches: str | None = None,
-        generation: int = 1,
         *,
         is_new: bool = False,
     ) -> Run | None:
@@ -165,7 +165,7 @@ class NextGeneration(Observer):
         if found["attempt"] is not None and self._owner is not None:
             begun = executor.begin(
                 run.workflow_id, run.name, self._continuation.text, found["attempt"], 0, found["trace_parent"],
-                found["seconds_left"], found["may_clean_up"], None, run.generation + 1, is_new=True,
+                found["seconds_left"], run.generation + 1, found["may_clean_up"], is_new=True,
             )  # fmt: skip
             if begun is not None and run.ended_elsewhere:  # a cancel has been announced, perhaps of the next generation
                 executor.check_ownership_soon(begun)

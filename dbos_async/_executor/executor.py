@@ -20,14 +20,14 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.calling import Runnable, failure, prepare, success
+from dbos_async._executor.calling import Runnable, prepare
 from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
-from dbos_async._executor.ending import RunCompletion, store_end
+from dbos_async._executor.ending import RunCompletion, failure, store_end, success
 from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
-from dbos_async._runs.cleanup import Cleanup, ask_to_end
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
 from dbos_async._runs.continuation import is_only_continuing, without_continuing
+from dbos_async._runs.end_request import EndRequest, ask_to_end
 from dbos_async._runs.gate import Gate
 from dbos_async._runs.history import History
 from dbos_async._runs.patches import Patches
@@ -124,9 +124,9 @@ class Executor:
         recoveries: int = 0,
         trace_parent: str | None = None,
         seconds_left: float | None = None,
+        generation: int = 1,
         may_clean_up: bool = False,
         patches: str | None = None,
-        generation: int = 1,
         *,
         is_new: bool = False,
     ) -> Run | None:
@@ -146,7 +146,7 @@ class Executor:
         if attempt % RUNS_OF_ONE > 1 and not is_new:
             run.history = History(self.database, workflow_id, functools.partial(follow, run))
             run.patches = None if patches is None else Patches(patches)
-        run.cleanup = Cleanup() if may_clean_up else None
+        run.end_request = EndRequest() if may_clean_up else None
         self.runs[workflow_id] = run
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
         task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
@@ -264,7 +264,7 @@ class Executor:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
                 # Code that swallows the exception of continue_as_new and returns has called it all the same.
-                outcome = success(run, workflow, value) if run.continuation is None else CONTINUED
+                outcome = success(run, workflow.signature, value) if run.continuation is None else CONTINUED
         except Exception as error:
             outcome = failure(run, error)
         except BaseException as error:
@@ -292,7 +292,7 @@ class Executor:
             return _NO_OUTCOME
         if not exits.is_outcome(error):
             exits.interrupt(run, error)
-        if run.cleanup is not None and isinstance(error, asyncio.CancelledError):
+        if run.end_request is not None and isinstance(error, asyncio.CancelledError):
             return Outcome("CANCELLED", None, None)
         # The function let a cancellation pass that came from one of its own tasks: that is an error like any other.
         return failure(run, error)

@@ -29,6 +29,11 @@ def set_launched(executor: Executor | None) -> None:
     _launched = executor
 
 
+def is_launched() -> bool:
+    """Whether an executor is launched in this process."""
+    return _launched is not None
+
+
 def executor() -> Executor:
     """The launched executor of this process, if it may be used from here."""
     if _launched is None:

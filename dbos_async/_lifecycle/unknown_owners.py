@@ -19,7 +19,9 @@ log = logging.getLogger("dbos_async")
 
 PAUSE_SECONDS: Final = 1.0
 PAUSE_PER_SECOND: Final = 100.0
-"""The pause is at least this many times as long as the look took."""
+"""The pause is this many times as long as the look took."""
+MAX_PAUSE_SECONDS: Final = 60.0
+"""The longest pause: a look that has outlasted an outage took long."""
 
 with load(__name__) as sql:
     UNKNOWN_OWNERS: Final = sql.statement("UNKNOWN_OWNERS", parallelism=1)
@@ -40,4 +42,5 @@ async def keep_reporting(database: Database) -> None:
                 if name not in told and (sentence := describe_unknown(name)):
                     log.error("%s", sentence)
                 told.add(name)
-            await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_PER_SECOND * (loop.time() - began)))
+            pause = PAUSE_PER_SECOND * (loop.time() - began)
+            await asyncio.sleep(min(max(pause, PAUSE_SECONDS), MAX_PAUSE_SECONDS))

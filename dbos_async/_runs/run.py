@@ -147,14 +147,14 @@ class Run(RunTasks):
     frontier: str | None = None
     """The step at which it stopped because no earlier run has its result, if it only replays."""
     writes: RunWrites | None = None
+    patches: Patches | None = None
+    """What `DBOS.patched` has answered, ``None`` before the first call."""
     generation: int = 1
     """How often its workflow was continued as new, and one more."""
     losses: int = 0
     """How many connections with calls under way this process had lost when it began."""
     continuation: Continuation | None = None
     """How the workflow begins anew when this run is over, once `continue_as_new` was called."""
-    patches: Patches | None = None
-    """What `DBOS.patched` has answered, ``None`` before the first call."""
     listeners: dict[bytes, ChangeListener] | None = None
     """Listeners that leave with the run."""
     span: RunSpan | None = None
@@ -209,7 +209,7 @@ class Run(RunTasks):
         in_flight = () if step is None else (step.ticket, step.handed)
         has_arrived = any(ticket is not None and ticket.waiter is not None for ticket in in_flight)
         sleeps = bool(self.inside_verbs) and not has_arrived and not self.is_reading
-        sleeps = sleeps and not (self.cleanup is not None and self.cleanup.is_ending(step))
+        sleeps = sleeps and not (self.end_request is not None and self.end_request.is_ending(step))
         sleep = step.number if step is not None and step.verb == "sleep" and sleeps else 0
         self.make_order().begin_concurrency(sleep=sleep, in_flight=in_flight)
         self.last_step = None

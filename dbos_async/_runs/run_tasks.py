@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from dbos_async._database.wakeups import Subscription
 from dbos_async._runs import exits
-from dbos_async._runs.cleanup import Cleanup
+from dbos_async._runs.end_request import EndRequest
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run_task import RunTask
 from dbos_async._runs.running_step import UnderWay
@@ -80,7 +80,7 @@ class RunTasks:
     """The steps whose bodies run, and how often their tasks were cancelled before."""
     results_awaited: set[UnderWay] | None = None
     """The steps that wait for the result of another workflow: nothing is recorded of them before that has come."""
-    cleanup: Cleanup | None = None
+    end_request: EndRequest | None = None
     """The request to end the workflow, with time to clean up."""
     last_step: CurrentStep | None = None
     """The last step, as long as one task alone calls verbs."""

@@ -22,8 +22,8 @@ from dbos_async._database.calls import Call
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs import patience
-from dbos_async._runs.cleanup import CANCELLED, Cleanup, run_body
 from dbos_async._runs.context import WorkflowContext, calling_context
+from dbos_async._runs.end_request import CANCELLED, EndRequest, run_body
 from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
@@ -121,7 +121,7 @@ class Step(NumberedStep):
         if run.history is None or self.is_asked:
             if run.patches is not None:
                 await run.patches.store(run, self)
-            return None if run.cleanup is None else await self._end_if_asked(run.cleanup)
+            return None if run.end_request is None else await self._end_if_asked(run.end_request)
         self.is_asked = True
         recorded = await run.history.find(self.branch, self.number)
         order = run.order
@@ -145,15 +145,15 @@ class Step(NumberedStep):
                 await run.stop_at_frontier(self.name)
             if run.patches is not None:
                 await run.patches.store(run, self)
-            if run.cleanup is not None:
-                result = await self._end_if_asked(run.cleanup)
+            if run.end_request is not None:
+                result = await self._end_if_asked(run.end_request)
         return result
 
-    async def _end_if_asked(self, cleanup: Cleanup) -> StepResult | None:
+    async def _end_if_asked(self, request: EndRequest) -> StepResult | None:
         """The outcome of a step that is not begun, because the workflow was asked to end."""
         result = None
-        while result is None and cleanup.reaches(self):
-            result = await cleanup.end(self)
+        while result is None and request.reaches(self):
+            result = await request.end(self)
         return result
 
     async def _wait_to_be_left(self) -> NoReturn:
@@ -242,8 +242,8 @@ class Step(NumberedStep):
         if error is None:
             return StepResult(output, error, message_id)
         if error == CANCELLED:
-            self.run.cleanup = self.run.cleanup or Cleanup()
-            self.run.cleanup.note(self)
+            self.run.end_request = self.run.end_request or EndRequest()
+            self.run.end_request.note(self)
         return StepResult(output, error, message_id, f"step {self.path} of workflow {self.run.workflow_id!r}")
 
     async def decode_or_reject(self, result: StepResult, decode: Callable[[str | None], T]) -> T:

@@ -6,7 +6,7 @@ import asyncio
 from typing import NamedTuple
 from uuid import UUID
 
-from dbos_async._runs.cleanup import ASKED, CANCELLED
+from dbos_async._runs.end_request import ASKED, CANCELLED
 from dbos_async._serialization.exceptions import decode_error
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 from weakref import WeakKeyDictionary
+
+Waiting = Callable[[], AbstractContextManager[object]]
+"""What is done around a wait for a turn."""
 
 
 class _Line:
@@ -91,21 +94,37 @@ class Turns:
         self._most = most
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
-    @asynccontextmanager
-    async def take(self, waiting: Callable[[], AbstractContextManager[object]] = nullcontext) -> AsyncGenerator[Turn]:
-        """Have a turn inside of the block, and wait for it inside of ``waiting``. Code that has one needs no other."""
-        line = self._lines.setdefault(asyncio.get_running_loop(), _Line(self._most))
-        for turn in _held.get():
-            if turn.is_in(line):
-                yield turn
-                return
-        if not line.take_free():
-            with waiting():
-                await line.wait()
-        turn = Turn(line)
-        token = _held.set((*_held.get(), turn))
-        try:
-            yield turn
-        finally:
-            _held.reset(token)
+    def take(self, waiting: Waiting = nullcontext) -> Taking:
+        """``async with turns.take() as turn:`` has a turn inside of the block, and waits for it inside of ``waiting``.
+
+        Code that has one needs no other.
+        """
+        return Taking(self._lines.setdefault(asyncio.get_running_loop(), _Line(self._most)), waiting)
+
+
+class Taking:
+    """Takes a turn at the begin of a block, and ends it at the end."""
+
+    __slots__ = ("_line", "_taken", "_waiting")
+
+    def __init__(self, line: _Line, waiting: Waiting) -> None:
+        self._line, self._waiting = line, waiting
+        self._taken: tuple[Turn, Token[tuple[Turn, ...]]] | None = None
+
+    async def __aenter__(self) -> Turn:
+        held = _held.get()
+        for turn in held:
+            if turn.is_in(self._line):
+                return turn
+        if not self._line.take_free():
+            with self._waiting():
+                await self._line.wait()
+        turn = Turn(self._line)
+        self._taken = turn, _held.set((*held, turn))
+        return turn
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._taken is not None:
+            turn, token = self._taken
             turn.end()
+            _held.reset(token)

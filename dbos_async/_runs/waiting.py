@@ -93,8 +93,8 @@ async def _poll(
             if shortcut is not None and (result := shortcut.delivered(subscription)) is not None:
                 await step.release()
                 return result
-            if step.run.cleanup is not None and step.run.cleanup.reaches(step):
-                ended: StepResult | None = await step.run.cleanup.end(step)
+            if step.run.end_request is not None and step.run.end_request.reaches(step):
+                ended: StepResult | None = await step.run.end_request.end(step)
                 if ended is not None:
                     return ended
                 subscription.wake()

@@ -103,6 +103,37 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
         """
         return await start_step(self._database, function, *args, **kwargs)
 
+    @overload
+    async def run_step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def run_step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run_step(self, name: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as a step, without a decorator: a workflow records its result or exception under ``name``.
+
+        The function may be an ``async def``, or a ``def`` or lambda, which runs in a thread; if that returns a coroutine, it is
+        awaited. The result comes back as the type that the function is annotated with. A replay compares the name alone. In steps
+        and outside workflows it is a plain call. For retries and limits make it a step: ``DBOS.step(name=…, retries_allowed=True)``
+        also takes a function that is not yours.
+
+        Raises `InvalidArgumentError` when ``name`` cannot be used, or ``function`` is none or is a step or workflow already, and
+        `RegistrationError` when its result is annotated with a type that has no JSON.
+
+        Example:
+            ```python
+            async def charge(cents: int, *, card: str) -> str:
+                return f"{card} paid {cents} cents"
+
+            @DBOS.workflow()
+            async def checkout() -> str:
+                return await DBOS.run_step("charge", charge, 1250, card="a visa")
+
+            assert await checkout() == "a visa paid 1250 cents"
+            ```
+        """
+        return await run_step(name, function, args, kwargs)
+
     async def continue_as_new(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         """Begin this workflow anew, with these arguments (in the function of a workflow only). The call does not return.
 
@@ -140,37 +171,6 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
             ```
         """
         await continue_as_new(self._database, args, kwargs)
-
-    @overload
-    async def run_step(
-        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-    @overload
-    async def run_step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run_step(self, name: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function as a step, without a decorator: a workflow records its result or exception under ``name``.
-
-        The function may be an ``async def``, or a ``def`` or lambda, which runs in a thread; if that returns a coroutine, it is
-        awaited. The result comes back as the type that the function is annotated with. A replay compares the name alone. In steps
-        and outside workflows it is a plain call. For retries and limits make it a step: ``DBOS.step(name=…, retries_allowed=True)``
-        also takes a function that is not yours.
-
-        Raises `InvalidArgumentError` when ``name`` cannot be used, or ``function`` is none or is a step or workflow already, and
-        `RegistrationError` when its result is annotated with a type that has no JSON.
-
-        Example:
-            ```python
-            async def charge(cents: int, *, card: str) -> str:
-                return f"{card} paid {cents} cents"
-
-            @DBOS.workflow()
-            async def checkout() -> str:
-                return await DBOS.run_step("charge", charge, 1250, card="a visa")
-
-            assert await checkout() == "a visa paid 1250 cents"
-            ```
-        """
-        return await run_step(name, function, args, kwargs)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep durably (workflows only): until ``seconds`` after the first call, by the clock of the database.

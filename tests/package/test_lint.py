@@ -163,6 +163,9 @@ STEPS = {
     "a function in a step": "@DBOS.step()\ndef ask():\n    return (lambda: time.time())()",
     "a step by a call": "def ask():\n    return time.time()\nstep = DBOS.step(name='ask')(ask)\nreturn await step()",
     "a lambda that is made a step": "return await DBOS.step(name='ask')(lambda: time.time())()",
+    "a lambda that is run as a step": "return await DBOS.run_step('ask', lambda: time.time())",
+    "a function that is run as a step": "async def ask():\n    return time.time()\nreturn await DBOS.run_step('ask', ask)",
+    "a function that is no call": "return await DBOS.run_step('ask', time.time)",
 }
 
 

@@ -196,6 +196,37 @@ async def test_w6_what_the_body_returns_in_its_clean_up_is_its_result(database_u
         assert await handle.get_result() == "half of it"
 
 
+@DBOS.step()
+async def swallows_while_asked() -> str:
+    RAN.append("swallows")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return "went on"
+    return "never"
+
+
+@DBOS.workflow()
+async def has_a_step_that_swallows() -> list[str]:
+    seen: list[str] = []
+    for name in ("a", "b"):
+        try:
+            seen += await asyncio.gather(swallows_while_asked(), note_of_cleanup(name))
+        except asyncio.CancelledError:
+            seen.append("told")
+    return seen
+
+
+async def test_w6_a_step_that_swallows_its_cancellation_keeps_its_result_and_the_next_one_is_told(
+    database_url: str,
+) -> None:
+    async with DBOS(database_url):
+        handle = await DBOS.start_workflow(has_a_step_that_swallows)
+        await eventually(lambda: "swallows" in RAN and "a" in RAN, "it stands in its first step")
+        await DBOS.cancel_workflow(handle.workflow_id, cleanup_seconds=3600)
+        assert await handle.get_result() == ["went on", "a", "told"]
+
+
 async def test_w6_the_time_to_clean_up_has_an_end(database_url: str, connection: Any) -> None:
     async with DBOS(database_url):
         handle = await start("recv", "waits")
@@ -342,3 +373,26 @@ async def test_w6_a_family_cleans_up_and_what_is_started_for_that_goes_on(databa
         assert (await cleaner.get_status()).status == "PENDING"
         assert await DBOS.cancel_workflow("parent", children=True)
         assert (await cleaner.get_status()).status == "CANCELLED", "that ends all of them"
+
+
+@DBOS.workflow()
+async def continues_to_clean_up(count: int) -> None:
+    await note_of_cleanup(f"generation {count}")
+    if count == 1:
+        try:
+            await DBOS.recv("never", None)
+        except asyncio.CancelledError:
+            await DBOS.continue_as_new(2)
+    await DBOS.recv("never", None)
+
+
+async def test_w6_the_next_generation_is_told_again(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url):
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(continues_to_clean_up, 1)
+        await stands(connection, "recv")
+        await DBOS.cancel_workflow("w", cleanup_seconds=3600)
+        with pytest.raises(WorkflowCancelledError):
+            await handle.get_result()
+        assert RAN == ["generation 1"], "the second one is told at its first step"
+        assert (await handle.get_status()).generation == 2

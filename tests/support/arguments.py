@@ -206,14 +206,14 @@ STEPS: Final = Kind(None, (*NO_TEXTS, "", "x", "1.", ".1", "-1", "\u0661", "1\n"
 ENDED: Final = Kind("SUCCESS", (*STATUSES.wrong, "PENDING", "REPLAY_MISMATCH", None))
 OTHER_KINDS: dict[str, Kind] = {
     "DBOS.ask request": KINDS["message"],
-    # Which arguments fit is known in a workflow alone: test_continue_as_new.py has the wrong ones.
-    "DBOS.continue_as_new args": Kind((), ()),
-    "DBOS.continue_as_new kwargs": Kind({}, ()),
     "DBOS.run_step args": Kind((1,), ()),
     "DBOS.run_step function": Kind(
         abs, (*[each for each in NO_FUNCTIONS if not callable(each)], "echo", echo, echo_in_a_step)
     ),
     "DBOS.run_step kwargs": Kind({}, ()),
+    # Which arguments fit is known in a workflow alone: test_continue_as_new.py has the wrong ones.
+    "DBOS.continue_as_new args": Kind((), ()),
+    "DBOS.continue_as_new kwargs": Kind({}, ()),
     "DBOS.start_step args": Kind((), ((1, 2), (1, 2, 3))),
     "DBOS.start_step kwargs": Kind({}, ({"surprise": 1}, {"value": 1, "other": 2})),
     "DBOS.start_step function": Kind(echo_in_a_step, (*NO_FUNCTIONS, "echo", echo)),

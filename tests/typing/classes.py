@@ -67,8 +67,8 @@ async def objects(client: DBOSClient) -> None:
     await shop.checkout(shop, "a widget")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     await shop.checkout("a widget", 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # cents by name
     await DBOS.start_workflow(shop.checkout, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    await client.start_workflow(shop.checkout, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    Start(shop.checkout, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # an item is a str
+    await client.start_workflow(shop.checkout, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Start(shop.checkout, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]  # an item is a str
     DBOS.register_instance(shop, name=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a str
 
 

@@ -32,13 +32,13 @@ from dbos_async import (
     StreamOf,
     StreamValue,
     Topic,
-    WorkflowHandle,
 )
 from dbos_async._messaging import ask, events, read_stream, recv
 from dbos_async._runs import sleep
 from dbos_async._runs.step import Step, StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._workflows import handle
+from tests.support.programs.tills import rome
 
 URL, WORKFLOW, FILE = sys.argv[1:4]
 
@@ -290,46 +290,6 @@ async def later() -> dict[str, Any]:
     return {"got": got, "results": results, "key": str(key), "number": number, "none": await DBOS.recv("later", 0)}
 
 
-class Till:
-    """Objects that work, and a class that does."""
-
-    def __init__(self, config_name: str) -> None:
-        self.config_name = config_name
-
-    @DBOS.step()
-    async def ring(self, item: str) -> str:
-        return await effect(f"{self.config_name}-{item}")
-
-    @DBOS.workflow()
-    async def sell(self, item: str) -> str:
-        return await self.ring(item)
-
-    @DBOS.workflow()
-    @classmethod
-    async def count(cls, items: int) -> str:
-        return f"{items} {await effect(cls.__name__)}"
-
-
-class QuickTill(Till):
-    @DBOS.workflow()
-    async def sell(self, item: str) -> str:
-        return f"quick {await super().sell(item)}"
-
-    @DBOS.workflow()
-    async def serve(self) -> dict[str, Any]:
-        """Uses what it inherits, another object, and a class method."""
-        outcome: dict[str, Any] = {"sold": await self.sell("a"), "first": await DBOS.recv("in", 60)}
-        other = await DBOS.start_workflow(berlin.sell, "b")
-        outcome["second"] = await DBOS.recv("in", 60)
-        outcome["other"] = await other.get_result()
-        outcome["rung"] = await self.ring("c")
-        outcome["counted"] = await QuickTill.count(3)
-        return outcome
-
-
-berlin, rome = DBOS.register_instance(Till("berlin")), DBOS.register_instance(QuickTill("rome"))
-
-
 def crash(mode: str, at: int) -> None:
     """Kill this process around the given step."""
     count = 0
@@ -390,12 +350,12 @@ async def main() -> None:
         "first_of_several": first_of_several,
         "conversation": conversation,
         "later": later,
-        "cleaning": cleaning,
         "serve": rome.serve,
+        "cleaning": cleaning,
     }[WORKFLOW]
     async with DBOS(URL, executor_id="crash"):
         with SetWorkflowID("w"):
-            handle: WorkflowHandle[Any] = await DBOS.start_workflow(workflow)
+            handle = await DBOS.start_workflow(workflow)
         for n in (1, 2):
             await DBOS.send("w", n, "in", idempotency_key=str(n))
         result = await handle.get_result()

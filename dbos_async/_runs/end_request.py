@@ -9,6 +9,7 @@ The deadline of the workflow ends the time that it has.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
@@ -26,6 +27,8 @@ CANCELLED: Final = (
     '{"type":"asyncio.exceptions:CancelledError","message":"The workflow was cancelled, and may clean up."}'
 )
 """The recorded error of a step that ended because of the request."""
+
+LOOK_EVERY_SECONDS: Final = 0.5
 
 ASKED: Final = "the workflow was cancelled, and may clean up"
 
@@ -50,10 +53,10 @@ class EndedStep(Protocol):
     async def attempt(self, call: Call, /) -> tuple[Any, float | None]: ...
 
 
-class Cleanup:
+class EndRequest:
     """What a run knows of the request to end its workflow."""
 
-    __slots__ = ("_body", "_carrier", "is_told")
+    __slots__ = ("_body", "_carrier", "_timer", "is_told")
 
     def __init__(self) -> None:
         self.is_told = False
@@ -62,9 +65,18 @@ class Cleanup:
         """The step that is being ended at this moment."""
         self._body: Any = None
         """The same for a step whose body runs."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def look(self, run: Any) -> None:
-        """Find a step that carries the request: one that the main task is inside of, or else one that waits, or a body."""
+        """Find a step that carries the request: one that the main task is inside of, or else one that waits, or a body.
+
+        What is found may have an outcome by then, or swallow its cancellation. So this is done again until the main task is told.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.is_told or run.over or run.stopped is not None:
+            return
+        self._timer = run.database.loop.call_later(LOOK_EVERY_SECONDS, self.look, run, context=contextvars.Context())
         inside = [mark for mark in run.inside_verbs or () if mark.task is run.main_task] or run.inside_verbs or ()
         waits = [mark.changes for mark in inside if mark.changes is not None]
         for changes in waits:
@@ -90,8 +102,7 @@ class Cleanup:
             return result
         finally:
             self._carrier = None
-            if not self.is_told:
-                self.look(step.run)
+            self.look(step.run)
 
     def is_ending(self, step: object) -> bool:
         """Whether this step is being ended: it is no sleep any more."""
@@ -117,9 +128,9 @@ class Cleanup:
 
 def ask_to_end(run: Any) -> None:
     """Tell the run that its workflow was cancelled and may clean up. Once it knows that, nothing changes."""
-    if run.cleanup is None and not run.over and run.stopped is None:
-        run.cleanup = Cleanup()
-        run.cleanup.look(run)
+    if run.end_request is None and not run.over and run.stopped is None:
+        run.end_request = EndRequest()
+        run.end_request.look(run)
 
 
 async def run_body(step: EndedStep, find: Callable[[], Awaitable[Found]]) -> Found:
@@ -131,14 +142,14 @@ async def run_body(step: EndedStep, find: Callable[[], Awaitable[Found]]) -> Fou
     try:
         found = await find()
     except asyncio.CancelledError:
-        was_asked = run.cleanup is not None and run.cleanup.ends_body(step) and task.cancelling() <= before
+        was_asked = run.end_request is not None and run.end_request.ends_body(step) and task.cancelling() <= before
         if not was_asked:
             raise
         found = None, CANCELLED
     finally:
         del run.step_bodies[step]
-        if run.cleanup is not None:
-            run.cleanup.ends_body(step)
+        if run.end_request is not None:
+            run.end_request.ends_body(step)
         was_cancelled = task.cancelling() > before and run.end_cancelled_body()
     if was_cancelled:
         raise asyncio.CancelledError  # other tasks may have gone on as after a cancellation
