@@ -135,3 +135,33 @@ async def test_t2_a_deadline_reaches_the_children_of_later_generations() -> None
         await handle.get_result()
     (child,) = await DBOS.list_workflows(parent_id="w")
     assert child.deadline == (await handle.get_status()).deadline
+
+
+@DBOS.workflow(name="generations, continues without end")
+async def continues_without_end(turn: int) -> None:
+    try:
+        await DBOS.recv(INBOX, 0.02 if turn % 2 else 0)
+    except asyncio.CancelledError:
+        await DBOS.set_event("asked", value=True)
+        raise
+    await DBOS.continue_as_new(turn + 1)
+
+
+@pytest.mark.usefixtures("dbos")
+@pytest.mark.parametrize("cleanup_seconds", [None, 60])
+async def test_w6_t2_a_cancel_at_any_moment_is_heard(cleanup_seconds: float | None) -> None:
+    names = [f"w{number}" for number in range(20)]
+    handles = [await start(continues_without_end, 1, workflow_id=name) for name in names]
+    await eventually(lambda: _are_beyond(5, names))
+    for name in names:
+        await DBOS.cancel_workflow(name, cleanup_seconds=cleanup_seconds)
+    async with asyncio.timeout(20):  # long before the time to clean up is over
+        for handle in handles:
+            with pytest.raises(WorkflowCancelledError):
+                await handle.get_result()
+    if cleanup_seconds is not None:
+        assert [await DBOS.get_event(name, "asked") for name in names] == [True] * len(names)
+
+
+async def _are_beyond(number: int, names: list[str]) -> bool:
+    return min([await generation(name) for name in names]) > number
