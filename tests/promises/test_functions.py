@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import operator
-import re
 import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -214,91 +213,6 @@ def test_d5_what_has_no_name_is_given_one(function: Any) -> None:
         DBOS.step()(function)
     with pytest.raises(InvalidArgumentError, match="^name must not be empty"):
         DBOS.step(name="")(function)
-
-
-@contextlib.contextmanager
-def refused_in_a_class(sentence: str) -> Iterator[None]:
-    """Python 3.11 says it in a RuntimeError of its own."""
-    with pytest.raises((RegistrationError, RuntimeError)) as raised:
-        yield
-    error = raised.value if isinstance(raised.value, RegistrationError) else raised.value.__cause__
-    assert isinstance(error, RegistrationError)
-    assert re.search(sentence, str(error))
-
-
-def test_d5_a_workflow_that_would_be_bound_wrongly_is_refused_with_its_class() -> None:
-    with refused_in_a_class("write @staticmethod above"):
-
-        class _Strange:
-            @DBOS.workflow()
-            async def order(this, item: str) -> str:  # noqa: N805  # the mistake under test
-                return item
-
-
-class Store:
-    """Workflows and steps in a class."""
-
-    shelf = "books"
-
-    @DBOS.step()
-    @staticmethod
-    def static(item: str) -> str:
-        return item
-
-    @staticmethod
-    @DBOS.step()
-    async def static_too(item: str) -> str:
-        return item
-
-    @DBOS.step()
-    @classmethod
-    def of_class(cls, item: str) -> str:
-        return f"{cls.shelf}: {item}"
-
-    @classmethod
-    @DBOS.step()
-    async def of_class_too(cls, item: str) -> str:
-        return f"{cls.shelf}: {item}"
-
-    @DBOS.step()
-    async def of_object(self, item: str) -> str:
-        return f"{self.shelf}: {item}"
-
-    @DBOS.workflow()
-    @staticmethod
-    async def sell(item: str) -> list[str]:
-        return [
-            await Store.static(item), await Store().static(item), await Store.static_too(item), await Store().static_too(item),
-            await Store.of_class(item), await Toys().of_class(item), await Store().of_class_too(item),
-            await Toys.of_class_too(item), await Toys().of_object(item),
-        ]  # fmt: skip
-
-    @staticmethod
-    @DBOS.workflow()
-    async def sell_too(item: str) -> str:
-        return item
-
-    @DBOS.workflow()
-    @classmethod
-    async def sell_of_class(cls, item: str) -> str:
-        return f"{cls.shelf}: {item}"
-
-
-class Toys(Store):
-    """A class that inherits them."""
-
-    shelf = "toys"
-
-
-@pytest.mark.usefixtures("dbos")
-async def test_d5_static_and_class_methods_are_workflows_and_steps() -> None:
-    sold = ["x", "x", "x", "x", "books: x", "toys: x", "books: x", "toys: x", "toys: x"]
-    assert await Store.sell("x") == await Toys().sell("x") == sold
-    assert await Store.sell_too("x") == await Store().sell_too("x") == "x"
-    assert await Store.sell_of_class("x") == await Store().sell_of_class("x") == "books: x"
-    assert await (await DBOS.start_workflow(Store.sell_of_class, "y")).get_result() == "books: y"
-    (found, *_) = await DBOS.list_workflows(name="Store.sell_of_class")
-    assert found.input == {"args": ["x"], "kwargs": {}}
 
 
 @pytest.mark.usefixtures("dbos")
