@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
 from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error
-from dbos_async._serialization.signature import Signature
-from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, LaunchError
 
 log = logging.getLogger("dbos_async")
@@ -26,24 +24,6 @@ def store_end(run: Run, outcome: Outcome, observer: Observer | None = None) -> C
     size = len(outcome.output or "") + len(outcome.error or "")
     call = Call(FINISH, (row,), run.partition, size, (run.end_key,), observer, retry_forever=True)
     return run.database.execute(call)
-
-
-def success(run: Run, signature: Signature, value: Any) -> Outcome:
-    """The outcome of a function that has returned this."""
-    what = f"The result of workflow {run.workflow_id!r}"
-    result = encode_value(value, signature.result_type, what=what)
-    invalid = size_error(result, run.database.max_payload_bytes, what)
-    if invalid is not None:
-        raise invalid
-    return Outcome("SUCCESS", result, None)
-
-
-def failure(run: Run, error: BaseException) -> Outcome:
-    """The outcome of a function that has raised this."""
-    if run.stopped is None:
-        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
-        tracing.note(run, error)
-    return Outcome("ERROR", None, encode_error(error))
 
 
 class RunCompletion(Observer):
