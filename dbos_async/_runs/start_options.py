@@ -62,7 +62,7 @@ class SetWorkflowID:
 
     def __init__(self, workflow_id: str) -> None:
         self.workflow_id: str = check_key(workflow_id, "The id of SetWorkflowID")
-        self.is_used = False
+        self.is_used: bool = False
         """Whether it has given its id to a workflow."""
 
     def __enter__(self) -> Self:

@@ -30,4 +30,7 @@ select c.n,
        s.output, s.error, s.verb as recorded_verb, s.key as recorded_key
 from :rows
 :fence(c.workflow_id)
-:recorded_step(c.workflow_id)
+left join lateral (
+    select verb, key, output, error from dbos_async.steps
+    where workflow_id = c.workflow_id and branch = c.branch and number = c.number limit 1
+) as s on true
