@@ -15,7 +15,7 @@ from dbos_async._checks import check_loop
 from dbos_async._database.database import Database
 from dbos_async._database.outages import is_lost
 from dbos_async._database.urls import reason_of
-from dbos_async._database.user_connections import CLEAN_UP_SECONDS
+from dbos_async._database.user_connections import CLEAN_UP_SECONDS, UserConnection
 from dbos_async._runs.transaction import OpenTransaction
 from dbos_async.errors import ConfigurationError, TransactionError
 
@@ -141,8 +141,11 @@ class OpenedConnection(Opened):
             raise self._ended()
 
     async def commit(self, *, is_checked: bool) -> None:
+        if is_checked and isinstance(self.raw, UserConnection):
+            await self.raw.commit_and_reset()
+            return await self.database.user_connections.release(self.argument)
         await self.transaction.commit()
-        if getattr(self.raw, "answer", None) == "ROLLBACK":  # it is a UserConnection
+        if isinstance(self.raw, UserConnection) and self.raw.answer == "ROLLBACK":
             raise swallowed_error()
 
     async def roll_back(self) -> bool:
