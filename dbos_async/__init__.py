@@ -13,6 +13,7 @@ from dbos_async._operations.description import (
 )
 from dbos_async._operations.purge import PurgeResult
 from dbos_async._runs.start_options import SetApplicationVersion, SetStartDelay, SetWorkflowID, SetWorkflowTimeout
+from dbos_async._transactions.functions import TransactionFunction
 from dbos_async._workflows.handle import WorkflowHandle
 from dbos_async._workflows.start import Workflow
 from dbos_async._workflows.start_step import StepHandle
@@ -55,6 +56,7 @@ from dbos_async.errors import (
     StreamTimeoutError,
     StreamTrimmedError,
     SystemExitError,
+    TransactionError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowEndedError,
@@ -133,6 +135,8 @@ __all__ = [
     "StreamWriter",
     "SystemExitError",
     "Topic",
+    "TransactionError",
+    "TransactionFunction",
     "Wait",
     "Workflow",
     "WorkflowCancelledError",

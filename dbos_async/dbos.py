@@ -22,6 +22,7 @@ from dbos_async._messaging.workflow_verbs import WorkflowMessagingVerbs
 from dbos_async._messaging.writing_verbs import WritingVerbs
 from dbos_async._operations.verbs import OperatingVerbs
 from dbos_async._runs.context import ContextProperty, IsReplaying, StepContext
+from dbos_async._transactions.verbs import TransactionVerbs
 from dbos_async._workflows.launched_verbs import LaunchedWorkflowVerbs
 from dbos_async._workflows.methods import WorkflowDecorator
 from dbos_async._workflows.options import DEFAULT_ATTEMPTS, check_recovery_attempts, step_options
@@ -61,6 +62,7 @@ class DBOS(RegisteringVerbs):
       of an earlier one that is gone.
     - ``application_version`` limits this executor to workflows of this version, or of none (``None``: it runs all).
     - ``max_running`` is how many workflows run here at a time, not counting those that wait.
+    - ``max_transactions`` is how many transactional steps run here at a time, each with a connection of its own.
     - ``max_payload_bytes`` is how large the JSON of a message, event, stream value, argument list or result may be.
     - ``migrate=False`` only checks that the schema is up to date.
     - ``connect_timeout_seconds`` is how long calls outside workflows wait for a database that cannot be reached.
@@ -128,6 +130,8 @@ class DBOS(RegisteringVerbs):
     read_stream_entries: Final = _verbs.read_stream_entries
     read_streams: Final = _verbs.read_streams
     trim_stream: Final = _verbs.trim_stream
+
+    transaction: Final = TransactionVerbs().transaction
 
     start_workflow: Final = _verbs.start_workflow
     start_step: Final = _verbs.start_step

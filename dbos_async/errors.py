@@ -15,6 +15,7 @@ DBOSError
 │   ├── InvalidAnswerError         the same, of the answer to a question
 │   └── InvalidEventValueError     the same, of a version of an event that is watched
 ├── WrongPlaceError                a verb called where it does not work
+├── TransactionError               a transaction that its body has ended or broken
 ├── RegistrationError              a workflow or step that cannot be registered, or is not
 ├── WorkflowNotFoundError          no workflow has this id
 ├── MessageNotFoundError           no message has this id
@@ -138,6 +139,10 @@ class InvalidCallError(InvalidArgumentError, TypeError):
 
 class WrongPlaceError(DBOSError):
     """Raised by a verb that does not work where it is called: outside a workflow, in a step, in another event loop."""
+
+
+class TransactionError(DBOSError):
+    """Raised by a `DBOS.transaction` function whose body has ended or broken its transaction; nothing was committed."""
 
 
 class RegistrationError(DBOSError):

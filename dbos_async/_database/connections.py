@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -43,11 +43,22 @@ SETTINGS = {
     "tcp_user_timeout": "60000",
 }
 
+KEEPALIVES: Final = {name: value for name, value in SETTINGS.items() if name.startswith("tcp_")}
+
 RECEIVE_BYTES = 1 << 16
 HOST_SECONDS = 5.0
 """How long one host has to accept a connection, at the first attempt."""
 RETURN_SECONDS = 1.0
 """How long to wait for a connection that is in use, when the server allows no further one."""
+
+
+class ConnectionKind(NamedTuple):
+    """What a connection is made of: its class, and the settings of its session."""
+
+    connection_class: type[asyncpg.Connection[asyncpg.Record]]
+    settings: dict[str, str]
+    executes_calls: bool
+    """Whether this process wakes its own waiters after what is committed here."""
 
 
 class Postgres:
@@ -91,14 +102,14 @@ class Postgres:
         """How many connections for statements are used now, and how many are idle."""
         return self._in_use, len(self._idle)
 
-    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self, kind: ConnectionKind | None = None) -> asyncpg.Connection[asyncpg.Record]:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         errors: list[Exception] = []
         hosts = deque(self._hosts)
         while hosts:
             host = hosts.popleft()
             try:
-                connection = await self._connect_to(host)
+                connection = await self._connect_to(host, kind or _OWN)
             except TimeoutError:
                 if self.loop_watch.was_blocked():
                     hosts.appendleft(host)  # the host may have answered in time
@@ -162,17 +173,19 @@ class Postgres:
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(close, idle))
 
-    async def _connect_to(self, host: Host | None) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect_to(self, host: Host | None, kind: ConnectionKind) -> asyncpg.Connection[asyncpg.Record]:
         connection = await asyncpg.connect(
             self._url,
             host=host and host.name,
             port=host and host.port,
             timeout=self._host_seconds,
             target_session_attrs=self._session,
-            connection_class=_Connection,
-            server_settings=SETTINGS,
+            connection_class=kind.connection_class,
+            server_settings=kind.settings,
             max_cached_statement_lifetime=0,
         )
+        if not kind.executes_calls:
+            return connection
         if self._is_read_only:
             await connection.execute("begin isolation level repeatable read, read only")
         backend = connection.get_server_pid()
@@ -240,7 +253,7 @@ class Postgres:
             self._idle.append(connection)
 
 
-class _Connection(_Plain):
+class PiecewiseConnection(_Plain):
     """A connection that reads its socket in pieces of 64 KiB.
 
     asyncio reads 256 KiB at a time, for which malloc gets new memory from the system and returns it: "select 1" then takes
@@ -253,6 +266,9 @@ class _Connection(_Plain):
         super().__init__(protocol, transport, *others)
         if hasattr(transport, "max_size"):
             transport.max_size = RECEIVE_BYTES
+
+
+_OWN: Final = ConnectionKind(PiecewiseConnection, SETTINGS, executes_calls=True)
 
 
 class Acquisition:

@@ -18,6 +18,7 @@ from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
+from dbos_async._database.user_connections import UserConnections
 from dbos_async._database.wakeups import Wakeups
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError, DBOSError
 
@@ -35,6 +36,7 @@ class Database:
         connect_timeout_seconds: float = 30.0,
         max_payload_bytes: int = 8 * 2**20,
         max_connections: int = 8,
+        max_transactions: int = 10,
         telemetry: Telemetry | None = None,
         read_only: bool = False,
     ) -> None:
@@ -46,7 +48,7 @@ class Database:
         """The version of what this process starts, unless the start names another one."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """The largest JSON that this process stores, in bytes. A stored value is read whatever its size."""
-        self._connect_timeout_seconds = connect_timeout_seconds
+        self.connect_timeout_seconds: Final = connect_timeout_seconds
         self.telemetry: Final = telemetry
         """What OpenTelemetry is told; ``None`` for nothing."""
         self.postgres: Postgres = Postgres(
@@ -55,6 +57,8 @@ class Database:
             connect_timeout_seconds=connect_timeout_seconds,
             read_only=read_only,
         )
+        self.user_connections: Final = UserConnections(self.postgres, max_transactions)
+        """Those of transactional steps."""
         self.wakeups: Wakeups = Wakeups()
         self.alarm: Final = Alarm(self.wakeups)
         self.batches: Batches = Batches(
@@ -80,7 +84,7 @@ class Database:
         try:
             done, _ = await asyncio.wait(
                 (connected, self._listening),
-                timeout=self._connect_timeout_seconds,
+                timeout=self.connect_timeout_seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
@@ -88,7 +92,7 @@ class Database:
         if self._listening.done():
             self._listening.result()
         if not done:
-            raise DatabaseUnavailableError(self._connect_timeout_seconds, False, listener.last_error)
+            raise DatabaseUnavailableError(self.connect_timeout_seconds, False, listener.last_error)
 
     async def close(self) -> None:
         """End every wait and every call under way, and close every connection."""
@@ -98,12 +102,13 @@ class Database:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])
+        await self.user_connections.close()
         await self.postgres.close()
         self.postgres.loop_watch.stop()
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
         # Both ways can be repeated, so this waits for a database that is not there yet or goes away meanwhile.
-        give_up_at = asyncio.get_running_loop().time() + self._connect_timeout_seconds
+        give_up_at = asyncio.get_running_loop().time() + self.connect_timeout_seconds
         while True:
             try:
                 connection = await self.postgres.connect()
@@ -120,5 +125,5 @@ class Database:
                 if not is_lost(error):
                     raise ConfigurationError(why_unusable(self._url, error)) from None
                 if asyncio.get_running_loop().time() >= give_up_at:
-                    raise DatabaseUnavailableError(self._connect_timeout_seconds, False, reason_of(error)) from error
+                    raise DatabaseUnavailableError(self.connect_timeout_seconds, False, reason_of(error)) from error
                 await asyncio.sleep(0.2)

@@ -62,6 +62,7 @@ class Runtime:
                 url,
                 connect_timeout_seconds=settings.connect_timeout_seconds,
                 max_payload_bytes=settings.max_payload_bytes,
+                max_transactions=settings.max_transactions,
                 telemetry=find_telemetry(settings.telemetry),
             )
             self.executor = Executor(

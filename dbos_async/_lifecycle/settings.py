@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     executor_id: str | None
     application_version: str | None
     max_running: int
+    max_transactions: int
     max_payload_bytes: int
     migrate: bool
     connect_timeout_seconds: float
@@ -37,6 +38,7 @@ class Settings:
     executor_id: str | None = None
     application_version: str | None = None
     max_running: int = 1000
+    max_transactions: int = 10
     max_payload_bytes: int = 8 * 2**20
     migrate: bool = True
     connect_timeout_seconds: float = 30.0
@@ -56,6 +58,7 @@ class Settings:
             "executor_id": check_optional_key(self.executor_id, "executor_id"),
             "application_version": check_optional_key(self.application_version, "application_version"),
             "max_running": check_int(self.max_running, 1, "max_running"),
+            "max_transactions": check_int(self.max_transactions, 1, "max_transactions"),
             "max_payload_bytes": check_int(self.max_payload_bytes, 1, "max_payload_bytes"),
             "migrate": check_flag(self.migrate, "migrate"),
             "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),

@@ -15,6 +15,7 @@ from dbos_async._database.wakeups import end_key, event_key, now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.step import Step, read
+from dbos_async._runs.transaction import check_connection, connection_for
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.keys import Event, key_and_type
@@ -31,6 +32,9 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     """Store a value of the event."""
     name, declared = key_and_type(key, Event)
     context = in_workflow_or_step(calling_context(database), "set_event")
+    connection = connection_for(database, None, "set_event")
+    if connection is not None:
+        check_connection(connection, context, "set_event")
     text = encode_value(value, declared, what=f"The value of event {name!r}")
     invalid = size_error(text, database.max_payload_bytes, f"The value of event {name!r}")
     run = context.run
@@ -39,7 +43,7 @@ async def set_event(database: Database, key: str | Event[Any], value: Any) -> No
     row = (*caller_columns(caller), caller.path, name, text, run.next_write_seq(), digest)
     call = call_by(caller, SET_EVENT, [row], about=run.workflow_id, size=len(text), wakes=[digest])
     act = None if database.telemetry is None else database.telemetry.set_event(name, caller)
-    (await issue(database, caller, call, verb="set_event", invalid=invalid, act=act)).value()
+    (await issue(database, caller, call, verb="set_event", connection=connection, invalid=invalid, act=act)).value()
 
 
 async def get_event(

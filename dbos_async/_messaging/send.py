@@ -36,7 +36,7 @@ from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import StartCall, allowed_time, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
-from dbos_async._runs.transaction import check_connection
+from dbos_async._runs.transaction import check_connection, connection_for
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import decode_value, encode_value, size_error
 from dbos_async.envelope import SendMessage
@@ -59,6 +59,7 @@ async def send(
     database: Database, message: SendMessage, connection: Any = None, start: StartCall | None = None
 ) -> bool:
     """Store one message. False if its destination has ended. With ``start`` that is started if it is not there."""
+    connection = connection_for(database, connection, "send")
     local_executor_id = executor_without_announcement(database, connection)
     outgoing = outgoing_message(message, "send", local_executor_id)
     if start is None:
@@ -70,6 +71,7 @@ async def send(
 
 async def send_bulk(database: Database, messages: Sequence[SendMessage], connection: Any = None) -> list[str]:
     """Store all messages, or none. The destinations that have ended."""
+    connection = connection_for(database, connection, "send_bulk")
     local_executor_id = executor_without_announcement(database, connection)
     check_instance(messages, Iterable, "messages")
     outgoing = [

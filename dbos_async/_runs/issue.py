@@ -10,7 +10,7 @@ from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import Context, StepContext, WorkflowContext, check_live
 from dbos_async._runs.step import Step, StepResult
-from dbos_async._runs.transaction import execute_inside
+from dbos_async._runs.transaction import execute_inside, stop_as_lost_inside
 from dbos_async.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -119,5 +119,5 @@ async def _issue_without_step(
                 await caller.run.stop_as_lost()
     first = records[0]
     if caller is not None and first["outcome"] == "lost":  # in the user's transaction
-        await caller.run.stop_as_lost()
+        await stop_as_lost_inside(caller.run, "the transaction")
     return StepResult(first["output"], first["error"])

@@ -62,7 +62,8 @@ class SetWorkflowID:
 
     def __init__(self, workflow_id: str) -> None:
         self.workflow_id: str = check_key(workflow_id, "The id of SetWorkflowID")
-        self._used = False
+        self.is_used: bool = False
+        """Whether it has given its id to a workflow."""
 
     def __enter__(self) -> Self:
         assigned.enter(self)
@@ -73,11 +74,11 @@ class SetWorkflowID:
 
     def use(self) -> str:
         """Give the id away, which happens once."""
-        if self._used:
+        if self.is_used:
             raise WrongPlaceError(
                 f"SetWorkflowID({self.workflow_id!r}) has already given its id to a workflow: use a block for each start."
             )
-        self._used = True
+        self.is_used = True
         return self.workflow_id
 
     def key_of_send(self, index: int) -> str:

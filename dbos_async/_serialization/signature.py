@@ -46,7 +46,7 @@ class Signature:
         self._awaits = not inspect.iscoroutinefunction(self._function)
         self.returns_awaitable: bool = False
         """Whether the annotation says that a plain ``def`` returns a coroutine. The type of the result is what that gives."""
-        self._signature = _signature_of(function)
+        self._signature = signature_of(function)
         parameters = list(self._signature.parameters.values())
         self._indexed = [parameter.name for parameter in parameters if parameter.kind in _BY_INDEX]
         self._named = {parameter.name for parameter in parameters if parameter.kind in _BY_NAME}
@@ -224,7 +224,8 @@ def encode_plain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return encode_value({"args": list(args), "kwargs": kwargs}, what="The arguments of the workflow")
 
 
-def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function; annotations that name something defined further down stay as they are."""
     try:
         if sys.version_info >= (3, 14):
             import annotationlib

@@ -21,7 +21,7 @@ Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
-Kind = Literal["workflow", "step"]
+Kind = Literal["workflow", "step", "transaction"]
 
 _LAMBDA: Final = "<lambda>"
 

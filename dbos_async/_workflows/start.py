@@ -21,7 +21,7 @@ from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import RunEnd
 from dbos_async._runs.start_options import allowed_time, assigned, start_delay, wanted_version
 from dbos_async._runs.step import Step
-from dbos_async._runs.transaction import check_connection, is_connection
+from dbos_async._runs.transaction import check_connection, check_may_wait, connection_for, is_connection
 from dbos_async._serialization.ids import ordered_id
 from dbos_async._serialization.values import decode_value, size_error
 from dbos_async._workflows import shapes
@@ -44,6 +44,7 @@ class Workflow(RegisteredWorkflow[P, R]):
     """A registered workflow. Awaited directly it runs durably: started, and waited for; inside a workflow as its child."""
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        check_may_wait(self.name)
         handle = await start_here(self.found(), args, kwargs)
         # A parked child is repaired and resumed, and so its parent waits. Others hear of it.
         return cast("R", await handle.get_result(wait_if_parked=run_of_body(None) is not None))
@@ -93,6 +94,7 @@ async def start(
     client_version: str | None = None,
 ) -> WorkflowHandle[Any]:
     """Make a workflow's row, unless its id has one. It begins in this executor if that has a free slot and runs its version."""
+    connection = connection_for(database, connection, "start_workflow")
     own_version = client_version if executor is None else executor.application_version
     version = wanted_version.get() or own_version
     begins_here = executor is not None and own_version in (None, version)

@@ -114,7 +114,7 @@ class StepFunction(Decorated, Generic[P, R]):
         assert isinstance(context, WorkflowContext)
         check_loop(context.run.database.loop, OTHER_LOOP)
         self._signature.resolve()  # before anything is done whose result could not be recorded
-        step = Step(context, "step", self._recorded_name.recorded)
+        step = self._new_step(context)
         step.matcher = self._recorded_name
         if on_begin is not None:
             on_begin(step)
@@ -126,12 +126,7 @@ class StepFunction(Decorated, Generic[P, R]):
                 work = self._attempts(attempt, step) if scope is None else self._within(scope, attempt, step)
                 telemetry = step.run.database.telemetry
                 value = await (work if telemetry is None else telemetry.in_step(step, self.name, work))
-                what = f"The result of step {self.name!r}"
-                if type(value) in _GENERATORS:
-                    raise InvalidValueError(what, "it is a generator, whose code would run outside of the step")
-                text = encode_value(value, self._signature.result_type, what=what)
-                invalid = size_error(text, step.run.database.max_payload_bytes, what)
-                return (text, None) if invalid is None else (None, encode_error(invalid))
+                return self._encode(value, step), None
             except Exception as error:
                 return None, encode_error(error)
             except BaseException as error:
@@ -146,6 +141,21 @@ class StepFunction(Decorated, Generic[P, R]):
             return cast("R", decode_value(text, self._signature.result_type, what=what))
         except InvalidValueError as invalid:
             await step.park_undecodable(invalid)
+
+    def _new_step(self, context: WorkflowContext) -> Step:
+        """The next step of the current task."""
+        return Step(context, "step", self._recorded_name.recorded)
+
+    def _encode(self, value: Any, step: Step) -> str:
+        """What is recorded of a result. Raises `InvalidValueError` if it cannot be stored."""
+        what = f"The result of step {self.name!r}"
+        if type(value) in _GENERATORS:
+            raise InvalidValueError(what, "it is a generator, whose code would run outside of the step")
+        text = encode_value(value, self._signature.result_type, what=what)
+        invalid = size_error(text, step.run.database.max_payload_bytes, what)
+        if invalid is not None:
+            raise invalid
+        return text
 
     async def _attempt(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function once, as the body of the step."""

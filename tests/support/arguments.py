@@ -131,7 +131,10 @@ KINDS: dict[str, Kind] = {
     "max_blocked_seconds": Kind(1, (*NO_DURATIONS, 0, 0.9)),
     "max_payload_bytes": COUNT,
     "max_recovery_attempts": Kind(0, (-1, "x", 1.5, True, 2**31, float("nan"), b"1", Mute()), takes_none=True),
+    "isolation": Kind("serializable", (5, None, "", "READ COMMITTED", "read uncommitted", b"serializable", *OBJECTS)),
     "max_running": COUNT,
+    "max_transactions": COUNT,
+    "sessions": Kind(None, (5, "x", object(), echo, len, [], Mute()), takes_none=True),
     "message": Kind(1, NO_VALUES),
     "message_id": Kind("018f3b9e-0000-7000-8000-000000000000", (5, None, b"x" * 16, "x", "", "\0", "\ud800", *OBJECTS)),
     "messages": Kind((), NO_MESSAGES),
@@ -263,8 +266,8 @@ OTHER_KINDS: dict[str, Kind] = {
 SHOWN: Final = {
     "Asked", "DescribedStep", "Envelope", "EventEnd", "EventSummary", "EventValue", "ExecutorStatus", "Health",
     "Message", "MessageCount", "PresentWait", "PurgeResult", "Rewind", "StepFunction", "StepHandle", "StreamEnd",
-    "StreamSummary", "StreamValue", "StreamWriter", "Wait", "Workflow", "WorkflowCount", "WorkflowDescription",
-    "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
+    "StreamSummary", "StreamValue", "StreamWriter", "TransactionFunction", "Wait", "Workflow",
+    "WorkflowCount", "WorkflowDescription", "WorkflowHandle", "WorkflowStatus", "WorkflowStep",
 }  # fmt: skip
 """Classes that functions and decorators return, and nobody makes."""
 PROPERTIES: Final = {

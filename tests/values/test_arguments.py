@@ -299,6 +299,7 @@ def in_another_loop(work: Work) -> BaseException | None:
 
 LOOPLESS = {"DBOS", "DBOSClient", "DBOS.step", "DBOS.workflow", "fastapi.lifespan", "fastapi.add_error_handlers"}
 LOOPLESS |= {
+    "DBOS.transaction",
     "fastapi.client_lifespan",
     "fastapi.add_health_routes",
     "page.page",

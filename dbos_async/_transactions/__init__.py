@@ -1,0 +1,1 @@
+"""``@DBOS.transaction()``: steps whose writes, messages and record are one commit."""
