@@ -6,10 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from dbos_async._executor import tracing
 from dbos_async._logs import without_stop
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.signature import Signature
+from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidValueError, ReplayMismatchError
 
 log = logging.getLogger("dbos_async")
@@ -45,3 +47,19 @@ async def prepare(
     if run.history is not None:
         await run.history.open()
     return call
+
+
+def success(run: Run, workflow: Runnable, value: Any) -> Outcome:
+    what = f"The result of workflow {run.workflow_id!r}"
+    result = encode_value(value, workflow.signature.result_type, what=what)
+    invalid = size_error(result, run.database.max_payload_bytes, what)
+    if invalid is not None:
+        raise invalid
+    return Outcome("SUCCESS", result, None)
+
+
+def failure(run: Run, error: BaseException) -> Outcome:
+    if run.stopped is None:
+        log.warning("Workflow %r ends in ERROR.", run.workflow_id, exc_info=error)
+        tracing.note(run, error)
+    return Outcome("ERROR", None, encode_error(error))

@@ -163,10 +163,12 @@ class NextGeneration(Observer):
         executor, run, found = self._executor, self._run, result[0]
         executor.leave(run)
         if found["attempt"] is not None and self._owner is not None:
-            executor.begin(
+            begun = executor.begin(
                 run.workflow_id, run.name, self._continuation.text, found["attempt"], 0, found["trace_parent"],
                 found["seconds_left"], run.generation + 1, found["may_clean_up"], is_new=True,
             )  # fmt: skip
+            if begun is not None and run.ended_elsewhere:  # a cancel has been announced, perhaps of the next generation
+                executor.check_ownership_soon(begun)
 
     def on_failure(self, error: BaseException | None) -> None:
         # Refused arguments end the workflow. After any other failure its next run comes to the same call.

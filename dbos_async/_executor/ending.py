@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.sql import load
-from dbos_async._executor import tracing
 from dbos_async._runs.patches import Patches
 from dbos_async._runs.run import Outcome, Run
 from dbos_async._serialization.exceptions import encode_error

@@ -20,9 +20,9 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
-from dbos_async._executor.calling import Runnable, prepare
+from dbos_async._executor.calling import Runnable, failure, prepare, success
 from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
-from dbos_async._executor.ending import RunCompletion, failure, store_end, success
+from dbos_async._executor.ending import RunCompletion, store_end
 from dbos_async._logs import shown
 from dbos_async._runs import exits, threads
 from dbos_async._runs.context import WorkflowContext, begin, current, of_workflow, run_of_body
@@ -264,7 +264,7 @@ class Executor:
                     if exits.forks != forks:
                         exits.leave_child(sys.exception())
                 # Code that swallows the exception of continue_as_new and returns has called it all the same.
-                outcome = success(run, workflow.signature, value) if run.continuation is None else CONTINUED
+                outcome = success(run, workflow, value) if run.continuation is None else CONTINUED
         except Exception as error:
             outcome = failure(run, error)
         except BaseException as error:

@@ -57,8 +57,8 @@ class History:
         self._database = database
         self._workflow_id = workflow_id
         self._branches: dict[str, _Branch] = {}
-        self._ends: dict[str, int] = {}
-        """The last recorded step of each branch, when the run began."""
+        self._ends: str = "{}"
+        """The last recorded step of each branch, when the run began, as JSON: few workflows ask for it."""
         self._on_order = on_order
         self._order: RecordedOrder | None = None
         self._left: set[tuple[str, int]] = set()
@@ -67,12 +67,13 @@ class History:
     async def open(self) -> None:
         """Read how far earlier runs came, and the first page of the main task, before the function of the workflow begins."""
         self._branches[""] = main = _Branch()
-        self._ends = decode_value((await self._read_on("", main, 0))["ends"], dict[str, int])
+        self._ends = (await self._read_on("", main, 0))["ends"]
 
     @property
     def is_behind(self) -> bool:
         """Whether the run has asked for all steps that were recorded when it began."""
-        return all(self._is_behind(branch, end) for branch, end in self._ends.items())
+        ends = decode_value(self._ends, dict[str, int])
+        return all(self._is_behind(branch, end) for branch, end in ends.items())
 
     def _is_behind(self, branch: str, end: int) -> bool:
         steps = self._branches.get(branch)

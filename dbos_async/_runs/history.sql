@@ -1,9 +1,9 @@
 -- name: PAGE (workflow_id text, branch text, after int)
 -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back, "has_places" whether the order of results
 -- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. "ends" is the
--- last step of each branch, told with the first page: each is found by one look into the index, the last branch first. An empty page
--- has one row without a number. A sleep is complete when its time has come. It also is, whatever the clock says now, when it has a
--- place or the next step began after it: clocks may be set back.
+-- last step of each branch, told with the first page: a few are found one after the other, each with one look into the index, and
+-- many by one scan. An empty page has one row without a number. A sleep is complete when its time has come. It also is, whatever the
+-- clock says now, when it has a place or the next step began after it: clocks may be set back.
 select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.place, s.asked_after,
        coalesce(s.more, false) as more, o.has_places, o.ends
 from :rows
@@ -25,7 +25,12 @@ cross join lateral (
                    ) as s
                    where e.branch > ''
                )
-               select coalesce(json_object_agg(branch, number), '{}') from ends) end as ends
+               select case when count(*) <= 100 then coalesce(json_object_agg(branch, number), '{}')
+                           else (
+                               select json_object_agg(branch, number)
+                               from (select branch, max(number) as number from dbos_async.steps
+                                     where workflow_id = c.workflow_id group by branch) as all_ends) end
+               from (select * from ends limit 101) as first_ends) end as ends
     offset 0  -- once for the page, and not for each of its rows
 ) as o
 left join lateral (

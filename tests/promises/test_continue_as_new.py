@@ -183,3 +183,19 @@ async def test_t2_a_later_generation_is_cancelled_and_resumed() -> None:
     await DBOS.resume_workflow("w")
     await send_all([3, 0])
     assert await handle.get_result() == [1, 2, 3, -4]
+
+
+@DBOS.workflow(name="generations, grows")
+async def grows(text: str) -> None:
+    await note("before")
+    await DBOS.continue_as_new(2 * text)
+
+
+async def test_d2_t2_arguments_that_the_database_refuses_end_the_workflow_and_lose_nothing(connection: Any) -> None:
+    await connection.execute("alter table dbos_async.workflows add check (length(input::text) < 100)")
+    handle = await start(grows, "x" * 30)
+    with pytest.raises(InvalidValueError, match="A new argument of workflow 'w'"):
+        await handle.get_result()
+    status = await handle.get_status()
+    assert (status.status, status.generation) == ("ERROR", 2)
+    assert [step.verb for step in await DBOS.list_workflow_steps("w")] == ["step"]

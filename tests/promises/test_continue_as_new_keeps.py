@@ -266,3 +266,11 @@ async def test_t2_a_forgotten_fork_keeps_what_was_received_before_as_received(co
     assert await fork.get_result() == [1, -2]
     await DBOS.delete_workflow("copy")
     assert await counts(connection, "copy") == dict.fromkeys(("steps", "messages", "events", "stream_entries"), 0)
+
+
+async def test_c4_t2_a_delayed_message_comes_to_a_later_generation() -> None:
+    handle = await start(collect, 1, [])
+    await DBOS.send("w", 0, INBOX, delay_seconds=1)
+    await send_all([1, 2])
+    await eventually(lambda: is_generation(3))
+    assert await handle.get_result() == [1, 2, -3]

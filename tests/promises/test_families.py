@@ -613,3 +613,25 @@ async def test_w6_a_fork_takes_a_deadline_for_its_children_from_its_block(dbos: 
 def test_d5_children_is_true_or_false(wrong: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="children must be True or False"):
         SetWorkflowTimeout(60, children=wrong)
+
+
+@DBOS.workflow(name="starts a child in each generation")
+async def goes_on(generation: int) -> None:
+    with SetWorkflowID(f"child {generation}"):
+        await DBOS.start_workflow(member)
+    if generation < 3:
+        await DBOS.continue_as_new(generation + 1)
+    await DBOS.recv("go", None)
+
+
+async def test_w6_t2_the_children_of_all_generations_are_reached(dbos: DBOS, connection: Any) -> None:
+    with SetWorkflowID("w"), SetWorkflowTimeout(60, children=True):
+        await DBOS.start_workflow(goes_on, 1)
+    children = [f"child {generation}" for generation in (1, 2, 3)]
+    await eventually(lambda: are("PENDING", *children))
+    await eventually(lambda: _waits("w"))
+    found = await deadlines(connection)
+    assert set(found.values()) == {(found["w"][0], True)}
+    assert await DBOS.cancel_workflows(["w"], children=True) == dict.fromkeys(["w", *children], "cancelled")
+    await DBOS.delete_workflow("w", children=True)
+    assert await statuses(connection) == {}

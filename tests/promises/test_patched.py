@@ -317,3 +317,27 @@ async def test_w4_patched_says_where_it_works(database_url: str) -> None:
         (late,) = await asyncio.gather(*OUTLIVING, return_exceptions=True)
         assert isinstance(late, WorkflowEndedError)
         assert await patches_of() == ()
+
+
+@DBOS.workflow(name="patched after many tasks")
+async def many_tasks(count: int) -> bool:
+    async def work(number: int) -> None:
+        await note(f"task {number}")
+        if number == count // 2:
+            await DBOS.recv("go", timeout_seconds=None)
+
+    doing = [asyncio.create_task(work(number)) for number in range(count)]
+    is_new = is_patched("before the end of the tasks")
+    await asyncio.wait(doing)
+    return is_new
+
+
+@pytest.mark.parametrize("count", [99, 100, 150])
+async def test_w4_one_of_many_tasks_that_is_past_the_call_sends_all_the_old_way(count: int, database_url: str) -> None:
+    async with deployed(database_url, "old"):
+        await start(many_tasks, count)
+        await reaches("w", f"0.{count // 2 + 1}.2")
+    async with deployed(database_url, "new"):
+        await start(many_tasks, count, workflow_id="v")
+        assert not await end_of("w", "now")
+        assert await end_of("v", "now")

@@ -50,7 +50,7 @@ RIVALS: dict[str, tuple[Any, Callable[[], Row], str]] = {
     "fork": (fork.FORK, lambda: ("old", "copy", "1", None, None, None, b"u"), "removed"),
     "trim": (trim.TRIM, lambda: (None, 0, "", None, "s of old", "old", "s", 1, 10), "removed"),
     "delete": (delete.DELETE, lambda: ("old", 1, b"d"), "gone"),
-    "cancel": (control.CANCEL, lambda: ("old", b"d"), "removed"),
+    "cancel": (control.CANCEL, lambda: ("old", None, b"d"), "removed"),
     "purge": (purge.PURGE, lambda: OLD, "gone"),
 }
 """What others do to it, and what becomes of it when it is purged after that."""

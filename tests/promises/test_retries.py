@@ -68,7 +68,6 @@ async def busy_in_a_while(error: Exception) -> bool:
         (busy_in_a_while, [BusyError(), ClosedError(503)], 2),
         (lambda error: not error.args, [BusyError(), BusyError(1)], 2),
     ],
-    ids=str,
 )
 async def test_retry_on_says_after_which_errors_a_step_is_tried_again(
     retry_on: Any, raised: list[Exception], attempts: int
@@ -91,7 +90,6 @@ async def test_retry_on_says_after_which_errors_a_step_is_tried_again(
         ([BusyError(), RetryAfter(0)], True),
         ([ClosedError(1), RetryAfter(0)], False),
     ],
-    ids=str,
 )
 async def test_a_group_of_errors_is_retried_if_each_of_them_is(members: list[Exception], is_retried: bool) -> None:
     RAISED.append(ExceptionGroup("several", members))
@@ -104,7 +102,7 @@ async def test_retry_on_a_type_of_groups_is_retried() -> None:
     assert await outcome(retry_on=ExceptionGroup) == 2
 
 
-@pytest.mark.parametrize("answer", [None, 1, "yes", [], object()], ids=str)
+@pytest.mark.parametrize("answer", [None, 1, "yes", [], object()])
 async def test_d5_a_predicate_that_does_not_answer_true_or_false_ends_the_step(answer: Any) -> None:
     RAISED.append(BusyError("now"))
     found = await outcome(retry_on=lambda _: answer)

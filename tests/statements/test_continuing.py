@@ -63,7 +63,7 @@ async def test_w3_t2_the_inside_of_a_step_waits_for_that_and_then_does_nothing(
 async def test_w6_t2_a_cancel_waits_for_it_and_ends_the_next_generation(one: Any, two: Any, three: Any) -> None:
     await one.execute("begin")
     await execute(one, CONTINUE, CONTINUED)
-    task = asyncio.create_task(execute(two, control.CANCEL, ("w", b"d")))
+    task = asyncio.create_task(execute(two, control.CANCEL, ("w", None, b"d")))
     await blocked(two, task, three)
     await one.execute("commit")
     assert (await task)[0]["attempt"] == 3
@@ -116,9 +116,9 @@ async def test_t2_a_fork_copies_either_generation_whole(one: Any, two: Any) -> N
     await execute(one, events.SET_EVENT, (*step(1), "1", "k", '"first"', 1, b"d"))
     await one.execute("begin")
     await execute(one, CONTINUE, CONTINUED)
-    await execute(two, fork.FORK, ("w", "before", "2", None, None, b"d"))
+    await execute(two, fork.FORK, ("w", "before", "2", None, None, None, b"d"))
     await one.execute("commit")
-    await execute(two, fork.FORK, ("w", "after", "1", None, None, b"d"))
+    await execute(two, fork.FORK, ("w", "after", "1", None, None, None, b"d"))
     rows = await one.fetch(
         "select w.id, w.input::text, (select count(*) from dbos_async.steps where workflow_id = w.id) as steps, "
         "(select value::text from dbos_async.events where workflow_id = w.id order by seq desc limit 1) as event "

@@ -189,7 +189,7 @@ async def test_w10_only_what_is_still_owned_by_the_same_run_is_given_back(one: A
     await one.execute(OWN, "mine")
     found = {(row["id"], row["attempt"]) for row in await execute(one, leftovers.OWNED, ("mine", '["mine3"]'))}
     assert found == {("mine1", 1), ("mine2", 1)}
-    await execute(two, control.CANCEL, ("mine1", b"d"))
+    await execute(two, control.CANCEL, ("mine1", None, b"d"))
     for workflow_id, attempt in sorted(found):
         await execute(one, leftovers.GIVE_BACK, (workflow_id, attempt, "mine", b"d"))
     assert await two.fetchval(OWNERS) == ["mine1 mine 0", "mine2 - 0", "mine3 mine 0"], "who ran what has ended stays"

@@ -87,6 +87,8 @@ HOT: dict[str, Row] = {
     "FINISH": ("w", 1, "SUCCESS", "1", None, b"d"),
     "CLAIM": ("me", '["f"]', None, 1),
     "WAITING_NAMES": ("", 100),
+    "PATCH": ("w", 1, '{"x": {"branch": "", "number": 1, "asked_after": null}}'),
+    "UNPATCH": ("w", 1, '["x"]', b"d"),
     "PUT_BACK": (*step(5), "recv", "", RECEIVED),
     "RECORD_REJECTION": (*step(5), None, "{}"),
     "READ_ANSWER": (QUESTION,),
