@@ -25,7 +25,8 @@ from dbos_async._messaging.send import OutgoingMessage, outgoing_message, store,
 from dbos_async._messaging.send_keys import SendMatcher, send_key
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context
 from dbos_async._runs.start_options import assigned
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value

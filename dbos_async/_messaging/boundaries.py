@@ -16,7 +16,8 @@ from dbos_async._database.database import Database
 from dbos_async._messaging.live import READ
 from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace
 from dbos_async._runs.own_ids import are_same
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._serialization.exceptions import decode_error, encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import (

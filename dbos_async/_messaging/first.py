@@ -25,7 +25,8 @@ from dbos_async._messaging.recv import read_envelope, take
 from dbos_async._runs.awaited import Awaited, CanBeAwaited
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.own_ids import are_same, relative
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import InvalidArgumentError, InvalidEventValueError, InvalidStreamValueError, InvalidValueError
 from dbos_async.keys import Question, Topic, topic_and_type

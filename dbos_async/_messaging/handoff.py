@@ -24,7 +24,8 @@ from dbos_async._database.database import Database
 from dbos_async._database.wakeups import LocalUpdate, Subscription
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._serialization.values import encode_value
 from dbos_async.errors import DatabaseUnavailableError, InvalidValueError
 

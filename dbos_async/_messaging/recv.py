@@ -22,7 +22,8 @@ from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import Offer, Receive
 from dbos_async._runs.context import calling_context, in_workflow
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
 from dbos_async.envelope import Asked, Envelope

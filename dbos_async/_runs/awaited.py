@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from dbos_async._database.database import Database
-from dbos_async._runs.step import StepResult
+from dbos_async._runs.step_result import StepResult
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,7 +9,8 @@ from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.database import Database
 from dbos_async._database.statement import Statement
 from dbos_async._runs.context import Context, StepContext, WorkflowContext, check_live
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.transaction import execute_inside, stop_as_lost_inside
 from dbos_async.errors import InvalidValueError
 

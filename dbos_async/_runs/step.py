@@ -28,7 +28,7 @@ from dbos_async._runs.history import Recorded, named
 from dbos_async._runs.numbered_step import NumberedStep
 from dbos_async._runs.order import Order, Ticket
 from dbos_async._runs.own_ids import are_same, own_ids
-from dbos_async._runs.step_result import StepResult as StepResult
+from dbos_async._runs.step_result import StepResult
 from dbos_async._serialization.exceptions import encode_error
 from dbos_async._serialization.values import decode_value, encode_value
 from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidValueError, ReplayMismatchError

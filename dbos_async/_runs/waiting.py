@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from dbos_async._database.calls import Call, Observer, Row
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import Subscription
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async.errors import WorkflowEndedError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
 from dbos_async._runs.context import WorkflowContext
 from dbos_async._runs.order import Ticket
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.transaction import NO_TABLES, without_tables
 from dbos_async._transactions.opened import swallowed_error
 from dbos_async.errors import InvalidValueError

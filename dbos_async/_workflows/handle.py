@@ -14,7 +14,8 @@ from dbos_async._database.wakeups import end_key
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.run import Outcome, RunEnd
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._serialization.values import decode_value
 from dbos_async._workflows.status import PARKED, WorkflowStatus, get_status

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
 
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from tests.replay import deploys
 from tests.replay.maker import Program, walk
 from tests.support.boundaries import Proceed

@@ -16,7 +16,8 @@ import signal
 from pathlib import Path
 
 from dbos_async import DBOS
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from tests.replay import ledger
 from tests.replay import workflows as _  # noqa: F401 - registers them
 from tests.replay.loops import add_loop_arguments, run

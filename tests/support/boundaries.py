@@ -8,7 +8,8 @@ from typing import Any
 
 from dbos_async._messaging import ask, events, merge, read_stream, recv, trim, watch
 from dbos_async._runs import sleep
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._workflows import handle
 

@@ -35,7 +35,8 @@ from dbos_async import (
 )
 from dbos_async._messaging import ask, events, read_stream, recv
 from dbos_async._runs import sleep
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from dbos_async._runs.waiting import wait
 from dbos_async._workflows import handle
 from tests.support.programs.tills import rome

@@ -17,7 +17,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from dbos_async import DBOS, Event, SendMessage, SetWorkflowID, Stream, StreamOf, Topic
-from dbos_async._runs.step import Step, StepResult
+from dbos_async._runs.step import Step
+from dbos_async._runs.step_result import StepResult
 from tests.support.boundaries import Around, Proceed, around_boundaries
 
 OFFER = Topic("offer", int)
