@@ -41,10 +41,11 @@ async def test_t2_a_kill_at_any_boundary_loses_and_doubles_nothing(
 
 async def test_t2_a_workflow_lasts_while_its_executor_is_killed(database_url: str) -> None:
     found = await last(
-        database_url, messages=600, per_generation=20, kills=4, seconds_between_kills=(0.3, 1.0), most_waiting=200
+        database_url, messages=2000, per_generation=20, kills=4, seconds_between_kills=(0.2, 0.6), most_waiting=200
     )
-    assert found.result == "all 600 came"
-    assert found.generation == 30
+    assert found.result == "all 2000 came"
+    assert found.generation == 100
+    assert found.kills >= 1
     assert found.most_rows["steps"] <= 2 * 20 + 5
     assert found.most_rows["messages"] <= 20
-    assert found.most_rows["events"] == 1 + 1  # between an event and the end of its generation
+    assert found.most_rows["events"] <= 2  # between an event and the end of its generation
