@@ -5,7 +5,8 @@
                                            run it again, and the order goes on where it was
 
 The order is a workflow: it says its payment id by an event, waits for the payment as a message, and writes its progress
-to a stream. Its steps are the side effects. Each runs once over both runs of the program, since what was recorded is not repeated.
+to a stream. Its steps are the side effects. What it does in the shop's own tables is a transaction: one commit with the
+record of the step. Each runs once over both runs of the program, since what was recorded is not repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import signal
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import asyncpg
 
 from dbos_async import DBOS, SetWorkflowID
 
@@ -35,11 +39,20 @@ def say(who: str, what: str) -> None:
 # ── The side effects: steps ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@DBOS.step()
-async def reserve(item: str) -> int:
-    """Take one from the shelf."""
+TABLES = """
+    create table if not exists orders (id text primary key, item text not null);
+    create table if not exists stock (item text primary key, pieces integer not null);
+"""
+
+
+@DBOS.transaction()
+async def reserve(connection: asyncpg.Connection[Any], order_id: str, item: str) -> int:
+    """Take one from the shelf, and write the order down."""
     say("shop", f"✱ reserves a {item}")
-    return 41
+    await connection.execute(TABLES)
+    await connection.execute("insert into stock values ($1, 42) on conflict do nothing", item)
+    await connection.execute("insert into orders values ($1, $2)", order_id, item)
+    return int(await connection.fetchval("update stock set pieces = pieces - 1 where item = $1 returning pieces", item))
 
 
 @DBOS.step()
@@ -64,7 +77,7 @@ async def checkout(item: str, cents: int) -> str:
     """Sell one item."""
     order_id = str(DBOS.workflow_id)
     await DBOS.write_stream(PROGRESS, "order received")
-    left = await reserve(item)
+    left = await reserve(order_id, item)
     await DBOS.write_stream(PROGRESS, f"{item} reserved, {left} left on the shelf")
 
     payment_id = await open_payment(order_id, cents)

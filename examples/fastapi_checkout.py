@@ -5,7 +5,7 @@
 Open the address that it prints and buy a widget. Kill the server at any moment and start it again: the order goes on.
 
 An order is a workflow. Its payment is an event of it, the payment provider's webhook is a message to it, and what the page
-shows is a stream of it.
+shows is a stream of it. What it takes from the shelf is a transaction: one commit with the record of that step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import asyncpg
 import uvicorn
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -68,11 +71,12 @@ PROGRESS = Stream("progress", Progress)
 # ── The order ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@DBOS.step()
-async def reserve(quantity: int) -> int:
-    """Take them from the shelf."""
+@DBOS.transaction()
+async def reserve(connection: asyncpg.Connection[Any], order_id: str, quantity: int) -> int:
+    """Take them from the shelf, and write the order down."""
     print(f"✱ reserves {quantity}", flush=True)
-    return 42 - quantity
+    await connection.execute("insert into orders values ($1, $2)", order_id, quantity)
+    return int(await connection.fetchval("update stock set pieces = pieces - $1 returning pieces", quantity))
 
 
 @DBOS.step()
@@ -95,7 +99,7 @@ async def checkout(order: Order) -> str:
     await DBOS.write_stream(PROGRESS, Progress(text=f"Order received: {order.quantity} \N{MULTIPLICATION SIGN} widget"))
     if order.note:
         await DBOS.write_stream(PROGRESS, Progress(text=f"Gift card: “{order.note}”"))
-    left = await reserve(order.quantity)
+    left = await reserve(str(DBOS.workflow_id), order.quantity)
     await DBOS.write_stream(PROGRESS, Progress(text=f"Reserved, {left} left on the shelf"))
 
     payment = await open_payment(str(DBOS.workflow_id), order.quantity * CENTS)
@@ -160,8 +164,26 @@ OrderID = Annotated[str, Depends(find_order)]
 
 # ── The web ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+
+@DBOS.transaction()
+async def open_shop(connection: asyncpg.Connection[Any]) -> None:
+    """The tables of the shop, and what is on the shelf."""
+    await connection.execute("""
+        create table if not exists orders (id text primary key, quantity integer not null);
+        create table if not exists stock (item text primary key, pieces integer not null);
+        insert into stock values ('widget', 42) on conflict (item) do update set pieces = 42 where stock.pieces < 9
+    """)
+
+
+@asynccontextmanager
+async def opened(app: FastAPI) -> AsyncGenerator[None]:
+    """Open the shop before the first customer comes."""
+    await open_shop()
+    yield
+
+
 # A killed server that starts again is the same executor, and takes its orders over at once.
-app = FastAPI(title="Widget shop", lifespan=lifespan(executor_id="fastapi-checkout"))
+app = FastAPI(title="Widget shop", lifespan=lifespan(executor_id="fastapi-checkout", inside=opened))
 add_error_handlers(app)
 # What is longer is refused (413) before anything of it is parsed.
 app.add_middleware(RequestBodyLimitMiddleware, max_body_size=16_384)

@@ -85,7 +85,8 @@ PLAIN: Final = ConnectionKind(
 )
 
 
-async def _reset(connection: UserConnection) -> None:
+async def _reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    assert isinstance(connection, UserConnection)
     if not connection.is_reset:
         await connection.execute(connection.get_reset_query())
     connection.is_reset = False

@@ -15,6 +15,7 @@ from typing import Any
 
 from dbos_async import DBOS, SetWorkflowID
 from dbos_async._transactions.attempts import Attempts
+from dbos_async._transactions.opened import Opened
 from dbos_async._transactions.recording import TransactionStep
 from tests.support.transactions import SESSIONS, Kind, engine_of, say
 
@@ -49,19 +50,19 @@ async def sink() -> list[Any]:
 def with_moments() -> None:
     record, commit = TransactionStep.record_inside, Attempts._commit
 
-    async def recorded(step: TransactionStep, connection: Any, output: str) -> str:
-        outcome = await record(step, connection, output)
+    async def recorded(self: TransactionStep, connection: Any, output: str) -> str:
+        outcome = await record(self, connection, output)
         reached("record")
         return outcome
 
-    async def committed(attempts: Attempts, opened: Any, *, is_checked: bool) -> None:
+    async def committed(self: Attempts, opened: Opened, *, is_checked: bool) -> None:
         if MOMENT == "commit":
-            task = asyncio.create_task(commit(attempts, opened, is_checked=is_checked))
+            task = asyncio.create_task(commit(self, opened, is_checked=is_checked))
             await asyncio.sleep(0)  # its statement is sent
             reached("commit")
             await task
         else:
-            await commit(attempts, opened, is_checked=is_checked)
+            await commit(self, opened, is_checked=is_checked)
         reached("after")
 
     TransactionStep.record_inside = recorded  # type: ignore[method-assign, assignment]  # a crash must come at exactly this place
