@@ -25,13 +25,22 @@ create function dbos_async.end_generation(continued_id text, ended integer, unse
 declare
     kept uuid[];
     last_generations integer[];
+    awaited text[];
 begin
     -- Each statement of a function looks anew, so all that the caller waited for is seen.
     update dbos_async.messages set received_at = null where id = any (unseen) and destination_id = continued_id;
+    select array_agg(s.output ->> 'message_id') into awaited
+    from dbos_async.steps as s
+    join dbos_async.workflows as w on w.id = s.workflow_id and w.ended_at is null
+    where s.verb = 'ask' and s.completed_at is null and s.workflow_id = any (array(
+        select m.sender_id from dbos_async.steps as r
+        join dbos_async.messages as m on m.id = r.message_id and m.is_question
+        where r.workflow_id = continued_id and r.message_id is not null));
     select array_agg(id order by last, id), array_agg(last order by last, id) into kept, last_generations
     from (
         select r.id,
-               case when m.rejected is not null or (m.is_question and coalesce(original.answered_at, m.answered_at) is null) then ended + 2
+               case when m.rejected is not null or (m.is_question and coalesce(original.answered_at, m.answered_at) is null)
+                         or m.id::text = any (awaited) then ended + 2
                     when r.last is not null then r.last
                     when m.idempotency_key is not null or m.is_question or m.answered_at is not null then ended + 1 end as last
         from (
@@ -68,4 +77,4 @@ begin
 end
 $$;
 comment on function dbos_async.end_generation is
-    'Removes the steps of a generation and the messages that they have received, for a caller that holds the row of the workflow. What no run has seen of these messages goes back to its place in the queue. Notes, which are rows of steps with negative numbers, keep some of these messages, and say in output through which generation: one with an idempotency key, and an answered question, through the next one; a question without an answer, and a message that was rejected, as long as it is that. Tells how many are kept.';
+    'Removes the steps of a generation and the messages that they have received, for a caller that holds the row of the workflow. What no run has seen of these messages goes back to its place in the queue. Notes, which are rows of steps with negative numbers, keep some of these messages, and say in output through which generation: one with an idempotency key, and an answered question, through the next one; a question without an answer or whose asker, a workflow, still waits for it, and a message that was rejected, as long as it is that. Tells how many are kept.';

@@ -147,8 +147,8 @@ class LaunchedWorkflowVerbs(WorkflowVerbs):
         message that such a task is just receiving stays in the queue.
 
         In ``with SetApplicationVersion("2"):`` the next generation runs in executors of that version. A received message with an
-        idempotency key, and an answered question, are kept through the next generation, a question without an answer until it is
-        answered, and a message that was rejected for good.
+        idempotency key, and an answered question, are kept through the next generation, a question also as long as a workflow waits
+        for its answer, and a message that was rejected for good.
 
         Raises `WrongPlaceError` in steps, in tasks that the workflow has started and outside workflows, `InvalidCallError` when
         the function does not take the arguments, and `InvalidValueError` when they are not JSON, are too large or do not fit their

@@ -104,6 +104,31 @@ async def answers_and_goes_on(turn: int) -> None:
     await DBOS.continue_as_new(turn + 1)
 
 
+async def test_c2_t2_an_answer_waits_for_a_workflow_that_asked_as_long_as_that_does(
+    database_url: str, connection: Any
+) -> None:
+    """The asker is stopped by hand before it has read its answer: it has no executor while others go on."""
+    await start(answers_and_goes_on, 1)
+    with SetWorkflowID("asker"):
+        asker = await DBOS.start_workflow(asks, "w")
+    assert await asker.get_result() == 1
+    await connection.execute("""
+        update dbos_async.steps set completed_at = null, place = null,
+            output = (select json_build_object('message_id', id) from dbos_async.messages where sender_id = 'asker')
+        where workflow_id = 'asker' and verb = 'ask';
+        update dbos_async.workflows set status = 'CANCELLED', ended_at = null, output = null where id = 'asker'
+    """)
+    for turn in range(2, 6):
+        assert await DBOS.ask("w", QUOTE, "x") == turn
+    await eventually(lambda: is_generation(6))
+    assert await connection.fetchval("select count(*) from dbos_async.messages where sender_id = 'asker'") == 1
+    assert await (await DBOS.resume_workflow("asker")).get_result() == 1
+    assert await DBOS.ask("w", QUOTE, "x") == 6
+    assert await DBOS.ask("w", QUOTE, "x") == 7
+    await eventually(lambda: is_generation(8))
+    assert await connection.fetchval("select count(*) from dbos_async.messages where sender_id = 'asker'") == 0
+
+
 async def test_c2_t2_an_answered_question_stays_for_one_more_generation(connection: Any) -> None:
     await start(answers_and_goes_on, 1)
     seen = [await DBOS.ask("w", QUOTE, "x") for _ in range(5)]
