@@ -3,136 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, DBOSClient, InvalidArgumentError, Question, SetWorkflowID, Topic, WorkflowCancelledError
-from tests.support.crashing import killed_and_taken_over
+from dbos_async import DBOS, DBOSClient, InvalidArgumentError, WorkflowCancelledError
+from tests.support.cleaning_up import ENDED, RAN, VERBS, note_of_cleanup, stands, start
 from tests.support.eventually import eventually
-
-RAN: list[str] = []
-ENDED: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
     RAN.clear()
     ENDED.clear()
-
-
-@DBOS.step()
-async def note_of_cleanup(what: str) -> str:
-    RAN.append(what)
-    return what
-
-
-@DBOS.step()
-async def endless_while_asked() -> None:
-    RAN.append("endless")
-    try:
-        await asyncio.Event().wait()
-    finally:
-        ENDED.append("body")
-
-
-@DBOS.step()
-def thread_while_asked() -> None:
-    RAN.append("thread")
-    threading.Event().wait(0.3)
-
-
-@DBOS.workflow()
-async def waits_while_asked() -> None:
-    await DBOS.recv("never", None)
-
-
-async def stand(verb: str) -> Any:
-    if verb == "recv":
-        await DBOS.recv("go", None)
-    elif verb == "recv with a limit":
-        await DBOS.recv("go", 3600)
-    elif verb == "messages":
-        async for _ in DBOS.messages(Topic("go", str)):
-            pass
-    elif verb == "get_event":
-        await DBOS.get_event("nobody", "k", None)
-    elif verb == "read_stream":
-        async for _ in DBOS.read_stream(str(DBOS.workflow_id), "k"):
-            pass
-    elif verb == "wait_first":
-        await DBOS.wait_first(Topic("a", str), Topic("b", str))
-    elif verb == "sleep":
-        await DBOS.sleep(3600)
-    elif verb == "step":
-        await endless_while_asked()
-    elif verb == "thread":
-        await thread_while_asked()
-        await DBOS.recv("go", None)
-    elif verb == "step handle":
-        await (await DBOS.start_step(endless_while_asked)).get_result()
-    elif verb == "child":
-        await waits_while_asked()
-    elif verb == "ask":
-        await DBOS.ask("child", Question("question", str, str), "?", timeout_seconds=3600)
-    elif verb == "gather":
-        await asyncio.gather(DBOS.recv("a", None), DBOS.sleep(3600), endless_while_asked())
-    elif verb == "group":
-        async with asyncio.TaskGroup() as group:
-            group.create_task(DBOS.recv("a", None))
-            group.create_task(endless_while_asked())
-    elif verb == "body of a group":
-        async with asyncio.TaskGroup() as group:
-            group.create_task(DBOS.recv("a", None))
-            await DBOS.recv("b", None)
-
-
-VERBS = [
-    "recv", "recv with a limit", "messages", "get_event", "read_stream", "wait_first", "sleep", "step", "thread", "step handle",
-    "child", "ask", "gather", "group", "body of a group",
-]  # fmt: skip
-
-
-@DBOS.workflow()
-async def cleans_up(verb: str, ends: str) -> str:
-    await note_of_cleanup("began")
-    try:
-        await stand(verb)
-        await DBOS.sleep(3600)  # a group may have swallowed the cancellations of its tasks
-    except asyncio.CancelledError:
-        await note_of_cleanup("cleans up")
-        await DBOS.set_event("status", "cleaned up")
-        await DBOS.send("child", "the end", "news")
-        if ends == "waits":
-            await DBOS.recv("done", None)
-        if ends == "returns":
-            return "half of it"
-        raise
-    return "whole"
-
-
-async def start(verb: str, ends: str = "passes") -> Any:
-    with SetWorkflowID("child"):
-        await DBOS.start_workflow(waits_while_asked)
-    with SetWorkflowID("w"):
-        handle = await DBOS.start_workflow(cleans_up, verb, ends)
-    await eventually(lambda: "began" in RAN, "it has begun")
-    return handle
-
-
-async def stands(connection: Any, verb: str) -> None:
-    """Return when the workflow stands at its verb."""
-    body = {"step": "endless", "step handle": "endless", "thread": "thread", "gather": "endless", "group": "endless"}
-    if verb in body:
-        await eventually(lambda: body[verb] in RAN, "the body runs")
-    elif verb == "child":
-        await eventually(lambda: connection.fetchval("select true from dbos_async.workflows where parent_id = 'w'"))
-    else:
-        await eventually(
-            lambda: connection.fetchval("select true from dbos_async.steps where workflow_id = 'w' and number > 1")
-        )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -299,100 +182,3 @@ async def test_a_time_to_clean_up_is_a_number_of_seconds(database_url: str) -> N
         for wrong in (-1, "5", float("inf")):
             with pytest.raises(InvalidArgumentError, match="cleanup_seconds must be a number of seconds"):
                 await DBOS.cancel_workflow("w", cleanup_seconds=wrong)  # type: ignore[arg-type]  # wrong on purpose
-
-
-async def test_w6_a_resumed_clean_up_goes_on_and_a_fork_of_before_goes_its_way(
-    database_url: str, connection: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with DBOS(database_url):
-        await start("recv", "waits")
-        await stands(connection, "recv")
-        await DBOS.cancel_workflow("w", cleanup_seconds=3600)
-        await eventually(lambda: "cleans up" in RAN, "it cleans up")
-        await DBOS.cancel_workflow("w")
-        handle = await DBOS.resume_workflow("w")
-        await DBOS.send("w", "now", "done")
-        with pytest.raises(WorkflowCancelledError):
-            await handle.get_result()
-        assert (RAN.count("began"), RAN.count("cleans up")) == (1, 1)
-        with SetWorkflowID("copy"):
-            copy = await DBOS.fork_workflow("w", 2)
-        await DBOS.send("copy", "go", "go")
-        await eventually(
-            lambda: connection.fetchval(
-                "select true from dbos_async.steps where workflow_id = 'copy' and verb = 'sleep'"
-            )
-        )
-        await DBOS.cancel_workflow("copy")
-        with SetWorkflowID("copy of the end"):
-            copy = await DBOS.fork_workflow("w", 6)
-        await DBOS.send("copy of the end", "now", "done")
-        with pytest.raises(WorkflowCancelledError):
-            await copy.get_result()
-
-
-@pytest.mark.parametrize("at", range(1, 7))
-@pytest.mark.parametrize("mode", ["before", "during", "after"])
-async def test_w4_w6_a_workflow_that_cleans_up_is_killed_at_any_step(
-    database_url: str, tmp_path: Path, mode: str, at: int
-) -> None:
-    story = await killed_and_taken_over(database_url, "cleaning", tmp_path / "ran", mode, at)
-    told = story["result"]
-    assert [one for one in told if one not in (1, 2)] in (["A", "cleans up", "C"], ["A", True, "cleans up", "C"])
-    assert story["events"] == {"status": told[:-1]}
-    assert story["streams"]["s"] == ["the end"]
-
-
-@DBOS.workflow()
-async def parent_that_cleans_up() -> None:
-    with SetWorkflowID("w"):
-        await DBOS.start_workflow(cleans_up, "recv", "passes")
-    try:
-        await DBOS.recv("never", None)
-    finally:
-        with SetWorkflowID("started to clean up"):
-            await DBOS.start_workflow(waits_while_asked)
-        await DBOS.recv("done", None)
-
-
-async def test_w6_a_family_cleans_up_and_what_is_started_for_that_goes_on(database_url: str, connection: Any) -> None:
-    async with DBOS(database_url):
-        with SetWorkflowID("parent"):
-            await DBOS.start_workflow(parent_that_cleans_up)
-        with SetWorkflowID("child"):
-            await DBOS.start_workflow(waits_while_asked)
-        await eventually(lambda: "began" in RAN, "the child has begun")
-        await stands(connection, "recv")
-        outcomes = await DBOS.cancel_workflows(["parent"], children=True, cleanup_seconds=3600)
-        assert outcomes == {"parent": "cancelled", "w": "cancelled"}
-        with pytest.raises(WorkflowCancelledError):
-            await (await DBOS.retrieve_workflow("w")).get_result()
-        assert await DBOS.get_event("w", "status") == "cleaned up"
-        cleaner = await DBOS.retrieve_workflow("started to clean up")
-        assert await DBOS.cancel_workflow("parent", children=True, cleanup_seconds=3600), "it cleans up still"
-        assert (await cleaner.get_status()).status == "PENDING"
-        assert await DBOS.cancel_workflow("parent", children=True)
-        assert (await cleaner.get_status()).status == "CANCELLED", "that ends all of them"
-
-
-@DBOS.workflow()
-async def continues_to_clean_up(count: int) -> None:
-    await note_of_cleanup(f"generation {count}")
-    if count == 1:
-        try:
-            await DBOS.recv("never", None)
-        except asyncio.CancelledError:
-            await DBOS.continue_as_new(2)
-    await DBOS.recv("never", None)
-
-
-async def test_w6_the_next_generation_is_told_again(database_url: str, connection: Any) -> None:
-    async with DBOS(database_url):
-        with SetWorkflowID("w"):
-            handle = await DBOS.start_workflow(continues_to_clean_up, 1)
-        await stands(connection, "recv")
-        await DBOS.cancel_workflow("w", cleanup_seconds=3600)
-        with pytest.raises(WorkflowCancelledError):
-            await handle.get_result()
-        assert RAN == ["generation 1"], "the second one is told at its first step"
-        assert (await handle.get_status()).generation == 2

@@ -19,6 +19,7 @@ from dbos_async._messaging import send
 from dbos_async._runs import step as steps
 from dbos_async._workflows import delete
 from tests.support.eventually import eventually
+from tests.support.races import LOOKED
 from tests.support.statements import ACTS, SETTING, execute, step
 
 TABLES = {
@@ -199,11 +200,6 @@ async def test_d4_a_deletion_does_not_wait_for_ever(
             await client.delete_workflow("other")
         await one.execute("rollback")
         await client.delete_workflow("other")
-
-
-LOOKED = """
-    select count(*) from pg_stat_activity where query like '%virtualtransaction from pg_locks%' and pid <> pg_backend_pid()
-"""
 
 
 async def blocked(connection: Any, other: Any, task: asyncio.Task[Any]) -> None:

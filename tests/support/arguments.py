@@ -101,6 +101,7 @@ KINDS: dict[str, Kind] = {
     "client": Kind(None, (5, "x", DBOS, object()), takes_none=True),
     "connect_timeout_seconds": DURATION,
     "connection": Kind(None, (5, "x", object(), Mute(), Shouts()), takes_none=True),
+    "cleanup_seconds": Kind(None, (*NO_NUMBERS, float("inf"), 10**400, 10**10), takes_none=True),
     "delay_seconds": Kind(None, (*NO_NUMBERS, float("inf"), 10**400, 10**10), takes_none=True),
     "destination_id": ID,
     "directory": Kind(Path("x"), (5, b"x", "", "a\0b", True, object())),

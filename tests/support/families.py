@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dbos_async import DBOS, SetWorkflowID
+
 WITH_END = "SUCCESS", "ERROR", "CANCELLED"
 
 INSERT = """
@@ -52,3 +54,37 @@ async def make_tree(connection: Any, width: int, depth: int, status: str = "PEND
 async def statuses(connection: Any) -> dict[str, str]:
     """The status of every workflow."""
     return {row["id"]: row["status"] for row in await connection.fetch("select id, status from dbos_async.workflows")}
+
+
+ENDED = {"ended", "failed"}
+CANCELLED = [each for each in FAMILY if each not in ENDED]
+
+
+@DBOS.workflow(name="member of a family")
+async def member(*below: str) -> Any:
+    """Starts its children under their ids, and waits."""
+    for each in below:
+        with SetWorkflowID(each):
+            await DBOS.start_workflow(member)
+    return await DBOS.recv("go", None)
+
+
+@DBOS.workflow(name="starts a family")
+async def starts_family(ends: bool) -> None:
+    with SetWorkflowID("middle"):
+        await DBOS.start_workflow(member, "last", "found by its id")
+    if not ends:
+        await DBOS.recv("go", None)
+
+
+async def are(found: str, *workflow_ids: str) -> bool:
+    listed = await DBOS.list_workflows(workflow_id=list(workflow_ids), status=found)
+    return len(listed) == len(workflow_ids)
+
+
+async def waits(workflow_id: str) -> bool:
+    return any(each.verb == "recv" for each in await DBOS.list_workflow_steps(workflow_id))
+
+
+async def is_in(connection: Any, workflow_id: str, status: str) -> bool:
+    return (await statuses(connection))[workflow_id] == status

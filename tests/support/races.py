@@ -41,3 +41,9 @@ async def state(connection: Any) -> tuple[list[Any], list[Any]]:
         "select payload::text, received_at is not null as received from dbos_async.messages where topic = 't' order by seq"
     )
     return [(row["number"], row["output"], row["done"]) for row in steps], [tuple(row) for row in messages]
+
+
+LOOKED = """
+    select count(*) from pg_stat_activity where query like '%virtualtransaction from pg_locks%' and pid <> pg_backend_pid()
+"""
+"""Whether a call that waits for writers has looked for them."""

@@ -65,8 +65,8 @@ def with_moments() -> None:
             await commit(self, opened, is_checked=is_checked)
         reached("after")
 
-    TransactionStep.record_inside = recorded  # type: ignore[method-assign, assignment]  # a crash must come at exactly this place
-    Attempts._commit = committed  # type: ignore[method-assign, assignment]  # as above
+    TransactionStep.record_inside = recorded  # type: ignore[method-assign]  # a crash must come at exactly this place
+    Attempts._commit = committed  # type: ignore[method-assign]  # as above
 
 
 async def main() -> None:
