@@ -28,6 +28,12 @@ async def endless_while_asked() -> None:
         ENDED.append("body")
 
 
+@DBOS.transaction()
+async def transaction_while_asked(connection: Any) -> None:
+    await connection.execute("create table public.written (n int)")
+    await endless_while_asked()
+
+
 @DBOS.step()
 def thread_while_asked() -> None:
     RAN.append("thread")
@@ -58,6 +64,8 @@ async def stand(verb: str) -> Any:
         await DBOS.sleep(3600)
     elif verb == "step":
         await endless_while_asked()
+    elif verb == "transaction":
+        await transaction_while_asked()
     elif verb == "thread":
         await thread_while_asked()
         await DBOS.recv("go", None)
@@ -80,8 +88,8 @@ async def stand(verb: str) -> Any:
 
 
 VERBS = [
-    "recv", "recv with a limit", "messages", "get_event", "read_stream", "wait_first", "sleep", "step", "thread", "step handle",
-    "child", "ask", "gather", "group", "body of a group",
+    "recv", "recv with a limit", "messages", "get_event", "read_stream", "wait_first", "sleep", "step", "transaction", "thread",
+    "step handle", "child", "ask", "gather", "group", "body of a group",
 ]  # fmt: skip
 
 
@@ -114,7 +122,15 @@ async def start(verb: str, ends: str = "passes") -> Any:
 
 async def stands(connection: Any, verb: str) -> None:
     """Return when the workflow stands at its verb."""
-    body = {"step": "endless", "step handle": "endless", "thread": "thread", "gather": "endless", "group": "endless"}
+    body = {
+        "step": "endless",
+        "transaction": "endless",
+        "turns": "endless",
+        "step handle": "endless",
+        "thread": "thread",
+        "gather": "endless",
+        "group": "endless",
+    }
     if verb in body:
         await eventually(lambda: body[verb] in RAN, "the body runs")
     elif verb == "child":
