@@ -342,4 +342,6 @@ class _Inside:
         if self._run.inside_verbs is not None:
             self._run.inside_verbs.discard(self)
         if kind is asyncio.CancelledError and self._run.over and self._run.stopped is None:
+            if self.task is not None and self.task.cancelling() > 1:
+                return  # the code that started it has cancelled it, too
             raise WorkflowEndedError(self._run.workflow_id, self._verb) from None

@@ -34,6 +34,7 @@ async def abandons(most: int, seen: list[int], first: bool) -> list[int]:
         if seen[-1] == 0:
             return seen
     left = asyncio.create_task(receive_first() if first else DBOS.recv(INBOX, None))
+    left.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else will look at it
     await note("while the receive is under way")
     if left.done():
         seen.append(left.result())
