@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import BigInteger, Identity
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dbos_async import DBOS
@@ -71,7 +71,7 @@ class Entry(Base):
 Sessions = async_sessionmaker()
 
 
-def use_sessions(url: str) -> None:
+def use_sessions(url: str) -> AsyncEngine:
     """Let the transactions of SQLAlchemy go to this server."""
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://"),
@@ -80,6 +80,7 @@ def use_sessions(url: str) -> None:
         },  # The nemesis ends its sessions by this name.
     )
     Sessions.configure(bind=engine)
+    return engine
 
 
 def teller_of(account: int) -> str:
