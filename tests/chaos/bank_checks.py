@@ -140,11 +140,10 @@ async def check_books(reader: Reader, transfers: dict[str, Transfer]) -> tuple[l
         violations.append(f"T1: the bank began with {ACCOUNTS * CENTS_EACH} cents and has {total}.")
     entries = await reader.fetch("select number, transfer, account, cents, token from bank.entries order by number")
     counts = Counter((row["transfer"], row["cents"] > 0) for row in entries)
-    for (one, is_deposit), count in counts.items():
-        if count != 1 or counts[one, not is_deposit] != 1 or one not in transfers:
-            violations.append(
-                f"T1: transfer {one!r} has {count} entries of one side, {counts[one, not is_deposit]} of the other."
-            )
+    for one in dict.fromkeys(row["transfer"] for row in entries):
+        sides = counts[one, False], counts[one, True]
+        if sides != (1, 1) or one not in transfers:
+            violations.append(f"T1: transfer {one!r} has {sides[0]} withdrawals and {sides[1]} deposits.")
     deposits = [
         row
         for row in entries

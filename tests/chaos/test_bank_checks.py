@@ -29,7 +29,7 @@ SPOIL = {
     "no row for a withdrawal": (f"delete from bank.entries where number = {A_WITHDRAWAL}", "and entered are"),
     "a deposit twice": (
         f"{ENTER} select e.transfer, account, cents, e.token from bank.entries as e join bank.receipts using (token) limit 1",
-        "has 2 entries of one side",
+        "has 1 withdrawals and 2 deposits",
     ),
     "no record for rows": (
         f"delete from dbos_async.steps where output #>> '{{}}' = (select token from bank.entries where number = {A_WITHDRAWAL})",
