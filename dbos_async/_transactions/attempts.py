@@ -24,7 +24,7 @@ from dbos_async._logs import text_of
 from dbos_async._runs.running_step import Tries
 from dbos_async._runs.start_options import assigned
 from dbos_async._runs.transaction import current_transaction, stop_as_lost_inside
-from dbos_async._transactions.opened import Opened, Source, TransactionOptions, is_conflict, reason
+from dbos_async._transactions.opened import Opened, Source, TransactionOptions, is_conflict, is_full, reason
 from dbos_async._transactions.recording import TransactionStep
 from dbos_async.errors import DatabaseUnavailableError, DBOSError, StepTimeoutError, TransactionError
 
@@ -178,7 +178,10 @@ class Attempts:
         except Exception as error:
             if opened.is_lost_by(error):
                 raise _LossError(error, may_have_committed=True) from error
-            raise
+            if not is_full(error):
+                raise
+            await self._roll_back(opened, error)
+            raise _LossError(error, may_have_committed=False) from error
 
     async def _roll_back(self, opened: Opened, error: Exception) -> None:
         """Roll back after an error. If the connection turns out to be lost, the error comes from that."""

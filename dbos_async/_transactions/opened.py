@@ -22,6 +22,9 @@ from dbos_async.errors import ConfigurationError, TransactionError
 CONFLICTS: Final = ("40001", "40P01")
 """A serialization failure and a deadlock: the same transaction may succeed when it is repeated."""
 
+FULL: Final = ("53", "54000", "58")
+"""The server has no room or no resources for a commit, for example none for its notifications. That may be over later."""
+
 BREAKS: Final = ("57P01", "57P02", "57P03")
 """The server ends the connection."""
 
@@ -293,6 +296,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def is_conflict(error: BaseException) -> bool:
     """Whether the error comes from a serialization failure or a deadlock."""
     return any(code in CONFLICTS for code in _sqlstates(error))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a commit has failed, and is rolled back, since the server is full."""
+    return any(code.startswith(FULL) for code in _sqlstates(error))
 
 
 def _sqlstates(error: BaseException) -> Iterator[str]:

@@ -36,7 +36,7 @@ async def rage(seed: int, minutes: float, executors: int, size: int, pause_secon
             while not is_over():
                 await suite.wave(next(numbers), size)
 
-        await asyncio.gather(waves(), waves(), suite.race(is_over))
+        await asyncio.gather(waves(), waves(), suite.race(is_over), suite.trade(is_over))
         for task in (nemesis, reports):
             task.cancel()
         return await suite.finish()

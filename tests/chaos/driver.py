@@ -16,6 +16,8 @@ import asyncpg
 
 from dbos_async import DBOSClient, SendMessage, SetStartDelay, SetWorkflowID, Start
 from dbos_async._database import migrations
+from tests.chaos.bank import TABLES
+from tests.chaos.banking import Bank
 from tests.chaos.calls import open_client, persist
 from tests.chaos.checker import check
 from tests.chaos.direct import Direct
@@ -52,6 +54,7 @@ class Campaign:
         self._seed = seed
         self.url = proxy.url
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
+        self._bank = Bank(direct, seed, self.tally)
         self._liveness = Liveness(
             server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
         )
@@ -61,6 +64,11 @@ class Campaign:
         """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
         async with open_client(self.url, self.tally) as client:
             await self._races.play(client, is_over)
+
+    async def trade(self, is_over: Callable[[], bool]) -> None:
+        """Have the bank move money until it is over."""
+        async with open_client(self.url, self.tally) as client:
+            await self._bank.trade(client, is_over)
 
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
@@ -121,7 +129,7 @@ class Campaign:
 async def prepare(server: Server, names: Sequence[str]) -> None:
     """Make the tables, what watches over them, and a role for each executor and the client."""
     # The search path of the database counts for the second connection, and for what that makes.
-    for commands in ([CLOCK], [PREPARE, LIVES, RIGHTS, members([*names, "client"])]):
+    for commands in ([CLOCK], [PREPARE, TABLES, LIVES, RIGHTS, members([*names, "client"])]):
         connection = await asyncpg.connect(server.url)
         try:
             if CLOCK not in commands:

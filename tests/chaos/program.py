@@ -23,6 +23,7 @@ from typing import Any
 
 from dbos_async import DBOS, DBOSError, SendMessage, SetStartDelay, SetWorkflowID
 from dbos_async._runs.context import current
+from tests.chaos import bank
 from tests.chaos.direct import Direct
 from tests.chaos.steps import STEPS, blocks, outcome, traces
 from tests.chaos.talking import TALKS, Instruction, Memory, receive_in_a_loop
@@ -208,6 +209,7 @@ async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> 
     traces.ledger, traces.executor_id = Direct(ledger_url), name
     replay_ledger.keep_in(Path(bodies))
     runs_file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    bank.use_sessions(url)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     threading.Thread(target=obey_the_driver, args=[loop], daemon=True).start()

@@ -18,15 +18,17 @@ from tests.support.postgres import chosen_version
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 KEYS = {
-    "workflows": "id",
-    "executors": "id",
-    "steps": "workflow_id",
-    "messages": "destination_id",
-    "events": "workflow_id",
-    "stream_entries": "workflow_id",
-    "delayed_messages": "destination_id",
+    "dbos_async.workflows": "id",
+    "dbos_async.executors": "id",
+    "dbos_async.steps": "workflow_id",
+    "dbos_async.messages": "destination_id",
+    "dbos_async.events": "workflow_id",
+    "dbos_async.stream_entries": "workflow_id",
+    "dbos_async.delayed_messages": "destination_id",
+    "bank.accounts": "id",
+    "bank.entries": "transfer",
 }
-"""Every table that workflows need, and its column that a refusal may choose by."""
+"""Every table that workflows and the bank need, and its column that a refusal may choose by."""
 
 TABLES = list(KEYS)
 AS_AN_INDEX_DOES = ("share", "share", "share", "share row exclusive", "exclusive")
@@ -52,13 +54,14 @@ ROWS_OF_WORKFLOWS = """
     where id = any (array(select id from dbos_async.workflows where status = 'PENDING' order by random() limit {}))
     for {}
 """
+ROWS_OF_ACCOUNTS = "select from bank.accounts order by random() limit {} for {}"
 ROWS_OF_EXECUTORS = "select from dbos_async.executors order by random() limit {} for {}"
 
 REFUSE = """
-    create or replace trigger "{name}" before {operation} on dbos_async.{table}
+    create or replace trigger "{name}" before {operation} on {table}
     for each row execute function chaos.refuse('{code}', '{share}', '{key}')
 """
-ALLOW = 'drop trigger if exists "{name}" on dbos_async.{table}'
+ALLOW = 'drop trigger if exists "{name}" on {table}'
 
 FILL = "select pg_notify('somebody else', repeat('x', 7000) || n) from generate_series(1, 50) as n"
 SMALL_QUEUE = ("max_notify_queue_pages=64",) if chosen_version() >= 17 else ()
@@ -153,16 +156,16 @@ class Troubles:
     async def _lock_table(self) -> None:
         """As ``create index`` does, which writers wait for."""
         table, mode = self.random.choice(TABLES), self.random.choice(AS_AN_INDEX_DOES)
-        await self._hold(f"lock table dbos_async.{table} in {mode} mode", self.seconds(1, 12))
+        await self._hold(f"lock table {table} in {mode} mode", self.seconds(1, 12))
 
     async def _lock_exclusively(self) -> None:
         """As ``vacuum full`` does, which readers wait for, too."""
         table = self.random.choice(TABLES)
-        await self._hold(f"lock table dbos_async.{table} in access exclusive mode", self.seconds(0.5, 3))
+        await self._hold(f"lock table {table} in access exclusive mode", self.seconds(0.5, 3))
 
     async def _lock_rows(self) -> None:
-        """Of some workflows, or of some executors."""
-        rows = self.random.choice((ROWS_OF_WORKFLOWS, ROWS_OF_WORKFLOWS, ROWS_OF_EXECUTORS))
+        """Of some workflows, of some executors, or of some accounts."""
+        rows = self.random.choice((ROWS_OF_WORKFLOWS, ROWS_OF_WORKFLOWS, ROWS_OF_EXECUTORS, ROWS_OF_ACCOUNTS))
         statement = rows.format(self.random.choice((1, 2, 20)), self.random.choice(ROW_LOCKS))
         await self._hold(statement, self.seconds(1, 12))
 
@@ -184,10 +187,11 @@ class Troubles:
     async def _rename(self) -> None:
         """As somebody does who restores a table from a backup."""
         table = self.random.choice(TABLES)
+        name = table.partition(".")[2]
         async with self._shape:
-            await self.surely(f"alter table if exists dbos_async.{table} rename to {table}_away")
+            await self.surely(f"alter table if exists {table} rename to {name}_away")
             await asyncio.sleep(self.seconds(0.5, 4))
-            await self.surely(f"alter table if exists dbos_async.{table}_away rename to {table}")
+            await self.surely(f"alter table if exists {table}_away rename to {name}")
             await self._recover()
 
     async def _revoke(self) -> None:

@@ -105,3 +105,45 @@ async def test_t1_d4_outside_of_workflows_it_gives_up_in_time(proxied: Proxy, co
         await proxied.heal()
         await write()
     assert await written(connection) == ["never"]
+
+
+FULL = """
+    create sequence tries;
+    create function is_full() returns trigger language plpgsql as $$ begin
+        if nextval('tries') < 3 then
+            raise exception 'no room' using errcode = '{}';
+        end if;
+        return null;
+    end $$;
+    create constraint trigger is_full after insert on notes deferrable initially deferred
+        for each row execute function is_full();
+"""
+
+
+@pytest.mark.parametrize("is_outside", [False, True])
+@pytest.mark.parametrize("code", ["53100", "54000"])
+@pytest.mark.parametrize("name", ["asyncpg", "sqlalchemy"])
+async def test_t1_d4_a_server_without_room_for_the_commit_costs_time_and_writes_once(
+    proxied: Proxy, connection: Any, name: str, code: str, is_outside: bool
+) -> None:
+    bodies = []
+    await connection.execute(FULL.format(code))
+
+    @Kind(name).transaction(name="t1 has no room")
+    async def write(target: Any) -> int:
+        bodies.append(1)
+        await say(target, "insert into notes values ('once')")
+        return len(bodies)
+
+    @DBOS.workflow(name="t1 has no room")
+    async def workflow() -> int:
+        return int(await write())
+
+    async with DBOS(proxied.url):
+        if is_outside:
+            assert await write() == 3
+        else:
+            with SetWorkflowID("w"):
+                assert await workflow() == 3
+            assert await replay(connection, "w") == 3
+    assert await written(connection) == ["once"]
