@@ -222,14 +222,14 @@ class OpenedSession(Opened):
     async def driver(self) -> Any:
         self._check_goes_on()
         await self._session.flush()  # a message must not overtake what its sender has written
-        if not self.raw.is_in_transaction():
-            await self._connection.exec_driver_sql("select 1")
+        await self._check_is_open()
         return self.raw
 
     async def finish_body(self) -> None:
         self._check_goes_on()
         await self._session.flush()
         self._check_goes_on()
+        await self._check_is_open()
 
     async def commit(self, *, is_checked: bool) -> None:
         if not is_checked and self.raw.is_in_transaction():
@@ -255,6 +255,13 @@ class OpenedSession(Opened):
     def _check_goes_on(self) -> None:
         if self._session.sync_session.get_transaction() is not self._transaction:
             raise self._ended()
+
+    async def _check_is_open(self) -> None:
+        """SQLAlchemy begins the transaction with the first statement, and only once: it does not know what SQL has ended."""
+        if not self.raw.is_in_transaction():
+            await self._connection.exec_driver_sql("select 1")
+            if not self.raw.is_in_transaction():
+                raise self._ended()
 
 
 def swallowed_error() -> TransactionError:
