@@ -341,3 +341,46 @@ async def test_t1_a_workflow_is_not_awaited_in_a_transaction(dbos: DBOS) -> None
 
     with pytest.raises(WrongPlaceError, match="begins after the commit of the transaction 't1 awaits'"):
         await write()
+
+
+async def test_t1_inner_transactions_of_several_tasks_take_turns(kind: Kind, notes: Any) -> None:
+    """Whoever rolls back to a savepoint takes back all that came after it, so nobody else may come after it."""
+    has_begun = asyncio.Event()
+
+    @kind.transaction(name="t1 inner of a task")
+    async def inner(target: Any, what: str) -> str:
+        await say(target, f"insert into notes values ('{what}')")
+        await DBOS.send("receiver", what)
+        has_begun.set()
+        await asyncio.sleep(0.1)
+        if what == "bad":
+            raise LookupError(what)
+        return what
+
+    @kind.transaction(name="t1 outer of tasks")
+    async def outer(target: Any) -> list[str]:
+        async def send() -> str:
+            await has_begun.wait()
+            await DBOS.send("receiver", "sent")
+            return "sent"
+
+        async def call() -> str:
+            await has_begun.wait()
+            return str(await inner("good"))
+
+        results = await asyncio.gather(inner("bad"), send(), call(), return_exceptions=True)
+        return [repr(result) for result in results]
+
+    @DBOS.workflow(name="t1 outer of tasks")
+    async def workflow() -> list[str]:
+        return [*await outer()]
+
+    @DBOS.workflow(name="t1 is sent by tasks")
+    async def receives() -> list[Any]:
+        return [await DBOS.recv(timeout_seconds=None), await DBOS.recv(timeout_seconds=None)]
+
+    with SetWorkflowID("receiver"):
+        receiver = await DBOS.start_workflow(receives)
+    assert await workflow() == ["LookupError('bad')", "'sent'", "'good'"]
+    assert await written(notes) == ["good"]
+    assert await receiver.get_result() == ["sent", "good"]
