@@ -384,3 +384,30 @@ async def test_t1_inner_transactions_of_several_tasks_take_turns(kind: Kind, not
     assert await workflow() == ["LookupError('bad')", "'sent'", "'good'"]
     assert await written(notes) == ["good"]
     assert await receiver.get_result() == ["sent", "good"]
+
+
+async def test_t1_w6_the_server_ends_a_transaction_that_is_frozen_between_record_and_commit(
+    kind: Kind, notes: Any
+) -> None:
+    """It holds the row of the workflow, and nobody could claim or cancel that."""
+    seen: list[str] = []
+    record = TransactionStep.record_inside
+
+    @kind.transaction(name="t1 frozen")
+    async def write(target: Any) -> None:
+        seen.append(await say(target, "select current_setting('idle_in_transaction_session_timeout')"))
+
+    @DBOS.workflow(name="t1 frozen")
+    async def workflow() -> None:
+        await write()
+        await write()
+
+    async def recorded(step: TransactionStep, connection: Any, output: str) -> str:
+        outcome = await record(step, connection, output)
+        seen.append(await connection.fetchval("select current_setting('idle_in_transaction_session_timeout')"))
+        return outcome
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionStep, "record_inside", recorded)
+        await workflow()
+    assert seen == [seen[0], "10s", seen[0], "10s"] != ["10s"] * 4
