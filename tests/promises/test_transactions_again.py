@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dbos_async import DBOS, InvalidArgumentError, SetWorkflowID, WrongPlaceError
+from dbos_async import DBOS, InvalidArgumentError, SetWorkflowID, TransactionError, WrongPlaceError
 from dbos_async._transactions.recording import TransactionStep
 from tests.support.databases import new_database
 from tests.support.eventually import eventually
@@ -329,6 +329,26 @@ async def test_t1_tasks_that_outlive_the_body_send_nothing(kind: Kind, notes: An
     with pytest.raises(WrongPlaceError, match="has outlived the transaction 't1 leaves a task'"):
         await left[0]
     assert await handle.get_result() is None
+
+
+@pytest.mark.parametrize("where", ["workflow", "outside"])
+async def test_t1_a_task_that_still_uses_the_connection_has_one_clear_error(kind: Kind, notes: Any, where: str) -> None:
+    left: list[asyncio.Task[Any]] = []
+
+    @kind.transaction(name="t1 leaves a statement")
+    async def write(target: Any) -> None:
+        await say(target, "insert into notes values ('never')")
+        left.append(asyncio.create_task(say(target, "select 1 from pg_sleep(0.5)")))
+        await asyncio.sleep(0.05)
+
+    @DBOS.workflow(name="t1 leaves a statement")
+    async def workflow() -> None:
+        await write()
+
+    with pytest.raises(TransactionError, match="still uses its connection"):
+        await (workflow if where == "workflow" else write)()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert await written(notes) == []
 
 
 async def test_t1_a_workflow_is_not_awaited_in_a_transaction(dbos: DBOS) -> None:
