@@ -219,6 +219,16 @@ class OpenedSession(Opened):
         self.raw, self._session, self._connection = raw, session, connection
         self._transaction = session.sync_session.get_transaction()
 
+    @property
+    def is_lost(self) -> bool:
+        """The pool of the engine may close what the session has given back."""
+        return self.raw.is_closed() and not self._connection.closed
+
+    def is_lost_by(self, error: BaseException) -> bool:
+        """SQLAlchemy has looked before it gave the connection back."""
+        was_lost = any(getattr(each, "connection_invalidated", False) for each in causes(error))
+        return was_lost or super().is_lost_by(error)
+
     async def driver(self) -> Any:
         self._check_goes_on()
         await self._session.flush()  # a message must not overtake what its sender has written
@@ -242,9 +252,11 @@ class OpenedSession(Opened):
     async def roll_back(self) -> bool:
         try:
             await self._session.rollback()
-        except Exception:
-            return self._give_up()
-        return not self.is_lost
+        except Exception as error:
+            was_lost = self.is_lost_by(error)
+            self.raw.terminate()  # the server rolls back
+            return not was_lost
+        return True
 
     def leave(self) -> None:
         self.database.user_connections.spawn(_close(self._session, self.raw))

@@ -8,6 +8,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from dbos_async import DBOS, InvalidArgumentError, SetWorkflowID, TransactionError, WrongPlaceError
 from dbos_async._transactions.recording import TransactionStep
@@ -431,3 +434,45 @@ async def test_t1_w6_the_server_ends_a_transaction_that_is_frozen_between_record
         patch.setattr(TransactionStep, "record_inside", recorded)
         await workflow()
     assert seen == [seen[0], "10s", seen[0], "10s"] != ["10s"] * 4
+
+
+@pytest.mark.parametrize("where", ["workflow", "outside"])
+async def test_t1_what_the_pool_of_an_engine_closes_is_not_lost(
+    dbos: DBOS, database_url: str, connection: Any, where: str
+) -> None:
+    """A NullPool closes each connection that it gets back, and any pool does so with those of its overflow."""
+    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool)
+    sessions = async_sessionmaker(engine)
+    await connection.execute("create table one (id int primary key deferrable initially deferred)")
+    bodies: list[str] = []
+
+    @DBOS.transaction(sessions, name="t1 closed by a pool")
+    async def write(session: AsyncSession, how: str) -> int:
+        bodies.append(how)
+        await say(session, "insert into one values (1)")
+        if how == "raises":
+            raise LookupError(how)
+        if how == "fails at the commit":
+            await say(session, "insert into one values (1)")
+        if how == "conflicts" and bodies.count(how) == 1:
+            await say(session, "do $$ begin raise exception 'conflict' using errcode = '40001'; end $$")
+        if how == "closes":
+            await session.close()
+        return len(bodies)
+
+    @DBOS.workflow(name="t1 closed by a pool")
+    async def workflow(how: str) -> int:
+        return int(await write(how))
+
+    call: Any = workflow if where == "workflow" else write
+    async with asyncio.timeout(10):
+        with pytest.raises(LookupError, match="raises"):
+            await call("raises")
+        with pytest.raises(IntegrityError, match="one_pkey"):
+            await call("fails at the commit")
+        with pytest.raises(TransactionError, match="closed its connection"):
+            await call("closes")
+        assert await call("conflicts") == 5
+    assert bodies == ["raises", "fails at the commit", "closes", "conflicts", "conflicts"]
+    assert await connection.fetchval("select count(*) from one") == 1
+    await engine.dispose()
