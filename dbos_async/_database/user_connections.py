@@ -47,6 +47,10 @@ class UserConnection(PiecewiseConnection):
         self.was_closed = False
         """Whether somebody has closed it, so that it was not lost."""
 
+    def get_reset_query(self) -> str:
+        """What makes the session as new. asyncpg's statements leave the role as it is."""
+        return f"{super().get_reset_query()}\nRESET SESSION AUTHORIZATION;\nRESET ROLE;"
+
     async def commit_and_reset(self) -> None:
         """Commit, and reset the session by the same message. That saves a round trip."""
         self._top_xact = None  # as at every end of a transaction of asyncpg

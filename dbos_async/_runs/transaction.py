@@ -31,14 +31,35 @@ if TYPE_CHECKING:
 MAX_RETRIES = 5
 
 
+class Level:
+    """The body of a transaction, or that of a transaction in it, whose writes are in a savepoint.
+
+    What the tasks of one level do there takes turns: whoever rolls back to a savepoint takes back all that came after it.
+    """
+
+    __slots__ = ("is_over", "lock", "of", "outer")
+
+    def __init__(self, of: OpenTransaction, outer: Level | None) -> None:
+        self.of, self.outer = of, outer
+        self.lock = asyncio.Lock()
+        self.is_over = False
+
+
 class OpenTransaction(ABC):
     """The transaction of a `DBOS.transaction` function, for as long as its body runs."""
 
     def __init__(self, database: Database, name: str, *, is_read_only: bool) -> None:
         self.database, self.name, self.is_read_only = database, name, is_read_only
         self.is_over = False
-        self.lock = asyncio.Lock()
-        """The tasks of the body take turns with the connection."""
+        self._level = Level(self, None)
+
+    @property
+    def level(self) -> Level:
+        """The level of the code that asks: that of the body, or that of a transaction that is a part of this one."""
+        level = current_level.get()
+        while level is not None and (level.is_over or level.of is not self):
+            level = level.outer
+        return level or self._level
 
     @abstractmethod
     async def driver(self) -> Any:
@@ -47,6 +68,9 @@ class OpenTransaction(ABC):
 
 current_transaction: ContextVar[OpenTransaction | None] = ContextVar("dbos_async_transaction", default=None)
 """The transaction whose body runs here. Every task of the body inherits it."""
+
+current_level: ContextVar[Level | None] = ContextVar("dbos_async_transaction_level", default=None)
+"""The level of the transaction inside of a transaction whose body runs here."""
 
 
 def connection_for(database: Database, connection: Any, verb: str) -> Any:
@@ -79,7 +103,7 @@ def check_may_wait(name: str) -> None:
 async def execute_inside(connection: Any, statement: Statement, rows: Sequence[Row]) -> Result:
     """Execute a statement that commits or vanishes with the transaction that is open on this connection."""
     if isinstance(connection, OpenTransaction):
-        async with connection.lock:
+        async with connection.level.lock:
             driver = await connection.driver()
             try:
                 return await _execute(driver, statement, rows, f"the transaction {connection.name!r}")

@@ -24,7 +24,7 @@ from dbos_async._logs import text_of
 from dbos_async._runs.running_step import Tries
 from dbos_async._runs.start_options import assigned
 from dbos_async._runs.transaction import current_transaction, stop_as_lost_inside
-from dbos_async._transactions.opened import Opened, Source, TransactionOptions, is_conflict, is_full, reason
+from dbos_async._transactions.opened import Opened, Source, TransactionOptions, causes, is_conflict, is_full, reason
 from dbos_async._transactions.recording import TransactionStep
 from dbos_async.errors import DatabaseUnavailableError, DBOSError, StepTimeoutError, TransactionError
 
@@ -155,9 +155,7 @@ class Attempts:
             if opened.is_lost_by(error) or is_conflict(error):
                 raise
             if isinstance(error, asyncpg.InterfaceError):
-                raise TransactionError(
-                    f"A task of the transaction {self._name!r} still uses its connection: await the task in the body."
-                ) from error
+                raise self._busy() from error
             if not isinstance(error, asyncpg.UniqueViolationError) and meaning_of(error) is not Meaning.REFUSED:
                 raise
             await self._roll_back(opened, error)
@@ -178,10 +176,17 @@ class Attempts:
         except Exception as error:
             if opened.is_lost_by(error):
                 raise _LossError(error, may_have_committed=True) from error
+            if any(isinstance(each, asyncpg.InterfaceError) for each in causes(error)):
+                raise self._busy() from error
             if not is_full(error):
                 raise
             await self._roll_back(opened, error)
             raise _LossError(error, may_have_committed=False) from error
+
+    def _busy(self) -> TransactionError:
+        return TransactionError(
+            f"A task of the transaction {self._name!r} still uses its connection: await the task in the body."
+        )
 
     async def _roll_back(self, opened: Opened, error: Exception) -> None:
         """Roll back after an error. If the connection turns out to be lost, the error comes from that."""

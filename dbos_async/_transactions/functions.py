@@ -12,7 +12,7 @@ from dbos_async._checks import excerpt
 from dbos_async._executor import launched
 from dbos_async._runs.context import WorkflowContext, current
 from dbos_async._runs.step import Step
-from dbos_async._runs.transaction import current_transaction
+from dbos_async._runs.transaction import Level, current_level, current_transaction
 from dbos_async._serialization.signature import signature_of
 from dbos_async._transactions.attempts import Attempts
 from dbos_async._transactions.opened import Opened, Source, TransactionOptions
@@ -87,8 +87,15 @@ class TransactionFunction(StepFunction[P, R]):
                 f"The transaction {self.name!r} cannot be a part of {outer.name!r}, in whose body it was called, since it {problem}"
                 ": call it outside of that body."
             )
-        async with outer.savepoint():
-            return cast("R", await self._call(*args, **kwargs))
+        level = outer.level
+        async with level.lock, outer.savepoint():
+            inner = Level(outer, level)
+            token = current_level.set(inner)
+            try:
+                return cast("R", await self._call(*args, **kwargs))
+            finally:
+                inner.is_over = True
+                current_level.reset(token)
 
 
 class TransactionDecorator(Generic[C]):

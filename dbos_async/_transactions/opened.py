@@ -222,17 +222,27 @@ class OpenedSession(Opened):
         self.raw, self._session, self._connection = raw, session, connection
         self._transaction = session.sync_session.get_transaction()
 
+    @property
+    def is_lost(self) -> bool:
+        """The pool of the engine may close what the session has given back."""
+        return self.raw.is_closed() and not self._connection.closed
+
+    def is_lost_by(self, error: BaseException) -> bool:
+        """SQLAlchemy has looked before it gave the connection back."""
+        was_lost = any(getattr(each, "connection_invalidated", False) for each in causes(error))
+        return was_lost or super().is_lost_by(error)
+
     async def driver(self) -> Any:
         self._check_goes_on()
         await self._session.flush()  # a message must not overtake what its sender has written
-        if not self.raw.is_in_transaction():
-            await self._connection.exec_driver_sql("select 1")
+        await self._check_is_open()
         return self.raw
 
     async def finish_body(self) -> None:
         self._check_goes_on()
         await self._session.flush()
         self._check_goes_on()
+        await self._check_is_open()
 
     async def commit(self, *, is_checked: bool) -> None:
         if not is_checked and self.raw.is_in_transaction():
@@ -245,9 +255,11 @@ class OpenedSession(Opened):
     async def roll_back(self) -> bool:
         try:
             await self._session.rollback()
-        except Exception:
-            return self._give_up()
-        return not self.is_lost
+        except Exception as error:
+            was_lost = self.is_lost_by(error)
+            self.raw.terminate()  # the server rolls back
+            return not was_lost
+        return True
 
     def leave(self) -> None:
         self.database.user_connections.spawn(_close(self._session, self.raw))
@@ -258,6 +270,13 @@ class OpenedSession(Opened):
     def _check_goes_on(self) -> None:
         if self._session.sync_session.get_transaction() is not self._transaction:
             raise self._ended()
+
+    async def _check_is_open(self) -> None:
+        """SQLAlchemy begins the transaction with the first statement, and only once: it does not know what SQL has ended."""
+        if not self.raw.is_in_transaction():
+            await self._connection.exec_driver_sql("select 1")
+            if not self.raw.is_in_transaction():
+                raise self._ended()
 
 
 def swallowed_error() -> TransactionError:

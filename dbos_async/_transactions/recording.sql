@@ -3,7 +3,8 @@
 -- ordered name: RECORD_INSIDE (workflow_id text, attempt bigint, branch text, number int, key text, output json,
 --     took_seconds float8)
 -- The last statement of the step's transaction. It locks the row of the workflow until the commit, so a claim, a cancellation or the
--- end of the workflow comes before this record or after the commit.
+-- end of the workflow comes before this record or after the commit. If the process is frozen in between, the server ends the
+-- transaction: nobody could claim or cancel the workflow for as long as that lasts.
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key,
            case when not :is_owner then 'lost'
@@ -21,7 +22,7 @@ recorded as (
     from calls where outcome = 'done'
     order by workflow_id, branch, number
 )
-select n, outcome from calls
+select n, outcome, set_config('idle_in_transaction_session_timeout', '10s', true) from calls
 
 -- name: LOOK (workflow_id text, attempt bigint, branch text, number int)
 -- Whether the step is recorded: by a transaction whose commit was not answered, or by an earlier run.

@@ -45,10 +45,10 @@ async def run_step(name: object, function: Any, args: tuple[Any, ...], kwargs: d
     check_callable(function, "function")
     decorated = function.__func__ if isinstance(function, MethodType) else function
     if isinstance(decorated, Decorated):
-        is_step = decorated.kind == "step"
+        is_workflow = decorated.kind == "workflow"
         raise InvalidArgumentError(
             f"run_step makes a step of a function, and {decorated.name!r} is a {decorated.kind} already: "
-            f"{'call it without run_step' if is_step else 'start it with DBOS.start_workflow, or call it'}."
+            f"{'start it with DBOS.start_workflow, or call it' if is_workflow else 'call it without run_step'}."
         )
     return await _NamedCall(checked, _maker(function) if inspect.isclass(function) else function)(*args, **kwargs)
 

@@ -219,6 +219,10 @@ async def test_w4_in_tasks_each_has_its_own_path() -> None:
 async def decorated() -> None: ...
 
 
+@DBOS.transaction(name="is a transaction already")
+async def a_transaction(connection: Any) -> None: ...
+
+
 @DBOS.workflow(name="is a workflow already")
 async def a_workflow() -> None: ...
 
@@ -236,6 +240,7 @@ async def test_d5_wrong_arguments_get_one_sentence_and_no_step(place: str) -> No
         ("x" * 513, abs, InvalidArgumentError, "name must have at most 512 characters"),
         ("x", "abs", InvalidArgumentError, "function must be a function and is of type str"),
         ("x", decorated, InvalidArgumentError, "'is a step already' is a step already: call it without run_step"),
+        ("x", a_transaction, InvalidArgumentError, "is a transaction already: call it without run_step"),
         ("x", a_workflow, InvalidArgumentError, "is a workflow already: start it with DBOS.start_workflow, or call it"),
         ("x", callback, RegistrationError, "has no JSON"),
     ]

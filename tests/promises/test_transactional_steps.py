@@ -136,12 +136,15 @@ async def test_t1_a_result_that_is_too_large_rolls_back(kind: Kind, database_url
     assert await connection.fetchval("select to_regclass('notes')") is None
 
 
+@pytest.mark.parametrize("by", ["sql", "session"])
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
-async def test_t1_a_body_that_ends_its_transaction_has_one_clear_error(kind: Kind, notes: Any, ending: str) -> None:
+async def test_t1_a_body_that_ends_its_transaction_has_one_clear_error(
+    kind: Kind, notes: Any, ending: str, by: str
+) -> None:
     @kind.transaction(name="t1 ends it")
     async def write(target: Any) -> None:
         await say(target, ADD.format("x"))
-        await (getattr(target, ending)() if kind.name == "sqlalchemy" else target.execute(ending))
+        await (getattr(target, ending)() if kind.name == "sqlalchemy" and by == "session" else say(target, ending))
 
     @DBOS.workflow(name="t1 ends it")
     async def workflow() -> None:
@@ -151,6 +154,8 @@ async def test_t1_a_body_that_ends_its_transaction_has_one_clear_error(kind: Kin
         await workflow()
     with pytest.raises(TransactionError):
         await replay(notes, "w")
+    with pytest.raises(TransactionError, match="has ended it"):
+        await write()
 
 
 async def test_t1_a_body_that_closes_its_connection_has_one_clear_error(kind: Kind, notes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
 import asyncpg
@@ -124,6 +125,27 @@ async def test_t1_a_connection_is_clean_after_every_transaction(dbos: DBOS) -> N
 
     first = await change()
     assert [await change() for _ in range(5)] == [first] * 5
+
+
+async def test_t1_a_role_does_not_outlast_its_transaction(dbos: DBOS, connection: Any) -> None:
+    role = f"t1_role_{uuid.uuid4().hex}"
+    await connection.execute(f"create role {role} superuser")
+
+    @DBOS.transaction(name="t1 roles")
+    async def change(target: Any, how: str) -> Any:
+        before = await target.fetchval("select array[session_user, current_user]::text[]")
+        await target.execute(f"set {how} {role}")
+        return before
+
+    @DBOS.workflow(name="t1 roles")
+    async def workflow() -> list[Any]:
+        return [await change(how) for how in ["role", "session authorization", "role"]]
+
+    try:
+        first, *others = [*await workflow(), await change("role"), await change("role")]
+        assert others == [first] * 4
+    finally:
+        await connection.execute(f"drop role {role}")
 
 
 async def test_t1_outside_of_workflows_it_is_a_plain_transaction(kind: Kind, notes: Any) -> None:
