@@ -331,6 +331,21 @@ async def test_w6_a_resumed_clean_up_goes_on_and_a_fork_of_before_goes_its_way(
             await copy.get_result()
 
 
+async def test_w6_a_workflow_that_was_never_told_goes_on_when_it_is_resumed(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url, drain_seconds=0):
+        await start("recv")
+        await stands(connection, "recv")
+    async with DBOSClient(database_url) as client:
+        assert await client.cancel_workflow("w", cleanup_seconds=3600)
+        assert await client.cancel_workflow("w"), "before any executor could tell it"
+        await client.resume_workflow("w")
+        await client.send("w", "on", "go")
+    async with DBOS(database_url):
+        sleeps = "select true from dbos_async.steps where workflow_id = 'w' and verb = 'sleep'"
+        await eventually(lambda: connection.fetchval(sleeps), "it has received its message")
+        assert RAN == ["began"]
+
+
 @pytest.mark.parametrize("at", range(1, 7))
 @pytest.mark.parametrize("mode", ["before", "during", "after"])
 async def test_w4_w6_a_workflow_that_cleans_up_is_killed_at_any_step(
