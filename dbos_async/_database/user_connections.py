@@ -89,6 +89,11 @@ PLAIN: Final = ConnectionKind(
 )
 
 
+def _terminate(opening: asyncio.Task[asyncpg.Connection[asyncpg.Record]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()
+
+
 async def _reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     assert isinstance(connection, UserConnection)
     if not connection.is_reset:
@@ -149,7 +154,13 @@ class UserConnections:
     async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection[asyncpg.Record]:
         # In no run's context, which the transport would keep for ever.
         work = self._postgres.connect(PLAIN)
-        connection = await self._loop.create_task(work, context=contextvars.Context())
+        opening = self._loop.create_task(work, context=contextvars.Context())
+        try:
+            connection = await opening
+        except asyncio.CancelledError:
+            # It may be open already, or become so: then nobody else would close it.
+            opening.add_done_callback(_terminate, context=contextvars.Context())
+            raise
         assert isinstance(connection, UserConnection)
         connection.postgres = self._postgres
         return connection

@@ -38,11 +38,14 @@ resumed as (
     update dbos_async.workflows as w
     set status = 'PENDING', attempt = attempt + case when status = 'DELAYED' then 0 else 1 end, owner = null, recoveries = 0,
         ended_at = null, error = null,
-        -- A delayed one begins now, and has as much time as it was given. A deadline of its parent stays where it is.
-        deadline = case when status = 'DELAYED' then deadline - case
+        -- A delayed one begins now, and has as much time as it was given. A deadline of its parent stays where it is. One that only
+        -- gets another version keeps its deadline.
+        deadline = case when status = 'PENDING' then deadline when status = 'DELAYED' then deadline - case
             when deadline_reaches_children and deadline = (
                 select p.deadline from dbos_async.workflows as p where p.id = w.parent_id limit 1) then interval '0'
             else greatest(due_at - clock_timestamp(), interval '0') end end,
+        -- Who resumes a cancelled one that was asked to end takes that back. What it was told is recorded.
+        cancel_asked_at = case when status <> 'CANCELLED' then cancel_asked_at end,
         due_at = case when status = 'DELAYED' then least(due_at, clock_timestamp()) else due_at end,
         application_version = coalesce(
             (select l.application_version from locked as l where l.id = w.id limit 1), w.application_version)

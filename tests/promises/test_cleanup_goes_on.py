@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOS, SetWorkflowID, WorkflowCancelledError
+from dbos_async import DBOS, DBOSClient, SetWorkflowID, WorkflowCancelledError
 from tests.support.cleaning_up import ENDED, RAN, cleans_up, note_of_cleanup, stands, start, waits_while_asked
 from tests.support.crashing import killed_and_taken_over
 from tests.support.eventually import eventually
@@ -115,3 +115,18 @@ async def test_w6_the_next_generation_is_told_again(database_url: str, connectio
             await handle.get_result()
         assert RAN == ["generation 1"], "the second one is told at its first step"
         assert (await handle.get_status()).generation == 2
+
+
+async def test_w6_a_workflow_that_was_never_told_goes_on_when_it_is_resumed(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url, drain_seconds=0):
+        await start("recv")
+        await stands(connection, "recv")
+    async with DBOSClient(database_url) as client:
+        assert await client.cancel_workflow("w", cleanup_seconds=3600)
+        assert await client.cancel_workflow("w"), "before any executor could tell it"
+        await client.resume_workflow("w")
+        await client.send("w", "on", "go")
+    async with DBOS(database_url):
+        sleeps = "select true from dbos_async.steps where workflow_id = 'w' and verb = 'sleep'"
+        await eventually(lambda: connection.fetchval(sleeps), "it has received its message")
+        assert RAN == ["began"]

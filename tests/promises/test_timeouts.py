@@ -158,6 +158,17 @@ async def test_w2_what_no_live_executor_can_run_is_counted_listed_and_moved(
     assert handle.workflow_id == "old"
 
 
+async def test_w6_a_workflow_that_is_moved_to_another_version_keeps_its_deadline(database_url: str) -> None:
+    async with DBOS(database_url, application_version="old"):
+        with SetWorkflowTimeout(3600):
+            moved = await DBOS.start_workflow(waits)
+    async with DBOSClient(database_url) as client:
+        deadline = (await (await client.retrieve_workflow(moved.workflow_id)).get_status()).deadline
+        assert deadline is not None
+        status = await (await client.resume_workflow(moved.workflow_id, application_version="new")).get_status()
+        assert (status.application_version, status.deadline) == ("new", deadline)
+
+
 async def test_m6_a_sleep_outlasts_the_slow_interval(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sleep longer than the interval at which every waiter polls again was never woken."""
     monkeypatch.setattr(wakeups, "RECHECK_SECONDS", 0.05)

@@ -15,6 +15,8 @@ from dbos_async import (
     StepTimeoutError,
     WorkflowCancelledError,
 )
+from dbos_async._database.connections import ConnectionKind, Postgres
+from dbos_async._database.user_connections import PLAIN
 from tests.support.eventually import eventually
 from tests.support.transactions import Kind, replay, say, written
 
@@ -216,6 +218,30 @@ async def test_t1_a_fork_keeps_the_record_and_writes_nothing_again(kind: Kind, n
     fork = await DBOS.fork_workflow("w", 2)
     assert await fork.get_result() == ["a", "b"]
     assert await written(notes) == ["a", "b", "b"]
+
+
+async def test_a_connection_that_has_just_opened_for_a_cancelled_transaction_is_closed(
+    dbos: DBOS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    connect = Postgres.connect
+
+    @DBOS.transaction(name="t1 is cancelled when its connection opens")
+    async def nothing(connection: asyncpg.Connection[Any]) -> None:
+        """Only its connection matters."""
+
+    async def connect_and_cancel(postgres: Postgres, kind: ConnectionKind | None = None) -> Any:
+        connection = await connect(postgres, kind)
+        if kind is PLAIN:
+            opened.append(connection)
+            asyncio.get_running_loop().call_soon(call.cancel)
+        return connection
+
+    monkeypatch.setattr(Postgres, "connect", connect_and_cancel)
+    call = asyncio.ensure_future(nothing())
+    await asyncio.wait([call])
+    assert call.cancelled()
+    await eventually(opened[0].is_closed, "nobody uses it")
 
 
 async def test_t1_more_transactions_than_connections_take_turns(database_url: str, connection: Any) -> None:
