@@ -90,11 +90,12 @@ def cancel(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel workflows, by their ids or by a filter. They end within a second, and can be resumed."""
+    """Cancel workflows, by their ids or by a filter. They end within a second, or have cleaned up, and can be resumed."""
     seconds = None if cleanup is None else seconds_of(cleanup, "--cleanup")
     family = Family(_would_cancel, partial(_cancel_families, cleanup_seconds=seconds)) if children else None
     one = partial(_cancel, cleanup_seconds=seconds)
-    act = Act("cancel", "cancelled", ("PENDING", "DELAYED", *PARKED), one, family=family)
+    done = "cancelled" if seconds is None else "cancelled, with time to clean up"
+    act = Act("cancel", done, ("PENDING", "DELAYED", *PARKED), one, family=family)
     carry_out(act, choice_of(ids, filters), Options(dry_run, yes, as_json), url)
 
 

@@ -56,8 +56,10 @@ def _header(found: WorkflowDescription, width: int, *, payloads: bool) -> Iterab
         if payloads:
             yield traceback_block(one.error)
     if one.status in (*PARKED, "CANCELLED"):
+        # One that has cleaned up does only that again.
+        act = "fork" if one.status == "CANCELLED" and one.cancel_asked_at is not None else "resume"
         yield Text(
-            f"         it goes on after: dbos-async workflows resume {_quoted(one.workflow_id)}", "dim", overflow="fold"
+            f"         it goes on after: dbos-async workflows {act} {_quoted(one.workflow_id)}", "dim", overflow="fold"
         )
 
 
@@ -80,7 +82,8 @@ def _facts(found: WorkflowDescription) -> Iterable[str]:
     if one.forked_from is not None:
         yield f"fork of {safe(one.forked_from)}"
     if one.deadline is not None and one.ended_at is None:
-        yield f"is cancelled in {duration(max((one.deadline - found.now).total_seconds(), 0))}"
+        left = duration(max((one.deadline - found.now).total_seconds(), 0))
+        yield f"cleans up for at most {left}" if one.cancel_asked_at is not None else f"is cancelled in {left}"
 
 
 def _waits(found: WorkflowDescription, width: int) -> Iterable[RenderableType]:

@@ -44,8 +44,9 @@ class _Cancelling(Observer):
         self._executor = executor
 
     def on_result(self, call: Call, result: Result) -> None:
-        for _, workflow_id, attempt in result:
-            log.warning("Workflow %r is cancelled: its deadline has passed.", workflow_id)
+        for _, workflow_id, attempt, cleans_up in result:
+            why = "its time to clean up is over" if cleans_up else "its deadline has passed"
+            log.warning("Workflow %r is cancelled: %s.", workflow_id, why)
             self._executor.stop_cancelled(workflow_id, attempt)
 
 

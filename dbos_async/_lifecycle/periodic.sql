@@ -31,10 +31,10 @@ from (
 -- name: CANCEL_DUE (id text, digest bytea)
 -- Cancels the workflows whose deadlines have passed. Rows that others lock at this moment are skipped, until the next time.
 with locked as materialized (
-    select c.n, c.digest, w.id, w.attempt
+    select c.n, c.digest, w.id, w.attempt, w.cancel_asked_at is not null as cleans_up
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, attempt, deadline, ended_at from dbos_async.workflows where id = c.id for no key update skip locked
+        select id, attempt, deadline, ended_at, cancel_asked_at from dbos_async.workflows where id = c.id for no key update skip locked
     ) as w
     where w.ended_at is null and w.deadline <= clock_timestamp()
 ),
@@ -44,7 +44,7 @@ cancelled as (
     where id = any (array(select id from locked))
 ),
 announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
-select n, id, attempt + 1 as attempt from locked, announced
+select n, id, attempt + 1 as attempt, cleans_up from locked, announced
 
 -- name: BEGIN_DUE (id text, digest bytea)
 -- Delayed workflows that are due begin to wait for an executor. Rows that others lock at this moment are skipped, until the next time.

@@ -212,9 +212,10 @@ class Attempts:
                 waited = self._database.connect_timeout_seconds - seconds_left
                 raise DatabaseUnavailableError(round(waited, 1), may_have_committed, why)
         self._losses += 1
-        if self._losses == 1:
+        if self._losses in (1, 10) or self._losses % 100 == 0:
             what = "may have been committed" if may_have_committed else "was not committed"
-            log.warning("The transaction %r %s and is repeated (%s).", self._name, what, why)
+            count = "" if self._losses == 1 else f" for the {self._losses}th time"
+            log.warning("The transaction %r %s and is repeated%s (%s).", self._name, what, count, why)
         await self._pause(backoff_seconds(self._losses), why)
 
     async def _pause(self, seconds: float, problem: str) -> None:

@@ -30,6 +30,7 @@ AT_A_TIME = 500
 """With so many workflows something is done at a time: no statement takes long, or locks more rows."""
 
 STARTS_WITHIN_SECONDS = 30.0
+TOLD_WITHIN_SECONDS = 1.0
 LOOK_EVERY_SECONDS: Final = 0.01
 MAX_NAMED: Final = 8
 """So many workflows are named in the key of a step."""
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 with load(__name__) as sql:
     CHILDREN: Final = sql.statement("CHILDREN")
+    UNTOLD: Final = sql.statement("UNTOLD")
     STARTING: Final = sql.statement("STARTING", parallelism=1)
 
 
@@ -214,10 +216,23 @@ class _Cancellation:
                 await self._cancel(each for each in new if each != own_id)
                 parents = new
             await self._wait_for_starts()
+            if self._cleanup_seconds:
+                await self._wait_until_told(family)
             found = await children_of(self._database, family)
             if found.keys() <= family.keys():
                 return is_own
             parents = [*dict.fromkeys(parent for child, (parent, _) in found.items() if child not in family)]
+
+    async def _wait_until_told(self, family: Iterable[str]) -> None:
+        """Return when those that clean up are told, or cannot be told soon: what they start from then on is for their clean-up."""
+        give_up_at = self._database.loop.time() + TOLD_WITHIN_SECONDS
+        untold = [each for each in family if self._outcomes.get(each) == "cancelled"]
+        while untold and self._database.loop.time() < give_up_at:
+            calls = [self._database.call(UNTOLD, [(each,)], partition=each) for each in untold]
+            answers = await asyncio.gather(*calls)
+            untold = [each for each, answer in zip(untold, answers, strict=True) if answer[0]["is_untold"]]
+            if untold:
+                await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def _cancel(self, workflow_ids: Iterable[str]) -> None:
         for some in chunks(each for each in workflow_ids if each not in self._outcomes):

@@ -52,6 +52,7 @@ class WorkflowStatus(BaseModel, frozen=True):
       ``application_version``.
     - ``due_at`` is when a workflow whose start was delayed (`SetStartDelay`) starts, or did; ``None`` for others.
     - ``deadline`` is when it is cancelled (`SetWorkflowTimeout`), ``None`` for never. Times are those of the database, in UTC.
+    - ``cancel_asked_at`` is when it was cancelled with time to clean up, which it has until ``deadline``; ``None`` for others.
     - ``patches`` are the names for which `DBOS.patched` has answered true in it, in their order as texts.
     - ``cursor`` is where the next page begins if this is the last workflow of a page, ``None`` outside of lists.
     """
@@ -74,6 +75,7 @@ class WorkflowStatus(BaseModel, frozen=True):
     ended_at: datetime | None
     due_at: datetime | None = None
     generation: int = 1
+    cancel_asked_at: datetime | None = None
     unclaimable: bool = False
     patches: tuple[str, ...] = ()
     cursor: str | None = Field(default=None, repr=False)

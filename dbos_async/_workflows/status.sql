@@ -3,7 +3,7 @@
 -- fragment: status_columns
 w.id as workflow_id, w.name, w.status, w.owner as executor_id,
 mod(w.attempt, 1000000) as attempt, w.generation, w.recoveries, w.parent_id, w.forked_from, w.application_version,
-w.created_at, w.due_at, w.claimed_at, w.deadline, w.ended_at, w.patches, :is_unclaimable as unclaimable
+w.created_at, w.due_at, w.claimed_at, w.deadline, w.cancel_asked_at, w.ended_at, w.patches, :is_unclaimable as unclaimable
 
 -- name: STATUS (id text)
 select c.n, :status_columns, w.input, w.output, w.error

@@ -130,3 +130,32 @@ async def test_w6_a_workflow_that_was_never_told_goes_on_when_it_is_resumed(data
         sleeps = "select true from dbos_async.steps where workflow_id = 'w' and verb = 'sleep'"
         await eventually(lambda: connection.fetchval(sleeps), "it has received its message")
         assert RAN == ["began"]
+
+
+@DBOS.workflow()
+async def starts_until_it_is_told() -> None:
+    async def starts() -> None:
+        while True:
+            await DBOS.start_workflow(waits_while_asked)
+
+    await note_of_cleanup("began")
+    try:
+        await asyncio.gather(*[starts() for _ in range(10)])
+    finally:
+        await DBOS.recv("done", None)
+
+
+async def test_w6_what_a_parent_starts_until_it_is_told_is_reached(database_url: str, connection: Any) -> None:
+    async with DBOS(database_url), DBOSClient(database_url) as client:
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(starts_until_it_is_told)
+        await eventually(
+            lambda: connection.fetchval("select count(*) > 20 from dbos_async.workflows where parent_id = 'w'")
+        )
+        assert await client.cancel_workflow("w", children=True, cleanup_seconds=3600)
+        kids = "select count(*) from dbos_async.workflows where parent_id = 'w'"
+        goes_on = f"{kids} and status = 'PENDING' and cancel_asked_at is null"
+        assert await connection.fetchval(goes_on) == 0
+        status = await (await DBOS.retrieve_workflow("w")).get_status()
+        assert (status.status, status.cancel_asked_at is None) == ("PENDING", False), "it cleans up"
+        assert await DBOS.cancel_workflow("w")
