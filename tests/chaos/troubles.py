@@ -73,6 +73,7 @@ REFUSED = (
     asyncpg.UndefinedTableError,
     asyncpg.InternalServerError,  # "tuple concurrently updated"
     asyncpg.QueryCanceledError,
+    asyncpg.ProgramLimitExceededError,  # no room for the notifications of a commit
 )
 """Why a trouble may not come about."""
 
