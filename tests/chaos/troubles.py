@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import asyncpg
 from tests.chaos.direct import AWAY
 from tests.chaos.ground import APPLICATION, SHIFT
 from tests.support.postgres import chosen_version
+
+log = logging.getLogger("chaos")
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -73,6 +76,7 @@ REFUSED = (
     asyncpg.UndefinedTableError,
     asyncpg.InternalServerError,  # "tuple concurrently updated"
     asyncpg.QueryCanceledError,
+    asyncpg.ProgramLimitExceededError,  # no room for the notifications of a commit
 )
 """Why a trouble may not come about."""
 
@@ -93,6 +97,7 @@ class Troubles:
     clock_moves: int = 0
     _numbers: int = 0
     _shift: float = 0.0
+    _clock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _shape: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Of tables: a trigger that is made is removed under the same name of the table."""
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -216,8 +221,10 @@ class Troubles:
         self.clock_moves += 1
 
     async def _shift_by(self, seconds: float) -> None:
-        self._shift += seconds
-        await self.surely(SHIFT.format(self._shift))
+        async with self._clock:  # A statement that is repeated must not come after a later one.
+            self._shift += seconds
+            await self.surely(SHIFT.format(self._shift))
+            log.info("The server's clock went by %+.0f s and is now ahead by %.0f s.", seconds, self._shift)
 
     async def _fill_queue(self) -> None:
         """Listen and fall asleep in a transaction: the server can let go of no notification, and the queue gets full."""
