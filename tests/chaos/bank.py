@@ -141,7 +141,7 @@ DEPOSIT: dict[str, Any] = {
 }
 
 
-@DBOS.workflow(name="clerk")
+@DBOS.workflow(name="bank clerk")
 async def clerk(transfers: list[Transfer]) -> dict[str, Any]:
     """What was withdrawn by which token, and what came back of it, in order. A failed transaction leaves its transfer undone."""
     withdrawn: dict[str, str] = {}
@@ -156,7 +156,7 @@ async def clerk(transfers: list[Transfer]) -> dict[str, Any]:
     return {"withdrawn": withdrawn, "deposited": deposited}
 
 
-@DBOS.workflow(name="teller")
+@DBOS.workflow(name="bank teller")
 async def teller(handled: int) -> int:
     """Deposit what comes, in order, until the bank closes; how much that was in all generations."""
     for _ in range(GENERATION):
@@ -173,7 +173,7 @@ async def write_receipt(connection: asyncpg.Connection[Any], transfer: str, toke
     await connection.execute(WRITE_RECEIPT, transfer, token, DBOS.workflow_id)
 
 
-@DBOS.workflow(name="receipt")
+@DBOS.workflow(name="bank receipt")
 async def receipt(transfer: str, token: str) -> None:
     await _insist(write_receipt, transfer, token)
 

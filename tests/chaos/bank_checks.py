@@ -21,7 +21,7 @@ CONFIRMATIONS = "select payload::text from dbos_async.messages where destination
 ENTRIES = "select number, transfer, account, cents, token from bank.entries where transfer = any ($1) order by number"
 RECEIPTS = "select transfer, token, workflow_id from bank.receipts"
 RECEIPT_WORKFLOWS = """
-    select id, input::text, status, parent_id from dbos_async.workflows where name = 'receipt'
+    select id, input::text, status, parent_id from dbos_async.workflows where name = 'bank receipt'
 """
 TELLER = "select status, output::text, generation from dbos_async.workflows where id = $1"
 

@@ -54,7 +54,7 @@ class Bank:
     async def trade(self, client: DBOSClient, is_over: Callable[[], bool]) -> None:
         """Let clerks work until it is over; then close, and check everything."""
         for number in range(TELLERS):
-            await self._start(client, f"teller {number}", "teller", 0)
+            await self._start(client, f"teller {number}", "bank teller", 0)
         looking = asyncio.create_task(self._look(), name="bank")
         numbers = itertools.count()
 
@@ -80,7 +80,7 @@ class Bank:
     async def _clerk(self, client: DBOSClient, one: str) -> None:
         transfers = make_transfers(self._seed, one)
         self.transfers |= {transfer["id"]: transfer for transfer in transfers}
-        await self._start(client, one, "clerk", transfers)
+        await self._start(client, one, "bank clerk", transfers)
         if self._random.random() < 0.1:
             await asyncio.sleep(self._random.uniform(0, 1))
             await persist(self._tally, lambda: client.cancel_workflow(one), limited="cancel")

@@ -223,7 +223,7 @@ async def test_d5_every_error_derives_from_dbos_error_and_survives_a_copy() -> N
             continue
         assert issubclass(kind, DBOSError), name
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-        values = {"float": 1.5, "bool": True, "int": 2}
+        values = {"float": 1.5, "float | timedelta": 1.5, "bool": True, "int": 2}
         args = [
             values.get(str(p.annotation), "x")
             for p in parameters
