@@ -39,9 +39,9 @@ from (select count(*) from found) as seen left join claimed on true
 -- name: WAITING_NAMES (after text, most int)
 -- The names after this one of workflows that no executor owns. They are found one after the other, each with one look into the index.
 with recursive waiting(name) as (
-    select min(name) from dbos_async.workflows where status = 'PENDING' and owner is null and name > :after
+    (select name from dbos_async.workflows where status = 'PENDING' and owner is null and name > :after order by name limit 1)
     union all
-    select (select min(name) from dbos_async.workflows where status = 'PENDING' and owner is null and name > w.name)
+    select (select name from dbos_async.workflows where status = 'PENDING' and owner is null and name > w.name order by name limit 1)
     from waiting as w where w.name is not null
 )
 select :n as n, name from waiting where name is not null limit :most

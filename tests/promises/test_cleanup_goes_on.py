@@ -50,7 +50,7 @@ async def test_w6_a_resumed_clean_up_goes_on_and_a_fork_of_before_goes_its_way(
             await copy.get_result()
 
 
-@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("at", range(1, 6))
 @pytest.mark.parametrize("mode", ["before", "during", "after"])
 async def test_w4_w6_a_workflow_that_cleans_up_is_killed_at_any_step(
     database_url: str, tmp_path: Path, mode: str, at: int
