@@ -109,7 +109,9 @@ class RunEnd:
         if self.is_known:
             return self.outcome
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters = [*(self._waiters or ()), waiter]
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
         try:
             await waiter
         finally:
