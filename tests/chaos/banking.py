@@ -25,7 +25,9 @@ PATIENCE_SECONDS = 150.0
 LOOK_EVERY_SECONDS = 2.0
 HOW = ("asyncpg", "asyncpg", "sqlalchemy", "sqlalchemy", "repeatable read", "serializable", "one commit", "fails")
 STATUS = "select status from dbos_async.workflows where id = $1"
-UNENDED = "select count(*) from dbos_async.workflows where name = any ('{bank teller,bank receipt}') and status = 'PENDING'"
+UNENDED = (
+    "select count(*) from dbos_async.workflows where name = any ('{bank teller,bank receipt}') and status = 'PENDING'"
+)
 
 
 def make_transfers(seed: int, one: str) -> list[Transfer]:
