@@ -138,12 +138,10 @@ async def run_body(step: EndedStep, find: Callable[[], Awaitable[Found]]) -> Fou
     run, task = step.run, step.task
     step.began = time.monotonic()
     run.step_bodies[step] = before = task.cancelling()
-    was_asked = False
     try:
         found = await find()
     except asyncio.CancelledError:
-        was_asked = run.end_request is not None and run.end_request.ends_body(step) and task.cancelling() <= before
-        if not was_asked:
+        if run.end_request is None or not run.end_request.ends_body(step) or task.cancelling() > before:
             raise
         found = None, CANCELLED
     finally:
