@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from dbos_async._checks import check_duration, check_flag, check_int, check_loop, check_optional_key, check_url
+from dbos_async._checks import check_flag, check_int, check_loop, check_optional_key, check_url
+from dbos_async._database.access import DEFAULT_SCHEMA, Access, Password
 from dbos_async._database.database import Database
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
@@ -57,6 +59,11 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         self,
         url: str | None = None,
         *,
+        listen_url: str | None = None,
+        listen: bool = True,
+        schema: str = DEFAULT_SCHEMA,
+        password: Password | None = None,
+        max_connections: int = 4,
         migrate: bool = False,
         max_payload_bytes: int = 8 * 2**20,
         connect_timeout_seconds: float = 30.0,
@@ -64,9 +71,17 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         telemetry: bool | None = None,
     ) -> None:
         self._url = None if url is None else check_url(url)
+        self._access = Access(
+            self._url or "postgresql:",
+            listen_url=listen_url,
+            listen=listen,
+            schema=schema,
+            password=password,
+            max_connections=max_connections,
+            connect_timeout_seconds=connect_timeout_seconds,
+        )
         self._migrate = check_flag(migrate, "migrate")
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
-        self._connect_timeout_seconds = check_duration(connect_timeout_seconds, "connect_timeout_seconds")
         self._application_version = check_optional_key(application_version, "application_version")
         self._telemetry = None if telemetry is None else check_flag(telemetry, "telemetry")
         self._known_names = KnownNames()
@@ -76,10 +91,8 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         if self._opened is not None:
             raise LaunchError("This DBOSClient is open already: use one 'async with' block, or a client for each.")
         database = Database(
-            self._find_url(),
-            connect_timeout_seconds=self._connect_timeout_seconds,
+            replace(self._access, url=self._find_url()),
             max_payload_bytes=self._max_payload_bytes,
-            max_connections=4,
             telemetry=find_telemetry(self._telemetry),
         )
         database.application_version = self._application_version

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from dbos_async._checks import check_int, check_url
+from dbos_async._checks import check_int
 from dbos_async._database import migrations
+from dbos_async._database.access import Access
 from dbos_async._database.alarm import Alarm
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
@@ -31,16 +32,13 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        access: Access,
         *,
-        connect_timeout_seconds: float = 30.0,
         max_payload_bytes: int = 8 * 2**20,
-        max_connections: int = 8,
         max_transactions: int = 10,
         telemetry: Telemetry | None = None,
-        read_only: bool = False,
     ) -> None:
-        self._url = url = check_url(url)
+        self.access: Final = access
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.local_executor_id: str | None = None
         """The id of the executor of this process, if it runs one."""
@@ -48,15 +46,10 @@ class Database:
         """The version of what this process starts, unless the start names another one."""
         self.max_payload_bytes: int = check_int(max_payload_bytes, 1, "max_payload_bytes")
         """The largest JSON that this process stores, in bytes. A stored value is read whatever its size."""
-        self.connect_timeout_seconds: Final = connect_timeout_seconds
+        self.connect_timeout_seconds: Final = access.connect_timeout_seconds
         self.telemetry: Final = telemetry
         """What OpenTelemetry is told; ``None`` for nothing."""
-        self.postgres: Postgres = Postgres(
-            url,
-            max_connections=max_connections,
-            connect_timeout_seconds=connect_timeout_seconds,
-            read_only=read_only,
-        )
+        self.postgres: Postgres = Postgres(access)
         self.user_connections: Final = UserConnections(self.postgres, max_transactions)
         """Those of transactional steps."""
         self.wakeups: Wakeups = Wakeups()
@@ -64,7 +57,7 @@ class Database:
         self.batches: Batches = Batches(
             self.postgres,
             self.wakeups,
-            give_up_after_seconds=connect_timeout_seconds,
+            give_up_after_seconds=access.connect_timeout_seconds,
             on_batch=None if telemetry is None else telemetry.batch,
         )
         self.call: Final = self.batches.call
@@ -123,7 +116,7 @@ class Database:
                 raise
             except Exception as error:
                 if not is_lost(error):
-                    raise ConfigurationError(why_unusable(self._url, error)) from None
+                    raise ConfigurationError(why_unusable(self.access.url, error)) from None
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise DatabaseUnavailableError(self.connect_timeout_seconds, False, reason_of(error)) from error
                 await asyncio.sleep(0.2)

@@ -60,7 +60,7 @@ class Listener:
             await asyncio.sleep(backoff_seconds(failures))
 
     async def _listen_once(self) -> None:
-        connection = await self._postgres.connect()
+        connection = await self._postgres.connect_to_listen()
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())

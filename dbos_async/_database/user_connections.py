@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from dbos_async._database.connections import KEEPALIVES, ConnectionKind, PiecewiseConnection, Postgres
+from dbos_async._database.connection_kinds import KEEPALIVES, ConnectionKind, PiecewiseConnection
+from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import AFTER_SECONDS, terminated_after
 

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
+from dbos_async._database.access import Access
 from dbos_async._database.connections import Postgres
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.outages import backoff_seconds
@@ -58,7 +59,7 @@ class LeaseThread:
 
     def __init__(
         self,
-        url: str,
+        access: Access,
         executor_id: str,
         renew: Statement,
         row: Callable[[], tuple[Any, ...]],
@@ -70,7 +71,7 @@ class LeaseThread:
         renew_every_seconds: float,
         max_blocked_seconds: float,
     ) -> None:
-        self._url, self._executor_id, self._renew, self._row = url, executor_id, renew, row
+        self._access, self._executor_id, self._renew, self._row = access, executor_id, renew, row
         self._events, self._loop_watch, self._blocked_loop = events, loop_watch, blocked_loop
         self._lease_seconds = lease_seconds
         self._renew_every_seconds = renew_every_seconds
@@ -132,7 +133,7 @@ class LeaseThread:
     async def _keep(self) -> None:
         self._task, self._thread_loop = asyncio.current_task(), asyncio.get_running_loop()
         looking = asyncio.create_task(self._look())
-        postgres = Postgres(self._url, max_connections=1)
+        postgres = Postgres(self._access)
         failures = 0
         try:
             while not self._is_over:
@@ -150,7 +151,7 @@ class LeaseThread:
 
     async def _keep_on(self, postgres: Postgres) -> None:
         """Keep the lease over one connection, until that breaks."""
-        connection = await postgres.connect()
+        connection = await postgres.connect_to_listen()
         beat: int | None = None
         is_locked = False
         renew_at = 0.0

@@ -54,7 +54,7 @@ with load(__name__) as sql:
 class Leases:
     """Keeps the lease of one executor, and frees the workflows of executors that have expired or left."""
 
-    def __init__(self, executor: Executor, leftovers: Leftovers, url: str, *, max_blocked_seconds: float) -> None:
+    def __init__(self, executor: Executor, leftovers: Leftovers, *, max_blocked_seconds: float) -> None:
         self._database = executor.database
         self._executor = executor
         self._loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class Leases:
         self._log_at = 0.0
         self._leftovers = leftovers
         self.thread = LeaseThread(
-            url,
+            self._database.access,
             executor.id,
             RENEW,
             self._row,

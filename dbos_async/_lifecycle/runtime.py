@@ -59,8 +59,7 @@ class Runtime:
         try:
             url = await self._find_url()
             self.database = Database(
-                url,
-                connect_timeout_seconds=settings.connect_timeout_seconds,
+                settings.access(url),
                 max_payload_bytes=settings.max_payload_bytes,
                 max_transactions=settings.max_transactions,
                 telemetry=find_telemetry(settings.telemetry),
@@ -74,7 +73,7 @@ class Runtime:
             )
             self.claiming = Claiming(self.executor)
             self.leftovers = Leftovers(self.executor)
-            self.leases = Leases(self.executor, self.leftovers, url, max_blocked_seconds=settings.max_blocked_seconds)
+            self.leases = Leases(self.executor, self.leftovers, max_blocked_seconds=settings.max_blocked_seconds)
             try:
                 await self.database.open(migrate=settings.migrate)
                 await self.leases.register(settings.connect_timeout_seconds)

@@ -6,9 +6,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from dbos_async._checks import check_age, check_duration, check_flag, check_int, check_optional_key, check_url
+from dbos_async._database.access import DEFAULT_SCHEMA, Access, Password
+
+ACCESS_OPTIONS: Final = "listen_url", "listen", "schema", "password", "max_connections", "connect_timeout_seconds"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,6 +19,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Options(TypedDict, total=False):
     """What `DBOS` takes besides its URL; `Settings` has the defaults."""
 
+    listen_url: str | None
+    listen: bool
+    schema: str
+    password: Password | None
+    max_connections: int
     executor_id: str | None
     application_version: str | None
     max_running: int
@@ -35,6 +43,11 @@ class Settings:
 
     url: str | None = None
     _: KW_ONLY
+    listen_url: str | None = None
+    listen: bool = True
+    schema: str = DEFAULT_SCHEMA
+    password: Password | None = None
+    max_connections: int = 8
     executor_id: str | None = None
     application_version: str | None = None
     max_running: int = 1000
@@ -52,8 +65,15 @@ class Settings:
         """The retention in seconds."""
         return None if self.retention is None else check_age(self.retention, "retention", least=1)
 
+    def access(self, url: str) -> Access:
+        """How to reach the database of this URL."""
+        options = {name: getattr(self, name) for name in ACCESS_OPTIONS}
+        return Access(url, **options)
+
     def __post_init__(self) -> None:
+        access = self.access(self.url or "postgresql:")  # checks its options
         checked = {
+            **{name: getattr(access, name) for name in ACCESS_OPTIONS},
             "url": None if self.url is None else check_url(self.url),
             "executor_id": check_optional_key(self.executor_id, "executor_id"),
             "application_version": check_optional_key(self.application_version, "application_version"),
@@ -61,7 +81,6 @@ class Settings:
             "max_transactions": check_int(self.max_transactions, 1, "max_transactions"),
             "max_payload_bytes": check_int(self.max_payload_bytes, 1, "max_payload_bytes"),
             "migrate": check_flag(self.migrate, "migrate"),
-            "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),
             "drain_seconds": check_duration(self.drain_seconds, "drain_seconds"),
             "max_blocked_seconds": check_duration(self.max_blocked_seconds, "max_blocked_seconds", least=1),
             "retention": self.retention_seconds,

@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from dbos_async._checks import check_duration, check_key
+from dbos_async._database.access import Access
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._executor.calling import Runnable
@@ -83,7 +84,7 @@ async def replay_workflow(
     """
     workflow_id, seconds = check_key(workflow_id, "workflow_id"), check_duration(timeout_seconds, "timeout_seconds")
     _check_nothing_is_launched()
-    database = Database(url, connect_timeout_seconds=10.0, max_connections=1, read_only=True)
+    database = Database(Access(url, connect_timeout_seconds=10.0, max_connections=1, read_only=True))
     await database.open(migrate=False)
     replayer: _Replayer | None = None
     try:

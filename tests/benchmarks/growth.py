@@ -17,7 +17,7 @@ from uuid import uuid4
 import asyncpg
 
 from dbos_async._database import migrations
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from tests.benchmarks.workloads import PROBLEM, percentile
 from tests.support.databases import with_database
 from tests.support.statements import ACTS, FETCHED, Row, all_statements, step

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from dbos_async._operations.doctor import connecting, examine, session
 from dbos_async.errors import InvalidArgumentError
 from tests.support.databases import execute, with_database

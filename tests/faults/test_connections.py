@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, DatabaseUnavailableError, DBOSClient
+from dbos_async._database.access import Access
 from dbos_async._database.connections import Postgres
 from tests.support.eventually import eventually
 from tests.support.load import (
@@ -55,7 +56,7 @@ async def test_d4_with_too_few_connections_those_that_there_are_do_all(
 
 async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(database_url: str, connection: Any) -> None:
     role, url = await limited_role(connection, database_url, 1)
-    postgres = Postgres(url)
+    postgres = Postgres(Access(url))
     turns: list[int] = []
 
     async def use(number: int) -> None:
@@ -81,7 +82,7 @@ async def test_d4_a_connection_on_its_way_to_who_waited_for_it_counts_as_one_tha
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role, url = await limited_role(connection, database_url, 1)
-    postgres = Postgres(url)
+    postgres = Postgres(Access(url))
     connect = asyncpg.connect
     refused: list[asyncio.Future[None]] = []
 
@@ -128,7 +129,7 @@ async def test_d4_a_connection_on_its_way_to_who_waited_for_it_counts_as_one_tha
 async def test_d4_a_connection_is_used_again_if_its_error_leaves_it_usable(
     database_url: str, statement: str, stays: bool
 ) -> None:
-    postgres = Postgres(database_url)
+    postgres = Postgres(Access(database_url))
     backend = 0
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         async with postgres.acquire() as used:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, DatabaseUnavailableError, DBOSClient, SendMessage
+from dbos_async._database.access import Access
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.wakeups import Wakeups
@@ -157,7 +158,7 @@ async def test_d4_who_gives_up_is_told_the_truth_about_the_commit(database_url: 
 
 
 async def test_d4_a_call_gives_up_in_time_also_behind_one_that_never_does(database_url: str, connection: Any) -> None:
-    postgres = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
+    postgres = Postgres(Access("postgresql://nobody@127.0.0.1:1/nothing"))
     batches = Batches(postgres, Wakeups(), give_up_after_seconds=0.3)
     retry_forever = batches.call(SLOW, [(0.0,)], partition="", retry_forever=True)
     await asyncio.sleep(0.05)
@@ -173,7 +174,7 @@ async def test_d4_a_call_gives_up_in_time_also_behind_one_that_never_does(databa
 async def test_d4_a_call_gives_up_in_time_also_while_an_attempt_to_connect_hangs(database_url: str) -> None:
     async with Proxy(database_url) as proxy:
         proxy.freeze()
-        postgres = Postgres(proxy.url)
+        postgres = Postgres(Access(proxy.url))
         batches = Batches(postgres, Wakeups(), give_up_after_seconds=1.7)
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailableError, match="no connection within 1 seconds.*nothing was committed"):

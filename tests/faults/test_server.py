@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient, SetWorkflowID
+from dbos_async._database.access import Access
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.wakeups import Wakeups
@@ -111,7 +112,7 @@ async def test_d4_a_statement_timeout_and_a_cancel_are_outlasted(
 
 async def test_d4_a_batch_that_is_too_slow_for_a_statement_timeout_is_split(database_url: str, connection: Any) -> None:
     await connection.execute(f"alter database {urlsplit(database_url).path[1:]} set statement_timeout = '200ms'")
-    postgres = Postgres(database_url)
+    postgres = Postgres(Access(database_url))
     batches = Batches(postgres, Wakeups(), give_up_after_seconds=5)
     answers = await asyncio.gather(*(batches.call(SLOW, [(0.07,)], partition="") for _ in range(6)))
     assert len(answers) == 6

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient
+from dbos_async._database.access import Access
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
 from dbos_async._database.urls import Host, hosts_of
@@ -44,7 +45,7 @@ async def test_d4_connections_that_went_dead_without_a_word_are_noticed_in_secon
 @pytest.mark.usefixtures("quick")
 async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(database_url: str) -> None:
     async with Proxy(database_url) as proxy:
-        postgres = Postgres(proxy.url)
+        postgres = Postgres(Access(proxy.url))
         batches = Batches(postgres, Wakeups())
 
         async def use() -> None:
@@ -64,7 +65,7 @@ async def test_d4_of_connections_that_went_dead_together_only_one_costs_time(dat
 @pytest.mark.usefixtures("quick")
 async def test_d4_a_slow_statement_is_not_taken_for_a_dead_one(database_url: str, connection: Any) -> None:
     async with Proxy(database_url) as proxy:
-        postgres = Postgres(proxy.url)
+        postgres = Postgres(Access(proxy.url))
         batches = Batches(postgres, Wakeups())
         before = proxy.accepted
         await batches.call(SLOW, [(2.0,)], partition="")

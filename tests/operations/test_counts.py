@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, InvalidMessageError, SetStartDelay, SetWorkflowID, Topic
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from dbos_async._workflows.status import workflow_filter
 from tests.support.eventually import eventually
 from tests.support.statements import all_statements

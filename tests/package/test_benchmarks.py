@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import growth, harness, plots, studies, targets, workloads
 from tests.benchmarks.engines import Engine

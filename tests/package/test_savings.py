@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dbos_async._database.connections import RECEIVE_BYTES
+from dbos_async._database.connection_kinds import RECEIVE_BYTES
 
 RECEIVES = """
 import socket, sys, time

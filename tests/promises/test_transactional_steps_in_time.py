@@ -15,7 +15,8 @@ from dbos_async import (
     StepTimeoutError,
     WorkflowCancelledError,
 )
-from dbos_async._database.connections import ConnectionKind, Postgres
+from dbos_async._database.connection_kinds import OWN, ConnectionKind
+from dbos_async._database.connections import Postgres
 from dbos_async._database.user_connections import PLAIN
 from tests.support.eventually import eventually
 from tests.support.transactions import Kind, replay, say, written
@@ -230,7 +231,7 @@ async def test_a_connection_that_has_just_opened_for_a_cancelled_transaction_is_
     async def nothing(connection: asyncpg.Connection[Any]) -> None:
         """Only its connection matters."""
 
-    async def connect_and_cancel(postgres: Postgres, kind: ConnectionKind | None = None) -> Any:
+    async def connect_and_cancel(postgres: Postgres, kind: ConnectionKind = OWN) -> Any:
         connection = await connect(postgres, kind)
         if kind is PLAIN:
             opened.append(connection)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 import asyncpg
 import pytest
 
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from tests.support.statements import all_statements, forms
 
 NUMBERS = [4, 7, 9]

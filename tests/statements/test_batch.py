@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient, InvalidValueError, LaunchError
+from dbos_async._database.access import Access
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.connections import Postgres
@@ -56,7 +57,7 @@ async def wakeups() -> Wakeups:
 
 @pytest.fixture
 async def batches(database_url: str, wakeups: Wakeups) -> AsyncIterator[Batches]:
-    postgres = Postgres(database_url)
+    postgres = Postgres(Access(database_url))
     batches = Batches(postgres, wakeups)
     yield batches
     await batches.close()
@@ -146,7 +147,7 @@ async def test_calls_are_repeated_when_their_connection_breaks(batches: Batches,
 
 
 async def test_d4_outside_of_workflows_a_call_gives_up_in_time(wakeups: Wakeups) -> None:
-    postgres = Postgres("postgresql://nobody@127.0.0.1:1/nothing")
+    postgres = Postgres(Access("postgresql://nobody@127.0.0.1:1/nothing"))
     batches = Batches(postgres, wakeups, give_up_after_seconds=0.2)
     with pytest.raises(DatabaseUnavailableError, match=r"did not do this within 0.2 seconds .*; nothing was committed"):
         await batches.call(ECHO, [("x",)], partition="")

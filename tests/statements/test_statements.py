@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from dbos_async._database import migrations
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from dbos_async._lifecycle import lease_thread
 from tests.support.statements import (
     ACTS,

@@ -7,7 +7,7 @@ from typing import Final
 
 import asyncpg
 
-from dbos_async._database.connections import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import terminated_after
 from dbos_async._database.sql import load

@@ -1,0 +1,63 @@
+"""How a process reaches its database: the URLs, and the options of `DBOS` and `DBOSClient` that concern connections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Final
+
+from dbos_async._checks import check_callable, check_duration, check_flag, check_int, check_url, excerpt
+from dbos_async.errors import InvalidArgumentError
+
+DEFAULT_SCHEMA: Final = "dbos_async"
+MAX_SCHEMA_LENGTH: Final = 40
+"""The names of channels have the schema's in them, and more."""
+
+Password = Callable[[], str | Awaitable[str]]
+"""Makes the password of each new connection."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What connections are made from; checked."""
+
+    url: str
+    _: KW_ONLY
+    listen_url: str | None = None
+    """The URL of the connections that listen and hold locks; ``None``: that of all others."""
+    listen: bool = True
+    """Whether notifications are heard. Without that, changes are asked for, and no session of the server is relied on."""
+    schema: str = DEFAULT_SCHEMA
+    password: Password | None = None
+    max_connections: int = 8
+    connect_timeout_seconds: float = 30.0
+    read_only: bool = False
+    """Whether connections for statements only read, all in one snapshot."""
+
+    def __post_init__(self) -> None:
+        checked = {
+            "url": check_url(self.url),
+            "listen_url": None if self.listen_url is None else check_url(self.listen_url),
+            "listen": check_flag(self.listen, "listen"),
+            "schema": check_schema(self.schema),
+            "max_connections": check_int(self.max_connections, 1, "max_connections"),
+            "connect_timeout_seconds": check_duration(self.connect_timeout_seconds, "connect_timeout_seconds"),
+        }
+        if self.password is not None:
+            check_callable(self.password, "password")
+        if self.listen_url is not None and not self.listen:
+            raise InvalidArgumentError("listen_url is where to listen, and listen=False says not to: pass one of them.")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # the way of a frozen dataclass
+
+
+def check_schema(schema: object) -> str:
+    """Return the name of a schema: lower-case letters, digits and _, at most 40, which need no quotes in messages."""
+    if not isinstance(schema, str) or not re.fullmatch(rf"[a-z_][a-z0-9_]{{0,{MAX_SCHEMA_LENGTH - 1}}}", schema):
+        raise InvalidArgumentError(
+            f"schema must be a name of lower-case letters, digits and _, at most {MAX_SCHEMA_LENGTH}, and is {excerpt(schema)}."
+        )
+    if schema.startswith("pg_") or schema == "information_schema":
+        raise InvalidArgumentError(f"schema must not be one of Postgres itself, and is {excerpt(schema)}.")
+    return str.__str__(schema)
