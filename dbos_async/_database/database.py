@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-import asyncpg
-
 from dbos_async._checks import check_int
 from dbos_async._database import migrations
 from dbos_async._database.access import Access
@@ -18,6 +16,7 @@ from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
 from dbos_async._database.probe import AFTER_SECONDS, close
+from dbos_async._database.rights import READS, Rights
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.user_connections import UserConnections
 from dbos_async._database.wakeups import Wakeups
@@ -50,6 +49,7 @@ class Database:
         self.telemetry: Final = telemetry
         """What OpenTelemetry is told; ``None`` for nothing."""
         self.postgres: Postgres = Postgres(access)
+        self.names: Final = self.postgres.names
         self.user_connections: Final = UserConnections(self.postgres, max_transactions)
         """Those of transactional steps."""
         self.wakeups: Wakeups = Wakeups()
@@ -67,10 +67,10 @@ class Database:
         self.listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
 
-    async def open(self, *, migrate: bool) -> None:
-        """Connect, bring the schema up to date (or only check it), and listen."""
+    async def open(self, *, migrate: bool, rights: Rights = READS) -> None:
+        """Connect, bring the schema up to date (or only check it), check these rights on it, and listen."""
         self.postgres.loop_watch.start()
-        await self._prepare(migrations.migrate if migrate else migrations.check)
+        await self._prepare(migrations.migrate if migrate else migrations.check, rights)
         self.listener = listener = Listener(self.postgres, self.wakeups)
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
@@ -99,7 +99,7 @@ class Database:
         await self.postgres.close()
         self.postgres.loop_watch.stop()
 
-    async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
+    async def _prepare(self, schema: Callable[..., Awaitable[object]], rights: Rights) -> None:
         # Both ways can be repeated, so this waits for a database that is not there yet or goes away meanwhile.
         give_up_at = asyncio.get_running_loop().time() + self.connect_timeout_seconds
         while True:
@@ -108,7 +108,7 @@ class Database:
                 try:
                     with self.postgres.watching(connection, AFTER_SECONDS, None):
                         await connection.execute("set lock_timeout = 0")  # a migration waits for another one
-                        await schema(connection)
+                        await schema(connection, self.names, rights=rights)
                     return
                 finally:
                     await close(connection)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from dbos_async._database.connection_kinds import OwnConnection
+from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import close, terminated_after
 from dbos_async._database.statement import Statement
@@ -33,8 +35,9 @@ class Session:
     and whether the schema is as this release needs it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, names: Names) -> None:
         self.url: Final = without_libpq_parameters(url)
+        self.names: Final = names
         self.hosts: list[Host | None] = [*hosts_of(self.url)] or [None]
         """The first one is the host that is examined."""
         self.keeps_sessions = True
@@ -71,10 +74,12 @@ class Session:
                 port=host and host.port,
                 timeout=CONNECT_WITHIN_SECONDS,
                 statement_cache_size=0,  # poolers mix up named statements
+                connection_class=OwnConnection,
                 server_settings=settings or {"application_name": "dbos_async doctor"},
             )
         except TimeoutError:
             raise TimeoutError(f"no connection within {CONNECT_WITHIN_SECONDS:g} seconds") from None
+        connection.names = self.names
         self._others.add(connection)
         return connection
 
