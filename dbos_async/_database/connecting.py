@@ -73,7 +73,8 @@ class Connector:
             server_settings=kind.settings,
             max_cached_statement_lifetime=0,
         )
-        if isinstance(connection, OwnConnection):
+        if issubclass(kind.connection_class, OwnConnection):  # isinstance is true for any connection of asyncpg
+            assert isinstance(connection, OwnConnection)
             connection.names = self._names
         return connection
 
