@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -73,8 +73,10 @@ class Connector:
             server_settings=kind.settings,
             max_cached_statement_lifetime=0,
         )
-        if isinstance(connection, OwnConnection):
-            connection.names = self._names
+        if issubclass(
+            kind.connection_class, OwnConnection
+        ):  # isinstance takes each connection of asyncpg for any other
+            cast("OwnConnection", connection).names = self._names
         return connection
 
     def _error_to_raise(self, errors: list[Exception]) -> Exception:
