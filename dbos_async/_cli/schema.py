@@ -5,16 +5,16 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 from typing import Annotated, Final
 
-import asyncpg
 import typer
 
-from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError
 from dbos_async._cli.output import write, write_json
 from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, run
 from dbos_async._database import migrations
+from dbos_async._database.access import Access
+from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import CONNECT_ERRORS
-from dbos_async._database.urls import why_unusable, without_libpq_parameters
+from dbos_async._database.urls import why_unusable
 from dbos_async.errors import DBOSError
 
 UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
@@ -67,8 +67,9 @@ def version(as_json: Json = False) -> None:
 async def migrated(url: str, *, check: bool) -> list[str]:
     """Migrate a database, or only check it; the names of the migrations that were applied."""
     try:
-        connection = await asyncpg.connect(without_libpq_parameters(check_url(url)), timeout=CONNECT_SECONDS)
+        connection = await Postgres(Access(url, connect_timeout_seconds=CONNECT_SECONDS)).connect()
         try:
+            await connection.execute("set lock_timeout = 0")  # a migration waits for another one
             if check:
                 await migrations.check(connection)
                 return []

@@ -13,7 +13,7 @@ from dbos_async._operations.doctor import application, connecting, pooler, schem
 from dbos_async._operations.doctor.connecting import UNUSABLE
 from dbos_async._operations.doctor.finding import Finding, problem, warning
 from dbos_async._operations.doctor.session import Session
-from dbos_async.errors import DBOSError, InvalidArgumentError
+from dbos_async.errors import ConfigurationError, DBOSError, InvalidArgumentError
 
 GIVE_UP_AFTER_SECONDS: Final = 60.0
 """After this time no further check begins."""
@@ -81,7 +81,7 @@ async def examine(url: str) -> list[Finding]:
     """
     try:
         session = Session(check_url(url))
-    except InvalidArgumentError as error:
+    except (InvalidArgumentError, ConfigurationError) as error:
         if not isinstance(url, str):
             raise
         return [problem(str(error)).model_copy(update={"check": CONNECTION.name})]
