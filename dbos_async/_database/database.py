@@ -17,6 +17,7 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
+from dbos_async._database.polling import Polling
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.user_connections import UserConnections
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Database:
-    """The access of one process to one database: a few connections, batches of calls, and one listener."""
+    """The access of one process to one database: a few connections, batches of calls, and one listener, or polls in its place."""
 
     def __init__(
         self,
@@ -64,14 +65,19 @@ class Database:
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
         self.pages: Final = Pages()
-        self.listener: Listener | None = None
+        self.listener: Listener | Polling | None = None
+        """What hears of the changes that other processes make, once the database is open."""
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, *, migrate: bool) -> None:
-        """Connect, bring the schema up to date (or only check it), and listen."""
+        """Connect, bring the schema up to date (or only check it), and listen or begin to poll."""
         self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
-        self.listener = listener = Listener(self.postgres, self.wakeups)
+        if self.access.listen:
+            listener: Listener | Polling = Listener(self.postgres, self.wakeups)
+        else:
+            listener = Polling(self.postgres, self.wakeups, lambda: self.local_executor_id)
+        self.listener = listener
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
