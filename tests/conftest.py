@@ -22,6 +22,7 @@ import pytest
 
 from dbos_async import DBOS
 from dbos_async._database import migrations
+from tests.support import listening
 from tests.support.database_marker import SERVER, guarded, mark
 from tests.support.databases import execute, new_database, with_database
 from tests.support.postgres import QUICK, Server, chosen_version
@@ -51,8 +52,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that reaches a server; this comes before ``-m`` selects."""
+    """Mark each test that reaches a server; this comes before ``-m`` selects. Skip what is about listening if nothing listens."""
     mark(items)
+    for item in items if listening.is_off() else ():
+        for marker in item.iter_markers("listens"):
+            item.add_marker(pytest.mark.skip(reason=f"needs a listener: {marker.args[0]}"))
 
 
 @pytest.hookimpl(wrapper=True)

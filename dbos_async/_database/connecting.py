@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from typing import Final, cast
+from typing import Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute

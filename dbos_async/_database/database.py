@@ -18,6 +18,7 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
+from dbos_async._database.polling import Polling
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
 from dbos_async._database.remedies import remedy_for
 from dbos_async._database.urls import reason_of, shown_url, why_unusable
@@ -33,7 +34,7 @@ IS_FREE: Final = "select pg_try_advisory_xact_lock(hashtextextended('dbos_async 
 
 
 class Database:
-    """The access of one process to one database: a few connections, batches of calls, and one listener."""
+    """The access of one process to one database: a few connections, batches of calls, and one listener, or polls in its place."""
 
     def __init__(
         self,
@@ -70,16 +71,21 @@ class Database:
         self.execute: Final = self.batches.execute
         self.changes: Final = self.wakeups.changes
         self.pages: Final = Pages()
-        self.listener: Listener | None = None
+        self.listener: Listener | Polling | None = None
+        """What hears of the changes that other processes make, once the database is open."""
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, *, migrate: bool) -> None:
-        """Connect, bring the schema up to date (or only check it), and listen."""
+        """Connect, bring the schema up to date (or only check it), and listen or begin to poll."""
         self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
         if self.access.listen_url is not None:
             await self._until_there(self.access.listen_url, self._check_listen_url)
-        self.listener = listener = Listener(self.postgres, self.wakeups)
+        if self.access.listen:
+            listener: Listener | Polling = Listener(self.postgres, self.wakeups)
+        else:
+            listener = Polling(self.postgres, self.wakeups, lambda: self.local_executor_id)
+        self.listener = listener
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:

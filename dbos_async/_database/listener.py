@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 import anyio
 import asyncpg
@@ -29,6 +30,9 @@ LOG_EVERY_SECONDS = 60.0
 
 class Listener:
     """Listens until cancelled."""
+
+    fails: Final = "The listener has no connection"
+    """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups) -> None:
         self._postgres = postgres

@@ -13,10 +13,11 @@ from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSC
 from dbos_async._database.access import Access
 from dbos_async._database.batches import MAX_BYTES, MAX_CALLS, Batches
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import digest
 from dbos_async._database.connections import Postgres
 from dbos_async._database.sql import parse
 from dbos_async._database.urls import shown_url
-from dbos_async._database.wakeups import Wakeups, digest
+from dbos_async._database.wakeups import Wakeups
 from tests.support.databases import with_database
 from tests.support.eventually import eventually
 
