@@ -12,7 +12,7 @@ from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError
 from dbos_async._cli.output import write, write_json
 from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, run
-from dbos_async._database import migrations
+from dbos_async._database import migrations, sequences
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.urls import why_unusable, without_libpq_parameters
 from dbos_async.errors import DBOSError
@@ -72,7 +72,9 @@ async def migrated(url: str, *, check: bool) -> list[str]:
             if check:
                 await migrations.check(connection)
                 return []
-            return await migrations.migrate(connection)
+            applied = await migrations.migrate(connection)
+            await sequences.repair(connection)
+            return applied
         finally:
             await connection.close()
     except DBOSError as error:
