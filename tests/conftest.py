@@ -2,7 +2,7 @@
 
 The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker engine answers; else one that is started from
 installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
-migrated template.
+migrated template. DBOS_TEST_SETTINGS="datestyle = German; timezone = …" is what each then has as a default, for runs of their own.
 """
 
 from __future__ import annotations
@@ -139,7 +139,10 @@ def template(server_url: str) -> str:
 @pytest.fixture
 async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
     """A new, migrated database of this test's own."""
-    async with new_database(server_url, f"test_{uuid4().hex[:12]}", template=template) as url:
+    name = f"test_{uuid4().hex[:12]}"
+    async with new_database(server_url, name, template=template) as url:
+        for setting in filter(None, os.environ.get("DBOS_TEST_SETTINGS", "").split(";")):
+            await execute(server_url, f'alter database "{name}" set {setting}')
         yield url
 
 

@@ -10,7 +10,7 @@ import typer
 from dbos_async._cli.exits import CommandError
 from dbos_async._cli.output import write, write_json
 from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, run
-from dbos_async._database import migrations
+from dbos_async._database import migrations, sequences
 from dbos_async._database.access import Access
 from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import CONNECT_ERRORS
@@ -73,7 +73,9 @@ async def migrated(url: str, *, check: bool) -> list[str]:
             if check:
                 await migrations.check(connection)
                 return []
-            return await migrations.migrate(connection)
+            applied = await migrations.migrate(connection)
+            await sequences.repair(connection)
+            return applied
         finally:
             await connection.close()
     except DBOSError as error:

@@ -23,6 +23,10 @@ SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # What the role or the database has as a default must not change what a statement means. Functions of the schema look anew with
+    # each of their statements, which they could not at a stricter level.
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
     # What waits longer for a lock than this is repeated on its own, and holds up nothing else (decision 51).
     "lock_timeout": "500ms",
     # The server's keepalive packets detect a client that vanished, and keep firewalls from forgetting the connection.

@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 
 from dbos_async._checks import check_int
-from dbos_async._database import migrations
+from dbos_async._database import defaults, migrations, sequences
 from dbos_async._database.access import Access
 from dbos_async._database.alarm import Alarm
 from dbos_async._database.batches import Batches
@@ -120,6 +120,9 @@ class Database:
                 with self.postgres.watching(connection, AFTER_SECONDS, None):
                     await connection.execute("set lock_timeout = 0")  # a migration waits for another one
                     await schema(connection)
+                    if not self.access.read_only:
+                        await defaults.check(connection)
+                        await sequences.repair(connection)
             finally:
                 await close(connection)
 

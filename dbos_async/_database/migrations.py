@@ -117,6 +117,7 @@ async def _apply(
         async with connection.transaction(isolation="read_committed"):
             # A second process waits here, and then finds the migration applied.
             await connection.execute(LOCK)
+            await connection.execute("set local standard_conforming_strings = on")
             await _make_table(connection)
             if migration not in await _missing(connection, migrations, library):
                 return False
