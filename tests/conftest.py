@@ -2,7 +2,8 @@
 
 The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker engine answers; else one that is started from
 installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
-migrated template. DBOS_TEST_SETTINGS="datestyle = German; timezone = …" is what each then has as a default, for runs of their own.
+migrated template, whose schema DBOS_TEST_SCHEMA names (tests/support/other_schema.py).
+DBOS_TEST_SETTINGS="datestyle = German; timezone = …" is what each then has as a default, for runs of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import pytest
 
 from dbos_async import DBOS
 from dbos_async._database import migrations
+from dbos_async._database.access import find_schema
+from dbos_async._database.names import Names
 from tests.support import listening
 from tests.support.database_marker import SERVER, guarded, mark
 from tests.support.databases import execute, new_database, with_database
@@ -129,7 +132,7 @@ def template(server_url: str) -> str:
     async def make() -> None:
         await execute(server_url, f"create database {name}")
         connection = await asyncpg.connect(with_database(server_url, name))
-        await migrations.migrate(connection)
+        await migrations.migrate(connection, Names(find_schema(None)))
         await connection.close()
 
     asyncio.run(make())

@@ -65,12 +65,19 @@ class PiecewiseConnection(_Plain):
             transport.max_size = RECEIVE_BYTES
 
 
+_DEFAULT_NAMES: Final = Names()
+
+
 class OwnConnection(PiecewiseConnection):
     """A connection for statements of the library, whose SQL has the names of this database in it (`names.py`)."""
 
     __slots__ = ("names",)
 
     names: Names
+
+    def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
+        super().__init__(protocol, transport, *others)
+        self.names = _DEFAULT_NAMES  # asyncpg itself may ask something before it hands the connection out
 
     def fetch(self, query: str, *args: Any, **options: Any) -> Any:
         """Execute a query of the library and return its rows."""
@@ -87,6 +94,10 @@ class OwnConnection(PiecewiseConnection):
     def execute(self, query: str, *args: Any, **options: Any) -> Any:
         """Execute a command of the library."""
         return super().execute(self.names(query), *args, **options)
+
+    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
+        """Read the rows of a query of the library piece by piece."""
+        return super().cursor(self.names(query), *args, **options)
 
 
 OWN: Final = ConnectionKind(OwnConnection, SETTINGS, executes_calls=True)

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-import asyncpg
-
 from dbos_async._checks import check_int
 from dbos_async._database import defaults, migrations, sequences
 from dbos_async._database.access import Access
@@ -21,6 +19,7 @@ from dbos_async._database.pages import Pages
 from dbos_async._database.polling import Polling
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
 from dbos_async._database.remedies import remedy_for
+from dbos_async._database.rights import READS, Rights
 from dbos_async._database.urls import reason_of, shown_url, why_unusable
 from dbos_async._database.user_connections import UserConnections
 from dbos_async._database.wakeups import Wakeups
@@ -57,6 +56,7 @@ class Database:
         self.telemetry: Final = telemetry
         """What OpenTelemetry is told; ``None`` for nothing."""
         self.postgres: Postgres = Postgres(access)
+        self.names: Final = self.postgres.names
         self.user_connections: Final = UserConnections(self.postgres, max_transactions)
         """Those of transactional steps."""
         self.wakeups: Wakeups = Wakeups()
@@ -75,10 +75,10 @@ class Database:
         """What hears of the changes that other processes make, once the database is open."""
         self._listening: asyncio.Task[None] | None = None
 
-    async def open(self, *, migrate: bool) -> None:
-        """Connect, bring the schema up to date (or only check it), and listen or begin to poll."""
+    async def open(self, *, migrate: bool, rights: Rights = READS) -> None:
+        """Connect, bring the schema up to date (or only check it), check these rights on it, and listen or begin to poll."""
         self.postgres.loop_watch.start()
-        await self._prepare(migrations.migrate if migrate else migrations.check)
+        await self._prepare(migrations.migrate if migrate else migrations.check, rights)
         if self.access.listen_url is not None:
             await self._until_there(self.access.listen_url, self._check_listen_url)
         if self.access.listen:
@@ -113,13 +113,13 @@ class Database:
         await self.postgres.close()
         self.postgres.loop_watch.stop()
 
-    async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
+    async def _prepare(self, schema: Callable[..., Awaitable[object]], rights: Rights) -> None:
         async def work() -> None:
             connection = await self.postgres.connect()
             try:
                 with self.postgres.watching(connection, AFTER_SECONDS, None):
                     await connection.execute("set lock_timeout = 0")  # a migration waits for another one
-                    await schema(connection)
+                    await schema(connection, self.names, rights=rights)
                     if not self.access.read_only:
                         await defaults.check(connection)
                         await sequences.repair(connection)

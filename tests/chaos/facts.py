@@ -46,7 +46,8 @@ PREPARE = """
         elsif tg_op = 'DELETE' or (old.completed_at is not null and
                 (old.verb, old.key, case when old.verb <> 'sleep' then old.output::text end, old.error::text, old.completed_at)
                 is distinct from
-                (new.verb, new.key, case when new.verb <> 'sleep' then new.output::text end, new.error::text, new.completed_at)) then
+                (new.verb, new.key, case when new.verb <> 'sleep' then new.output::text end, new.error::text,
+                 new.completed_at)) then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.workflow_id, 'W2: a recorded step was changed', old.branch || '.' || old.number);
         end if;

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from dbos_async._database.connection_kinds import OwnConnection
+from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import close, terminated_after
 from dbos_async._database.statement import Statement
@@ -34,8 +36,9 @@ class Session:
     and whether the schema is as this release needs it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, names: Names) -> None:
         self.url: Final = url
+        self.names: Final = names
         self._parsed: Final = read_url(url)
         self.hosts: list[Host | None] = [*self._parsed.hosts]
         """The first one is the host that is examined."""
@@ -67,15 +70,17 @@ class Session:
         """Open a further connection, with a short time limit. It is closed at the end of the check."""
         host = host or self.hosts[0]
         try:
-            connection: Connection = await asyncpg.connect(
+            connection: OwnConnection = await asyncpg.connect(
                 **self._parsed.arguments(host),
                 ssl=system_context(self._parsed.for_asyncpg),
                 timeout=CONNECT_WITHIN_SECONDS,
                 statement_cache_size=0,  # poolers mix up named statements
+                connection_class=OwnConnection,
                 server_settings={**self._parsed.settings, **(settings or {"application_name": "dbos_async doctor"})},
             )
         except TimeoutError:
             raise TimeoutError(f"no connection within {CONNECT_WITHIN_SECONDS:g} seconds") from None
+        connection.names = self.names
         self._others.add(connection)
         return connection
 
