@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from typing import Final
@@ -10,10 +11,11 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from dbos_async._database.access import Access
-from dbos_async._database.connection_kinds import ConnectionKind, OwnConnection
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import is_lost
+from dbos_async._database.pooling import Pooling
 from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts, without_libpq_parameters
 
 HOST_SECONDS: Final = 5.0
@@ -34,8 +36,9 @@ class Connector:
         self._session = None if url_names_session else SessionAttribute.read_write
         self._loop_watch = loop_watch
         self._was_connected = False
+        self._pooling = Pooling()
 
-    async def connect(self, kind: ConnectionKind) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         errors: list[Exception] = []
         hosts = deque(self._hosts)
@@ -62,20 +65,54 @@ class Connector:
             self._host_seconds = min(2 * self._host_seconds, self._access.connect_timeout_seconds)
         raise self._error_to_raise(errors)
 
-    async def _connect_to(self, host: Host | None, kind: ConnectionKind) -> asyncpg.Connection[asyncpg.Record]:
+    async def log_in(self) -> None:
+        """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
+        host = self._hosts[0]
         connection = await asyncpg.connect(
+            self._url,
+            host=host and host.name,
+            port=host and host.port,
+            timeout=self._host_seconds,
+            server_settings=self._pooling.settings(OWN),
+        )
+        connection.terminate()
+
+    async def _connect_to(self, host: Host | None, kind: ConnectionKind[C]) -> C:
+        """Open a connection to this host, and find out whether it has a session. The time limit is for all of that."""
+        opened: list[C] = []
+
+        async def open_another() -> C:
+            opened.append(await self._open(host, kind))
+            return opened[-1]
+
+        try:
+            async with asyncio.timeout(self._host_seconds):
+                try:
+                    connection = await open_another()
+                except asyncpg.PostgresError as error:
+                    if not self._pooling.may_connect_after(error):
+                        raise
+                    connection = await open_another()
+                await self._pooling.recognise(connection, open_another)
+        except BaseException:
+            for each in opened:
+                each.terminate()
+            raise
+        if isinstance(connection, OwnConnection):
+            connection.names = self._names
+        return connection
+
+    async def _open(self, host: Host | None, kind: ConnectionKind[C]) -> C:
+        return await asyncpg.connect(
             self._url,
             host=host and host.name,
             port=host and host.port,
             timeout=self._host_seconds,
             target_session_attrs=self._session,
             connection_class=kind.connection_class,
-            server_settings=kind.settings,
+            server_settings=self._pooling.settings(kind),
             max_cached_statement_lifetime=0,
         )
-        if isinstance(connection, OwnConnection):
-            connection.names = self._names
-        return connection
 
     def _error_to_raise(self, errors: list[Exception]) -> Exception:
         for error in errors:

@@ -17,6 +17,7 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
+from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import AFTER_SECONDS, close
 from dbos_async._database.urls import reason_of, why_unusable
 from dbos_async._database.user_connections import UserConnections
@@ -106,8 +107,10 @@ class Database:
             try:
                 connection = await self.postgres.connect()
                 try:
+                    if not connection.has_session and self.access.listen and self.access.listen_url is None:
+                        raise ConfigurationError(f"{PoolerError()}.")
                     with self.postgres.watching(connection, AFTER_SECONDS, None):
-                        await connection.execute("set lock_timeout = 0")  # a migration waits for another one
+                        await connection.set_lock_timeout("0")  # a migration waits for another one
                         await schema(connection)
                     return
                 finally:
