@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
 from typing import Annotated, Final
 
-import asyncpg
 import typer
 
 from dbos_async._cli.exits import CommandError, ExitCode
@@ -16,6 +15,7 @@ from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, r
 from dbos_async._cli.texts import safe
 from dbos_async._database import migrations, sequences
 from dbos_async._database.access import Access, find_schema
+from dbos_async._database.connection_kinds import OwnConnection
 from dbos_async._database.connections import Postgres
 from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
@@ -105,14 +105,14 @@ async def _script(url: str | None, grant_to: str | None) -> str:
 
 
 @asynccontextmanager
-async def _connection(url: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+async def _connection(url: str) -> AsyncGenerator[OwnConnection]:
     """A connection to this database. What goes wrong in the block ends the command with a sentence."""
     try:
         connection = await Postgres(
             Access(url, schema=find_schema(None), connect_timeout_seconds=CONNECT_SECONDS)
         ).connect()
         try:
-            await connection.execute("set lock_timeout = 0")  # a migration waits for another one
+            await connection.set_lock_timeout("0")  # a migration waits for another one
             yield connection
         finally:
             await connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections import deque
 from typing import Final
@@ -10,11 +11,12 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from dbos_async._database.access import Access
-from dbos_async._database.connection_kinds import ConnectionKind, OwnConnection
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import is_lost
 from dbos_async._database.passwords import PasswordSource
+from dbos_async._database.pooling import Pooling
 from dbos_async._database.remedies import may_pass
 from dbos_async._database.tls import missing_file, system_context
 from dbos_async._database.urls import DatabaseUrl, Host, read_url, reason_of
@@ -43,8 +45,9 @@ class Connector:
         self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
         self._loop_watch = loop_watch
         self._was_connected = False
+        self._pooling = Pooling()
 
-    async def connect(self, kind: ConnectionKind) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         password = self._url.password if self._password is None else await self._password()
         errors: list[Exception] = []
@@ -72,22 +75,57 @@ class Connector:
             self._host_seconds = min(2 * self._host_seconds, self._access.connect_timeout_seconds)
         raise self._error_to_raise(errors)
 
-    async def _connect_to(
-        self, host: Host | None, kind: ConnectionKind, password: str | None
-    ) -> asyncpg.Connection[asyncpg.Record]:
+    async def log_in(self) -> None:
+        """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
+        password = self._url.password if self._password is None else await self._password()
+        host = self._hosts[0]
         connection = await asyncpg.connect(
+            **(self._url.arguments(host) | {"password": password}),
+            ssl=self._ssl,
+            timeout=self._host_seconds,
+            server_settings=self._settings(OWN),
+        )
+        connection.terminate()
+
+    async def _connect_to(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
+        """Open a connection to this host, and find out whether it has a session. The time limit is for all of that."""
+        opened: list[C] = []
+
+        async def open_another() -> C:
+            opened.append(await self._open(host, kind, password))
+            return opened[-1]
+
+        try:
+            async with asyncio.timeout(self._host_seconds):
+                try:
+                    connection = await open_another()
+                except asyncpg.PostgresError as error:
+                    if not self._pooling.may_connect_after(error):
+                        raise
+                    connection = await open_another()
+                await self._pooling.recognise(connection, open_another)
+        except BaseException:
+            for each in opened:
+                each.terminate()
+            raise
+        if issubclass(kind.connection_class, OwnConnection):  # isinstance is true for any connection of asyncpg
+            assert isinstance(connection, OwnConnection)
+            connection.names = self._names
+        return connection
+
+    async def _open(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
+        return await asyncpg.connect(
             **(self._url.arguments(host) | {"password": password}),
             ssl=self._ssl,
             timeout=self._host_seconds,
             target_session_attrs=self._session,
             connection_class=kind.connection_class,
-            server_settings={**self._url.settings, **kind.settings},
+            server_settings=self._settings(kind),
             max_cached_statement_lifetime=0,
         )
-        if issubclass(kind.connection_class, OwnConnection):  # isinstance is true for any connection of asyncpg
-            assert isinstance(connection, OwnConnection)
-            connection.names = self._names
-        return connection
+
+    def _settings(self, kind: ConnectionKind[C]) -> dict[str, str]:
+        return {**self._url.settings, **self._pooling.settings(kind)}
 
     def _explained(self, error: Exception) -> Exception:
         """The error, or a better one: that of a missing file does not say which, and looks as if the server were away."""

@@ -17,6 +17,7 @@ from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
 from dbos_async._database.polling import Polling
+from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
 from dbos_async._database.remedies import remedy_for
 from dbos_async._database.rights import READS, Rights
@@ -117,8 +118,10 @@ class Database:
         async def work() -> None:
             connection = await self.postgres.connect()
             try:
+                if not connection.has_session and self.access.listen and self.access.listen_url is None:
+                    raise ConfigurationError(f"{PoolerError()}.")
                 with self.postgres.watching(connection, AFTER_SECONDS, None):
-                    await connection.execute("set lock_timeout = 0")  # a migration waits for another one
+                    await connection.set_lock_timeout("0")  # a migration waits for another one
                     await schema(connection, self.names, rights=rights)
                     if not self.access.read_only:
                         await defaults.check(connection)

@@ -135,7 +135,8 @@ class Polling:
             [each.seen for each in asked],
         ]
         async with self._postgres.acquire() as connection:
-            return await connection.fetch(POLL.sql.batch, [0] * len(asked), *columns)
+            records: list[asyncpg.Record] = await connection.fetch(POLL.sql.batch, [0] * len(asked), *columns)
+            return records
 
     def _tell(self, asked: Sequence[Watched], records: Sequence[asyncpg.Record]) -> None:
         """Wake those who wait for what has changed."""
