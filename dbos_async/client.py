@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from dbos_async._checks import check_flag, check_int, check_loop, check_optional_key, check_url
 from dbos_async._database.access import Access, Password, find_schema
 from dbos_async._database.database import Database
+from dbos_async._database.urls import url_of_environment
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
@@ -114,8 +114,8 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
             await database.close()
 
     def _find_url(self) -> str:
-        url = os.environ.get("DBOS_DATABASE_URL") if self._url is None else self._url
-        if url is None or url == "":
+        url = url_of_environment() if self._url is None else self._url
+        if url is None:
             raise ConfigurationError(
                 "No database: pass the URL of the application's database to DBOSClient(...), or set DBOS_DATABASE_URL."
             )

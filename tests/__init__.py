@@ -1,0 +1,4 @@
+from tests.support import listening
+
+if listening.is_off():
+    listening.turn_off()

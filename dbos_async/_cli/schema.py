@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version as installed_version
 from typing import Annotated, Final
 
-import asyncpg
 import typer
 
-from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._cli.output import write, write_json
 from dbos_async._cli.session import CONNECT_SECONDS, Json, find_url, reported, run
 from dbos_async._cli.texts import safe
-from dbos_async._database import migrations
-from dbos_async._database.access import find_schema
+from dbos_async._database import migrations, sequences
+from dbos_async._database.access import Access, find_schema
+from dbos_async._database.connection_kinds import OwnConnection
+from dbos_async._database.connections import Postgres
 from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
-from dbos_async._database.urls import why_unusable, without_libpq_parameters
+from dbos_async._database.urls import why_unusable
 from dbos_async.errors import DBOSError
 
 UNUSABLE = (*CONNECT_ERRORS, ValueError, OverflowError)
@@ -91,7 +91,9 @@ async def migrated(url: str, *, check: bool, grant_to: str | None = None) -> lis
         if check:
             await migrations.check(connection, names)
             return []
-        return await migrations.migrate(connection, names, grant_to=grant_to)
+        applied = await migrations.migrate(connection, names, grant_to=grant_to)
+        await sequences.repair(connection)
+        return applied
 
 
 async def _script(url: str | None, grant_to: str | None) -> str:
@@ -103,11 +105,14 @@ async def _script(url: str | None, grant_to: str | None) -> str:
 
 
 @asynccontextmanager
-async def _connection(url: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+async def _connection(url: str) -> AsyncGenerator[OwnConnection]:
     """A connection to this database. What goes wrong in the block ends the command with a sentence."""
     try:
-        connection = await asyncpg.connect(without_libpq_parameters(check_url(url)), timeout=CONNECT_SECONDS)
+        connection = await Postgres(
+            Access(url, schema=find_schema(None), connect_timeout_seconds=CONNECT_SECONDS)
+        ).connect()
         try:
+            await connection.set_lock_timeout("0")  # a migration waits for another one
             yield connection
         finally:
             await connection.close()

@@ -16,12 +16,12 @@ import asyncpg
 import typer
 
 from dbos_async import embedded
-from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError, ExitCode, code_of
 from dbos_async._cli.output import note
-from dbos_async._database.access import SCHEMA_VARIABLE, check_schema
+from dbos_async._database.access import SCHEMA_VARIABLE, Access, check_schema
+from dbos_async._database.connections import Postgres
 from dbos_async._database.database import Database
-from dbos_async._database.urls import why_unusable, without_libpq_parameters
+from dbos_async._database.urls import url_of_environment, why_unusable
 from dbos_async._logs import shown
 from dbos_async.client import DBOSClient
 from dbos_async.errors import ConfigurationError, DBOSError, NoDatabaseError
@@ -131,7 +131,7 @@ def fail(sentence: str, code: ExitCode = ExitCode.ERROR) -> NoReturn:
 
 def find_url(url: str | None) -> str | None:
     """The URL that the user has given, or ``$DBOS_DATABASE_URL``."""
-    return url or os.environ.get("DBOS_DATABASE_URL") or None
+    return url or url_of_environment()
 
 
 @asynccontextmanager
@@ -168,7 +168,7 @@ async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
 async def _find_server(url: str) -> None:
     """Raise if nothing listens at this address. A server that is slow, or just starts, is waited for elsewhere."""
     try:
-        connection = await asyncpg.connect(without_libpq_parameters(check_url(url)), timeout=CONNECT_SECONDS)
+        connection = await Postgres(Access(url, connect_timeout_seconds=CONNECT_SECONDS)).connect()
     except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return
     except OSError as error:

@@ -13,7 +13,7 @@ import asyncpg
 
 from dbos_async._database.access import Access
 from dbos_async._database.connecting import HOST_SECONDS, Connector
-from dbos_async._database.connection_kinds import OWN, ConnectionKind
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import OutageLog, is_usable_after
@@ -36,14 +36,14 @@ class Postgres:
             if access.listen_url is None
             else Connector(access, access.listen_url, self.names, self.loop_watch)
         )
-        self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._idle: list[OwnConnection] = []
         self._in_use = 0
         """How many connections are acquired, or are being handed to a waiter."""
-        self._waiters: deque[asyncio.Future[asyncpg.Connection[asyncpg.Record]]] = deque()
+        self._waiters: deque[asyncio.Future[OwnConnection]] = deque()
         self._slots = asyncio.Semaphore(access.max_connections)
         self._closed = False
         self.outage_log: Final = OutageLog()
-        self._probe = Probe(self.connect, self.discard_idle)
+        self._probe = Probe(self.connect, self._connector.log_in, self.discard_idle)
         self.watching: Final = self._probe.watching
         self.watch: Final = self._probe.watch
         self.unwatch: Final = self._probe.unwatch
@@ -55,20 +55,24 @@ class Postgres:
         """How many connections for statements are used now, and how many are idle."""
         return self._in_use, len(self._idle)
 
-    async def connect(self, kind: ConnectionKind = OWN) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self) -> OwnConnection:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
-        connection = await self._connector.connect(kind)
-        if not kind.executes_calls:
-            return connection
+        connection = await self._connector.connect(OWN)
         if self._access.read_only:
             await connection.execute("begin isolation level repeatable read, read only")
-        backend = connection.get_server_pid()
+        backend = connection.backend
+        if backend is None:
+            return connection  # whoever else uses the process of the server now, its notifications are to be heard
         self.backends.add(backend)
         # The server reuses process ids: after the close, this id may be that of another process's connection.
         connection.add_termination_listener(lambda _: self.backends.discard(backend))
         return connection
 
-    async def connect_to_listen(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect_plain(self, kind: ConnectionKind[C]) -> C:
+        """Open a connection for the statements of users. The caller owns it and must close it."""
+        return await self._connector.connect(kind)
+
+    async def connect_to_listen(self) -> OwnConnection:
         """Open a connection that keeps its session: for LISTEN and for locks of sessions. The caller owns it and must close it."""
         return await self._listening_connector.connect(OWN)
 
@@ -81,7 +85,7 @@ class Postgres:
         """
         return Acquisition(self, probe_after_seconds, on_probe)
 
-    async def take(self, *, wait_forever: bool) -> asyncpg.Connection[asyncpg.Record]:
+    async def take(self, *, wait_forever: bool) -> OwnConnection:
         """Return an idle or a new connection, as soon as fewer than ``max_connections`` are in use."""
         await self._slots.acquire()
         try:
@@ -95,7 +99,7 @@ class Postgres:
         self._in_use += 1
         return connection
 
-    def release(self, connection: asyncpg.Connection[asyncpg.Record], error: BaseException | None) -> None:
+    def release(self, connection: OwnConnection, error: BaseException | None) -> None:
         """Give a taken connection back, with the error that its use ended with, if any."""
         self._in_use -= 1
         if error is None or is_usable_after(error):
@@ -116,7 +120,7 @@ class Postgres:
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(close, idle))
 
-    async def _connect_or_reuse(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect_or_reuse(self) -> OwnConnection:
         connection = self._pop_idle()
         if connection is not None:
             return connection
@@ -129,7 +133,7 @@ class Postgres:
             if not self._in_use:
                 raise
             # Use the connections that exist: the next one that is released goes to the first waiter.
-            waiter: asyncio.Future[asyncpg.Connection[asyncpg.Record]] = asyncio.get_running_loop().create_future()
+            waiter: asyncio.Future[OwnConnection] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
                 await asyncio.wait([waiter], timeout=RETURN_SECONDS)
@@ -143,14 +147,14 @@ class Postgres:
             self._in_use -= 1
             return waiter.result()
 
-    def _pop_idle(self) -> asyncpg.Connection[asyncpg.Record] | None:
+    def _pop_idle(self) -> OwnConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
         return None
 
-    def _give_back(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    def _give_back(self, connection: OwnConnection) -> None:
         if self._closed:
             connection.terminate()
         elif not connection.is_closed():
@@ -168,12 +172,12 @@ class Acquisition:
 
     __slots__ = ("_connection", "_on_probe", "_postgres", "_probe_after_seconds")
 
-    _connection: asyncpg.Connection[asyncpg.Record]
+    _connection: OwnConnection
 
     def __init__(self, postgres: Postgres, probe_after_seconds: float, on_probe: OnProbe | None) -> None:
         self._postgres, self._probe_after_seconds, self._on_probe = postgres, probe_after_seconds, on_probe
 
-    async def __aenter__(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def __aenter__(self) -> OwnConnection:
         self._connection = await self._postgres.take(wait_forever=self._on_probe is not None)
         self._postgres.watch(self._connection, self._probe_after_seconds, self._on_probe)
         return self._connection

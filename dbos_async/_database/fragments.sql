@@ -211,8 +211,9 @@ clock_timestamp() - case when pg_snapshot_xmin(pg_current_snapshot()) = pg_snaps
 
 -- fragment: is_late(row, time, snapshot, floor)
 -- Whether a row was committed after the snapshot of a round. A transaction of another server, whose tables were copied here, is none
--- that this server could have seen: rows older than the floor are no late ones.
-(not coalesce(pg_visible_in_snapshot(:row.born, c.:snapshot), true) and :row.:time >= c.:floor)
+-- that this server could have seen: what is still to come here made no row, and rows older than the floor are no late ones.
+(not coalesce(pg_visible_in_snapshot(:row.born, c.:snapshot), true) and :row.:time >= c.:floor
+ and :row.born < pg_snapshot_xmax(pg_current_snapshot()))
 
 -- fragment: writing
 -- In the place of a table: the locks of the transactions that write at this moment. A statement takes its locks before its snapshot, so

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 import anyio
 import asyncpg
 
 from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
+from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import terminated_after
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
+from dbos_async.errors import ConfigurationError
 
 log = logging.getLogger("dbos_async")
 
@@ -29,6 +32,9 @@ LOG_EVERY_SECONDS = 60.0
 
 class Listener:
     """Listens until cancelled."""
+
+    fails: Final = "The listener has no connection"
+    """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups) -> None:
         self._postgres = postgres
@@ -49,6 +55,8 @@ class Listener:
                 await self._listen_once()
                 failures = 0
             except Exception as error:
+                if isinstance(error, PoolerError) and not self.connected.is_set():
+                    raise ConfigurationError(f"{error}.") from None
                 failures += 1
                 self.last_error = reason_of(error)
                 if not isinstance(error, CONNECT_ERRORS):
@@ -63,6 +71,8 @@ class Listener:
         connection = await self._postgres.connect_to_listen()
         lost = asyncio.Event()
         try:
+            if not connection.has_session:
+                raise PoolerError
             connection.add_termination_listener(lambda _: lost.set())
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 await connection.add_listener(CHANNEL, self._on_notification)

@@ -181,6 +181,7 @@ async def _apply(
         async with connection.transaction(isolation="read_committed"):
             # A second process waits here, and then finds the migration applied.
             await connection.execute(names(LOCK))
+            await connection.execute("set local standard_conforming_strings = on")
             await _make_table(connection, names)
             if migration not in await _missing(connection, names, migrations, library):
                 return False

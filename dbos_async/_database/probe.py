@@ -2,6 +2,10 @@
 
 When a firewall forgets a connection, a proxy freezes or a host loses its power, no answer comes, not even an error. So after
 some seconds a probe asks the server over a new connection whether it is at work on the statement.
+
+Behind a pooler in transaction mode no process of the server is known, so a statement is looked for by the name that its connection
+has while it runs. A statement that waits in the pooler is not there yet: it must be missing twice. What users execute there has no
+such name, and counts as dead only if nobody answers at all.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 import asyncpg
 
+from dbos_async._database.connection_kinds import OwnConnection, PiecewiseConnection
 from dbos_async._database.outages import CONNECT_ERRORS
 
 log = logging.getLogger("dbos_async")
@@ -26,8 +31,8 @@ LATE_SECONDS = 0.1
 AT_WORK = """
     -- A server process that has been in ClientRead for a second waits for its client, while the client waits for the server:
     -- the statement or the answer was lost on the way.
-    select pid from pg_stat_activity
-    where pid = any ($1)
+    select pid, application_name from pg_stat_activity
+    where (pid = any ($1) or application_name = any ($2))
       and (coalesce(state, '') <> 'idle' and coalesce(wait_event, '') <> 'ClientRead'
            or state_change > clock_timestamp() - interval '1 second')
 """
@@ -41,13 +46,16 @@ class Probe:
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]],
+        connect: Callable[[], Awaitable[OwnConnection]],
+        log_in: Callable[[], Awaitable[None]],
         on_dead_connection: Callable[[], None],
     ) -> None:
-        self._connect = connect
+        self._connect, self._log_in = connect, log_in
         self._on_dead_connection = on_dead_connection
-        self._watched: dict[asyncpg.Connection[asyncpg.Record], tuple[float, int, OnProbe | None]] = {}
-        self._suspects: dict[asyncpg.Connection[asyncpg.Record], tuple[int, OnProbe | None]] = {}
+        self._watched: dict[PiecewiseConnection, tuple[float, OnProbe | None]] = {}
+        self._suspects: dict[PiecewiseConnection, OnProbe | None] = {}
+        self._missing: set[PiecewiseConnection] = set()
+        """Those without a session whose statements the last probe has not found."""
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -55,7 +63,7 @@ class Probe:
 
     @contextmanager
     def watching(
-        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
+        self, connection: PiecewiseConnection, after_seconds: float, on_probe: OnProbe | None
     ) -> Generator[None]:
         """Watch this connection inside the block. Terminate it when the server does not work on its statement.
 
@@ -67,20 +75,18 @@ class Probe:
         finally:
             self.unwatch(connection)
 
-    def watch(
-        self, connection: asyncpg.Connection[asyncpg.Record], after_seconds: float, on_probe: OnProbe | None
-    ) -> None:
+    def watch(self, connection: PiecewiseConnection, after_seconds: float, on_probe: OnProbe | None) -> None:
         """Start what `watching` does, without the cost of a context manager."""
         probe_at = self._loop.time() + after_seconds
-        # The id of the server process is noted now: a terminated connection does not know it any more.
-        self._watched[connection] = probe_at, connection.get_server_pid(), on_probe
+        self._watched[connection] = probe_at, on_probe
         if self._timer is None or self._timer.when() > probe_at:
             self._set_timer(probe_at)
 
-    def unwatch(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    def unwatch(self, connection: PiecewiseConnection) -> None:
         """Stop watching this connection."""
         self._watched.pop(connection, None)
         self._suspects.pop(connection, None)
+        self._missing.discard(connection)
 
     async def close(self) -> None:
         """Stop all probes."""
@@ -99,10 +105,10 @@ class Probe:
     def _on_timer(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for connection, (probe_at, backend, on_probe) in list(self._watched.items()):
+        for connection, (probe_at, on_probe) in list(self._watched.items()):
             if probe_at <= now:
                 del self._watched[connection]
-                self._suspects[connection] = backend, on_probe
+                self._suspects[connection] = on_probe
         if self._watched:
             self._set_timer(min(probe_at for probe_at, *_ in self._watched.values()))
         if self._suspects and self._task is None and not self._closed:
@@ -117,34 +123,56 @@ class Probe:
             self._task = None
 
     async def _probe_once(self) -> None:
-        suspects = dict(self._suspects)
+        suspects = list(self._suspects)
         try:
             connection = await self._connect()
             try:
                 with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                    rows = await connection.fetch(AT_WORK, [backend for backend, _ in suspects.values()])
+                    backends, tags = [each.backend for each in suspects], [each.tag for each in suspects]
+                    rows = await connection.fetch(AT_WORK, backends, tags)
             finally:
                 await close(connection)
         except asyncpg.TooManyConnectionsError:
             return  # The server lives. The next probe asks again.
         except CONNECT_ERRORS as error:
-            for suspect in suspects.keys() & self._suspects.keys():
-                _, on_probe = suspects[suspect]
-                if on_probe is not None:
-                    on_probe(error)
-                else:
-                    suspect.terminate()
+            await self._note_silence(suspects, error)
             return
-        at_work = {row["pid"] for row in rows}
-        for suspect in suspects.keys() & self._suspects.keys():
-            backend, on_probe = suspects[suspect]
-            if backend not in at_work:
-                log.warning("A connection to the database is dead, although no error came: its statement is repeated.")
-                self._suspects.pop(suspect)
+        at_work = {row["pid"] for row in rows} | {row["application_name"] for row in rows}
+        for suspect in filter(self._suspects.__contains__, suspects):
+            on_probe = self._suspects[suspect]
+            if not self._is_dead(suspect, at_work):
+                if on_probe is not None:
+                    on_probe(None)
+                continue
+            log.warning("A connection to the database is dead, although no error came: its statement is repeated.")
+            self.unwatch(suspect)
+            suspect.terminate()
+            self._on_dead_connection()
+
+    def _is_dead(self, suspect: PiecewiseConnection, at_work: set[int | str]) -> bool:
+        """Whether the server does not work on the statement of this connection."""
+        if suspect.has_session:
+            return suspect.backend not in at_work
+        if not isinstance(suspect, OwnConnection) or suspect.tag in at_work:
+            self._missing.discard(suspect)
+            return False
+        is_dead = suspect in self._missing
+        self._missing.add(suspect)
+        return is_dead
+
+    async def _note_silence(self, suspects: list[PiecewiseConnection], error: Exception) -> None:
+        """A probe has failed. A pooler that has no process of the server to spare still takes a login."""
+        is_there = False
+        if not all(suspect.has_session for suspect in suspects):
+            with suppress(*CONNECT_ERRORS):
+                await self._log_in()
+                is_there = True
+        for suspect in filter(self._suspects.__contains__, suspects):
+            on_probe = self._suspects[suspect]
+            if on_probe is not None:
+                on_probe(error)
+            elif suspect.has_session or not is_there:
                 suspect.terminate()
-                self._on_dead_connection()
-            elif on_probe is not None:
-                on_probe(None)
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:

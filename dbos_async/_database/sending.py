@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 
 from dbos_async._database.calls import Call, batch_columns
+from dbos_async._database.connection_kinds import LOCK_TIMEOUT, OwnConnection
 from dbos_async._database.connections import Postgres
 from dbos_async._database.flights import Flight
 from dbos_async._database.outages import Meaning, is_usable_after, meaning_of
@@ -21,8 +22,7 @@ from dbos_async._database.urls import reason_of
 
 log = logging.getLogger("dbos_async")
 
-BE_IMPATIENT: Final = "set lock_timeout = '20ms'"
-BE_PATIENT: Final = "set lock_timeout = '500ms'"
+IMPATIENT_LOCK_TIMEOUT: Final = "20ms"
 
 MAX_CONFLICTS: Final = 20
 """So often a batch is repeated because others changed the same rows. After that it counts as refused."""
@@ -72,29 +72,30 @@ class Sending:
         return records
 
     async def _fetch_impatiently(
-        self, connection: asyncpg.Connection[asyncpg.Record], flight: Flight, calls: list[Call]
+        self, connection: OwnConnection, flight: Flight, calls: list[Call]
     ) -> list[asyncpg.Record]:
-        await connection.execute(BE_IMPATIENT)
+        await connection.set_lock_timeout(IMPATIENT_LOCK_TIMEOUT)
         try:
             records = await self._fetch(connection, flight, calls)
         except Exception as error:
             if is_usable_after(error):
-                await connection.execute(BE_PATIENT)
+                await connection.set_lock_timeout(LOCK_TIMEOUT)
             raise
-        await connection.execute(BE_PATIENT)
+        await connection.set_lock_timeout(LOCK_TIMEOUT)
         return records
 
-    async def _fetch(
-        self, connection: asyncpg.Connection[asyncpg.Record], flight: Flight, calls: list[Call]
-    ) -> list[asyncpg.Record]:
+    async def _fetch(self, connection: OwnConnection, flight: Flight, calls: list[Call]) -> list[asyncpg.Record]:
         flight.at_server, flight.sent_at = calls, self._loop.time()
         is_ordered = flight.statement.is_ordered
         if is_ordered:
             self._depart(calls)
         if len(calls) == 1 and len(calls[0].rows) == 1:
             order = calls[0].order_columns if is_ordered else ()
-            return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
-        return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+            args = [0, *calls[0].rows[0], *order]
+            records: list[asyncpg.Record] = await connection.fetch(flight.sql.one_row, *args)
+        else:
+            records = await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
+        return records
 
     def _depart(self, calls: list[Call]) -> None:
         """Tell the calls that they leave together: those of one run share a place in its order."""

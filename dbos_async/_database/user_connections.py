@@ -53,9 +53,9 @@ class UserConnection(PiecewiseConnection):
         return f"{super().get_reset_query()}\nRESET SESSION AUTHORIZATION;\nRESET ROLE;"
 
     async def commit_and_reset(self) -> None:
-        """Commit, and reset the session by the same message. That saves a round trip."""
+        """Commit, and reset the session, if there is one, by the same message. That saves a round trip."""
         self._top_xact = None  # as at every end of a transaction of asyncpg
-        await self.execute(f"COMMIT;\n{self.get_reset_query()}")
+        await self.execute(f"COMMIT;\n{self.get_reset_query()}" if self.has_session else "COMMIT")
         self.is_reset = True
 
     async def close(self, *, timeout: float | None = None) -> None:
@@ -85,9 +85,7 @@ for _name in WATCHED:
     if hasattr(asyncpg.Connection, _name):  # fetchmany is new
         setattr(UserConnection, _name, _watched(_name))
 
-PLAIN: Final = ConnectionKind(
-    UserConnection, {"application_name": "dbos_async transaction", **KEEPALIVES}, executes_calls=False
-)
+PLAIN: Final = ConnectionKind(UserConnection, {"application_name": "dbos_async transaction", **KEEPALIVES})
 
 
 def _terminate(opening: asyncio.Task[asyncpg.Connection[asyncpg.Record]]) -> None:
@@ -97,7 +95,7 @@ def _terminate(opening: asyncio.Task[asyncpg.Connection[asyncpg.Record]]) -> Non
 
 async def _reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     assert isinstance(connection, UserConnection)
-    if not connection.is_reset:
+    if connection.has_session and not connection.is_reset:
         await connection.execute(connection.get_reset_query())
     connection.is_reset = False
 
@@ -154,7 +152,7 @@ class UserConnections:
 
     async def _connect(self, *_: Any, **__: Any) -> asyncpg.Connection[asyncpg.Record]:
         # In no run's context, which the transport would keep for ever.
-        work = self._postgres.connect(PLAIN)
+        work = self._postgres.connect_plain(PLAIN)
         opening = self._loop.create_task(work, context=contextvars.Context())
         try:
             connection = await opening

@@ -6,8 +6,9 @@ A waiting loop stands around one statement:
         async for subscription in changes:
             ...
 
-A turn comes at once, after every change behind one of the keys, at the time that the last poll asked for, after the listener
-has reconnected, and at a slow interval in case a notification was lost.
+A turn comes at once, after every change behind one of the keys (`change_keys.py`), at the time that the last poll asked for, after
+the listener has reconnected, and at a slow interval in case a notification was lost. Without a listener a watcher asks the database
+what has changed (`polling.py`).
 
 What this process itself has committed may come along as a local update, which saves the poll.
 """
@@ -17,61 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Sequence
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
-from uuid import UUID
 
 from dbos_async.errors import LaunchError
 
 RECHECK_SECONDS = 30.0
 """Every waiter polls again after at most this time, in case a notification was lost."""
 RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
-MAX_REMEMBERED = 2048
 MAX_UPDATES = 100
 MAX_UPDATE_BYTES = 1 << 18
-
-
-def digest(kind: str, *names: str) -> bytes:
-    """The fixed-size name of a key in notifications: what changed, and whose it is."""
-    text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-@lru_cache(MAX_REMEMBERED)
-def message_key(workflow_id: str, topic: str) -> bytes:
-    """Changes when a message for this workflow and topic is stored."""
-    return digest("message", workflow_id, topic)
-
-
-@lru_cache(MAX_REMEMBERED)
-def event_key(workflow_id: str, key: str) -> bytes:
-    """Changes when this event of the workflow is set."""
-    return digest("event", workflow_id, key)
-
-
-@lru_cache(MAX_REMEMBERED)
-def stream_key(workflow_id: str, key: str) -> bytes:
-    """Changes when this stream of the workflow is written or closed."""
-    return digest("stream", workflow_id, key)
-
-
-def answer_key(message_id: UUID) -> bytes:
-    """Changes when this message is answered. The statement that answers makes it, too: the last eight bytes of the id."""
-    return message_id.bytes[8:]
-
-
-def end_key(workflow_id: str) -> bytes:
-    """Changes when the workflow ends."""
-    # Written out, since every workflow needs one.
-    return blake2b(f"end\0{len(workflow_id)}\0{workflow_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-UNOWNED_KEY = digest("unowned")
-"""Changes when there is a workflow that nobody owns."""
-
-DUE_KEY = digest("due")
-"""Changes in a process when something is due that it knows of: a deadline, a delayed message or a delayed start."""
 
 
 def now() -> float:
@@ -221,6 +176,22 @@ class ChangeListener(Protocol):
     def changed(self) -> None: ...
 
 
+class Watcher(Protocol):
+    """Is told what this process waits for, and asks the database for it in the place of a listener."""
+
+    def begin(self, key: bytes) -> None:
+        """A waiter for this key has come."""
+
+    def end(self, key: bytes) -> None:
+        """The last one has left."""
+
+    def begin_run(self, key: bytes, workflow_id: str, attempt: int) -> None:
+        """A run of this workflow has begun; the key is that of its end."""
+
+    def end_run(self, key: bytes) -> None:
+        """It is over."""
+
+
 class Wakeups:
     """All subscriptions and listeners of one process, by the digests of their keys."""
 
@@ -231,6 +202,8 @@ class Wakeups:
         self._ticker: asyncio.TimerHandle | None = None
         self.is_closed: bool = False
         """Whether no change comes any more."""
+        self.watcher: Watcher | None = None
+        """What polls; ``None`` if a listener hears notifications."""
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -275,15 +248,22 @@ class Wakeups:
         """The waiters for this key."""
         return self._subscriptions.get(key, ())
 
-    def add_listener(self, key: bytes, listener: ChangeListener) -> None:
-        """Tell the listener of every change of the key from now on, in the place of an earlier one."""
+    def add_listener(self, key: bytes, listener: ChangeListener, fence: tuple[str, int] | None = None) -> None:
+        """Tell the listener of every change of the key from now on, in the place of an earlier one.
+
+        A watcher asks for those that have a ``fence``: the workflow and the attempt of a run. The others only save time.
+        """
         self._listeners[key] = listener
+        if self.watcher is not None and fence is not None:
+            self.watcher.begin_run(key, *fence)
 
     def remove_listener(self, key: bytes, listener: ChangeListener) -> bool:
         """End that, if this listener still has the key: then True."""
         if self._listeners.get(key) is not listener:
             return False
         del self._listeners[key]
+        if self.watcher is not None:
+            self.watcher.end_run(key)
         return True
 
     def changes(self, *keys: bytes, takes_updates: bool = False) -> Subscription:
@@ -304,6 +284,8 @@ class Wakeups:
                 self._subscriptions[key] = [subscription]
             else:
                 others.append(subscription)
+            if self.watcher is not None:
+                self.watcher.begin(key)
 
     def unregister(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
         """Wake it no longer."""
@@ -313,6 +295,8 @@ class Wakeups:
                 others.remove(subscription)
                 if not others:
                     del self._subscriptions[key]
+                    if self.watcher is not None:
+                        self.watcher.end(key)
         if not self._subscriptions and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None

@@ -6,8 +6,8 @@ import asyncio
 from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import Executor
 from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async._serialization.values import encode_value

@@ -5,7 +5,8 @@ others once a second and notes, by its own monotonic clock, since when each has 
 renewal, and the beat, an advisory lock that needs no table and so waits for nothing.
 
 An executor has expired when neither has changed for a whole lease. It also has when its connection is gone, as the server tells by
-its free liveness lock, and two seconds have brought neither a new connection nor a renewal.
+its free liveness lock, and two seconds have brought neither a new connection nor a renewal. Behind a pooler in transaction mode, or
+with ``listen=False``, an executor keeps no session: it has no locks, and only its renewals show that it is alive.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ class Expiry:
         seen = self._seen.get(row["id"])
         if seen is None:
             is_namesake = row["executor_id"] == self._executor_id
-            seen = _Seen(state, now, is_predecessor=is_first and is_namesake and not row["is_locked"])
+            seen = _Seen(state, now, is_predecessor=is_first and is_namesake and _lacks_lock(row))
         elif seen.state != state:
             seen.state, seen.changed_at, seen.is_predecessor = state, now, False
-        if row["is_locked"] or not self.trusts_locks:
+        if not _lacks_lock(row) or not self.trusts_locks:
             seen.unlocked_since = None
         elif seen.unlocked_since is None:
             seen.unlocked_since = now
@@ -92,6 +93,11 @@ class Expiry:
             return False
         seconds = PREDECESSOR_SECONDS if seen.is_predecessor else LOST_SECONDS
         return now - max(seen.unlocked_since, seen.changed_at) >= seconds
+
+
+def _lacks_lock(row: Any) -> bool:
+    """Whether the connection that should hold the liveness lock is gone."""
+    return bool(row["keeps_session"]) and not row["is_locked"]
 
 
 def has_left(row: Any) -> bool:

@@ -2,8 +2,9 @@
 
 It has an event loop and a connection of its own. Once a second it moves the beat, an advisory lock, and every other time it renews
 the row. The server gives the lock without touching a table, so neither locks nor refusals keep the beat from moving. Other
-executors take either for a sign of life. The thread stops when the event loop of the program is closed, or has been blocked for
-too long.
+executors take either for a sign of life. Without a session (behind a pooler in transaction mode, or with ``listen=False``) there
+are no such locks, and it renews the row every time. The thread stops when the event loop of the program is closed, or has been
+blocked for too long.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol
 import asyncpg
 
 from dbos_async._database.access import Access
+from dbos_async._database.connection_kinds import OwnConnection
 from dbos_async._database.connections import Postgres
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.outages import backoff_seconds
@@ -152,6 +154,9 @@ class LeaseThread:
     async def _keep_on(self, postgres: Postgres) -> None:
         """Keep the lease over one connection, until that breaks."""
         connection = await postgres.connect_to_listen()
+        if not connection.has_session or not self._access.listen:
+            await self._keep_row(connection)
+            return
         beat: int | None = None
         is_locked = False
         renew_at = 0.0
@@ -166,13 +171,23 @@ class LeaseThread:
                     if self.alive_at is not None:
                         self.alive_at = sent_at
                 if self.renews and (sent_at >= renew_at or not has_moved):
-                    await self._renew_row(connection, sent_at)
+                    await self._renew_row(connection, sent_at, keeps_session=True)
                     renew_at = sent_at + (0.0 if self.problem else 1.5 * self._renew_every_seconds)
                 await asyncio.sleep(self._renew_every_seconds)
         finally:
             await close(connection)
 
-    async def _execute(self, connection: asyncpg.Connection[asyncpg.Record], sql: str, *args: object) -> bool:
+    async def _keep_row(self, connection: OwnConnection) -> None:
+        """Keep the lease by renewals alone, over one connection, until that breaks."""
+        try:
+            while not self._is_over and self._may_renew:
+                if self.renews:
+                    await self._renew_row(connection, time.monotonic(), keeps_session=False)
+                await asyncio.sleep(self._renew_every_seconds)
+        finally:
+            await close(connection)
+
+    async def _execute(self, connection: OwnConnection, sql: str, *args: object) -> bool:
         """Execute this. False if the server refused it: the connection stays, and so does what it has locked."""
         try:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
@@ -184,11 +199,11 @@ class LeaseThread:
             return False
         return True
 
-    async def _renew_row(self, connection: asyncpg.Connection[asyncpg.Record], sent_at: float) -> None:
+    async def _renew_row(self, connection: OwnConnection, sent_at: float, *, keeps_session: bool) -> None:
         self.may_have_row = True
         try:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
-                records = await connection.fetch(self._renew.sql.one_row, 0, *self._row())
+                records = await connection.fetch(self._renew.sql.one_row, 0, *self._row(), keeps_session)
         except asyncpg.PostgresError as error:
             if connection.is_closed():
                 raise

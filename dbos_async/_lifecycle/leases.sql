@@ -1,7 +1,7 @@
 -- Leases of executors: renewed, looked at, found to have expired, and given back. Nothing here compares times of the server: an observer
 -- notes by its own clock since when a lease has not changed (expiry.py). "lease_until" tells people, and releases before 0.2.
 
--- name: RENEW (id text, executor_id text, application_version text, workflow_names json, lease_seconds float8)
+-- name: RENEW (id text, executor_id text, application_version text, workflow_names json, lease_seconds float8, keeps_session boolean)
 with moment as materialized (
     select clock_timestamp() as at
 ),
@@ -10,25 +10,25 @@ seen as (
     where not exists (select 1 from dbos_async.servers where incarnation = dbos_async.incarnation())
     on conflict do nothing
 )
-insert into dbos_async.executors as e (id, executor_id, application_version, workflow_names, lease_until)
+insert into dbos_async.executors as e (id, executor_id, application_version, workflow_names, lease_until, keeps_session)
 select :id, :executor_id, :application_version,
        array(select json_array_elements_text(:workflow_names)),
-       (select at from moment) + make_interval(secs => :lease_seconds)
+       (select at from moment) + make_interval(secs => :lease_seconds), :keeps_session
 on conflict (id) do update
     -- The names that are there stay where they are, outside of the row, if they are many.
-    set lease_until = excluded.lease_until, lost_at = null,
+    set lease_until = excluded.lease_until, lost_at = null, keeps_session = excluded.keeps_session,
         workflow_names = case when e.workflow_names = excluded.workflow_names then e.workflow_names else excluded.workflow_names end
 returning :n as n, e.xmax = 0 as is_new
 
 -- name: OTHERS (id text, lease_seconds float8)
--- All other executors: their leases, whether their liveness locks are held, and their beats. After a start or a promotion of the server
+-- All other executors: their leases, whether their liveness locks are held (if they have one), and their beats. After a start or a promotion of the server
 -- all connections are gone: for one lease, only those "have come back" that have renewed theirs since. Without others the id is null.
 with locks as materialized (
     select classid, objid, objsubid from pg_locks
     where locktype = 'advisory' and granted
       and database = (select oid from pg_database where datname = current_database())
 )
-select :n as n, server.incarnation, e.id, e.executor_id, e.started_at, e.lease_until,
+select :n as n, server.incarnation, e.id, e.executor_id, e.started_at, e.lease_until, e.keeps_session,
        coalesce(
            server.seen_at + server.lease < clock_timestamp() or e.lease_until - server.lease >= server.seen_at, false
        ) as has_come_back,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypedDict, TypeVar
 
@@ -41,9 +41,9 @@ class Options(TypedDict, total=False):
 class Settings:
     """The URL and the `Options` of one launch, checked."""
 
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     _: KW_ONLY
-    listen_url: str | None = None
+    listen_url: str | None = field(default=None, repr=False)
     listen: bool = True
     schema: str | None = None
     password: Password | None = None

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, DatabaseUnavailableError, SetWorkflowID
-from dbos_async._database.wakeups import message_key
+from dbos_async._database.change_keys import message_key
 from dbos_async._executor import launched
 from dbos_async._messaging import send as sending
 from dbos_async._messaging.handoff import Offer

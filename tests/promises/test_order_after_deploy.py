@@ -28,7 +28,7 @@ BEFORE_ORDER = """
     drop sequence dbos_async.delayed_seq;
     alter table dbos_async.workflows drop column due_at;
     alter table dbos_async.steps drop column place, drop column asked_after;
-    alter table dbos_async.executors drop column running_steps;
+    alter table dbos_async.executors drop column running_steps, drop column keeps_session;
     alter table dbos_async.workflows drop column born;
     alter table dbos_async.messages drop column born;
     delete from dbos_async.migrations where name >= '0002'

@@ -15,9 +15,8 @@ from dbos_async import (
     StepTimeoutError,
     WorkflowCancelledError,
 )
-from dbos_async._database.connection_kinds import OWN, ConnectionKind
+from dbos_async._database.connection_kinds import ConnectionKind
 from dbos_async._database.connections import Postgres
-from dbos_async._database.user_connections import PLAIN
 from tests.support.eventually import eventually
 from tests.support.transactions import Kind, replay, say, written
 
@@ -225,20 +224,18 @@ async def test_a_connection_that_has_just_opened_for_a_cancelled_transaction_is_
     dbos: DBOS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Any] = []
-    connect = Postgres.connect
+    connect = Postgres.connect_plain
 
     @DBOS.transaction(name="t1 is cancelled when its connection opens")
     async def nothing(connection: asyncpg.Connection[Any]) -> None:
         """Only its connection matters."""
 
-    async def connect_and_cancel(postgres: Postgres, kind: ConnectionKind = OWN) -> Any:
-        connection = await connect(postgres, kind)
-        if kind is PLAIN:
-            opened.append(connection)
-            asyncio.get_running_loop().call_soon(call.cancel)
-        return connection
+    async def connect_and_cancel(postgres: Postgres, kind: ConnectionKind[Any]) -> Any:
+        opened.append(await connect(postgres, kind))
+        asyncio.get_running_loop().call_soon(call.cancel)
+        return opened[0]
 
-    monkeypatch.setattr(Postgres, "connect", connect_and_cancel)
+    monkeypatch.setattr(Postgres, "connect_plain", connect_and_cancel)
     call = asyncio.ensure_future(nothing())
     await asyncio.wait([call])
     assert call.cancelled()

@@ -11,7 +11,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import wakeups
-from dbos_async._database.wakeups import UNOWNED_KEY, message_key
+from dbos_async._database.change_keys import UNOWNED_KEY, message_key
 from dbos_async._executor import launched
 from dbos_async._messaging import recv
 from dbos_async._messaging import send as sending

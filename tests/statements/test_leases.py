@@ -34,12 +34,18 @@ OWNERS = """
 
 
 def seen(
-    lease: int, *, beat: int = 0, is_locked: bool = True, has_come_back: bool = True, life: str = "1"
+    lease: int,
+    *,
+    beat: int = 0,
+    is_locked: bool = True,
+    has_come_back: bool = True,
+    life: str = "1",
+    keeps_session: bool = True,
 ) -> list[Any]:
     return [
         {
             "incarnation": life, "id": "other", "executor_id": "other", "lease_until": LEASE + timedelta(seconds=lease),
-            "beat": beat, "is_locked": is_locked, "has_come_back": has_come_back,
+            "beat": beat, "is_locked": is_locked, "has_come_back": has_come_back, "keeps_session": keeps_session,
         }
     ]  # fmt: skip
 
@@ -64,6 +70,16 @@ def test_w10_an_observer_that_was_away_begins_to_count_anew() -> None:
     assert expiry.look(seen(0), 100.0, 15.0) == []
     assert expiry.look(seen(0), 104.0, 15.0) == []
     assert [bool(expiry.look(seen(0), 100.0 + second, 15.0)) for second in range(5, 16)] == [False] * 10 + [True]
+
+
+def test_w10_an_executor_that_keeps_no_session_lives_by_its_renewals() -> None:
+    expiry = Expiry("other")
+    for second in range(0, 60, 5):
+        assert expiry.look(seen(second, is_locked=False, keeps_session=False), second, 15.0) == []
+        assert not expiry.is_suspicious
+    for second in range(59, 70, 5):
+        assert expiry.look(seen(55, is_locked=False, keeps_session=False), second, 15.0) == []
+    assert expiry.look(seen(55, is_locked=False, keeps_session=False), 70.0, 15.0) != []
 
 
 def test_w2_an_executor_without_its_connection_has_two_seconds_to_come_back() -> None:
@@ -121,13 +137,13 @@ async def test_w10_an_executor_that_renews_its_lease_at_this_moment_is_not_remov
     await one.execute(ADD, "other")
     (row,) = await execute(two, leases.OTHERS, ("me", 15.0))
     await one.execute("begin")
-    await execute(one, leases.RENEW, ("other", "other", None, "[]", 15.0))
+    await execute(one, leases.RENEW, ("other", "other", None, "[]", 15.0, True))
     assert await execute(two, leases.EXPIRE, ("other", row["lease_until"])) == [], "the row is locked"
     await one.execute("commit")
     assert await execute(two, leases.EXPIRE, ("other", row["lease_until"])) == [], "the lease is another one"
     (row,) = await execute(two, leases.OTHERS, ("me", 15.0))
     assert [r["id"] for r in await execute(two, leases.EXPIRE, ("other", row["lease_until"]))] == ["other"]
-    (answer,) = await execute(one, leases.RENEW, ("other", "other", None, "[]", 15.0))
+    (answer,) = await execute(one, leases.RENEW, ("other", "other", None, "[]", 15.0, True))
     assert answer["is_new"], "it hears that it was removed"
 
 

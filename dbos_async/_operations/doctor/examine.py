@@ -15,7 +15,7 @@ from dbos_async._operations.doctor import application, connecting, pooler, schem
 from dbos_async._operations.doctor.connecting import UNUSABLE
 from dbos_async._operations.doctor.finding import Finding, problem, warning
 from dbos_async._operations.doctor.session import Session
-from dbos_async.errors import DBOSError, InvalidArgumentError
+from dbos_async.errors import ConfigurationError, DBOSError, InvalidArgumentError
 
 GIVE_UP_AFTER_SECONDS: Final = 60.0
 """After this time no further check begins."""
@@ -86,7 +86,7 @@ async def examine(url: str, *, schema: str | None = None) -> list[Finding]:
     names = Names(find_schema(schema))
     try:
         session = Session(check_url(url), names)
-    except InvalidArgumentError as error:
+    except (InvalidArgumentError, ConfigurationError) as error:
         if not isinstance(url, str):
             raise
         return [problem(str(error)).model_copy(update={"check": CONNECTION.name})]
