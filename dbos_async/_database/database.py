@@ -13,6 +13,7 @@ from dbos_async._database.access import Access
 from dbos_async._database.alarm import Alarm
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
+from dbos_async._database.denied import LOCK_FOR_TRANSACTION
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
@@ -80,7 +81,7 @@ class Database:
         """Connect, bring the schema up to date (or only check it), check these rights on it, and listen or begin to poll."""
         self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check, rights)
-        if self.access.listen_url is not None:
+        if self.access.listen_url is not None and LOCK_FOR_TRANSACTION not in self.names.denied:
             await self._until_there(self.access.listen_url, self._check_listen_url)
         if self.access.listen:
             listener: Listener | Polling = Listener(self.postgres, self.wakeups)

@@ -13,8 +13,22 @@ ACTIVITY: Final = "pg_stat_activity"
 GET_ACTIVITY: Final = "pg_stat_get_activity(integer)"
 SET_CONFIG: Final = "set_config(text, text, boolean)"
 
-DISPENSABLE: Final = (START_TIME, LOCKS, LOCK_STATUS, ACTIVITY, GET_ACTIVITY, SET_CONFIG)
+LOCK_FOR_TRANSACTION: Final = "pg_advisory_xact_lock(bigint)"
+UNLOCK_ALL: Final = "pg_advisory_unlock_all()"
+LIVENESS: Final = (
+    "pg_advisory_lock_shared(bigint)",
+    "pg_try_advisory_lock_shared(integer, integer)",
+    "pg_advisory_unlock_shared(integer, integer)",
+)
+"""The liveness lock and the beat of an executor. Without them its renewals show that it lives."""
+
+DISPENSABLE: Final = (
+    START_TIME, LOCKS, LOCK_STATUS, ACTIVITY, GET_ACTIVITY, SET_CONFIG, LOCK_FOR_TRANSACTION, UNLOCK_ALL, *LIVENESS
+)  # fmt: skip
 """Functions and views without which the library works, unless both locks and activity are denied."""
+
+NEEDED_WITHOUT_SESSION: Final = frozenset((ACTIVITY, GET_ACTIVITY, SET_CONFIG))
+"""Those without which it does not work behind a pooler in transaction mode."""
 
 NEEDED: Final = (
     "pg_notify(text, text)",
@@ -25,19 +39,12 @@ NEEDED: Final = (
 )
 """What nothing replaces."""
 
-NEEDED_BY_EXECUTORS: Final = (
-    "pg_advisory_lock_shared(bigint)",
-    "pg_try_advisory_lock_shared(integer, integer)",
-    "pg_advisory_unlock_shared(integer, integer)",
-    "pg_advisory_unlock_all()",
-)
-"""The liveness lock, the beat, and what asyncpg executes before a session is used again."""
-
 VIEWS: Final = frozenset({LOCKS, ACTIVITY})
 
 _OTHER_NAMES: Final = {LOCK_STATUS: LOCKS, GET_ACTIVITY: ACTIVITY}
 
-# Transactions of this role are seen by their backends, whether they write or not, and those of other roles once they have written.
+# Transactions of this role are seen by their backends, whether they write or not, and those of other roles once they have written: by
+# the snapshot, and by the numbers from its end to the one that this transaction takes.
 _WRITERS: Final = """(
     select 'relation' as locktype, 'RowExclusiveLock' as mode, true as granted, t.pid, t.virtualtransaction, r.oid as relation,
            r.database, null::oid as classid, null::oid as objid, null::int2 as objsubid
@@ -47,6 +54,10 @@ _WRITERS: Final = """(
         where xact_start is not null and datid = (select oid from pg_database where datname = current_database())
         union all
         select null, x::text from pg_snapshot_xip(pg_current_snapshot()) as x
+        union all
+        select null, x::text
+        from (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next, pg_current_xact_id()::text::bigint as own) as i
+        cross join lateral generate_series(i.next, i.own - 1) as x
     ) as t
     cross join (
         select c.oid, d.oid as database from pg_class as c
@@ -57,7 +68,7 @@ _WRITERS: Final = """(
 
 # A backend that works on a statement is in a transaction, and so holds the lock of that.
 _AT_WORK: Final = """(
-    select pid, null::text as state, null::text as wait_event, null::timestamptz as state_change
+    select pid, null::text as state, null::text as wait_event, null::timestamptz as state_change, null::text as application_name
     from pg_locks where locktype = 'virtualxid' and granted
 ) as pg_stat_activity"""
 
@@ -67,6 +78,14 @@ _UNSEEN: Final = "(select null::int4 as pid, null::text as state, null::timestam
 def names_of(denied: Iterable[str]) -> frozenset[str]:
     """The same with each view and its function under the name of the view."""
     return frozenset(_OTHER_NAMES.get(each, each) for each in denied)
+
+
+def dispensable(denied: Iterable[str], *, has_session: bool) -> frozenset[str]:
+    """Those of these which the library does without, under the names of `names_of`."""
+    found = names_of(each for each in denied if each in DISPENSABLE)
+    if not has_session:
+        found -= NEEDED_WITHOUT_SESSION
+    return found - {ACTIVITY, LOCKS} if found >= {ACTIVITY, LOCKS} else found  # each is replaced by the other one
 
 
 def without_denied(sql: str, denied: frozenset[str]) -> str:

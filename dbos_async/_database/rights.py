@@ -10,12 +10,10 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from dbos_async._database.denied import (
-    ACTIVITY,
     DISPENSABLE,
-    LOCKS,
     NEEDED,
-    NEEDED_BY_EXECUTORS,
     VIEWS,
+    dispensable,
     names_of,
 )
 from dbos_async._database.expected import Expected
@@ -32,17 +30,16 @@ MAX_NAME_BYTES: Final = 63
 
 
 class Rights(NamedTuple):
-    """Rights on the tables and on the sequences of the schema, and the functions of the server that are needed."""
+    """Rights on the tables and on the sequences of the schema."""
 
     tables: tuple[str, ...]
-    sequences: tuple[str, ...]
-    functions: tuple[str, ...]
+    sequences: tuple[str, ...] = ()
 
 
-READS: Final = Rights(("select",), (), NEEDED)
+READS: Final = Rights(("select",))
 """What a client needs to be opened. Calls that need more are refused one by one."""
 
-WRITES: Final = Rights(("select", "insert", "update", "delete"), ("usage",), (*NEEDED, *NEEDED_BY_EXECUTORS))
+WRITES: Final = Rights(("select", "insert", "update", "delete"), ("usage",))
 """What an executor needs, and a client that starts workflows and sends messages."""
 
 
@@ -58,8 +55,7 @@ def columns(objects: Iterable[Expected], rights: Rights, role: str | None = None
     described = [*needed(objects, rights)]
     if role is None:
         described += [
-            ("view" if one in VIEWS else "server", one, _RIGHT[one in VIEWS])
-            for one in (*DISPENSABLE, *rights.functions)
+            ("view" if one in VIEWS else "server", one, _RIGHT[one in VIEWS]) for one in (*DISPENSABLE, *NEEDED)
         ]
     return role, json.dumps([{"kind": kind, "name": name, "rights": words} for kind, name, words in described])
 
@@ -80,11 +76,10 @@ async def check_rights(
     Without a role it is that of the connection. What that is denied of the server, and can do without, the names note.
     """
     rows = await connection.fetch(names(LACKING.sql.one_row), 0, *columns(objects, rights, role))
-    denied = names_of(row["name"] for row in rows if row["kind"] not in _KINDS and row["name"] in DISPENSABLE)
-    if denied >= {ACTIVITY, LOCKS}:
-        denied -= {ACTIVITY, LOCKS}  # each is replaced by the other one
-    _check_server(row for row in rows if row["kind"] not in _KINDS and names_of([row["name"]]).isdisjoint(denied))
     lacking = [row for row in rows if row["kind"] in _KINDS]
+    of_server = [row for row in rows if row["kind"] not in _KINDS]
+    denied = dispensable((row["name"] for row in of_server), has_session=getattr(connection, "has_session", True))
+    _check_server(row for row in of_server if names_of([row["name"]]).isdisjoint(denied))
     if lacking:
         asked = lacking[0]["role"]
         raise ConfigurationError(

@@ -16,6 +16,7 @@ import asyncpg
 
 from dbos_async._database.connection_kinds import KEEPALIVES, ConnectionKind, PiecewiseConnection
 from dbos_async._database.connections import Postgres
+from dbos_async._database.denied import UNLOCK_ALL
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import AFTER_SECONDS, terminated_after
 
@@ -50,7 +51,10 @@ class UserConnection(PiecewiseConnection):
 
     def get_reset_query(self) -> str:
         """What makes the session as new. asyncpg's statements leave the role as it is."""
-        return f"{super().get_reset_query()}\nRESET SESSION AUTHORIZATION;\nRESET ROLE;"
+        query: str = super().get_reset_query()
+        if UNLOCK_ALL in self.postgres.names.denied:
+            query = query.replace(f"SELECT {UNLOCK_ALL};", "")
+        return f"{query}\nRESET SESSION AUTHORIZATION;\nRESET ROLE;"
 
     async def commit_and_reset(self) -> None:
         """Commit, and reset the session, if there is one, by the same message. That saves a round trip."""

@@ -84,6 +84,8 @@ class LeaseThread:
         self._task: asyncio.Task[object] | None = None
         self._is_started = self._must_stop = False
         self._is_overdue = False
+        self.may_lock: bool = True
+        """Whether the role may lock and unlock what shows that this executor lives."""
         self.renews: bool = True
         """Whether the row is renewed. Without that only the beat goes on."""
         self.may_have_row: bool = False
@@ -154,7 +156,7 @@ class LeaseThread:
     async def _keep_on(self, postgres: Postgres) -> None:
         """Keep the lease over one connection, until that breaks."""
         connection = await postgres.connect_to_listen()
-        if not connection.has_session or not self._access.listen:
+        if not connection.has_session or not self._access.listen or not self.may_lock:
             await self._keep_row(connection)
             return
         beat: int | None = None

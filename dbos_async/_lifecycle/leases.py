@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from dbos_async._database.change_keys import UNOWNED_KEY
-from dbos_async._database.denied import LOCKS, START_TIME
+from dbos_async._database.denied import LIVENESS, LOCKS, START_TIME
 from dbos_async._database.outages import CONNECT_ERRORS, Meaning, meaning_of
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
@@ -79,6 +79,7 @@ class Leases:
 
     async def register(self, within_seconds: float) -> None:
         """Become an executor."""
+        self.thread.may_lock = self._database.names.denied.isdisjoint(LIVENESS)
         self.thread.start()
         try:
             async with asyncio.timeout(within_seconds):
