@@ -43,7 +43,7 @@ VIEWS: Final = frozenset({LOCKS, ACTIVITY})
 
 _OTHER_NAMES: Final = {LOCK_STATUS: LOCKS, GET_ACTIVITY: ACTIVITY}
 
-# Transactions of this role are seen by their backends, whether they write or not, and those of other roles once they have written: by
+# Transactions of this role are seen by their backends, whether they write or not; those of other roles once they have written, by
 # the snapshot, and by the numbers from its end to the one that this transaction takes.
 _WRITERS: Final = """(
     select 'relation' as locktype, 'RowExclusiveLock' as mode, true as granted, t.pid, t.virtualtransaction, r.oid as relation,

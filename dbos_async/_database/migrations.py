@@ -122,8 +122,6 @@ async def script(
     head = (
         f"-- dbos_async {library}, schema {names.schema}: {what}. To be executed as a whole: it is one transaction.\n"
     )
-    if not parts:
-        return head
     settings = "set local client_encoding = 'UTF8';\nset local standard_conforming_strings = on;\n"
     return "\n".join([f"{head}\nbegin;\n{settings}", *parts, "commit;\n"])
 
