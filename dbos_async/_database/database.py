@@ -71,7 +71,8 @@ class Database:
         """Connect, bring the schema up to date (or only check it), and listen."""
         self.postgres.loop_watch.start()
         await self._prepare(migrations.migrate if migrate else migrations.check)
-        self.listener = listener = Listener(self.postgres, self.wakeups)
+        self.listener = listener = Listener(self.postgres, self.wakeups, self.local_executor_id)
+        self.wakeups.source = listener
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
@@ -109,6 +110,7 @@ class Database:
                     with self.postgres.watching(connection, AFTER_SECONDS, None):
                         await connection.execute("set lock_timeout = 0")  # a migration waits for another one
                         await schema(connection)
+                        self.postgres.names.channel = await migrations.channel(connection)
                     return
                 finally:
                     await close(connection)

@@ -36,6 +36,8 @@ comment on table dbos_async.migrations is
 
 APPLIED = "select number, name, requires_library from dbos_async.migrations order by number"
 
+CHANNEL = "select 'dbos_' || replace(secret::text, '-', '') from dbos_async.channels"
+
 NOTE = "insert into dbos_async.migrations (number, name, requires_library) values ($1, $2, $3)"
 
 
@@ -72,6 +74,23 @@ async def check(
     missing = await _missing(connection, load(directory), library or version("dbos_async"))
     if missing:
         raise MigrationNeededError(", ".join(migration.name for migration in missing))
+
+
+async def channel(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+    """The first part of the names of the channels for notifications. Whoever knows it can tell readers what they believe."""
+    try:
+        found = await connection.fetchval(CHANNEL)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"This role may not read dbos_async.channels ({error.args[0]}), which names the channels for notifications: "
+            "grant it select on that table, or connect as another role."
+        ) from error
+    if found is None:
+        raise ConfigurationError(
+            "The table dbos_async.channels is empty, so the channels for notifications have no names: "
+            "execute 'insert into dbos_async.channels default values'."
+        )
+    return str(found)
 
 
 def _check_encoding(connection: asyncpg.Connection[asyncpg.Record]) -> None:

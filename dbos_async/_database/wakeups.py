@@ -32,6 +32,21 @@ MAX_UPDATES = 100
 MAX_UPDATE_BYTES = 1 << 18
 
 
+GROUPS = 16
+"""On so many channels the changes are announced for which anybody may wait, and not only the owner of the workflow."""
+
+
+class SharedKey(bytes):
+    """The key of a change for which anybody may wait: a process listens to it while somebody waits there."""
+
+    __slots__ = ()
+
+    @property
+    def group(self) -> int:
+        """The number of its channel."""
+        return self[0] >> 4
+
+
 def digest(kind: str, *names: str) -> bytes:
     """The fixed-size name of a key in notifications: what changed, and whose it is."""
     text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
@@ -47,24 +62,25 @@ def message_key(workflow_id: str, topic: str) -> bytes:
 @lru_cache(MAX_REMEMBERED)
 def event_key(workflow_id: str, key: str) -> bytes:
     """Changes when this event of the workflow is set."""
-    return digest("event", workflow_id, key)
+    return SharedKey(digest("event", workflow_id, key))
 
 
 @lru_cache(MAX_REMEMBERED)
 def stream_key(workflow_id: str, key: str) -> bytes:
     """Changes when this stream of the workflow is written or closed."""
-    return digest("stream", workflow_id, key)
+    return SharedKey(digest("stream", workflow_id, key))
 
 
 def answer_key(message_id: UUID) -> bytes:
     """Changes when this message is answered. The statement that answers makes it, too: the last eight bytes of the id."""
-    return message_id.bytes[8:]
+    return SharedKey(message_id.bytes[8:])
 
 
 def end_key(workflow_id: str) -> bytes:
     """Changes when the workflow ends."""
     # Written out, since every workflow needs one.
-    return blake2b(f"end\0{len(workflow_id)}\0{workflow_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    text = f"end\0{len(workflow_id)}\0{workflow_id}".encode("utf-8", "surrogatepass")
+    return SharedKey(blake2b(text, digest_size=8).digest())
 
 
 UNOWNED_KEY = digest("unowned")
@@ -89,11 +105,13 @@ class LocalUpdate(NamedTuple):
 class Subscription:
     """One waiter: ``with`` it to have a place in the register, ``async for`` it to be given a turn whenever a poll is worth it.
 
-    A turn begins before its poll, so a change during the poll is not lost. While the body runs nothing is held but the place.
+    A turn begins before its poll, so a change during the poll is not lost. The first turn begins when changes behind the keys are
+    heard. While the body runs nothing is held but the place.
     """
 
     # An async generator would do the same and cost each waiter half a KiB more (decision 42).
     __slots__ = (
+        "_heard",
         "_keys",
         "_polls_in_seconds",
         "_takes_updates",
@@ -119,6 +137,7 @@ class Subscription:
         """Whether that has happened in this turn."""
         self._wakeups, self._keys = wakeups, keys
         self._takes_updates = takes_updates
+        self._heard: asyncio.Event | None = None
         self._updates: list[Any] | None = None
         self._update_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -126,7 +145,7 @@ class Subscription:
         self._ticks = 0
 
     def __enter__(self) -> Self:
-        self._wakeups.register(self, self._keys)
+        self._heard = self._wakeups.register(self, self._keys)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,6 +156,11 @@ class Subscription:
 
     async def __anext__(self) -> Self:
         """Return when it is time for a poll. Raises `LaunchError` when the register is closed, since no change comes any more."""
+        while self._heard is not None:
+            heard = self._heard
+            await heard.wait()
+            if self._heard is heard:
+                self._heard = None
         if not self.woken and not self._updates:
             if self._wakeups.is_closed:
                 raise self._wakeups.closed_error()
@@ -205,7 +229,7 @@ class Subscription:
         """Wait for changes behind this key as well, and poll again, since one may have come before."""
         if key not in self._keys:
             self._keys = (*self._keys, key)
-            self._wakeups.register(self, (key,))
+            self._heard = self._wakeups.register(self, (key,)) or self._heard
             self.wake()
 
     def tick(self) -> None:
@@ -221,6 +245,17 @@ class ChangeListener(Protocol):
     def changed(self) -> None: ...
 
 
+class Source(Protocol):
+    """What brings the changes that other processes make."""
+
+    def begin(self, keys: Sequence[bytes]) -> asyncio.Event | None:
+        """Somebody waits for these keys. ``None`` if their changes are heard; else the event is set when they are.
+
+        It is also set when they cannot be heard at present: then every waiter is woken when they can.
+        """
+        ...
+
+
 class Wakeups:
     """All subscriptions and listeners of one process, by the digests of their keys."""
 
@@ -231,6 +266,9 @@ class Wakeups:
         self._ticker: asyncio.TimerHandle | None = None
         self.is_closed: bool = False
         """Whether no change comes any more."""
+        self.source: Source | None = None
+        self.waiting: list[int] = [0] * GROUPS
+        """For how many shared keys of each group somebody waits."""
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -294,16 +332,19 @@ class Wakeups:
         """
         return Subscription(self, keys, takes_updates=takes_updates)
 
-    def register(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
-        """Wake the subscription from now on."""
+    def register(self, subscription: Subscription, keys: Sequence[bytes]) -> asyncio.Event | None:
+        """Wake the subscription from now on. The event is set when changes of other processes are heard, ``None``: they are."""
         if self._ticker is None:
             self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick, context=contextvars.Context())
         for key in keys:
             others = self._subscriptions.get(key)
             if others is None:
                 self._subscriptions[key] = [subscription]
+                if isinstance(key, SharedKey):
+                    self.waiting[key.group] += 1
             else:
                 others.append(subscription)
+        return None if self.source is None else self.source.begin(keys)
 
     def unregister(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
         """Wake it no longer."""
@@ -313,6 +354,8 @@ class Wakeups:
                 others.remove(subscription)
                 if not others:
                     del self._subscriptions[key]
+                    if isinstance(key, SharedKey):
+                        self.waiting[key.group] -= 1
         if not self._subscriptions and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None

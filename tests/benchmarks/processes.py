@@ -4,7 +4,8 @@ A client sends a message to a workflow of another process, which answers by a va
 answer triggers the next message at once. "spaced": some milliseconds lie between, so the workflow waits on record, as one that
 waits for a person does. Redis Streams that store each write (``appendfsync always``) do the same. All contenders have their turn in
 each round, in another order each time. Absolute times move with what else the machine does: believe the ratios, of which each is
-of one round. ``--compare`` measures another checkout of this project besides. ``--listeners`` adds processes that only wait.
+of one round. Where Linux tells it, the time of the processor is shown, too, of all processes and of the server, which a busy machine
+changes less. ``--compare`` measures another checkout of this project besides. ``--listeners`` adds processes that only wait.
 
 Redis needs the package ``redis`` and the program redis-server.
 """
@@ -15,10 +16,11 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -48,6 +50,9 @@ class Contender:
     url: str
     checkout: Path
     client: asyncio.subprocess.Process | None = None
+    processes: list[int] = field(default_factory=list)
+    cpu: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {"tight": [], "spaced": []})
+    """The time of the processor for a round trip: of its processes and of its server."""
     tight: list[list[float]] = field(default_factory=list)
     spaced: list[list[float]] = field(default_factory=list)
 
@@ -74,6 +79,7 @@ class Contender:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(self.checkout), os.environ.get("PYTHONPATH")]))},
         )  # fmt: skip
         stack.push_async_callback(_end, process)
+        self.processes.append(process.pid)
         assert await _hear(process, f"{self.name}, {role}") == "ready"
         return process
 
@@ -126,11 +132,37 @@ async def play(arguments: argparse.Namespace, url: str) -> list[Contender]:
         await execute(url, "checkpoint")
         for turn in range(arguments.rounds):
             first = turn % len(contenders)
-            for contender in [*contenders[first:], *contenders[:first]]:
-                contender.tight.append(await contender.turn(arguments.trips, 0.0))
-            for contender in [*contenders[first:], *contenders[:first]]:
-                contender.spaced.append(await contender.turn(arguments.trips // 2, arguments.pause_ms / 1e3))
+            in_turn = [*contenders[first:], *contenders[:first]]
+            for workload, trips, pause_seconds in (
+                ("tight", arguments.trips, 0.0), ("spaced", arguments.trips // 2, arguments.pause_ms / 1e3),
+            ):  # fmt: skip
+                for contender in in_turn:
+                    before = _cpu_ms(contender, url)
+                    getattr(contender, workload).append(await contender.turn(trips, pause_seconds))
+                    used = [(now - then) / trips for now, then in zip(_cpu_ms(contender, url), before, strict=True)]
+                    contender.cpu[workload].append((used[0], used[1]))
         return contenders
+
+
+def _cpu_ms(contender: Contender, url: str) -> tuple[float, float]:
+    """How much time of the processor a contender has used so far, and how much its server; 0 where that is not told."""
+    servers: list[int] = []
+    data = re.search(r"\?host=(/[^&]+)", url)
+    with suppress(OSError):
+        if contender.who == "ours" and data is not None:
+            (postmaster, *_) = Path(data[1], "postmaster.pid").read_text().splitlines()
+            children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+            servers = [int(postmaster), *map(int, children)]
+    return _cpu_of(contender.processes), _cpu_of(servers)
+
+
+def _cpu_of(processes: Sequence[int]) -> float:
+    used = 0.0
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                used += int(thread.read_text().split()[0]) / 1e6
+    return used
 
 
 def ratios(one: Sequence[list[float]], other: Sequence[list[float]]) -> list[float]:
@@ -142,13 +174,21 @@ def show(contenders: Sequence[Contender], listeners: int) -> Table:
     """A line for each contender and workload; the last contender is what the others are compared with."""
     with_listeners = f", {listeners} listening besides" if listeners else ""
     table = Table(title=f"Round trips between two processes{with_listeners}")
-    for heading in ("", "p50 ms", "p99 ms", *(f"/ {other.name}" for other in contenders[1:])):
+    for heading in (
+        "",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms",
+        "server CPU ms",
+        *(f"/ {other.name}" for other in contenders[1:]),
+    ):
         table.add_column(heading, justify="right")
     for workload in ("tight", "spaced"):
         for contender in contenders:
             rounds = getattr(contender, workload)
             every = [taken for turn in rounds for taken in turn]
             cells = [f"{percentile(every, 0.5) * 1e3:.2f}", f"{percentile(every, 0.99) * 1e3:.2f}"]
+            cells += [f"{median(used):.2f}" for used in zip(*contender.cpu[workload], strict=True)]
             for other in contenders[1:]:
                 of = ratios(rounds, getattr(other, workload))
                 cells.append("" if other is contender else f"{median(of):.2f} ({of[0]:.2f}-{of[-1]:.2f})")
