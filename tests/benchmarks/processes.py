@@ -4,8 +4,8 @@ A client sends a message to a workflow of another process, which answers by a va
 answer triggers the next message at once. "spaced": some milliseconds lie between, so the workflow waits on record, as one that
 waits for a person does. Redis Streams that store each write (``appendfsync always``) do the same. All contenders have their turn in
 each round, in another order each time. Absolute times move with what else the machine does: believe the ratios, of which each is
-of one round. Where Linux tells it, the time of the processor is shown, too, of all processes and of the server, which a busy machine
-changes less. ``--compare`` measures another checkout of this project besides. ``--listeners`` adds processes that only wait.
+of one round. Where Linux tells it, the time of the processor is shown, too, of all processes and of the server: a busy machine
+changes that less. ``--compare`` measures another checkout of this project besides. ``--listeners`` adds processes that only wait.
 
 Redis needs the package ``redis`` and the program redis-server.
 """
