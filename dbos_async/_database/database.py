@@ -83,10 +83,10 @@ class Database:
         if self.access.listen_url is not None:
             await self._until_there(self.access.listen_url, self._check_listen_url)
         if self.access.listen:
-            listener: Listener | Polling = Listener(self.postgres, self.wakeups)
+            listener: Listener | Polling = Listener(self.postgres, self.wakeups, self.local_executor_id)
         else:
             listener = Polling(self.postgres, self.wakeups, lambda: self.local_executor_id)
-        self.listener = listener
+        self.listener = self.wakeups.source = listener
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
@@ -126,6 +126,7 @@ class Database:
                     if not self.access.read_only:
                         await defaults.check(connection)
                         await sequences.repair(connection)
+                    self.names.channel = await migrations.channel(connection, self.names)
             finally:
                 await close(connection)
 

@@ -67,15 +67,15 @@ class Polling:
         self.last_error: str = "no connection could be made"
         self._log_at = float("-inf")
         name_keys()
-        wakeups.watcher = self
 
-    def begin(self, key: bytes) -> None:
-        """A waiter for this key has come."""
+    def begin(self, keys: Sequence[bytes]) -> None:
+        """A waiter for these keys has come."""
         if not self._waits.fresh:
             # It polls by itself first.
             self._fresh_at = max(self._fresh_at, self._loop.time() + BUSY_SECONDS)
             self._is_due.set()
-        self._waits.begin(key)
+        for key in keys:
+            self._waits.begin(key)
 
     def end(self, key: bytes) -> None:
         """The last one has left."""
