@@ -2,7 +2,7 @@
 
 The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker engine answers; else one that is started from
 installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
-migrated template.
+migrated template. With DBOS_TEST_POOLER the library reaches them through PgBouncer (tests/support/pooled.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 
 from dbos_async import DBOS
 from dbos_async._database import migrations
+from tests.support import pooled
 from tests.support.database_marker import SERVER, guarded, mark
 from tests.support.databases import execute, new_database, with_database
 from tests.support.postgres import QUICK, Server, chosen_version
@@ -40,6 +41,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if SERVER not in os.environ and not session.config.option.collectonly:
         os.environ[SERVER] = _start_server()
+        if pooled.is_pooled:
+            _stop_server.append(pooled.start_pooler(os.environ[SERVER]).remove)
 
 
 def pytest_unconfigure() -> None:
@@ -58,6 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """A test without the marker ``database`` fails if it reaches a server, also through a fixture."""
+    pooled.switch(off=item.get_closest_marker("direct") is not None)
     with guarded(item):
         yield
 

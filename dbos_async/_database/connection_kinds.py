@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeGuard, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -185,6 +185,11 @@ class OwnConnection(PiecewiseConnection):
         if statement is None:
             statement = self._described[query] = await super()._get_statement(query, timeout, **options)
         return statement
+
+
+def is_own(connection: object) -> TypeGuard[OwnConnection]:
+    """Whether this is a connection for statements of the library. To asyncpg, each is an instance of every kind."""
+    return issubclass(type(connection), OwnConnection)
 
 
 C = TypeVar("C", bound=PiecewiseConnection)
