@@ -64,13 +64,15 @@ def check_text(text: object, what: str) -> str:
 
 
 def check_url(url: object) -> str:
-    """Return the URL of a database if it is a text. The sentence of the error never shows it: it may have a password."""
+    """Return the URL of a database, without blanks around it, if it is a text. The sentence of the error never shows it: it may
+    have a password.
+    """
     what = "The URL of the database"
     if not isinstance(url, str):
         raise InvalidArgumentError(f"{what} must be a str and is of type {kind_of(url)}: write postgresql://….")
+    url = str.__str__(url).strip()
     if not url:
         raise InvalidArgumentError(f"{what} must not be empty: write postgresql://…, or pass none at all.")
-    url = str.__str__(url)
     if "\0" in url or not _is_unicode(url):
         raise InvalidArgumentError(f"{what} must have neither a NUL character nor a lone surrogate.")
     hosts = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]

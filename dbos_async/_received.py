@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+def _in_utc(time: datetime) -> datetime:
+    # The server writes times into JSON in the time zone of the session, which may be that of a role or a pooler.
+    return time.astimezone(UTC) if time.tzinfo is not None else time
 
 
 # A payload type without its own pydantic configuration uses this one. Bytes are stored as base64.
@@ -31,7 +36,7 @@ class Envelope(BaseModel, Generic[T], frozen=True, ser_json_bytes="base64", val_
     topic: str | None
     payload: T
     sender_id: str | None
-    sent_at: datetime
+    sent_at: Annotated[datetime, AfterValidator(_in_utc)]
     headers: dict[str, str]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dbos_async._checks import check_flag, check_int, check_loop, check_optional_key, check_url
-from dbos_async._database.access import DEFAULT_SCHEMA, Access, Password
+from dbos_async._database.access import Access, Password, find_schema
 from dbos_async._database.database import Database
+from dbos_async._database.urls import url_of_environment
 from dbos_async._messaging.asking_verbs import AskingVerbs
 from dbos_async._messaging.verbs import MessagingVerbs
 from dbos_async._messaging.watching_verbs import WatchingVerbs
@@ -61,7 +61,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         *,
         listen_url: str | None = None,
         listen: bool = True,
-        schema: str = DEFAULT_SCHEMA,
+        schema: str | None = None,
         password: Password | None = None,
         max_connections: int = 4,
         migrate: bool = False,
@@ -75,11 +75,12 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
             self._url or "postgresql:",
             listen_url=listen_url,
             listen=listen,
-            schema=schema,
+            schema=find_schema(schema),
             password=password,
             max_connections=max_connections,
             connect_timeout_seconds=connect_timeout_seconds,
         )
+        self._schema = schema
         self._migrate = check_flag(migrate, "migrate")
         self._max_payload_bytes = check_int(max_payload_bytes, 1, "max_payload_bytes")
         self._application_version = check_optional_key(application_version, "application_version")
@@ -91,7 +92,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         if self._opened is not None:
             raise LaunchError("This DBOSClient is open already: use one 'async with' block, or a client for each.")
         database = Database(
-            replace(self._access, url=self._find_url()),
+            replace(self._access, url=self._find_url(), schema=find_schema(self._schema)),
             max_payload_bytes=self._max_payload_bytes,
             telemetry=find_telemetry(self._telemetry),
         )
@@ -113,8 +114,8 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
             await database.close()
 
     def _find_url(self) -> str:
-        url = os.environ.get("DBOS_DATABASE_URL") if self._url is None else self._url
-        if url is None or url == "":
+        url = url_of_environment() if self._url is None else self._url
+        if url is None:
             raise ConfigurationError(
                 "No database: pass the URL of the application's database to DBOSClient(...), or set DBOS_DATABASE_URL."
             )

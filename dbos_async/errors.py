@@ -83,14 +83,16 @@ class NoDatabaseError(ConfigurationError):
 
 @_with_fields
 class MigrationNeededError(ConfigurationError):
-    """Raised by a launch with ``migrate=False`` when the schema lacks migrations; ``missing`` names them."""
+    """Raised by a launch with ``migrate=False`` when ``schema`` lacks migrations; ``missing`` names them."""
 
     missing: str
+    schema: str = "dbos_async"
 
     def __str__(self) -> str:
+        option = "" if self.schema == "dbos_async" else f" --schema {self.schema}"
         return (
             f"The database lacks the migrations {self.missing}: "
-            "run 'dbos-async migrate <url>' (or launch without migrate=False)."
+            f"run 'dbos-async migrate <url>{option}' (or launch without migrate=False)."
         )
 
 

@@ -1,6 +1,9 @@
-"""The tests. In a run through a pooler, each of their programs goes through it (tests/support/pooled.py)."""
-
 import os
+
+from tests.support import listening
+
+if listening.is_off():
+    listening.turn_off()
 
 if "DBOS_TEST_POOLER" in os.environ:
     from tests.support.pooled import install

@@ -2,7 +2,9 @@
 
 The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker engine answers; else one that is started from
 installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
-migrated template. With DBOS_TEST_POOLER the library reaches them through PgBouncer (tests/support/pooled.py).
+migrated template, whose schema DBOS_TEST_SCHEMA names (tests/support/other_schema.py).
+DBOS_TEST_SETTINGS="datestyle = German; timezone = …" is what each then has as a default, for runs of their own.
+With DBOS_TEST_POOLER the library reaches databases through PgBouncer (tests/support/pooled.py).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import pytest
 
 from dbos_async import DBOS
 from dbos_async._database import migrations
-from tests.support import pooled
+from dbos_async._database.access import find_schema
+from dbos_async._database.names import Names
+from tests.support import listening, pooled
 from tests.support.database_marker import SERVER, guarded, mark
 from tests.support.databases import execute, new_database, with_database
 from tests.support.postgres import QUICK, Server, chosen_version
@@ -54,8 +58,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that reaches a server; this comes before ``-m`` selects."""
+    """Mark each test that reaches a server; this comes before ``-m`` selects. Skip what is about listening if nothing listens."""
     mark(items)
+    for item in items if listening.is_off() else ():
+        for marker in item.iter_markers("listens"):
+            item.add_marker(pytest.mark.skip(reason=f"needs a listener: {marker.args[0]}"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,7 +136,7 @@ def template(server_url: str) -> str:
     async def make() -> None:
         await execute(server_url, f"create database {name}")
         connection = await asyncpg.connect(with_database(server_url, name))
-        await migrations.migrate(connection)
+        await migrations.migrate(connection, Names(find_schema(None)))
         await connection.close()
 
     asyncio.run(make())
@@ -139,7 +146,10 @@ def template(server_url: str) -> str:
 @pytest.fixture
 async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
     """A new, migrated database of this test's own."""
-    async with new_database(server_url, f"test_{uuid4().hex[:12]}", template=template) as url:
+    name = f"test_{uuid4().hex[:12]}"
+    async with new_database(server_url, name, template=template) as url:
+        for setting in filter(None, os.environ.get("DBOS_TEST_SETTINGS", "").split(";")):
+            await execute(server_url, f'alter database "{name}" set {setting}')
         yield url
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -15,11 +16,12 @@ import asyncpg
 import typer
 
 from dbos_async import embedded
-from dbos_async._checks import check_url
 from dbos_async._cli.exits import CommandError, ExitCode, code_of
 from dbos_async._cli.output import note
+from dbos_async._database.access import SCHEMA_VARIABLE, Access, check_schema
+from dbos_async._database.connections import Postgres
 from dbos_async._database.database import Database
-from dbos_async._database.urls import why_unusable, without_libpq_parameters
+from dbos_async._database.urls import url_of_environment, why_unusable
 from dbos_async._logs import shown
 from dbos_async.client import DBOSClient
 from dbos_async.errors import ConfigurationError, DBOSError, NoDatabaseError
@@ -35,6 +37,12 @@ Url = Annotated[
         "--url",
         metavar="URL",
         help="The database (default: $DBOS_DATABASE_URL, else the embedded Postgres of this folder)",
+    ),
+]
+SCHEMA: Final = Annotated[
+    str | None,
+    typer.Option(
+        "--schema", metavar="NAME", help="The schema of the application (default: $DBOS_SCHEMA, else dbos_async)"
     ),
 ]
 Json = Annotated[
@@ -80,15 +88,38 @@ def _end(error: Exception) -> NoReturn:
     fail(f"dbos-async has failed with {type(error).__name__}: {error} (DBOS_ASYNC_TRACEBACK=1 shows where).")
 
 
-def reported(command: Callable[P, None]) -> Callable[P, None]:
-    """A command that ends as `reporting` says."""
+def reported(command: Callable[P, None]) -> Callable[..., None]:
+    """A command that ends as `reporting` says. One that takes the URL of a database takes ``--schema``, too."""
 
     @functools.wraps(command)
     def with_reports(*args: P.args, **kwargs: P.kwargs) -> None:
-        with reporting():
+        schema: Any = kwargs.pop("schema", None)
+        with reporting(), _in_schema(schema):
             command(*args, **kwargs)
 
+    signature = inspect.signature(command, eval_str=True)
+    parameters = dict(signature.parameters)
+    if "url" in parameters:
+        option = inspect.Parameter("schema", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SCHEMA)
+        parameters["schema"] = option
+    with_reports.__dict__["__signature__"] = signature.replace(parameters=[*parameters.values()])
+    with_reports.__annotations__ = {name: one.annotation for name, one in parameters.items()}
     return with_reports
+
+
+@contextmanager
+def _in_schema(schema: str | None) -> Generator[None]:
+    """Everything in the block, and the programs that it starts, work in this schema unless they are told another one."""
+    before = os.environ.get(SCHEMA_VARIABLE)
+    if schema is not None:
+        os.environ[SCHEMA_VARIABLE] = check_schema(schema, "--schema")
+    try:
+        yield
+    finally:
+        if schema is not None:
+            os.environ.pop(SCHEMA_VARIABLE)
+            if before is not None:
+                os.environ[SCHEMA_VARIABLE] = before
 
 
 def fail(sentence: str, code: ExitCode = ExitCode.ERROR) -> NoReturn:
@@ -100,7 +131,7 @@ def fail(sentence: str, code: ExitCode = ExitCode.ERROR) -> NoReturn:
 
 def find_url(url: str | None) -> str | None:
     """The URL that the user has given, or ``$DBOS_DATABASE_URL``."""
-    return url or os.environ.get("DBOS_DATABASE_URL") or None
+    return url or url_of_environment()
 
 
 @asynccontextmanager
@@ -137,7 +168,7 @@ async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
 async def _find_server(url: str) -> None:
     """Raise if nothing listens at this address. A server that is slow, or just starts, is waited for elsewhere."""
     try:
-        connection = await asyncpg.connect(without_libpq_parameters(check_url(url)), timeout=CONNECT_SECONDS)
+        connection = await Postgres(Access(url, connect_timeout_seconds=CONNECT_SECONDS)).connect()
     except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return
     except OSError as error:

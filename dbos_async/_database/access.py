@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final
 
 from dbos_async._checks import check_callable, check_duration, check_flag, check_int, check_url, excerpt
+from dbos_async._database.passwords import Password as Password  # noqa: PLC0414  # a part of this module
+from dbos_async._database.passwords import PasswordSource
 from dbos_async.errors import InvalidArgumentError
 
 DEFAULT_SCHEMA: Final = "dbos_async"
+SCHEMA_VARIABLE: Final = "DBOS_SCHEMA"
 MAX_SCHEMA_LENGTH: Final = 40
 """The names of channels have the schema's in them, and more."""
-
-Password = Callable[[], str | Awaitable[str]]
-"""Makes the password of each new connection."""
 
 
 @dataclass(frozen=True)
 class Access:
     """What connections are made from; checked."""
 
-    url: str
+    url: str = field(repr=False)
     _: KW_ONLY
-    listen_url: str | None = None
+    listen_url: str | None = field(default=None, repr=False)
     """The URL of the connections that listen and hold locks; ``None``: that of all others."""
     listen: bool = True
     """Whether notifications are heard. Without that, changes are asked for, and no session of the server is relied on."""
@@ -34,6 +34,10 @@ class Access:
     connect_timeout_seconds: float = 30.0
     read_only: bool = False
     """Whether connections for statements only read, all in one snapshot."""
+
+    def in_this_loop(self) -> Access:
+        """The same, with a password that other threads ask for in this event loop, to which the program's function belongs."""
+        return self if self.password is None else replace(self, password=PasswordSource.of(self.password))
 
     def __post_init__(self) -> None:
         checked = {
@@ -52,12 +56,20 @@ class Access:
             object.__setattr__(self, name, value)  # the way of a frozen dataclass
 
 
-def check_schema(schema: object) -> str:
-    """Return the name of a schema: lower-case letters, digits and _, at most 40, which need no quotes in messages."""
+def find_schema(schema: str | None) -> str:
+    """The schema of an application: this one, or that of ``$DBOS_SCHEMA``, else ``dbos_async``."""
+    if schema is not None:
+        return check_schema(schema)
+    return check_schema(os.environ.get(SCHEMA_VARIABLE) or DEFAULT_SCHEMA, f"${SCHEMA_VARIABLE}")
+
+
+def check_schema(schema: object, what: str = "schema") -> str:
+    """Return the name of a schema: lower-case letters, digits and _, at most 40, so that nobody needs quotes to name it in SQL."""
     if not isinstance(schema, str) or not re.fullmatch(rf"[a-z_][a-z0-9_]{{0,{MAX_SCHEMA_LENGTH - 1}}}", schema):
         raise InvalidArgumentError(
-            f"schema must be a name of lower-case letters, digits and _, at most {MAX_SCHEMA_LENGTH}, and is {excerpt(schema)}."
+            f"{what} must be a name of lower-case letters, digits and _, at most {MAX_SCHEMA_LENGTH} of them and no digit first, "
+            f"and is {excerpt(schema)}."
         )
     if schema.startswith("pg_") or schema == "information_schema":
-        raise InvalidArgumentError(f"schema must not be one of Postgres itself, and is {excerpt(schema)}.")
+        raise InvalidArgumentError(f"{what} must not be a schema of Postgres itself, and is {excerpt(schema)}.")
     return str.__str__(schema)

@@ -10,7 +10,8 @@ import contextvars
 from heapq import heappop, heappush
 from typing import Final
 
-from dbos_async._database.wakeups import DUE_KEY, Wakeups
+from dbos_async._database.change_keys import DUE_KEY
+from dbos_async._database.wakeups import Wakeups
 
 MAX_TIMES: Final = 10_000
 """Further times are not remembered."""

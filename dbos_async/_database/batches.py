@@ -76,7 +76,9 @@ class Batches:
         """Whether calls were given up at the end that the server may still commit."""
         self._loop = asyncio.get_running_loop()
         self._aside = Aside(self._loop, self._attempt_alone)
-        self.limits: Final = TimeLimits(self._loop, postgres.loop_watch, give_up_after_seconds, self._pending)
+        self.limits: Final = TimeLimits(
+            self._loop, postgres.loop_watch, give_up_after_seconds, self._pending, postgres.names
+        )
         self._sending = Sending(self._loop, postgres, self.limits, on_batch)
 
     def call(

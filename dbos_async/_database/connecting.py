@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import ssl
 from collections import deque
 from typing import Final
 
@@ -15,37 +15,47 @@ from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, is_own
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import is_lost
+from dbos_async._database.passwords import PasswordSource
 from dbos_async._database.pooling import Pooling
-from dbos_async._database.urls import Host, hosts_of, names_session, reason_of, without_hosts, without_libpq_parameters
+from dbos_async._database.remedies import may_pass
+from dbos_async._database.tls import missing_file, system_context
+from dbos_async._database.urls import DatabaseUrl, Host, read_url, reason_of
+from dbos_async.errors import ConfigurationError
 
 HOST_SECONDS: Final = 5.0
-"""How long one host has to accept a connection, at the first attempt."""
+"""How long one host has to accept a connection, at the first attempt; connect_timeout in the URL says otherwise."""
+
+MAX_HOST_SECONDS: Final = 10.0
+"""What the URL may say at most: a lease lasts 15 s, and another host may be the one that answers."""
+
+NEED_NO_WRITES: Final = frozenset({"any", "standby", "prefer-standby", "read-only"})
 
 
 class Connector:
     """Opens connections by one of the URLs of an access."""
 
     def __init__(self, access: Access, url: str, names: Names, loop_watch: LoopWatch) -> None:
-        url = without_libpq_parameters(url)
-        hosts = hosts_of(url)
         self._access, self._names = access, names
-        self._url = without_hosts(url) if hosts else url
-        self._hosts: list[Host | None] = [*hosts] or [None]
-        self._host_seconds = min(HOST_SECONDS, access.connect_timeout_seconds)
-        url_names_session = names_session(self._url) or "PGTARGETSESSIONATTRS" in os.environ
-        self._session = None if url_names_session else SessionAttribute.read_write
+        self._url = read_url(url)
+        self._password = access.password and PasswordSource.of(access.password)
+        self._hosts = [*self._url.hosts]
+        wanted = min(self._url.connect_seconds or HOST_SECONDS, MAX_HOST_SECONDS)
+        self._first_seconds = self._host_seconds = min(wanted, access.connect_timeout_seconds)
+        self._session = _session(self._url, read_only=access.read_only)
+        self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
         self._loop_watch = loop_watch
         self._was_connected = False
         self._pooling = Pooling()
 
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
+        password = self._url.password if self._password is None else await self._password()
         errors: list[Exception] = []
         hosts = deque(self._hosts)
         while hosts:
             host = hosts.popleft()
             try:
-                connection = await self._connect_to(host, kind)
+                connection = await self._connect_to(host, kind, password)
             except TimeoutError:
                 if self._loop_watch.was_blocked():
                     hosts.appendleft(host)  # the host may have answered in time
@@ -53,10 +63,10 @@ class Connector:
                 errors.append(TimeoutError(f"no connection within {self._host_seconds:g} seconds"))
                 continue
             except Exception as error:
-                errors.append(error)
+                errors.append(self._explained(error))
                 continue
             self._was_connected = True
-            self._host_seconds = min(HOST_SECONDS, self._access.connect_timeout_seconds)
+            self._host_seconds = self._first_seconds
             # Try the host that worked first at the next connect.
             self._hosts.sort(key=lambda other: other != host)
             return connection
@@ -67,22 +77,22 @@ class Connector:
 
     async def log_in(self) -> None:
         """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
+        password = self._url.password if self._password is None else await self._password()
         host = self._hosts[0]
         connection = await asyncpg.connect(
-            self._url,
-            host=host and host.name,
-            port=host and host.port,
+            **(self._url.arguments(host) | {"password": password}),
+            ssl=self._ssl,
             timeout=self._host_seconds,
-            server_settings=self._pooling.settings(OWN),
+            server_settings=self._settings(OWN),
         )
         connection.terminate()
 
-    async def _connect_to(self, host: Host | None, kind: ConnectionKind[C]) -> C:
+    async def _connect_to(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
         """Open a connection to this host, and find out whether it has a session. The time limit is for all of that."""
         opened: list[C] = []
 
         async def open_another() -> C:
-            opened.append(await self._open(host, kind))
+            opened.append(await self._open(host, kind, password))
             return opened[-1]
 
         try:
@@ -102,26 +112,54 @@ class Connector:
             connection.names = self._names
         return connection
 
-    async def _open(self, host: Host | None, kind: ConnectionKind[C]) -> C:
+    async def _open(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
         return await asyncpg.connect(
-            self._url,
-            host=host and host.name,
-            port=host and host.port,
+            **(self._url.arguments(host) | {"password": password}),
+            ssl=self._ssl,
             timeout=self._host_seconds,
             target_session_attrs=self._session,
             connection_class=kind.connection_class,
-            server_settings=self._pooling.settings(kind),
+            server_settings=self._settings(kind),
             max_cached_statement_lifetime=0,
         )
+
+    def _settings(self, kind: ConnectionKind[C]) -> dict[str, str]:
+        return {**self._url.settings, **self._pooling.settings(kind)}
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error, or a better one: that of a missing file does not say which, and looks as if the server were away."""
+        if isinstance(error, OSError) and (missing := missing_file(self._url.for_asyncpg)):
+            name, path = missing
+            return asyncpg.ClientConfigurationError(f"the file of {name}, {path}, is not there or cannot be read")
+        return error
 
     def _error_to_raise(self, errors: list[Exception]) -> Exception:
         for error in errors:
             if isinstance(error, asyncpg.TooManyConnectionsError):
                 return error
-        for error in errors:
-            # A wrong password or database name is reported at once, unless a connection succeeded before.
-            if not is_lost(error) and not self._was_connected:
-                return error
+        if not self._was_connected:
+            # What only another URL or another setting can mend is reported at once, unless a connection succeeded before.
+            for error in errors:
+                if not is_lost(error):
+                    return error
+            if len(errors) == 1 or not any(map(may_pass, errors)):
+                return errors[0]
         if len(errors) == 1 and is_lost(errors[0]):
             return errors[0]
         return ConnectionError("; ".join(map(reason_of, errors)))
+
+
+def _session(url: DatabaseUrl, *, read_only: bool) -> SessionAttribute:
+    """Which of the hosts to take."""
+    wanted = url.target_session_attrs or SessionAttribute.read_write.value
+    if wanted not in {each.value for each in SessionAttribute}:
+        known = ", ".join(each.value for each in SessionAttribute)
+        raise ConfigurationError(f"target_session_attrs in the URL of the database must be one of {known}.")
+    if read_only or wanted not in NEED_NO_WRITES:
+        return SessionAttribute(wanted)
+    if wanted == SessionAttribute.any.value:
+        return SessionAttribute.read_write  # of any hosts, one that can be used
+    raise ConfigurationError(
+        f"The URL of the database asks for a standby (target_session_attrs={wanted}), and dbos_async has to write: "
+        "leave that out, and it finds the host that takes writes."
+    )

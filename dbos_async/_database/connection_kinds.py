@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import asyncpg
 
+from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
 
 if TYPE_CHECKING:
@@ -37,12 +38,20 @@ _PLANNING: Final = {
     "jit": "off",
 }
 
+_MEANING: Final = {
+    # What the role or the database has as a default must not change what a statement means. Functions of the schema look anew with
+    # each of their statements, which they could not at a stricter level.
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
+}
+
 LOCK_TIMEOUT: Final = "500ms"
 """What waits longer for a lock than this is repeated on its own, and holds up nothing else (decision 51)."""
 
 SETTINGS = {
     "application_name": "dbos_async",
     **_PLANNING,
+    **_MEANING,
     "lock_timeout": LOCK_TIMEOUT,
     # The server's keepalive packets detect a client that vanished, and keep firewalls from forgetting the connection.
     "tcp_keepalives_idle": "30",
@@ -95,8 +104,7 @@ class PiecewiseConnection(_Plain):
         return name if self.has_session else f"{name}{self.tag[-16:]}"
 
 
-def _unchanged(sql: str) -> str:
-    return sql
+_DEFAULT_NAMES: Final = Names()
 
 
 class OwnConnection(PiecewiseConnection):
@@ -106,7 +114,9 @@ class OwnConnection(PiecewiseConnection):
 
     def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
-        self.names: Callable[[str], str] = _unchanged
+        self.names: Callable[[str], str] = (
+            _DEFAULT_NAMES  # asyncpg itself may ask something before it hands the connection out
+        )
         self.lock_timeout = LOCK_TIMEOUT
         """How long a statement waits for a lock."""
         self._described: dict[str, Any] = {}
@@ -137,7 +147,7 @@ class OwnConnection(PiecewiseConnection):
 
     async def set_session(self) -> None:
         """Give the session the settings that statements need, after a pooler has not let them pass."""
-        settings = _PLANNING | {"lock_timeout": self.lock_timeout}
+        settings = {**_PLANNING, **_MEANING, "lock_timeout": self.lock_timeout}
         await super().execute("; ".join(f"set {name} = '{value}'" for name, value in settings.items()))
 
     def _send(
@@ -185,6 +195,10 @@ class OwnConnection(PiecewiseConnection):
         if statement is None:
             statement = self._described[query] = await super()._get_statement(query, timeout, **options)
         return statement
+
+    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
+        """Read the rows of a query of the library piece by piece."""
+        return super().cursor(self.names(query), *args, **options)
 
 
 def is_own(connection: object) -> TypeGuard[OwnConnection]:

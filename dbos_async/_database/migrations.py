@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import asyncpg
 
+from dbos_async._database.expected import expected
+from dbos_async._database.names import Names
+from dbos_async._database.rights import WRITES, Rights, check_rights, grant, grants
 from dbos_async.errors import ConfigurationError, LibraryTooOldError, MigrationNeededError
 
 LOCK = "select pg_advisory_xact_lock(hashtextextended('dbos_async migrations', 0))"
 
 FIND_SCHEMA = "select to_regnamespace('dbos_async') is not null"
 
-MAKE_SCHEMA = "create schema dbos_async"
 
 FIND_TABLE = "select to_regclass('dbos_async.migrations') is not null"
 
@@ -36,6 +38,8 @@ comment on table dbos_async.migrations is
 
 APPLIED = "select number, name, requires_library from dbos_async.migrations order by number"
 
+CHANNEL = "select 'dbos_' || replace(secret::text, '-', '') from dbos_async.channels"
+
 NOTE = "insert into dbos_async.migrations (number, name, requires_library) values ($1, $2, $3)"
 
 
@@ -49,29 +53,104 @@ class Migration(NamedTuple):
 
 
 async def migrate(
-    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+    connection: asyncpg.Connection[asyncpg.Record],
+    names: Names | None = None,
+    *,
+    rights: Rights | None = None,
+    grant_to: str | None = None,
+    directory: Path | None = None,
+    library: str | None = None,
 ) -> list[str]:
     """Apply the missing migrations and return their names. Any number of processes may do this at once.
 
     An up-to-date database costs one query and no lock. If a file fails, it is rolled back and `ConfigurationError` names it;
-    the files before it stay applied. A lost connection raises asyncpg's own error.
+    the files before it stay applied. A lost connection raises asyncpg's own error. ``rights`` are checked as by `check`;
+    ``grant_to`` is a role that is given all that an executor needs.
     """
-    library = library or version("dbos_async")
+    names, library = names or Names(), library or version("dbos_async")
     _check_encoding(connection)
     migrations = load(directory)
-    if not await _missing(connection, migrations, library):
-        return []
-    return [migration.name for migration in migrations if await _apply(connection, migration, migrations, library)]
+    applied: list[str] = []
+    if await _missing(connection, names, migrations, library):
+        applied = [one.name for one in migrations if await _apply(connection, names, one, migrations, library)]
+    if rights is not None:
+        await check_rights(connection, names, expected(migrations), rights)
+    if grant_to is not None:
+        await grant(connection, names, expected(migrations), grant_to)
+    return applied
 
 
 async def check(
-    connection: asyncpg.Connection[asyncpg.Record], *, directory: Path | None = None, library: str | None = None
+    connection: asyncpg.Connection[asyncpg.Record],
+    names: Names | None = None,
+    *,
+    rights: Rights | None = None,
+    directory: Path | None = None,
+    library: str | None = None,
 ) -> None:
-    """Raise `MigrationNeededError` if a migration is missing, `LibraryTooOldError` if the schema needs a newer library."""
+    """Raise `MigrationNeededError` if a migration is missing, `LibraryTooOldError` if the schema needs a newer library.
+
+    If the role of the connection lacks some of these ``rights``, `ConfigurationError` names them.
+    """
+    names = names or Names()
     _check_encoding(connection)
-    missing = await _missing(connection, load(directory), library or version("dbos_async"))
+    migrations = load(directory)
+    missing = await _missing(connection, names, migrations, library or version("dbos_async"))
     if missing:
-        raise MigrationNeededError(", ".join(migration.name for migration in missing))
+        raise MigrationNeededError(", ".join(migration.name for migration in missing), names.schema)
+    if rights is not None:
+        await check_rights(connection, names, expected(migrations), rights)
+
+
+async def script(
+    connection: asyncpg.Connection[asyncpg.Record] | None, names: Names, *, grant_to: str | None = None
+) -> str:
+    """The SQL that `migrate` would execute, as one transaction for psql; without a connection that for an empty database."""
+    migrations, library = load(), version("dbos_async")
+    missing, has_table = migrations, False
+    if connection is not None:
+        _check_encoding(connection)
+        missing = await _missing(connection, names, migrations, library)
+        has_table = await connection.fetchval(names(FIND_TABLE))
+    parts = []
+    if missing:
+        parts = [f"{names(LOCK)};\n"]
+        if not has_table:
+            parts.append(f"create schema if not exists {names.quoted_schema};\n{names(MAKE_TABLE).strip()}\n")
+        parts += [_as_script(names, migration) for migration in missing]
+    if grant_to is not None:
+        parts.append(f"-- The rights of an executor\n{grants(expected(migrations), names, grant_to)}")
+    what = f"{missing[0].name} to {missing[-1].name}" if missing else "the schema is up to date"
+    head = (
+        f"-- dbos_async {library}, schema {names.schema}: {what}. To be executed as a whole: it is one transaction.\n"
+    )
+    if not parts:
+        return head
+    settings = "set local client_encoding = 'UTF8';\nset local standard_conforming_strings = on;\n"
+    return "\n".join([f"{head}\nbegin;\n{settings}", *parts, "commit;\n"])
+
+
+def _as_script(names: Names, migration: Migration) -> str:
+    required = "null" if migration.requires_library is None else f"'{migration.requires_library}'"
+    note = NOTE.replace("$1", str(migration.number)).replace("$2", f"'{migration.name}'").replace("$3", required)
+    return f"-- {migration.name}\n{names(migration.sql).strip()}\n{names(note)};\n"
+
+
+async def channel(connection: asyncpg.Connection[asyncpg.Record], names: Names) -> str:
+    """The first part of the names of the channels for notifications. Whoever knows it can tell readers what they believe."""
+    try:
+        found = await connection.fetchval(names(CHANNEL))
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"This role may not read {names.schema}.channels ({error.args[0]}), which names the channels for notifications: "
+            "grant it select on that table, or connect as another role."
+        ) from error
+    if found is None:
+        raise ConfigurationError(
+            f"The table {names.schema}.channels is empty, so the channels for notifications have no names: "
+            f"execute 'insert into {names.schema}.channels default values'."
+        )
+    return str(found)
 
 
 def _check_encoding(connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -110,49 +189,70 @@ def find_directory() -> Path:
 
 
 async def _apply(
-    connection: asyncpg.Connection[asyncpg.Record], migration: Migration, migrations: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record],
+    names: Names,
+    migration: Migration,
+    migrations: list[Migration],
+    library: str,
 ) -> bool:
     try:
         # At any stricter isolation the transaction would not see what another process committed while it waited for the lock.
         async with connection.transaction(isolation="read_committed"):
             # A second process waits here, and then finds the migration applied.
-            await connection.execute(LOCK)
-            await _make_table(connection)
-            if migration not in await _missing(connection, migrations, library):
+            await connection.execute(names(LOCK))
+            await connection.execute("set local standard_conforming_strings = on")
+            await _make_table(connection, names)
+            if migration not in await _missing(connection, names, migrations, library):
                 return False
-            await connection.execute(migration.sql)
-            await connection.execute(NOTE, migration.number, migration.name, migration.requires_library)
+            await connection.execute(names(migration.sql))
+            await connection.execute(names(NOTE), migration.number, migration.name, migration.requires_library)
     except (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError):
         raise  # The migration is not at fault.
     except asyncpg.PostgresError as error:
-        hint = ""
-        if isinstance(error, asyncpg.InsufficientPrivilegeError):
-            hint = "; run 'dbos-async migrate <url>' as a role that may create in this database"
         raise ConfigurationError(
-            f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error.args[0]}{hint}."
+            f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error.args[0]}"
+            f"{_hint(names, error)}."
         ) from error
     return True
 
 
-async def _make_table(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+def _hint(names: Names, error: asyncpg.PostgresError) -> str:
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        command = f"dbos-async migrate <url>{names.options}"
+        return (
+            f"; run '{command}' as a role that may create in this database, and let it --grant this one what it needs"
+        )
+    if isinstance(error, _THERE_ALREADY):
+        return f"; the schema {names.schema} has something of this name from another program: choose another one (schema=...)"
+    return ""
+
+
+_THERE_ALREADY = asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError
+
+
+async def _make_table(connection: asyncpg.Connection[asyncpg.Record], names: Names) -> None:
     # "create … if not exists" would need the privilege to create even where everything exists.
-    if not await connection.fetchval(FIND_SCHEMA):
-        await connection.execute(MAKE_SCHEMA)
-    if not await connection.fetchval(FIND_TABLE):
-        await connection.execute(MAKE_TABLE)
+    if not await connection.fetchval(names(FIND_SCHEMA)):
+        await connection.execute(f"create schema {names.quoted_schema}")
+    if not await connection.fetchval(names(FIND_TABLE)):
+        await connection.execute(names(MAKE_TABLE))
 
 
 async def _missing(
-    connection: asyncpg.Connection[asyncpg.Record], migrations: list[Migration], library: str
+    connection: asyncpg.Connection[asyncpg.Record], names: Names, migrations: list[Migration], library: str
 ) -> list[Migration]:
     try:
-        applied = {row["number"]: row for row in await connection.fetch(APPLIED)}
+        applied = {row["number"]: row for row in await connection.fetch(names(APPLIED))}
     except asyncpg.UndefinedTableError:
         return migrations
-    except asyncpg.InsufficientPrivilegeError as error:
+    except asyncpg.UndefinedColumnError:
         raise ConfigurationError(
-            f"This role may not read dbos_async.migrations ({error.args[0]}): "
-            "grant it usage on the schema dbos_async and the rights on its tables, or connect as another role."
+            f"The schema {names.schema} has a table migrations of another program: choose another schema (schema=...)."
+        ) from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        await check_rights(connection, names, expected(migrations), WRITES)
+        raise ConfigurationError(
+            f"This role may not read {names.schema}.migrations ({error.args[0]}): connect as another role."
         ) from error
     known = {migration.number for migration in migrations}
     for number, row in applied.items():

@@ -10,6 +10,7 @@ from typing import Final
 
 from dbos_async._database.calls import Call
 from dbos_async._database.loop_watch import LoopWatch
+from dbos_async._database.names import Names
 from dbos_async.errors import ConfigurationError, DatabaseUnavailableError
 
 SWEEP_EVERY_SECONDS: Final = 0.25
@@ -30,8 +31,10 @@ class TimeLimits:
         loop_watch: LoopWatch,
         seconds: float,
         pending: Callable[[], Iterable[tuple[Call, float, str]]],
+        names: Names,
     ) -> None:
         self._loop, self._loop_watch, self._seconds, self._pending = loop, loop_watch, seconds, pending
+        self._names = names
         self._timer: asyncio.TimerHandle | None = None
         self.end_if_forbidden: bool = False
         """Whether calls that the role has no right for fail at once, and wait for nobody who grants it."""
@@ -60,8 +63,8 @@ class TimeLimits:
             if call.give_up_at < inf:
                 call.fail(
                     ConfigurationError(
-                        f"This role may not do that ({reason}): grant it the rights on the tables of the schema dbos_async, or "
-                        "connect as another role."
+                        f"This role may not do that ({reason}): grant it the rights on the schema {self._names.schema} "
+                        f"('dbos-async migrate <url>{self._names.options} --grant <role>'), or connect as another role."
                     )
                 )
 

@@ -1,28 +1,29 @@
-"""The URL of a database: the hosts that it names, and what of it may be shown."""
+"""The URL of a database: what users give is read here, in whatever of the usual forms, and what of it may be shown."""
 
 from __future__ import annotations
 
-import functools
-import logging
-from typing import Final, NamedTuple
-from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit, urlunsplit
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, NoReturn
+from urllib.parse import unquote, unquote_plus, urlencode
 
+from dbos_async._database import url_parameters
+from dbos_async._database.remedies import remedy_for
 from dbos_async._logs import shown, without_stop
+from dbos_async.errors import ConfigurationError
 
-_log = logging.getLogger("dbos_async")
+SCHEMES: Final = frozenset({"postgres", "postgresql", "postgis"})
 
-_LIBPQ_ONLY: Final = frozenset({
-    "channel_binding", "client_encoding", "connect_timeout", "fallback_application_name", "gssdelegation", "gssencmode",
-    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts", "max_protocol_version",
-    "min_protocol_version", "replication", "require_auth", "requirepeer", "scram_client_key", "scram_server_key", "sslcertmode",
-    "sslcompression", "sslcrldir", "sslkeylogfile", "sslsni", "tcp_user_timeout",
-})  # fmt: skip
-"""Parameters of a URL that libpq knows and asyncpg takes for settings of the server, which would refuse them."""
-
-_WEAKENS: Final = frozenset(
-    {"channel_binding=require", "gssencmode=require", "require_auth", "requirepeer", "sslcertmode=require"}
+FORM: Final = (
+    "write it as postgresql://user:password@host:port/database, and / ? # @ % in the password as %2F %3F %23 %40 %25"
 )
-"""Those of them that ask for a protection which asyncpg does not have."""
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9.-]*)(\+[A-Za-z0-9_]+)?:(//)?")
+_HOST: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]*))?")
+_PAIR: Final = re.compile(r"\s*([a-z_]+)\s*=\s*(?:'((?:\\.|[^'\\])*)'|(?!')((?:\\.|[^\s\\])*))(?=\s|$)", re.DOTALL)
+_KEYWORDS: Final = re.compile(r"(host|hostaddr|port|dbname|user|password|service|sslmode|connect_timeout|options)\s*=")
+_MAX_PORT: Final = 65535
 
 
 class Host(NamedTuple):
@@ -32,71 +33,63 @@ class Host(NamedTuple):
     port: int
 
 
-def without_libpq_parameters(url: str) -> str:
-    """Return the URL without the parameters that only libpq knows; the log names those that would have protected something."""
-    before, mark, query = url.partition("?")
-    query, hash_mark, fragment = query.partition("#")
-    kept: list[str] = []
-    names_host = _named_hosts(url)[0] != "" or "&host=" in f"&{query}"
-    for each in query.split("&"):
-        name, _, value = each.partition("=")
-        name = unquote_plus(name)
-        if name == "hostaddr":
-            kept += [] if names_host else [f"host={value}"]
-        elif name not in _LIBPQ_ONLY:
-            kept.append(each)
-        elif name in _WEAKENS or f"{name}={unquote_plus(value)}" in _WEAKENS:
-            _warn(name)
-    return f"{before}{mark if kept else ''}{'&'.join(kept)}{hash_mark}{fragment}"
+@dataclass(frozen=True)
+class DatabaseUrl:
+    """A URL that was read."""
+
+    shown: str
+    """The URL as it may be logged and shown: without its password and its parameters."""
+    hosts: tuple[Host | None, ...]
+    """``None`` stands for the host that asyncpg finds itself: that of a service, else a local one."""
+    user: str | None
+    password: str | None = field(repr=False)
+    database: str | None
+    for_asyncpg: dict[str, str] = field(repr=False)
+    """Parameters that asyncpg reads."""
+    settings: dict[str, str] = field(repr=False)
+    """Settings of the session."""
+    target_session_attrs: str | None
+    """Which kind of server the URL asks for."""
+    connect_seconds: float | None
+    """How long a host may take to accept a connection."""
+    port: int | None = None
+    """The port at the host that asyncpg finds itself."""
+
+    def arguments(self, host: Host | None) -> dict[str, Any]:
+        """What to pass to ``asyncpg.connect`` for this host; settings of the session are not in it."""
+        return {
+            "dsn": f"postgresql://?{urlencode(self.for_asyncpg)}" if self.for_asyncpg else "postgresql://",
+            "host": host and host.name,
+            "port": host.port if host else self.port,
+            "user": self.user,
+            "password": self.password,
+            "database": self.database,
+        }
 
 
-@functools.cache  # once in a process
-def _warn(name: str) -> None:
-    _log.warning("The URL of the database asks for %s, which asyncpg does not have: it is left out.", name)
+def read_url(given: str) -> DatabaseUrl:
+    """Read a URL, or a string of libpq's keywords. Raises `ConfigurationError`, which says how to write it and shows none of it."""
+    text = given.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1].strip()  # those of a .env file, which not everything that reads it takes off
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        _refuse("it has a line end, a tab or another control character in it")
+    if _KEYWORDS.match(text):
+        return _made_of("", None, _keywords(text))
+    return _read(text)
 
 
-def hosts_of(url: str) -> list[Host]:
-    """Return the hosts of a URL that names several, and an empty list for any other URL, which asyncpg reads itself."""
-    named, rest = _named_hosts(url)
+def why_unusable(url: str, error: Exception, *, with_remedy: bool = True) -> str:
+    """Return one sentence that says why a database cannot be used and what to change, with its URL."""
     try:
-        query = parse_qs(urlsplit(rest).query)
-        names = [unquote(name) for name in named.split(",")]
-        if names == [""]:
-            names = query.get("host", [""])[-1].split(",")
-        if len(names) < 2:
-            return []
-        ports = query.get("port", [""])[-1].split(",")
-        if len(ports) == 1:
-            ports *= len(names)
-        return [_host(name, port) for name, port in zip(names, ports, strict=True)]
-    except ValueError:
-        return []  # asyncpg raises an error that names the mistake.
-
-
-def without_hosts(url: str) -> str:
-    """Return the URL without its hosts, for a connection whose host is passed as an argument.
-
-    Some releases of Python cannot split a URL that has an IPv6 address among several hosts.
-    """
-    return _named_hosts(url)[1]
-
-
-def names_session(url: str) -> bool:
-    """Return whether the URL itself asks for a kind of server (``target_session_attrs``)."""
-    try:
-        return "target_session_attrs" in parse_qs(urlsplit(url).query)
-    except ValueError:
-        return False
-
-
-def why_unusable(url: str, error: Exception) -> str:
-    """Return one sentence that says why a database cannot be used, with its URL if that is safe to show."""
-    if not _is_plain(url):
-        return (
-            f"The database of this URL cannot be used ({type(error).__name__}): write it as "
-            "postgresql://user:password@host:port/database, and / ? # @ in the password as %2F %3F %23 %40."
-        )
-    return f"{without_password(url)} cannot be used: {reason_of(error)}."
+        name = read_url(url).shown
+    except ConfigurationError as unreadable:
+        return str(unreadable)
+    found = remedy_for(error)
+    if found is None:
+        return f"{name} cannot be used: {reason_of(error)}."
+    reason = without_stop(shown(found.reason)) if found.reason else reason_of(error)
+    return f"{name} cannot be used: {reason}{f': {found.remedy}' if with_remedy else ''}."
 
 
 def reason_of(error: BaseException) -> str:
@@ -107,55 +100,130 @@ def reason_of(error: BaseException) -> str:
 
 def shown_url(url: str) -> str:
     """Return a URL as it may be logged: without its password, and not at all if it cannot be told what in it is the password."""
-    return without_password(url) if _is_plain(url) else "a URL that cannot be shown"
-
-
-def without_password(url: str) -> str:
-    """Return a plain URL without its password and query, as it may be logged and shown."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, "", ""))
-
-
-def _named_hosts(url: str) -> tuple[str, str]:
-    # The hosts, which are between the user and the path, and the URL without them.
-    scheme, slashes, rest = url.partition("://")
-    end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
-    user, at, hosts = rest[:end].rpartition("@")
-    return hosts, f"{scheme}{slashes}{user}{at}{rest[end:]}"
-
-
-def _host(name: str, port: str) -> Host:
-    if not name.startswith("/"):
-        if name.startswith("["):
-            address, _, own_port = name[1:].partition("]")
-            name, own_port = address, own_port.removeprefix(":")
-        else:
-            name, _, own_port = name.partition(":")
-        port = own_port or port
-    if not name:
-        raise ValueError("A host has no name.")
-    return Host(name, int(port or 5432))
-
-
-def _is_plain(url: str) -> bool:
-    # Whether a password can only be between ":" and "@". An unescaped "/" or "@" in a password makes a part of it look
-    # like the host, the port or the database, which errors quote.
     try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    hosts = parts.netloc.rpartition("@")[2]
-    return (
-        parts.scheme in ("postgresql", "postgres")
-        and url.count("@") == parts.netloc.count("@") <= 1
-        and all(_has_plain_port(host) for host in hosts.split(","))
-        and "password" not in parts.query
+        return read_url(url).shown
+    except ConfigurationError:
+        return "a URL that cannot be shown"
+
+
+def url_of_environment() -> str | None:
+    """Return ``$DBOS_DATABASE_URL``; ``None`` if it is not set, or empty."""
+    url = os.environ.get("DBOS_DATABASE_URL")
+    if url and not url.strip():
+        raise ConfigurationError("DBOS_DATABASE_URL is blank: set it to the URL of the database, or unset it.")
+    return url or None
+
+
+def _read(text: str) -> DatabaseUrl:
+    scheme = _SCHEME.match(text)
+    if scheme is None or scheme[1].lower() not in SCHEMES or (text[scheme.end() :] and not scheme[3]):
+        begins = f"it begins with {scheme[0]} and not" if scheme and scheme[3] else "it does not begin"
+        _refuse(f"{begins} with postgresql://")
+    rest, _, _ = text[scheme.end() :].partition("#")
+    end = min((index for index in map(rest.find, "/?") if index >= 0), default=len(rest))
+    who, at, hosts = rest[:end].rpartition("@")
+    # An unescaped "/", "?", "#" or "@" in a password makes a part of it look like the host or the database, which errors show.
+    if text.count("@") > (1 if at else 0):
+        _refuse("it has more than one @, or one behind / ? #")
+    path, _, query = rest[end:].partition("?")
+    user, colon, password = who.partition(":")
+    parameters: dict[str, str] = {}
+    for each in filter(None, query.split("&")):
+        name, sign, value = each.partition("=")
+        if not sign:
+            _refuse("a parameter behind the ? has no =")
+        parameters[_decoded(name, plus=True)] = _decoded(value, plus=True)
+    if colon and password:
+        parameters["password"] = _decoded(password)
+    if user:
+        parameters["user"] = _decoded(user)
+    if path[1:]:
+        parameters["dbname"] = _decoded(path[1:])
+    return _made_of(f"postgresql://{user}{at}{hosts}{path}", hosts, parameters)
+
+
+def _made_of(name: str, hosts: str | None, given: dict[str, str]) -> DatabaseUrl:
+    given = dict(given)
+    place = {
+        each: given.pop(each, "") for each in ("host", "hostaddr", "port", "dbname", "database", "user", "password")
+    }
+    parameters = url_parameters.with_environment(given)
+    attributes = parameters.pop("target_session_attrs", None)
+    seconds = url_parameters.seconds_of(parameters.pop("connect_timeout", None))
+    for_asyncpg, settings = url_parameters.split(parameters)
+    found = _hosts_of(hosts or "", place, is_service="service" in for_asyncpg)
+    database = place["dbname"] or place["database"]
+    if "://" in database:
+        _refuse("its dbname is a URL itself")
+    if hosts is None:
+        name = f"postgresql://{place['user']}{'@' if place['user'] else ''}{place['host']}/{database}"
+    return DatabaseUrl(
+        shown=name,
+        hosts=tuple(found) or (None,),
+        user=place["user"] or None,
+        password=place["password"] or None,
+        database=database or None,
+        for_asyncpg=for_asyncpg,
+        settings=settings,
+        target_session_attrs=attributes,
+        connect_seconds=seconds,
+        port=None if found or not place["port"] else _port(place["port"]),
     )
 
 
-def _has_plain_port(host: str) -> bool:
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        return True
-    return port.isascii() and port.isdigit() and int(port) < 65536 and (":" not in name or name.endswith("]"))
+def _hosts_of(authority: str, place: dict[str, str], *, is_service: bool) -> list[Host]:
+    """The hosts that are named before the path, else by parameters, else by the environment."""
+    names = authority or place["host"] or place["hostaddr"] or ("" if is_service else os.environ.get("PGHOST", ""))
+    if not names:
+        return []
+    found = names.split(",")
+    have_own = all(re.search(r"(^|[^:]+|\]):[0-9]+$", each) for each in found)
+    ports = (place["port"] or ("" if have_own else os.environ.get("PGPORT", ""))).split(",")
+    if len(ports) == 1:
+        ports *= len(found)
+    if len(ports) != len(found):
+        _refuse(f"it names {len(found)} hosts and {len(ports)} ports")
+    return [_host(name, port, is_encoded=bool(authority)) for name, port in zip(found, ports, strict=True)]
+
+
+def _host(text: str, port: str, *, is_encoded: bool) -> Host:
+    if not is_encoded and (text.startswith("/") or (text.count(":") > 1 and "[" not in text)):
+        return Host(text, _port(port))  # the folder of a socket, or an IPv6 address
+    found = _HOST.fullmatch(text)
+    if found is None:
+        _refuse("what stands for a host is none, or its port is no number")
+    name = found[1] or found[2]
+    return Host(_decoded(name) if is_encoded else name, _port(found[3] or port))
+
+
+def _port(text: str) -> int:
+    if not text:
+        return 5432
+    if not (text.isascii() and text.isdigit()) or len(text) > 5 or not 0 < int(text) <= _MAX_PORT:
+        _refuse(f"a port is not a number from 1 to {_MAX_PORT}")
+    return int(text)
+
+
+def _keywords(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    end = 0
+    while match := _PAIR.match(text, end):
+        found[match[1]] = re.sub(r"\\(.)", r"\1", match[2] if match[2] is not None else match[3], flags=re.DOTALL)
+        end = match.end()
+    if text[end:].strip():
+        _refuse("it is no list of keywords with values, or a value with blanks has no quotes around it")
+    return found
+
+
+def _decoded(text: str, *, plus: bool = False) -> str:
+    try:
+        decoded = (unquote_plus if plus else unquote)(text, errors="strict")
+    except UnicodeDecodeError:
+        _refuse("something in it that begins with % is no UTF-8")
+    if "\0" in decoded:
+        _refuse("it has a NUL character in it")
+    return decoded
+
+
+def _refuse(why: str) -> NoReturn:
+    raise ConfigurationError(f"The database of this URL cannot be used, since {why}: {FORM}.") from None

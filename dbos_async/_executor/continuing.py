@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.ending import RunCompletion
 from dbos_async._runs.context import WorkflowContext, current
 from dbos_async._runs.continuation import Continuation

@@ -16,9 +16,9 @@ from threading import get_ident
 from typing import Any, Final
 from uuid import uuid4
 
+from dbos_async._database.change_keys import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._executor import tracing
 from dbos_async._executor.calling import Runnable, failure, prepare, success
 from dbos_async._executor.continuing import CONTINUED, NextGeneration, settle
@@ -151,7 +151,7 @@ class Executor:
         work = self._work(run, self.workflows[name], text, recoveries, trace_parent)
         task = self.task_factory.make_main_task(run, work, f"workflow {shown(workflow_id)}")
         self._tasks.add(task)
-        self.database.wakeups.add_listener(run.end_key, run)
+        self.database.wakeups.add_listener(run.end_key, run, (workflow_id, attempt))
         if seconds_left is not None:
             run.end.deadline_timer = self.loop.call_later(seconds_left, self.database.wakeups.wake, DUE_KEY)
         return run

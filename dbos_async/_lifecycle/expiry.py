@@ -45,6 +45,8 @@ class Expiry:
 
     def __init__(self, executor_id: str) -> None:
         self._executor_id = executor_id
+        self.trusts_locks: bool = True
+        """Whether a lock that is not held tells that a connection is gone. Else an executor is given its whole lease."""
         self._seen: dict[str, _Seen] = {}
         self._looked_at: float | None = None
         self._incarnation: str | None = None
@@ -75,7 +77,7 @@ class Expiry:
             seen = _Seen(state, now, is_predecessor=is_first and is_namesake and _lacks_lock(row))
         elif seen.state != state:
             seen.state, seen.changed_at, seen.is_predecessor = state, now, False
-        if not _lacks_lock(row):
+        if not _lacks_lock(row) or not self.trusts_locks:
             seen.unlocked_since = None
         elif seen.unlocked_since is None:
             seen.unlocked_since = now

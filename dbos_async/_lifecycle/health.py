@@ -26,7 +26,8 @@ class Health:
 
     - ``ok`` is whether everything below is as it should be, and DBOS does not shut down; if not, ``reasons`` has one sentence each.
     - ``database`` is whether the database has answered within two seconds, ``schema`` whether its schema fits this release.
-    - ``listener`` is whether notifications are heard. Without them waits go on by polls, at most 30 seconds late.
+    - ``listener`` is whether changes of other processes are heard of: notifications, or with ``listen=False`` the answers of polls.
+      While they are not, each wait looks for itself every 15 to 30 seconds.
     - ``lease`` is whether the lease is kept. Without it other executors may take the workflows over, and none begins here.
     - ``services`` has the background services by name: "ok", or the error that the service has not recovered from yet.
     - ``draining`` is whether DBOS shuts down: running steps may finish, and nothing new begins.
@@ -55,7 +56,7 @@ async def health(database: Database, executor: Executor, lease: LeaseThread, ser
     reasons = [
         *([f"The database does not answer: {problem}."] if problem else []),
         *([schema_problem] if schema_problem else []),
-        *([] if is_listening or listener is None else [f"The listener has no connection: {listener.last_error}."]),
+        *([] if is_listening or listener is None else [f"{listener.fails}: {listener.last_error}."]),
         *([] if has_lease else [f"The lease is not kept: {executor.suspended or lease.problem or 'it is overdue'}."]),
         *([f"The row of this executor is not renewed: {lease.problem}."] if has_lease and lease.problem else []),
         *[f"The service {name!r} fails: {error}." for name, error in states.items() if error is not None],

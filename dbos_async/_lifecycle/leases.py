@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import asyncpg
 
+from dbos_async._database.change_keys import UNOWNED_KEY
+from dbos_async._database.denied import LOCKS, START_TIME
 from dbos_async._database.outages import CONNECT_ERRORS, Meaning, meaning_of
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import Executor
 from dbos_async._lifecycle.blocked_loop import BlockedLoop
 from dbos_async._lifecycle.expiry import Expiry, has_left
@@ -158,6 +159,7 @@ class Leases:
     async def look(self) -> None:
         """Remove the executors that have expired, and free workflows whose owner is none."""
         executor = self._executor
+        self._expiry.trusts_locks = self._database.names.denied.isdisjoint((LOCKS, START_TIME))
         rows = await self._database.call(OTHERS, [(executor.id, LEASE_SECONDS)], partition="", retry_forever=True)
         is_first = self._free_at == 0.0
         if is_first:

@@ -11,8 +11,8 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor.executor import Executor
 from dbos_async._logs import counted
 from dbos_async._serialization.values import encode_value

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result, Row
+from dbos_async._database.change_keys import DUE_KEY, UNOWNED_KEY, end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
-from dbos_async._database.wakeups import DUE_KEY, UNOWNED_KEY, Wakeups, end_key
+from dbos_async._database.wakeups import Wakeups
 from dbos_async._executor.executor import Executor
 from dbos_async._logs import counted
 from dbos_async._serialization.values import encode_value

@@ -11,7 +11,8 @@ from importlib.metadata import version
 
 from dbos_async import embedded
 from dbos_async._database.database import Database
-from dbos_async._database.urls import shown_url
+from dbos_async._database.rights import WRITES
+from dbos_async._database.urls import shown_url, url_of_environment
 from dbos_async._executor import claiming, launched, running_steps
 from dbos_async._executor.claiming import Claiming
 from dbos_async._executor.executor import Executor
@@ -75,7 +76,7 @@ class Runtime:
             self.leftovers = Leftovers(self.executor)
             self.leases = Leases(self.executor, self.leftovers, max_blocked_seconds=settings.max_blocked_seconds)
             try:
-                await self.database.open(migrate=settings.migrate)
+                await self.database.open(migrate=settings.migrate, rights=WRITES)
                 await self.leases.register(settings.connect_timeout_seconds)
                 set_launched(self.executor)
                 self._serve()
@@ -171,7 +172,7 @@ class Runtime:
         await asyncio.wait([service.task for service in self.services])
 
     async def _find_url(self) -> str:
-        url = self._settings.url or os.environ.get("DBOS_DATABASE_URL")
+        url = self._settings.url or url_of_environment()
         if url:
             return url
         self._server = await embedded.start()

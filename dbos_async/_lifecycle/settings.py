@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypedDict, TypeVar
 
 from dbos_async._checks import check_age, check_duration, check_flag, check_int, check_optional_key, check_url
-from dbos_async._database.access import DEFAULT_SCHEMA, Access, Password
+from dbos_async._database.access import Access, Password, find_schema
 
 ACCESS_OPTIONS: Final = "listen_url", "listen", "schema", "password", "max_connections", "connect_timeout_seconds"
 
@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
 
     listen_url: str | None
     listen: bool
-    schema: str
+    schema: str | None
     password: Password | None
     max_connections: int
     executor_id: str | None
@@ -41,11 +41,11 @@ class Options(TypedDict, total=False):
 class Settings:
     """The URL and the `Options` of one launch, checked."""
 
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     _: KW_ONLY
-    listen_url: str | None = None
+    listen_url: str | None = field(default=None, repr=False)
     listen: bool = True
-    schema: str = DEFAULT_SCHEMA
+    schema: str | None = None
     password: Password | None = None
     max_connections: int = 8
     executor_id: str | None = None
@@ -68,12 +68,13 @@ class Settings:
     def access(self, url: str) -> Access:
         """How to reach the database of this URL."""
         options = {name: getattr(self, name) for name in ACCESS_OPTIONS}
-        return Access(url, **options)
+        return Access(url, **options | {"schema": find_schema(self.schema)})
 
     def __post_init__(self) -> None:
         access = self.access(self.url or "postgresql:")  # checks its options
         checked = {
             **{name: getattr(access, name) for name in ACCESS_OPTIONS},
+            "schema": None if self.schema is None else access.schema,
             "url": None if self.url is None else check_url(self.url),
             "executor_id": check_optional_key(self.executor_id, "executor_id"),
             "application_version": check_optional_key(self.application_version, "application_version"),

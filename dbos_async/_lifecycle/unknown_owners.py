@@ -9,9 +9,9 @@ import asyncio
 import logging
 from typing import Final
 
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._serialization.values import encode_value
 from dbos_async._workflows.owners import describe_unknown, ranges_of_names
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from dbos_async._checks import check_instance, check_loop
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import answer_key
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import answer_key
 from dbos_async._received import answered_by
 from dbos_async._runs.context import current, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue

@@ -15,10 +15,11 @@ from uuid import UUID
 
 from dbos_async._checks import check_instance, check_key, check_seconds
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import answer_key, end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
-from dbos_async._database.wakeups import Subscription, answer_key, end_key, now
+from dbos_async._database.wakeups import Subscription, now
 from dbos_async._messaging.handoff import executor_without_announcement
 from dbos_async._messaging.mailbox import check_message_id
 from dbos_async._messaging.send import OutgoingMessage, outgoing_message, store, too_large

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dbos_async._checks import check_int, check_key, check_seconds
+from dbos_async._database.change_keys import end_key, event_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key, event_key, now
+from dbos_async._database.wakeups import now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
 from dbos_async._runs.step import Step, read

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from dbos_async._checks import check_seconds, excerpt
 from dbos_async._database.calls import Row
+from dbos_async._database.change_keys import end_key, event_key, message_key, stream_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key, event_key, message_key, stream_key
 from dbos_async._messaging.handoff import OfferOfSeveral, Receive, index_of, value_of
 from dbos_async._messaging.recv import read_envelope, take
 from dbos_async._runs.awaited import Awaited, CanBeAwaited

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key, now, stream_key
+from dbos_async._database.wakeups import now
 from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace
 from dbos_async.errors import StreamTimeoutError
 

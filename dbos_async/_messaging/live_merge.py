@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import end_key, now, stream_key
+from dbos_async._database.wakeups import now
 from dbos_async._messaging.live import READ
 from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace, Update
 from dbos_async.errors import StreamTimeoutError

@@ -7,10 +7,10 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from dbos_async._checks import check_choice, check_flag, check_int, check_optional_key, excerpt
+from dbos_async._database.change_keys import message_key
 from dbos_async._database.database import Database
 from dbos_async._database.pages import Cursor, unknown_after
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import message_key
 from dbos_async._runs.step import read
 from dbos_async._serialization.exceptions import decode_error
 from dbos_async._serialization.ids import ordered_id

@@ -7,8 +7,8 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from dbos_async._checks import check_instance, check_loop, check_seconds
+from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import end_key, stream_key
 from dbos_async._messaging.boundaries import (
     StreamName,
     decode_boundary,

@@ -7,9 +7,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from dbos_async._checks import check_int, check_key, check_loop, check_seconds
+from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key, stream_key
 from dbos_async._messaging.boundaries import (
     StreamMatcher,
     decode_boundary,

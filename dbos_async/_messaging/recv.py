@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from dbos_async._checks import check_seconds
 from dbos_async._database.calls import Row
+from dbos_async._database.change_keys import message_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
-from dbos_async._database.wakeups import message_key
 from dbos_async._messaging.handoff import Offer, Receive
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from dbos_async._checks import check_instance, kind_of
 from dbos_async._database.calls import Call, Row
+from dbos_async._database.change_keys import UNOWNED_KEY, message_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY, message_key
 from dbos_async._executor import tracing
 from dbos_async._messaging.handoff import (
     NO_RECEIVER,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from dbos_async._database.calls import Call
+from dbos_async._database.change_keys import stream_key
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import stream_key
 from dbos_async._messaging.stream_buffer import VERB, Buffer, Limits, LostError, writes_of
 from dbos_async._messaging.streams import (
     REWIND,

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from dbos_async._checks import check_list
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import stream_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
-from dbos_async._database.wakeups import LocalUpdate, stream_key
+from dbos_async._database.wakeups import LocalUpdate
 from dbos_async._messaging.stream_pages import Update
 from dbos_async._runs.context import Context, StepContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue

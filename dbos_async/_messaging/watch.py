@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from dbos_async._checks import check_loop, check_seconds
+from dbos_async._database.change_keys import end_key, event_key
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import end_key, event_key, now
+from dbos_async._database.wakeups import now
 from dbos_async._messaging.events import AWAIT_EVENT, READ_EVENT, what_it_is
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.step import Step

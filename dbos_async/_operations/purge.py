@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from dbos_async._checks import check_age, check_choices, check_flag, check_int, check_keys
 from dbos_async._database.calls import Result
+from dbos_async._database.change_keys import end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
-from dbos_async._database.wakeups import end_key
 from dbos_async._executor import launched
 from dbos_async._logs import counted
 from dbos_async._runs.step import read

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from dbos_async._checks import check_duration, check_key
-from dbos_async._database.access import Access
+from dbos_async._database.access import Access, find_schema
 from dbos_async._database.database import Database
 from dbos_async._executor import launched
 from dbos_async._executor.calling import Runnable
@@ -74,7 +74,12 @@ class _Replayer(Executor):
 
 
 async def replay_workflow(
-    url: str, workflow_id: str, workflows: Mapping[str, Runnable], *, timeout_seconds: float = 60.0
+    url: str,
+    workflow_id: str,
+    workflows: Mapping[str, Runnable],
+    *,
+    schema: str | None = None,
+    timeout_seconds: float = 60.0,
 ) -> Replay:
     """Replay the recorded steps of a workflow with these functions, which stand under their registered names.
 
@@ -84,7 +89,8 @@ async def replay_workflow(
     """
     workflow_id, seconds = check_key(workflow_id, "workflow_id"), check_duration(timeout_seconds, "timeout_seconds")
     _check_nothing_is_launched()
-    database = Database(Access(url, connect_timeout_seconds=10.0, max_connections=1, read_only=True))
+    schema = find_schema(schema)
+    database = Database(Access(url, schema=schema, connect_timeout_seconds=10.0, max_connections=1, read_only=True))
     await database.open(migrate=False)
     replayer: _Replayer | None = None
     try:

@@ -6,7 +6,8 @@
 with calls as materialized (
     select c.*, :is_owner as is_owner, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output,
            s.error as recorded_error, s.message_id,
-           s.completed_at is not null and (s.verb <> 'sleep' or s.place is not null or s.completed_at <= clock_timestamp())
+           s.completed_at is not null and (
+               s.verb <> 'sleep' or s.place is not null or s.output::text = 'true' or s.completed_at <= clock_timestamp())
                as has_outcome
     from :rows
     :fence(c.workflow_id)
@@ -27,7 +28,8 @@ ended as (
     on conflict (workflow_id, branch, number) do update
         set error = excluded.error, completed_at = excluded.completed_at, place = excluded.place
         where s.verb = excluded.verb and s.key = excluded.key and s.place is null
-          and (s.completed_at is null or (s.verb = 'sleep' and s.completed_at > clock_timestamp()))
+          and (s.completed_at is null
+               or (s.verb = 'sleep' and (s.output::text = 'true') is not true and s.completed_at > clock_timestamp()))
     returning workflow_id, branch, number
 )
 select n,

@@ -108,7 +108,7 @@ async def _issue_without_step(
     database: Database, caller: StepContext | None, call: Call, verb: str, connection: Any
 ) -> StepResult:
     if connection is not None:
-        records = await execute_inside(connection, call.statement, call.rows)
+        records = await execute_inside(database.names, connection, call.statement, call.rows)
     elif caller is None:
         records = await database.execute(call)
     else:

@@ -13,9 +13,9 @@ import contextvars
 from typing import Any, Final, NoReturn, Protocol
 
 from dbos_async._database.calls import Call
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._runs.history import History, note_error
 from dbos_async._serialization.values import decode_value, encode_value
 

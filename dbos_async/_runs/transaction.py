@@ -18,6 +18,7 @@ import asyncpg
 from dbos_async._checks import check_loop, kind_of
 from dbos_async._database.calls import Result, Row
 from dbos_async._database.database import Database
+from dbos_async._database.names import Names
 from dbos_async._database.outages import RETRYABLE
 from dbos_async._database.statement import Statement
 from dbos_async._database.urls import reason_of
@@ -100,26 +101,26 @@ def check_may_wait(name: str) -> None:
         )
 
 
-async def execute_inside(connection: Any, statement: Statement, rows: Sequence[Row]) -> Result:
+async def execute_inside(names: Names, connection: Any, statement: Statement, rows: Sequence[Row]) -> Result:
     """Execute a statement that commits or vanishes with the transaction that is open on this connection."""
     if isinstance(connection, OpenTransaction):
         async with connection.level.lock:
             driver = await connection.driver()
             try:
-                return await _execute(driver, statement, rows, f"the transaction {connection.name!r}")
+                return await _execute(names, driver, statement, rows, f"the transaction {connection.name!r}")
             except asyncpg.UniqueViolationError as error:
                 # Others have stored the same since the snapshot of the transaction: a new one sees that.
                 raise asyncpg.SerializationError(f"{error}") from error
-    return await _execute(connection, statement, rows, "connection=")
+    return await _execute(names, connection, statement, rows, "connection=")
 
 
-async def _execute(connection: Any, statement: Statement, rows: Sequence[Row], of: str) -> Result:
+async def _execute(names: Names, connection: Any, statement: Statement, rows: Sequence[Row], of: str) -> Result:
     repeats = 0
     while True:
         try:
             async with connection.transaction():
                 result: Result = await connection.fetch(
-                    statement.sql.batch,
+                    names(statement.sql.batch),
                     [0] * len(rows),
                     *(list(column) for column in zip(*rows, strict=True)),
                     *(((), ()) if statement.is_ordered else ()),
@@ -130,7 +131,7 @@ async def _execute(connection: Any, statement: Statement, rows: Sequence[Row], o
             if repeats > MAX_RETRIES:
                 raise
         except NO_TABLES as error:
-            raise without_tables(of, error) from None
+            raise without_tables(of, names, error) from None
         except _UNUSABLE as error:
             raise InvalidArgumentError(
                 f"The connection of {of} cannot be used for this call ({reason_of(error)}): use one that does nothing "
@@ -142,10 +143,11 @@ NO_TABLES = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncp
 """What a statement raises in a database that has no tables of dbos_async."""
 
 
-def without_tables(of: str, error: Exception) -> InvalidArgumentError:
+def without_tables(of: str, names: Names, error: Exception) -> InvalidArgumentError:
     """The error of a transaction in such a database."""
     return InvalidArgumentError(
-        f"The database of {of} has no tables of dbos_async ({error}): use a connection to the database of the workflows."
+        f"The database of {of} has no tables of dbos_async in the schema {names.schema} ({error}): "
+        "use a connection to the database of the workflows."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from dbos_async._database.denied import SET_CONFIG
 from dbos_async._database.outages import Meaning, meaning_of
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
@@ -21,6 +22,9 @@ from dbos_async.errors import InvalidValueError
 with load(__name__) as sql:
     RECORD_INSIDE: Final = sql.statement("RECORD_INSIDE")
     LOOK: Final = sql.statement("LOOK")
+
+LIMIT_IDLE: Final = "set local idle_in_transaction_session_timeout = '10s'"
+"""What RECORD_INSIDE does by set_config, where that may be executed."""
 
 
 class TransactionStep(Step):
@@ -51,12 +55,14 @@ class TransactionStep(Step):
 
     async def record_inside(self, connection: Any, output: str) -> str:
         """Record the output in the transaction that is open on this connection; ``done``, ``recorded`` or ``lost``."""
-        ticket = self._take_ticket()
+        ticket, names = self._take_ticket(), self.run.database.names
         row = (*self.columns, self.key, output, time.monotonic() - self.began, *ticket.columns)
         try:
-            records = await connection.fetch(RECORD_INSIDE.sql.one_row, 0, *row)
+            if SET_CONFIG in names.denied:
+                await connection.execute(LIMIT_IDLE)
+            records = await connection.fetch(names(RECORD_INSIDE.sql.one_row), 0, *row)
         except NO_TABLES as error:
-            raise without_tables("the transaction", error) from None
+            raise without_tables("the transaction", names, error) from None
         except asyncpg.InFailedSQLTransactionError:
             raise swallowed_error() from None
         except Exception as error:

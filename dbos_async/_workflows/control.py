@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from dbos_async._checks import check_delay, check_key, check_optional_key
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import UNOWNED_KEY, end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY, end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async.errors import WorkflowNotFoundError

@@ -14,9 +14,9 @@ from typing import Final, Literal
 import anyio
 
 from dbos_async._checks import check_flag, check_key
+from dbos_async._database.change_keys import end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key
 from dbos_async._executor import launched
 from dbos_async._runs.step import read
 from dbos_async._workflows.families import answers_of, check_ids, chunks, descendants_of, key_of, raise_first

@@ -6,9 +6,9 @@ import re
 from typing import Any, Final
 
 from dbos_async._checks import MAX_INT, MAX_KEY_LENGTH, check_key, check_optional_key, excerpt
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._runs.start_options import allowed_time, assigned
 from dbos_async._runs.step import read
 from dbos_async._serialization.ids import ordered_id

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from dbos_async._checks import check_flag, check_loop, check_seconds
 from dbos_async._database.calls import Call, Observer, Result
+from dbos_async._database.change_keys import end_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import end_key
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.run import Outcome, RunEnd

@@ -11,9 +11,9 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast, overload
 
 from dbos_async._database.calls import Call, Observer, Result, Row
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
-from dbos_async._database.wakeups import UNOWNED_KEY
 from dbos_async._executor import launched, tracing
 from dbos_async._executor.executor import Executor
 from dbos_async._runs.context import StepContext, WorkflowContext, calling_context, check_live, run_of_body

@@ -1,5 +1,16 @@
 -- Starts: each inserts the row of a workflow, together with the parent's step when a workflow starts it.
 
+-- fragment: taken
+-- The workflow that has the id already. In a transaction of the user whose snapshot is older than this statement, it may be gone: then
+-- the lock is refused.
+left join lateral (
+    select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
+) as t on true
+left join lateral (
+    select w.id from dbos_async.workflows as w
+    where w.id = c.id and current_setting('transaction_isolation') <> 'read committed' for key share
+) as kept on true
+
 -- name: START_BY_ID (id text, name text, input json, owner text, application_version text, trace_parent text,
 --     start_id uuid, timeout_seconds float8, reaches_children boolean, digest bytea)
 -- For an id that the user chose, and for repetitions: there may be a row already. Any executor claims a row without an owner; a row
@@ -10,9 +21,7 @@ with calls as materialized (
            case when t.start_id = c.start_id then t.attempt / 1000000
                 else nextval('dbos_async.workflow_seq') end * 1000000 as attempts
     from :rows
-    left join lateral (
-        select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
-    ) as t on true
+    :taken
 ),
 new_rows as materialized (
     select distinct on (id) * from calls where taken_name = name and not taken order by id, n
@@ -27,7 +36,7 @@ inserted as (
            clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from new_rows
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from new_rows where owner is null)
+announced as (:tell_executors(new_rows where owner is null))
 select n, 'done' as outcome, null::json as output,
        case when taken_name <> name then :error('dbos_async.errors:WorkflowConflictError', id, taken_name, name) end as error,
        taken_by_this or n in (select n from new_rows) as started, attempts
@@ -49,7 +58,7 @@ inserted as (
            clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from calls
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from calls where owner is null)
+announced as (:tell_executors(calls where owner is null))
 select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
 from calls, announced
 
@@ -67,9 +76,7 @@ with calls as materialized (
     from :rows
     :fence_or_lock(c.parent_id)
     :recorded_step(c.parent_id)
-    left join lateral (
-        select name, start_id, attempt from dbos_async.workflows where id = c.id limit 1
-    ) as t on true
+    :taken
 ),
 checked as materialized (
     select *, case when taken_name <> name then :error('dbos_async.errors:WorkflowConflictError', id, taken_name, name)
@@ -111,7 +118,7 @@ inserted as (
            least(clock_timestamp() + make_interval(secs => timeout_seconds), inherited_deadline), :hands_on
     from new_rows
 ),
-announced as (select dbos_async.announce(:announced_keys(digest) filter (where owner is null)) from new_rows)
+announced as (:tell_executors(new_rows where owner is null))
 select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
        case when outcome = 'recorded' then recorded_error else conflict end as error,
        recorded_verb, recorded_key, taken_by_this or n in (select n from new_rows) as started, attempts

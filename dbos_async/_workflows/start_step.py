@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 import anyio
 
 from dbos_async._checks import excerpt
+from dbos_async._database.change_keys import digest
 from dbos_async._database.database import Database
-from dbos_async._database.wakeups import digest
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step

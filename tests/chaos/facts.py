@@ -42,10 +42,12 @@ PREPARE = """
         if tg_op = 'UPDATE' and old.message_id is not null and new.message_id is null and new.completed_at is null then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.workflow_id, 'M4: a receive gave its message back', old.branch || '.' || old.number);
-        -- The place at which a result is received may be recorded later than the result.
+        -- The place at which a result is received may be recorded later than the result. A sleep records later that it is over.
         elsif tg_op = 'DELETE' or (old.completed_at is not null and
-                (old.verb, old.key, old.output::text, old.error::text, old.completed_at) is distinct from
-                (new.verb, new.key, new.output::text, new.error::text, new.completed_at)) then
+                (old.verb, old.key, case when old.verb <> 'sleep' then old.output::text end, old.error::text, old.completed_at)
+                is distinct from
+                (new.verb, new.key, case when new.verb <> 'sleep' then new.output::text end, new.error::text,
+                 new.completed_at)) then
             insert into chaos.notes (workflow_id, what, detail)
             values (old.workflow_id, 'W2: a recorded step was changed', old.branch || '.' || old.number);
         end if;

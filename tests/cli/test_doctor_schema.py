@@ -9,8 +9,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from dbos_async._database import migrations
-from dbos_async._operations.doctor import examine, expected, vacuum
+from dbos_async._database import expected, migrations
+from dbos_async._operations.doctor import examine, vacuum
 from tests.support.databases import execute
 from tests.support.eventually import eventually
 from tests.support.examined import GRANTS, found_by, new_role, told

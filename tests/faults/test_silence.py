@@ -13,7 +13,6 @@ from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSC
 from dbos_async._database.access import Access
 from dbos_async._database.batches import Batches
 from dbos_async._database.connections import Postgres
-from dbos_async._database.urls import Host, hosts_of
 from dbos_async._database.wakeups import Wakeups
 from tests.support.load import (
     SLOW,
@@ -129,23 +128,6 @@ async def test_d4_of_several_hosts_the_one_that_works_is_found(database_url: str
         query = f"postgresql://{user}@{name}?host={','.join(hosts)}&port={','.join(ports)}"
         async with DBOSClient(query):
             pass
-
-
-@pytest.mark.parametrize(
-    ("url", "hosts"),
-    [
-        ("postgresql://u:p@h1:5433,h2/db", [("h1", 5433), ("h2", 5432)]),
-        ("postgresql://u:p@h1,h2/db?port=5433", [("h1", 5433), ("h2", 5433)]),
-        ("postgresql://h1,[::1]:7/db", [("h1", 5432), ("::1", 7)]),
-        ("postgresql:///db?host=/run/a,h2&port=1,2", [("/run/a", 1), ("h2", 2)]),
-        ("postgresql://u:p,w@h1/db", []),
-        ("postgresql://u:@/db?host=/run/a", []),
-        ("postgresql://h1,/db", []),
-        ("postgresql://h1:x,h2/db", []),
-    ],
-)
-def test_the_hosts_of_a_url(url: str, hosts: list[tuple[str, int]]) -> None:
-    assert hosts_of(url) == [Host(*host) for host in hosts]
 
 
 async def test_d4_one_of_several_hosts_may_be_an_ipv6_address(database_url: str) -> None:

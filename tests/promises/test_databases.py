@@ -8,10 +8,11 @@ import os
 from typing import Any
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 
 from dbos_async import DBOS, ConfigurationError, DBOSClient
-from dbos_async._database import urls
+from dbos_async._database import url_parameters
 from tests.support.postgres import SUPPORTED, chosen_version
 from tests.support.processes import running
 
@@ -38,37 +39,51 @@ async def test_d7_executors_of_one_database_may_register_different_workflows(dat
         assert [await handle.get_result() for handle in brief] == ["done"] * 5
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("postgresql://u:p@h/db?connect_timeout=10", "postgresql://u:p@h/db"),
-        ("postgresql://u:p@h/db?sslmode=require&channel_binding=require", "postgresql://u:p@h/db?sslmode=require"),
-        ("postgresql:///db?host=/run/a&gssencmode=disable&port=1", "postgresql:///db?host=/run/a&port=1"),
-        ("postgresql:///db?hostaddr=127.0.0.1&port=1", "postgresql:///db?host=127.0.0.1&port=1"),
-        ("postgresql://h/db?hostaddr=127.0.0.1", "postgresql://h/db"),
-        ("postgresql://h/db?options=-c%20search_path%3Da&search%5Fpath=b", "postgresql://h/db?options=-c%20search_path%3Da&search%5Fpath=b"),
-        ("postgresql://u:a?b&c@h/db", "postgresql://u:a?b&c@h/db"),
-        ("postgresql://h/db?", "postgresql://h/db?"),
-        ("postgresql://h/db?keepalives=1#f", "postgresql://h/db#f"),
-    ],
-)  # fmt: skip
-def test_d5_parameters_of_libpq_are_left_out_of_a_url_and_nothing_else_is(given: str, kept: str) -> None:
-    assert urls.without_libpq_parameters(given) == kept
-
-
 async def test_d5_the_connection_strings_of_providers_connect(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    urls._warn.cache_clear()  # it warns once in a process
+    url_parameters._warn.cache_clear()  # it warns once in a process
     for query in (
         "connect_timeout=10", "channel_binding=prefer", "gssencmode=disable", "keepalives=1&keepalives_idle=30", "sslsni=1",
         "channel_binding=require", "client_encoding=utf8", "application_name=shop", "options=" + quote("-c work_mem=8MB"),
+        "pgbouncer=true&connection_limit=1&schema=public", "ssl=prefer&prepared_statement_cache_size=0", "jit=off",
+        "target_session_attrs=any", "target_session_attrs=primary", "target_session_attrs=read-write",
     ):  # fmt: skip
         url = f"{database_url}{'&' if '?' in database_url else '?'}{query}"
-        async with DBOS(url), DBOSClient(url):
+        async with DBOS(url), DBOSClient(url.replace("postgresql:", "postgresql+asyncpg:")):
             assert await DBOS.list_workflows() == []
     warned = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
     assert warned == ["The URL of the database asks for channel_binding, which asyncpg does not have: it is left out."]
-    with pytest.raises(ConfigurationError, match="pgbouncer"):
-        async with DBOS(f"{database_url}{'&' if '?' in database_url else '?'}pgbouncer=true"):
-            pass
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("pgbuncer=true", 'unrecognized configuration parameter "pgbuncer": take it out of the URL.'),
+        ("work_mem=much", 'invalid value for parameter "work_mem": "much": correct it in the URL.'),
+        ("options=endpoint%3Dep-1", "invalid command-line argument.*: correct the options of the URL"),
+        ("sslmode=sometimes", "`sslmode` parameter must be one of: .*: correct it in the URL"),
+        ("shared_buffers=8MB", 'parameter "shared_buffers" cannot be changed.*: take it out of the URL'),
+    ],
+)
+async def test_d5_a_parameter_that_the_server_refuses_ends_a_launch_at_once(
+    database_url: str, query: str, says: str
+) -> None:
+    for make in (DBOS, DBOSClient):
+        with pytest.raises(ConfigurationError, match=rf"^postgresql://\S+ cannot be used: {says}"):
+            async with make(f"{database_url}{'&' if '?' in database_url else '?'}{query}"):
+                pass
+
+
+async def test_d5_the_search_path_of_a_url_is_that_of_transactional_steps(database_url: str, connection: Any) -> None:
+    await connection.execute("create schema store; create table store.things (a int)")
+    for name in ("schema", "currentSchema", "search_path"):
+        url = f"{database_url}{'&' if '?' in database_url else '?'}{name}=store"
+        async with DBOS(url):
+            await fill_things()
+    assert await connection.fetchval("select count(*) from store.things") == 3
+
+
+@DBOS.transaction(name="fill things")
+async def fill_things(connection: asyncpg.Connection[Any]) -> None:
+    await connection.execute("insert into things values (1)")

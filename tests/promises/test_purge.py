@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, PurgeResult, SetWorkflowID, WorkflowNotFoundError
-from dbos_async._database import wakeups
+from dbos_async._database import change_keys
 from dbos_async._operations import purge
 from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.status import STATUSES
@@ -194,7 +194,7 @@ async def test_t3_who_waits_for_a_purged_workflow_hears_of_it(dbos: DBOS, connec
     await lived()
     handle = await DBOS.retrieve_workflow("w")
     async with DBOSClient(database_url) as client:
-        key = wakeups.end_key("w")
+        key = change_keys.end_key("w")
         with client._database.changes(key) as changes:
             await anext(changes)
             await DBOS.purge(0)

@@ -20,7 +20,7 @@ from dbos_async import (
     InvalidEventValueError,
     SetWorkflowID,
 )
-from dbos_async._database.wakeups import end_key
+from dbos_async._database.change_keys import end_key
 from dbos_async._executor import launched
 from tests.support.eventually import eventually
 

@@ -91,6 +91,7 @@ HOT: dict[str, Row] = {
     "UNPATCH": ("w", 1, '["x"]', b"d"),
     "PUT_BACK": (*step(5), "recv", "", RECEIVED),
     "RECORD_REJECTION": (*step(5), None, "{}"),
+    "CUT_OFF": step(5),
     "READ_ANSWER": (QUESTION,),
     "READ_ANSWER_OF": (QUESTION, "w", None),
     "AWAIT_ANSWER": (*step(6), "other", "other", 60.0),

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dbos_async import DBOS, InvalidAnswerError, Message, Question, Topic
-from dbos_async._database.wakeups import UNOWNED_KEY
+from dbos_async._database.change_keys import UNOWNED_KEY
 from tests.support.eventually import eventually
 
 

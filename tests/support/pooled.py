@@ -1,7 +1,7 @@
 """The suite through a pooler: with ``DBOS_TEST_POOLER`` everything of the library reaches the shared server through PgBouncer.
 
 The pooler is in transaction mode and has few connections to the server. ``DBOS_TEST_POOLER=listen_url`` gives each process the
-direct URL to listen, ``DBOS_TEST_POOLER=polling`` none. Tests look into the database directly. A test that makes no sense through
+direct URL to listen; with ``DBOS_TEST_POOLER=polling`` nobody listens (`listening.py`). Tests look into the database directly. A test that makes no sense through
 a pooler has the marker ``direct``, with the reason. Servers that tests start themselves are reached directly.
 """
 
@@ -43,14 +43,12 @@ def install() -> None:
 
     def check_and_pool(access: Access) -> None:
         check(access)
-        if _is_off or PORT not in os.environ or not _is_shared(access.url) or access.listen_url or not access.listen:
+        if _is_off or PORT not in os.environ or not _is_shared(access.url) or access.listen_url:
             return
         direct, parts = access.url, urlsplit(access.url)
         user = parts.username or "postgres"
         object.__setattr__(access, "url", f"postgresql://{user}@127.0.0.1:{os.environ[PORT]}{parts.path}")
-        if os.environ[POOLER] == "polling":
-            object.__setattr__(access, "listen", False)
-        else:
+        if access.listen:
             object.__setattr__(access, "listen_url", direct)
 
     setattr(Access, "__post_init__", check_and_pool)  # noqa: B010  # mypy takes an assignment for a mistake

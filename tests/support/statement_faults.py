@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 
 from dbos_async._database.calls import Call
+from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.flights import Flight
 from dbos_async._database.sending import Sending
-from dbos_async._database.wakeups import UNOWNED_KEY
 
 TAKE_AWAY = """
     with taken as (

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from dbos_async import DBOS
-from dbos_async._database.wakeups import stream_key
+from dbos_async._database.change_keys import stream_key
 from dbos_async._durable_streams import offset_token
 from dbos_async._executor import launched
 from tests.support.durable import open_stream, reading, say

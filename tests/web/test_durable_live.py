@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dbos_async import DBOS, DBOSClient, _durable_streams
-from dbos_async._database.wakeups import stream_key
+from dbos_async._database.change_keys import stream_key
 from dbos_async._durable_streams import offset_token, response_cursor
 from dbos_async._executor import launched
 from tests.support.durable import app, client_of, end_watchers, open_stream, reading, say, stream_headers, told

@@ -20,7 +20,7 @@ from dbos_async import (
     DBOSClient,
     _event_streams,
 )
-from dbos_async._database.wakeups import end_key, stream_key
+from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, stream_response
 from tests.support.eventually import eventually

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetWorkflowID
-from dbos_async._database.wakeups import end_key
+from dbos_async._database.change_keys import end_key
 from dbos_async._executor import launched
 from dbos_async.fastapi import add_error_handlers, stream_response
 from tests.support.eventually import eventually

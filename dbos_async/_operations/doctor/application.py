@@ -100,7 +100,7 @@ async def unclaimable(session: Session) -> list[Finding]:
         warning(
             f"No live executor can run {_many(sum(row['count'] for row in rows), 'workflow')}: {listed(names)}.",
             "Launch an executor that knows the name and has the version, or move them: resume_workflow(id, application_version=…). "
-            "'dbos-async workflows list --unclaimable' lists them.",
+            f"'dbos-async workflows list --unclaimable{session.names.options}' lists them.",
         )
     ]
 
@@ -117,7 +117,8 @@ async def parked(session: Session) -> list[Finding]:
     for row in await session.fetch(SEE_PARKED, MOST):
         why, _, repair = PARKED[row["status"]].partition(". ")
         says = f"{_are(row['count'], 'workflow')} parked ({row['status']}), such as '{shown(row['example'])}': {why}."
-        found.append(warning(says, f"{repair}, then: dbos-async workflows resume --status {row['status']}"))
+        command = f"dbos-async workflows resume --status {row['status']}{session.names.options}"
+        found.append(warning(says, f"{repair}, then: {command}"))
     return found or [ok("No workflow is parked.")]
 
 
@@ -126,12 +127,14 @@ async def rejected(session: Session) -> list[Finding]:
     row = await session.row(SEE_REJECTED, MOST)
     if not row["count"]:
         return [ok("No message was rejected.")]
+    option = session.names.options
     topic = f"about '{shown(row['topic'])}'" if row["topic"] else "without a topic"
     return [
         warning(
             f"{_are(row['count'], 'message')} rejected, the last one {topic} to '{shown(row['destination_id'])}': its receiver "
             "could not read it as its type.",
-            "Repair the type, see them ('dbos-async messages list --status rejected'), then: dbos-async messages redeliver MESSAGE",
+            f"Repair the type, see them ('dbos-async messages list --status rejected{option}'), "
+            f"then: dbos-async messages redeliver MESSAGE{option}",
         )
     ]
 

@@ -57,7 +57,7 @@ async def connection(session: Session) -> list[Finding]:
             (server,) = await fetch(opened, SEE_SERVER)
         except UNUSABLE as error:
             if not several:
-                return [problem(why_unusable(session.url, error), advice_for(error))]
+                return [problem(why_unusable(session.url, error, with_remedy=False), advice_for(error))]
             says = f"The host {host.name}:{host.port} of the URL cannot be used: {reason_of(error)}." if host else ""
             found.append(warning(says, advice_for(error)))
         else:

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from dbos_async._checks import check_url
+from dbos_async._database.access import find_schema
+from dbos_async._database.names import Names
 from dbos_async._database.urls import reason_of
 from dbos_async._operations.doctor import application, connecting, pooler, schema, settings, vacuum
 from dbos_async._operations.doctor.connecting import UNUSABLE
 from dbos_async._operations.doctor.finding import Finding, problem, warning
 from dbos_async._operations.doctor.session import Session
-from dbos_async.errors import DBOSError, InvalidArgumentError
+from dbos_async.errors import ConfigurationError, DBOSError, InvalidArgumentError
 
 GIVE_UP_AFTER_SECONDS: Final = 60.0
 """After this time no further check begins."""
@@ -62,14 +64,16 @@ CHECKS: Final = (
 )
 
 
-async def examine(url: str) -> list[Finding]:
+async def examine(url: str, *, schema: str | None = None) -> list[Finding]:
     """Look at a database as an application of dbos_async needs it, and return what was found, check by check.
+
+    ``schema`` is that of the application (``None``: ``$DBOS_SCHEMA``, else ``dbos_async``).
 
     It opens a few connections of its own and closes them. It changes nothing: every statement runs in a read-only transaction, and
     the test of LISTEN notifies a channel of its own. It ends within about a minute, also when the server hangs. A database that
     cannot be reached is a finding, as is a check that fails.
 
-    Raises `InvalidArgumentError` when the URL is not a text.
+    Raises `InvalidArgumentError` when the URL is not a text, or the schema has an impossible name.
 
     Example:
         ```python
@@ -79,9 +83,10 @@ async def examine(url: str) -> list[Finding]:
                 print(finding.says, finding.advice)
         ```
     """
+    names = Names(find_schema(schema))
     try:
-        session = Session(check_url(url))
-    except InvalidArgumentError as error:
+        session = Session(check_url(url), names)
+    except (InvalidArgumentError, ConfigurationError) as error:
         if not isinstance(url, str):
             raise
         return [problem(str(error)).model_copy(update={"check": CONNECTION.name})]
@@ -116,7 +121,11 @@ async def _perform(check: Check, session: Session) -> list[Finding]:
     finally:
         await session.close_others()
     took = round((time.monotonic() - began) * 1000, 1)
-    return [finding.model_copy(update={"check": check.name, "took_ms": took}) for finding in found]
+    advice = session.names  # SQL that the advice has in it names the schema of this application
+    return [
+        each.model_copy(update={"check": check.name, "took_ms": took, "advice": each.advice and advice(each.advice)})
+        for each in found
+    ]
 
 
 async def _is_there(session: Session) -> bool:

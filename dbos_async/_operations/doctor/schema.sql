@@ -32,35 +32,6 @@ from pg_proc as p
 join pg_namespace as s on s.oid = p.pronamespace
 where s.nspname = 'dbos_async'
 
--- name: SEE_RIGHTS
--- The rights that the role lacks, one row for each object, with the statement that gives them.
-with needed(kind, target, missing) as (
-    select 'schema', 'schema dbos_async', case when not has_schema_privilege(oid, 'usage') then 'usage' end
-    from pg_namespace where nspname = 'dbos_async'
-    union all
-    select 'table', 'dbos_async.' || quote_ident(c.relname),
-           (select string_agg(word, ', ' order by place)
-            from unnest(case when c.relname = 'migrations' then array['select']
-                             else array['select', 'insert', 'update', 'delete'] end) with ordinality as r(word, place)
-            where not has_table_privilege(c.oid, word))
-    from pg_class as c
-    join pg_namespace as s on s.oid = c.relnamespace
-    where s.nspname = 'dbos_async' and c.relkind in ('r', 'p')
-    union all
-    select 'sequence', 'sequence dbos_async.' || quote_ident(c.relname),
-           case when c.relkind = 'S' and not has_sequence_privilege(c.oid, 'usage') then 'usage' end
-    from pg_class as c
-    join pg_namespace as s on s.oid = c.relnamespace
-    where s.nspname = 'dbos_async' and c.relkind = 'S'
-    union all
-    select 'function', 'function ' || p.oid::regprocedure, case when not has_function_privilege(p.oid, 'execute') then 'execute' end
-    from pg_proc as p
-    join pg_namespace as s on s.oid = p.pronamespace
-    where s.nspname = 'dbos_async'
-)
-select :n as n, kind, target, missing, 'grant ' || missing || ' on ' || target || ' to ' || quote_ident(current_user) || ';' as repair
-from needed where missing is not null order by kind, target
-
 -- name: SEE_ADDITIONS
 -- What others have added to the tables: triggers, and foreign keys that point to them.
 select :n as n, 'trigger' as kind, t.tgname::text as name, c.relname::text as target, t.tgrelid::regclass::text as place

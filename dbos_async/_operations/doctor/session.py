@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from dbos_async._database.connection_kinds import OwnConnection
+from dbos_async._database.names import Names
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import close, terminated_after
 from dbos_async._database.statement import Statement
-from dbos_async._database.urls import Host, hosts_of, without_hosts, without_libpq_parameters
+from dbos_async._database.tls import system_context
+from dbos_async._database.urls import Host, read_url
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -33,9 +36,11 @@ class Session:
     and whether the schema is as this release needs it.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url: Final = without_libpq_parameters(url)
-        self.hosts: list[Host | None] = [*hosts_of(self.url)] or [None]
+    def __init__(self, url: str, names: Names) -> None:
+        self.url: Final = url
+        self.names: Final = names
+        self._parsed: Final = read_url(url)
+        self.hosts: list[Host | None] = [*self._parsed.hosts]
         """The first one is the host that is examined."""
         self.keeps_sessions = True
         self.has_schema = False
@@ -65,16 +70,17 @@ class Session:
         """Open a further connection, with a short time limit. It is closed at the end of the check."""
         host = host or self.hosts[0]
         try:
-            connection = await asyncpg.connect(
-                without_hosts(self.url) if host else self.url,
-                host=host and host.name,
-                port=host and host.port,
+            connection: OwnConnection = await asyncpg.connect(
+                **self._parsed.arguments(host),
+                ssl=system_context(self._parsed.for_asyncpg),
                 timeout=CONNECT_WITHIN_SECONDS,
                 statement_cache_size=0,  # poolers mix up named statements
-                server_settings=settings or {"application_name": "dbos_async doctor"},
+                connection_class=OwnConnection,
+                server_settings={**self._parsed.settings, **(settings or {"application_name": "dbos_async doctor"})},
             )
         except TimeoutError:
             raise TimeoutError(f"no connection within {CONNECT_WITHIN_SECONDS:g} seconds") from None
+        connection.names = self.names
         self._others.add(connection)
         return connection
 

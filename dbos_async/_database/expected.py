@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
-
-from dbos_async._database.migrations import Migration
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
 
 _MADE: Final = re.compile(
     r"^create (?:or replace )?(?P<kind>table|sequence|function|(?:unique )?index) (?:dbos_async\.)?(?P<name>\w+)(?P<rest>[^;]*);",
@@ -17,6 +16,15 @@ _KEY_OF_COLUMN: Final = re.compile(r"^\s*(\w+) .*\bprimary key\b", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*--.*\n", re.MULTILINE)
 
 
+class HasSql(Protocol):
+    """A migration."""
+
+    @property
+    def sql(self) -> str:
+        """What it executes."""
+        ...
+
+
 class Expected(NamedTuple):
     """One object of the schema. ``repair`` is the statement that makes it again; empty for what only a migration makes."""
 
@@ -25,7 +33,7 @@ class Expected(NamedTuple):
     repair: str
 
 
-def expected(migrations: list[Migration]) -> list[Expected]:
+def expected(migrations: Iterable[HasSql]) -> list[Expected]:
     """Return what these migrations make, in their order."""
     found: dict[tuple[str, str], Expected] = {}
     for migration in migrations:

@@ -1,0 +1,30 @@
+"""``DBOS_TEST_LISTEN=off``: every DBOS and DBOSClient of the tests polls, and hears no notification. So do the programs of tests.
+
+``tests/__init__.py`` sees to that, since each of those programs is a module of this package.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+VARIABLE: Final = "DBOS_TEST_LISTEN"
+
+
+def is_off() -> bool:
+    """Whether the tests run so."""
+    return os.environ.get(VARIABLE) == "off" or os.environ.get("DBOS_TEST_POOLER") == "polling"
+
+
+def turn_off() -> None:
+    """Let ``listen=False`` be the default, and what ``listen=True`` means, unless a URL says where to listen."""
+    from dbos_async._database.access import Access  # not at import: some programs look at what is imported
+
+    checked = Access.__post_init__
+
+    def without_listening(self: Access) -> None:
+        checked(self)
+        if self.listen_url is None:
+            object.__setattr__(self, "listen", False)
+
+    Access.__post_init__ = without_listening  # type: ignore[method-assign]  # the one place that all of them pass
