@@ -11,7 +11,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from dbos_async._database.access import Access
-from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, is_own
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import is_lost
@@ -108,8 +108,7 @@ class Connector:
             for each in opened:
                 each.terminate()
             raise
-        if issubclass(kind.connection_class, OwnConnection):  # isinstance is true for any connection of asyncpg
-            assert isinstance(connection, OwnConnection)
+        if is_own(connection):
             connection.names = self._names
         return connection
 
