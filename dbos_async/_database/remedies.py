@@ -48,7 +48,7 @@ def remedy_for(error: BaseException) -> Remedy | None:
         )
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return Remedy(
-            "set ssl = on there, or sslmode=disable in the URL if nobody can listen on the way",
+            "check sslmode in the URL, or set ssl = on at the server",
             "the server takes no TLS, or is no Postgres",
         )
     if isinstance(error, asyncpg.ClientConfigurationError) and "root certificate" in str(error):

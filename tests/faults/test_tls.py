@@ -179,7 +179,8 @@ async def test_d5_a_server_without_tls_ends_a_launch_at_once(
     monkeypatch.chdir(tmp_path)
     authority.cert_pem.write_to_path("ca.pem")
     await _refused(
-        f"{own_server.url}?{query}", "the server takes no TLS, or is no Postgres: set ssl = on there, or sslmode="
+        f"{own_server.url}?{query}",
+        "the server takes no TLS, or is no Postgres: check sslmode in the URL, or set ssl = on",
     )
 
 
