@@ -101,10 +101,11 @@ async def who(connection: Any) -> str:
 async def test_d4_every_new_connection_has_the_present_password(
     url: str, vault: Vault, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make = {
+    kinds: dict[str, Callable[[], Any]] = {
         "plain": vault.token, "async": vault.token_async, "returns a coroutine": lambda: vault.token_async(),  # noqa: PLW0108
         "partial": functools.partial(vault.token_async),
-    }[kind]  # fmt: skip
+    }  # fmt: skip
+    make = kinds[kind]
     caplog.set_level(logging.DEBUG, "dbos_async")
     wrong = url.replace("app@", "app:wrong@")  # the function comes first
     async with DBOS(wrong, password=make, listen_url=url), DBOSClient(url, password=make):
