@@ -45,7 +45,11 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
     is how large the JSON of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot
     be reached, then it raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what
     this client starts; ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some
-    starts. ``telemetry`` is as for `DBOS`. Results are plain JSON values unless the workflow is started by its function.
+    starts. Results are plain JSON values unless the workflow is started by its function.
+
+    The URL, ``listen_url``, ``listen``, ``schema``, ``password`` and ``telemetry`` are as for `DBOS`. ``max_connections`` is how
+    many connections its calls use at most, at least 1; it has one more to listen, and at times one to look after a statement that
+    takes long: 6 with the default.
 
     Example:
         ```python
