@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from dbos_async._checks import check_flag, check_int, check_loop, check_optional_key, check_url
-from dbos_async._database.access import Access, Password, find_schema
+from dbos_async._database.access import Access, Password, TakesStandby, find_schema
 from dbos_async._database.database import Database
 from dbos_async._database.urls import url_of_environment
 from dbos_async._messaging.asking_verbs import AskingVerbs
@@ -45,7 +45,18 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
     is how large the JSON of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot
     be reached, then it raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what
     this client starts; ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some
-    starts. ``telemetry`` is as for `DBOS`. Results are plain JSON values unless the workflow is started by its function.
+    starts. Results are plain JSON values unless the workflow is started by its function.
+
+    The URL, ``listen_url``, ``listen``, ``schema``, ``password`` and ``telemetry`` are as for `DBOS`. ``max_connections`` is how
+    many connections its calls use at most, at least 1; it has one more to listen, and at times one to look after a statement that
+    takes long: 6 with the default.
+
+    ``read_url`` names a standby, which then serves `read_stream`, `read_stream_entries`, `get_event`, `get_all_events`,
+    `list_workflow_steps`, `count_workflows`, `count_messages`, `get_status` and the results of workflows that have ended. These may
+    lag behind the primary as the standby does, also behind what this client has just done. The primary is asked for what the
+    standby does not have before it counts as missing, and every wait is one for the primary, so no change is missed. It is asked
+    for all else, too, such as lists, whose pages say what was not committed yet, and for everything while the standby does not
+    answer within two seconds.
 
     Example:
         ```python
@@ -60,6 +71,7 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         url: str | None = None,
         *,
         listen_url: str | None = None,
+        read_url: str | None = None,
         listen: bool = True,
         schema: str | None = None,
         password: Password | None = None,
@@ -74,6 +86,8 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
         self._access = Access(
             self._url or "postgresql:",
             listen_url=listen_url,
+            read_url=read_url,
+            takes_standby=TakesStandby.NEVER if listen else TakesStandby.IF_NAMED,
             listen=listen,
             schema=find_schema(schema),
             password=password,

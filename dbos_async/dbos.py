@@ -58,6 +58,19 @@ class DBOS(RegisteringVerbs):
     Without a URL it uses ``$DBOS_DATABASE_URL``, else it starts the embedded Postgres in ``.dbos_async/``. One DBOS is launched
     in a process at a time; its verbs are reached through the class or an instance alike.
 
+    The URL may be one of a provider, of SQLAlchemy or of libpq (``postgres://…``, ``postgresql+asyncpg://…``, ``host=… dbname=…``).
+    For what it leaves out there are the variables of libpq, such as ``PGHOST``, and ``~/.pgpass``.
+
+    - ``listen_url`` is the URL of the connections that listen and keep the lease (``None``: the same URL): the way to the same
+      database past a pooler in transaction mode.
+    - ``listen=False`` does without notifications: the database is asked again and again for all that waits here. That is for
+      poolers without a way past them, and for servers without LISTEN.
+    - ``schema`` is the schema with the tables. Several applications in one database have one each.
+    - ``password`` is a function that makes the password of each new connection, such as a token that lasts for minutes (``None``:
+      that of the URL). It has 10 seconds. A coroutine function is called in this event loop, any other in a thread; while code
+      blocks this event loop, a lost connection of the lease comes back with the last password of a coroutine function.
+    - ``max_connections`` is how many connections statements use at most, at least 1. Besides, a process has one to listen, one for
+      its lease, one at times to look after a statement that takes long, and up to ``max_transactions``: 21 with the defaults.
     - ``executor_id`` names this executor (``None``: host and process id). A launch under the same name takes over the workflows
       of an earlier one that is gone.
     - ``application_version`` limits this executor to workflows of this version, or of none (``None``: it runs all).

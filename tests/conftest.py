@@ -4,6 +4,7 @@ The server is the one of DBOS_TEST_DATABASE_URL; else a container if a Docker en
 installed programs (tests/support/postgres.py). DBOS_TEST_POSTGRES chooses the version of both. Databases are copied from a
 migrated template, whose schema DBOS_TEST_SCHEMA names (tests/support/other_schema.py).
 DBOS_TEST_SETTINGS="datestyle = German; timezone = …" is what each then has as a default, for runs of their own.
+With DBOS_TEST_POOLER the library reaches databases through PgBouncer (tests/support/pooled.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dbos_async import DBOS
 from dbos_async._database import migrations
 from dbos_async._database.access import find_schema
 from dbos_async._database.names import Names
-from tests.support import listening
+from tests.support import listening, pooled
 from tests.support.database_marker import SERVER, guarded, mark
 from tests.support.databases import execute, new_database, with_database
 from tests.support.postgres import QUICK, Server, chosen_version
@@ -44,6 +45,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if SERVER not in os.environ and not session.config.option.collectonly:
         os.environ[SERVER] = _start_server()
+        if pooled.is_pooled:
+            _stop_server.append(pooled.start_pooler(os.environ[SERVER]).remove)
 
 
 def pytest_unconfigure() -> None:
@@ -65,6 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """A test without the marker ``database`` fails if it reaches a server, also through a fixture."""
+    pooled.switch(off=item.get_closest_marker("direct") is not None)
     with guarded(item):
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -18,6 +19,15 @@ MAX_SCHEMA_LENGTH: Final = 40
 """The names of channels have the schema's in them, and more."""
 
 
+class TakesStandby(enum.Enum):
+    """Whether a server that takes no writes will do."""
+
+    NEVER = enum.auto()
+    IF_NAMED = enum.auto()
+    """If the URL asks for one (``target_session_attrs``), or names no other host."""
+    ALWAYS = enum.auto()
+
+
 @dataclass(frozen=True)
 class Access:
     """What connections are made from; checked."""
@@ -26,12 +36,16 @@ class Access:
     _: KW_ONLY
     listen_url: str | None = field(default=None, repr=False)
     """The URL of the connections that listen and hold locks; ``None``: that of all others."""
+    read_url: str | None = field(default=None, repr=False)
+    """The URL of a standby for reads that may be a little old; ``None``: all reads are those of the primary."""
     listen: bool = True
     """Whether notifications are heard. Without that, changes are asked for, and no session of the server is relied on."""
     schema: str = DEFAULT_SCHEMA
     password: Password | None = None
     max_connections: int = 8
     connect_timeout_seconds: float = 30.0
+    takes_standby: TakesStandby = TakesStandby.NEVER
+    """Whether a server that takes no writes will do."""
     read_only: bool = False
     """Whether connections for statements only read, all in one snapshot."""
 
@@ -43,6 +57,7 @@ class Access:
         checked = {
             "url": check_url(self.url),
             "listen_url": None if self.listen_url is None else check_url(self.listen_url),
+            "read_url": None if self.read_url is None else check_url(self.read_url),
             "listen": check_flag(self.listen, "listen"),
             "schema": check_schema(self.schema),
             "max_connections": check_int(self.max_connections, 1, "max_connections"),

@@ -20,6 +20,21 @@ LOCAL: Final[frozenset[Kind]] = frozenset({"due", "step"})
 """The kinds of changes that a process tells itself alone."""
 
 
+GROUPS: Final = 16
+"""On so many channels the changes are announced for which anybody may wait, and not only the owner of the workflow."""
+
+
+class SharedKey(bytes):
+    """The key of a change for which anybody may wait: a process listens to it while somebody waits there."""
+
+    __slots__ = ()
+
+    @property
+    def group(self) -> int:
+        """The number of its channel."""
+        return self[0] >> 4
+
+
 class NamedKey(bytes):
     """A key that knows its kind and its names. It equals its bytes."""
 
@@ -32,6 +47,10 @@ class NamedKey(bytes):
         key = cls(digest)
         key.kind, key.names = kind, names
         return key
+
+
+class NamedSharedKey(NamedKey, SharedKey):
+    """Both."""
 
 
 class _Process:
@@ -57,9 +76,17 @@ def name_keys() -> None:
 
 def digest(kind: Kind, *names: str) -> bytes:
     """The fixed-size name of a key in notifications: what changed, and whose it is."""
-    text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
-    key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    key = _hashed(kind, *names)
     return NamedKey.of(key, kind, *names) if _process.names_keys else key
+
+
+def _hashed(kind: Kind, *names: str) -> bytes:
+    text = kind + "".join([f"\0{len(name)}\0{name}" for name in names])
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _shared(key: bytes, kind: Kind, *names: str) -> bytes:
+    return NamedSharedKey.of(key, kind, *names) if _process.names_keys else SharedKey(key)
 
 
 @lru_cache(MAX_REMEMBERED)
@@ -71,26 +98,25 @@ def message_key(workflow_id: str, topic: str) -> bytes:
 @lru_cache(MAX_REMEMBERED)
 def event_key(workflow_id: str, key: str) -> bytes:
     """Changes when this event of the workflow is set."""
-    return digest("event", workflow_id, key)
+    return _shared(_hashed("event", workflow_id, key), "event", workflow_id, key)
 
 
 @lru_cache(MAX_REMEMBERED)
 def stream_key(workflow_id: str, key: str) -> bytes:
     """Changes when this stream of the workflow is written or closed."""
-    return digest("stream", workflow_id, key)
+    return _shared(_hashed("stream", workflow_id, key), "stream", workflow_id, key)
 
 
 def answer_key(message_id: UUID) -> bytes:
     """Changes when this message is answered. The statement that answers makes it, too: the last eight bytes of the id."""
-    key = message_id.bytes[8:]
-    return NamedKey.of(key, "answer", str(message_id)) if _process.names_keys else key
+    return _shared(message_id.bytes[8:], "answer", str(message_id))
 
 
 def end_key(workflow_id: str) -> bytes:
     """Changes when the workflow ends."""
     # Written out, since every workflow needs one.
     key = blake2b(f"end\0{len(workflow_id)}\0{workflow_id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return NamedKey.of(key, "end", workflow_id) if _process.names_keys else key
+    return _shared(key, "end", workflow_id)
 
 
 UNOWNED_KEY: Final[bytes] = NamedKey.of(digest("unowned"), "unowned")

@@ -10,8 +10,8 @@ from typing import Final
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from dbos_async._database.access import Access
-from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
+from dbos_async._database.access import Access, TakesStandby
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, is_own
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import is_lost
@@ -41,7 +41,7 @@ class Connector:
         self._hosts = [*self._url.hosts]
         wanted = min(self._url.connect_seconds or HOST_SECONDS, MAX_HOST_SECONDS)
         self._first_seconds = self._host_seconds = min(wanted, access.connect_timeout_seconds)
-        self._session = _session(self._url, read_only=access.read_only)
+        self._session = _session(self._url, access)
         self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
         self._loop_watch = loop_watch
         self._was_connected = False
@@ -108,8 +108,7 @@ class Connector:
             for each in opened:
                 each.terminate()
             raise
-        if issubclass(kind.connection_class, OwnConnection):  # isinstance is true for any connection of asyncpg
-            assert isinstance(connection, OwnConnection)
+        if is_own(connection):
             connection.names = self._names
         return connection
 
@@ -150,17 +149,25 @@ class Connector:
         return ConnectionError("; ".join(map(reason_of, errors)))
 
 
-def _session(url: DatabaseUrl, *, read_only: bool) -> SessionAttribute:
+def _session(url: DatabaseUrl, access: Access) -> SessionAttribute:
     """Which of the hosts to take."""
-    wanted = url.target_session_attrs or SessionAttribute.read_write.value
+    wanted = url.target_session_attrs or _without_wish(url, access).value
     if wanted not in {each.value for each in SessionAttribute}:
         known = ", ".join(each.value for each in SessionAttribute)
         raise ConfigurationError(f"target_session_attrs in the URL of the database must be one of {known}.")
-    if read_only or wanted not in NEED_NO_WRITES:
+    if access.read_only or access.takes_standby is not TakesStandby.NEVER or wanted not in NEED_NO_WRITES:
         return SessionAttribute(wanted)
     if wanted == SessionAttribute.any.value:
         return SessionAttribute.read_write  # of any hosts, one that can be used
     raise ConfigurationError(
         f"The URL of the database asks for a standby (target_session_attrs={wanted}), and dbos_async has to write: "
         "leave that out, and it finds the host that takes writes."
+    )
+
+
+def _without_wish(url: DatabaseUrl, access: Access) -> SessionAttribute:
+    """Which of the hosts to take if the URL does not say."""
+    is_alone = len(url.hosts) == 1 and access.takes_standby is TakesStandby.IF_NAMED
+    return (
+        SessionAttribute.any if is_alone or access.takes_standby is TakesStandby.ALWAYS else SessionAttribute.read_write
     )

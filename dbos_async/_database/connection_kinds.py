@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeGuard, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -199,6 +199,11 @@ class OwnConnection(PiecewiseConnection):
     def cursor(self, query: str, *args: Any, **options: Any) -> Any:
         """Read the rows of a query of the library piece by piece."""
         return super().cursor(self.names(query), *args, **options)
+
+
+def is_own(connection: object) -> TypeGuard[OwnConnection]:
+    """Whether this is a connection for statements of the library. To asyncpg, each is an instance of every kind."""
+    return issubclass(type(connection), OwnConnection)
 
 
 C = TypeVar("C", bound=PiecewiseConnection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from dbos_async._database import defaults, migrations, sequences
 from dbos_async._database.access import Access
 from dbos_async._database.alarm import Alarm
 from dbos_async._database.batches import Batches
+from dbos_async._database.calls import Result, Row
 from dbos_async._database.connections import Postgres
 from dbos_async._database.denied import LOCK_FOR_TRANSACTION
 from dbos_async._database.listener import Listener
@@ -22,6 +23,8 @@ from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
 from dbos_async._database.remedies import remedy_for
 from dbos_async._database.rights import READS, Rights
+from dbos_async._database.standby import Standby
+from dbos_async._database.statement import Statement
 from dbos_async._database.urls import reason_of, shown_url, why_unusable
 from dbos_async._database.user_connections import UserConnections
 from dbos_async._database.wakeups import Wakeups
@@ -75,19 +78,22 @@ class Database:
         self.pages: Final = Pages()
         self.listener: Listener | Polling | None = None
         """What hears of the changes that other processes make, once the database is open."""
+        self.standby: Final = None if access.read_url is None else Standby(access, access.read_url)
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, *, migrate: bool, rights: Rights = READS) -> None:
         """Connect, bring the schema up to date (or only check it), check these rights on it, and listen or begin to poll."""
         self.postgres.loop_watch.start()
+        if self.standby is not None:
+            self.standby.start()
         await self._prepare(migrations.migrate if migrate else migrations.check, rights)
         if self.access.listen_url is not None and LOCK_FOR_TRANSACTION not in self.names.denied:
             await self._until_there(self.access.listen_url, self._check_listen_url)
         if self.access.listen:
-            listener: Listener | Polling = Listener(self.postgres, self.wakeups)
+            listener: Listener | Polling = Listener(self.postgres, self.wakeups, self.local_executor_id)
         else:
             listener = Polling(self.postgres, self.wakeups, lambda: self.local_executor_id)
-        self.listener = listener
+        self.listener = self.wakeups.source = listener
         self._listening = asyncio.create_task(listener.run(), name="dbos_async listener")
         connected = asyncio.create_task(listener.connected.wait())
         try:
@@ -111,9 +117,32 @@ class Database:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])
+        if self.standby is not None:
+            await self.standby.close()
         await self.user_connections.close()
         await self.postgres.close()
         self.postgres.loop_watch.stop()
+
+    async def read(
+        self,
+        statement: Statement,
+        rows: Sequence[Row],
+        *,
+        partition: str | int,
+        retry_forever: bool = False,
+        is_enough: Callable[[Result], bool] = bool,
+        may_lag: bool = True,
+    ) -> Result:
+        """The answer to a statement that only reads: of the standby, if there is one and its answer is enough, else of the primary.
+
+        Only what was there and stays so is enough: what a standby does not see may be there. Whoever goes on to wait says that the
+        answer must not lag.
+        """
+        if self.standby is not None and may_lag:
+            result = await self.standby.read(statement, rows, partition, is_enough)
+            if result is not None:
+                return result
+        return await self.call(statement, rows, partition=partition, retry_forever=retry_forever)
 
     async def _prepare(self, schema: Callable[..., Awaitable[object]], rights: Rights) -> None:
         async def work() -> None:
@@ -127,6 +156,7 @@ class Database:
                     if not self.access.read_only:
                         await defaults.check(connection)
                         await sequences.repair(connection)
+                    self.names.channel = await migrations.channel(connection, self.names)
             finally:
                 await close(connection)
 

@@ -48,12 +48,45 @@ on conflict do nothing
 
 -- fragment if new: unless_repeated
 
--- fragment: announced_keys(key)
--- The argument of announce(): each key once, one after the other. One row has one key.
-string_agg(distinct :key, '')
+-- fragment: tell_executors(source)
+-- The body of a CTE. All executors are told what changed behind the digests of the source: each digest once, in one notification.
+select dbos_async.notify('__channel___x', string_agg(distinct digest, '')) from :source
 
--- fragment for one row: announced_keys(key)
-string_agg(:key, '')
+-- fragment for one row: tell_executors(source)
+select count(pg_notify('__channel___x', encode(digest, 'hex'))) from (select * from :source) as changed where digest is not null
+
+-- fragment: tell_receivers(source)
+-- The same for messages, on the channels of the source: see :channel.
+select count(dbos_async.notify(channel, digests)) from (
+    select channel, string_agg(distinct digest, '') as digests from :source group by channel
+) as changed
+
+-- fragment for one row: tell_receivers(source)
+select count(pg_notify(channel, encode(digest, 'hex'))) from (select * from :source) as changed where channel is not null
+
+-- fragment: channel_of_values
+-- Who waits for a value, an event, an end or an answer listens to one of sixteen channels, by the first letter of its digest.
+'__channel___' || to_hex(get_byte(digest, 0) >> 4)
+
+-- fragment: tell_waiters(source)
+-- The same for values, events, ends and answers.
+select count(dbos_async.notify(channel, digests)) from (
+    select :channel_of_values as channel, string_agg(distinct digest, '') as digests from :source group by 1
+) as changed
+
+-- fragment for one row: tell_waiters(source)
+select count(pg_notify(:channel_of_values, encode(digest, 'hex'))) from :source
+
+-- fragment: tell_of_ends(source)
+-- The same for workflows that were ended by others than their runs: the executors that run them are told, too.
+select count(dbos_async.notify(channel, digests)) from (
+    select channel, string_agg(distinct digest, '') as digests
+    from (
+        select :channel_of_values as channel, digest from :source
+        union all
+        select '__channel___to_' || right(owner, 12), digest from :source where owner is not null
+    ) as each group by channel
+) as changed
 
 -- fragment: some_live_executor_knows
 -- Whether a live executor has the name of w, a workflow, and runs its version.
@@ -197,10 +230,12 @@ left join lateral (
 -- After :destination: whether that workflow exists.
 d.id is not null and (not d.has_ended or kept.id is not null)
 
--- fragment: announcement
--- After :destination: the key to announce. The sender's process wakes a receiver that runs in it, and no other process waits for
--- messages of that receiver.
-case when c.local_executor_id = d.owner then null else c.digest end
+-- fragment: channel
+-- After :destination: the channel on which a message is announced: that of the executor which runs the destination, or of all. The
+-- sender's process wakes a receiver that runs in it, and no other process waits for messages of that receiver. A sender that is in a
+-- transaction of the user has no local_executor_id but '': who runs the destination may be another one at the commit.
+case when d.owner is null or c.local_executor_id = '' then '__channel___x'
+     when c.local_executor_id is distinct from d.owner then '__channel___to_' || right(d.owner, 12) end
 
 -- fragment: page_columns
 -- What the cursors of a page need (pages.py): what can be seen now, and before when everything was. A transaction that began to

@@ -38,6 +38,8 @@ comment on table dbos_async.migrations is
 
 APPLIED = "select number, name, requires_library from dbos_async.migrations order by number"
 
+CHANNEL = "select 'dbos_' || replace(secret::text, '-', '') from dbos_async.channels"
+
 NOTE = "insert into dbos_async.migrations (number, name, requires_library) values ($1, $2, $3)"
 
 
@@ -130,6 +132,23 @@ def _as_script(names: Names, migration: Migration) -> str:
     required = "null" if migration.requires_library is None else f"'{migration.requires_library}'"
     note = NOTE.replace("$1", str(migration.number)).replace("$2", f"'{migration.name}'").replace("$3", required)
     return f"-- {migration.name}\n{names(migration.sql).strip()}\n{names(note)};\n"
+
+
+async def channel(connection: asyncpg.Connection[asyncpg.Record], names: Names) -> str:
+    """The first part of the names of the channels for notifications. Whoever knows it can tell readers what they believe."""
+    try:
+        found = await connection.fetchval(names(CHANNEL))
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"This role may not read {names.schema}.channels ({error.args[0]}), which names the channels for notifications: "
+            "grant it select on that table, or connect as another role."
+        ) from error
+    if found is None:
+        raise ConfigurationError(
+            f"The table {names.schema}.channels is empty, so the channels for notifications have no names: "
+            f"execute 'insert into {names.schema}.channels default values'."
+        )
+    return str(found)
 
 
 def _check_encoding(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -29,13 +29,25 @@ from dbos_async._database.watched import FRESH_LOOKS, MOST, Rota, RunWatch, Watc
 log = logging.getLogger("dbos_async")
 
 BUSY_SECONDS = 0.02
+BUSY_BELOW_SECONDS = 0.1
 QUIET_SECONDS = 0.5
 SLOWER: Final = 1.5
 """After an answer without a change the next poll comes so many times later."""
 
+EARLY_SECONDS: Final = 0.1
+"""What is due so soon comes along with what is due now."""
+
 BUSY_REST: Final = 3.0
 QUIET_REST: Final = 30.0
 """After a poll comes a pause of so many times its length: a process that waits for very much asks less often instead."""
+
+MAX_ROUND_SECONDS: Final = 2.0
+"""But each wait is asked for so often, also where a poll took long because the machine had other work."""
+
+SLOW_SECONDS: Final = 0.1
+COMPARE_AGAIN_SECONDS: Final = 60.0
+"""A look at all queues that took so long is not repeated before this time has passed: a transaction that is open for long keeps
+the entries of messages that were received in the index."""
 
 LOG_EVERY_SECONDS: Final = 60.0
 
@@ -59,7 +71,9 @@ class Polling:
         self._is_due = asyncio.Event()
         """Set when the next poll may be due earlier than it was."""
         self._interval = QUIET_SECONDS
-        self._fresh_at = self._old_at = 0.0
+        self._asks_each = False
+        """Whether the next poll asks for the waits one by one, since something has changed that may concern one of them."""
+        self._fresh_at = self._old_at = self._compare_at = 0.0
         self.connected: anyio.Event = anyio.Event()
         """Set after the first answer."""
         self.is_listening: bool = False
@@ -67,15 +81,15 @@ class Polling:
         self.last_error: str = "no connection could be made"
         self._log_at = float("-inf")
         name_keys()
-        wakeups.watcher = self
 
-    def begin(self, key: bytes) -> None:
-        """A waiter for this key has come."""
+    def begin(self, keys: Sequence[bytes]) -> None:
+        """A waiter for these keys has come."""
         if not self._waits.fresh:
             # It polls by itself first.
             self._fresh_at = max(self._fresh_at, self._loop.time() + BUSY_SECONDS)
             self._is_due.set()
-        self._waits.begin(key)
+        for key in keys:
+            self._waits.begin(key)
 
     def end(self, key: bytes) -> None:
         """The last one has left."""
@@ -103,6 +117,7 @@ class Polling:
                 failures = 0
             except Exception as error:
                 self._runs.put_back(runs)
+                self._waits.forget()
                 failures += 1
                 self._note_failure(error, failures)
             self._waits.put_back(waits)
@@ -118,24 +133,26 @@ class Polling:
         """Which waits to ask for now."""
         waits = self._waits.take_fresh()
         if now >= self._old_at:
-            waits += self._waits.take_old(max(MOST - len(waits), MOST // 4))
+            one_by_one = self._interval < BUSY_BELOW_SECONDS or now < self._compare_at
+            waits += self._waits.take_old(max(MOST - len(waits), MOST // 4), one_by_one=one_by_one)
             self._old_at = inf  # `_rest` says when they are due again
         return waits
 
     def _take_runs(self, now: float) -> list[Watched]:
         """Which runs to ask for now."""
         owner = self._owner()
-        return self._runs.take(owner, MOST, now) if owner is not None and now >= self._runs.due_at else []
+        return (
+            self._runs.take(owner, MOST, now) if owner is not None and now + EARLY_SECONDS >= self._runs.due_at else []
+        )
 
     async def _poll(self, asked: Sequence[Watched]) -> list[asyncpg.Record]:
-        columns: list[Sequence[str | None]] = [
-            [each.kind for each in asked],
-            [each.id for each in asked],
-            [each.name for each in asked],
-            [each.seen for each in asked],
-        ]
+        kinds, ids = [each.kind for each in asked], [each.id for each in asked]
+        names, seen = [each.name for each in asked], [each.seen for each in asked]
         async with self._postgres.acquire() as connection:
-            records: list[asyncpg.Record] = await connection.fetch(POLL.sql.batch, [0] * len(asked), *columns)
+            # unnest pads a short array with nulls: most waits have seen nothing yet.
+            records: list[asyncpg.Record] = await connection.fetch(
+                POLL.sql.batch, (), kinds, ids, names, seen if any(seen) else ()
+            )
             return records
 
     def _tell(self, asked: Sequence[Watched], records: Sequence[asyncpg.Record]) -> None:
@@ -146,6 +163,9 @@ class Polling:
             found.seen = version
             if found.kind == "runs":
                 self._runs.note_change()
+                continue
+            if found.kind == "queues":
+                self._asks_each |= self._waits.note_queues()
                 continue
             hurries |= found.is_old
             found.looks = FRESH_LOOKS
@@ -159,10 +179,15 @@ class Polling:
     def _rest(self, took: float) -> None:
         """Say when the next polls are due, after one that took so long."""
         now = self._loop.time()
-        self._fresh_at = now + max(BUSY_SECONDS, took * BUSY_REST)
+        self._fresh_at = now + min(max(BUSY_SECONDS, took * BUSY_REST), QUIET_SECONDS)
         if self._old_at == inf:
-            rest = BUSY_REST if self._interval < QUIET_SECONDS / 4 else QUIET_REST
-            self._old_at = now + max(self._interval / max(self._waits.parts, 1), took * rest)
+            if took > SLOW_SECONDS and self._waits.compares:
+                self._compare_at = now + COMPARE_AGAIN_SECONDS
+            parts = max(self._waits.parts, 1)
+            rest = took * (BUSY_REST if self._interval < BUSY_BELOW_SECONDS else QUIET_REST)
+            self._old_at = now + max(self._interval / parts, min(rest, MAX_ROUND_SECONDS / parts))
+        if self._asks_each or self._interval == BUSY_SECONDS:
+            self._asks_each, self._old_at = False, min(self._old_at, self._fresh_at)
 
     async def _pause(self) -> None:
         """Wait until something is due to be asked for."""
@@ -180,7 +205,7 @@ class Polling:
 
     def _due_at(self) -> float:
         due_at = self._fresh_at if self._waits.fresh else inf
-        if self._waits.parts:
+        if self._waits.has_waits:
             due_at = min(due_at, self._old_at)
         return min(due_at, max(self._runs.due_at, self._fresh_at))
 

@@ -10,6 +10,13 @@ with looked as materialized (
             select seq::text from dbos_async.messages
             where destination_id = c.id and topic_digest = dbos_async.digest(c.key) and received_at is null
             order by seq limit 1)
+        -- Of all queues: what waits in them, unless that is much.
+        when 'queues' then (
+            select case when count(*) <= 1000 then count(*) || ' ' || coalesce(bit_xor(hashint8extended(q.seq, 0)), 0) end
+            from (
+                select seq from dbos_async.messages where received_at is null
+                order by destination_id, topic_digest, seq limit 1001
+            ) as q)
         when 'event' then (
             select seq::text from dbos_async.events
             where workflow_id = c.id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1)

@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from dbos_async._database.connection_kinds import C, ConnectionKind, OwnConnection, PiecewiseConnection
+from dbos_async._database.connection_kinds import C, ConnectionKind, PiecewiseConnection, is_own
 
 NAME: Final = "application_name"
 
@@ -65,7 +65,7 @@ class Pooling:
                 another.terminate()
         if is_direct or self._keeps_sessions:
             connection.keep_session(backend)
-            if isinstance(connection, OwnConnection) and needs_settings:
+            if is_own(connection) and needs_settings:
                 await connection.set_session()
 
 
@@ -76,7 +76,8 @@ async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg
     has the process of the first one.
     """
     first = await backend_of(one)
-    await other.execute("begin read only")
+    execute = asyncpg.Connection.execute
+    await execute(other, "begin read only")
     try:
         if await backend_of(other) == first:
             return False
@@ -84,7 +85,7 @@ async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg
             if await backend_of(one) != first:
                 return False
     finally:
-        await other.execute("rollback")
+        await execute(other, "rollback")
     return True
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 import asyncpg
 
-from dbos_async._database.connection_kinds import OwnConnection, PiecewiseConnection
+from dbos_async._database.connection_kinds import OwnConnection, PiecewiseConnection, is_own
 from dbos_async._database.outages import CONNECT_ERRORS
 
 log = logging.getLogger("dbos_async")
@@ -153,7 +153,7 @@ class Probe:
         """Whether the server does not work on the statement of this connection."""
         if suspect.has_session:
             return suspect.backend not in at_work
-        if not isinstance(suspect, OwnConnection) or suspect.tag in at_work:
+        if not is_own(suspect) or suspect.tag in at_work:
             self._missing.discard(suspect)
             return False
         is_dead = suspect in self._missing

@@ -17,8 +17,9 @@ UNKNOWN_HOST: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA"
 BROKEN: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """The connection ended under the handshake: the server may just stop or start."""
 
-HOST_MISMATCH, EXPIRED, NOT_YET_VALID = 62, 10, 9
-"""What OpenSSL says of a certificate."""
+WRONG_NAME: Final = frozenset({62, 64})
+EXPIRED: Final = frozenset({9, 10})
+"""What OpenSSL says of a certificate: it is for another host or address; it is not valid yet, or no longer."""
 
 
 class Remedy(NamedTuple):
@@ -47,7 +48,7 @@ def remedy_for(error: BaseException) -> Remedy | None:
         )
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return Remedy(
-            "set ssl = on there, or sslmode=disable in the URL if nobody can listen on the way",
+            "check sslmode in the URL, or set ssl = on at the server",
             "the server takes no TLS, or is no Postgres",
         )
     if isinstance(error, asyncpg.ClientConfigurationError) and "root certificate" in str(error):
@@ -104,10 +105,10 @@ def _of_the_server(error: asyncpg.PostgresError) -> Remedy | None:
 
 def _of_tls(error: ssl.SSLError) -> Remedy:
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = f"the server's certificate was refused ({error.verify_message})"
-        if error.verify_code == HOST_MISMATCH:
+        reason = f"the server's certificate was refused ({error.verify_message.rstrip('.')})"
+        if error.verify_code in WRONG_NAME:
             return Remedy("connect by a name that is in the certificate", reason)
-        if error.verify_code in (EXPIRED, NOT_YET_VALID):
+        if error.verify_code in EXPIRED:
             return Remedy("renew that certificate, or correct the clock of this machine", reason)
         return Remedy(
             "name the certificate of its authority with sslrootcert=/path/to/ca.pem, or sslrootcert=system for those that this "

@@ -7,9 +7,12 @@ knows. The rest is left out. The log says so only where a protection is lost.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 from typing import Final
+
+import asyncpg
 
 from dbos_async.errors import ConfigurationError
 
@@ -72,9 +75,15 @@ OF_THE_ENVIRONMENT: Final = {
 """What libpq reads from the environment and asyncpg does not. The rest of ``PG…`` asyncpg reads itself."""
 
 
+KNOWS_SERVICES: Final = "service" in inspect.signature(asyncpg.connect).parameters
+"""Whether this release of asyncpg does."""
+
+
 def with_environment(parameters: dict[str, str]) -> dict[str, str]:
     """Return the parameters with what the environment says that they do not."""
     found = {name: os.environ.get(variable, "") for variable, name in OF_THE_ENVIRONMENT.items()}
+    if not KNOWS_SERVICES:
+        del found["service"]
     return {name: value for name, value in found.items() if value} | parameters
 
 

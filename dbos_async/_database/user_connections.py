@@ -38,10 +38,10 @@ class UserConnection(PiecewiseConnection):
 
     __slots__ = ("answer", "is_reset", "postgres", "was_closed")
 
-    postgres: Postgres
-
     def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
+        self.postgres: Postgres | None = None
+        """What watches its statements, once it is given to somebody."""
         self.answer: Any = None
         """What the last statement has answered. To a commit that is ROLLBACK if the transaction had failed."""
         self.is_reset = False
@@ -73,14 +73,15 @@ def _watched(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @functools.wraps(method)
     async def call(self: UserConnection, *args: Any, **kwargs: Any) -> Any:
-        if self.is_closed():
-            return await method(self, *args, **kwargs)  # which says so
-        self.postgres.watch(self, AFTER_SECONDS, None)
+        postgres = self.postgres
+        if postgres is None or self.is_closed():
+            return await method(self, *args, **kwargs)  # which says that it is closed
+        postgres.watch(self, AFTER_SECONDS, None)
         try:
             self.answer = await method(self, *args, **kwargs)
             return self.answer
         finally:
-            self.postgres.unwatch(self)
+            postgres.unwatch(self)
 
     return call
 

@@ -20,6 +20,7 @@ import contextvars
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
+from dbos_async._database.change_keys import GROUPS, SharedKey
 from dbos_async.errors import LaunchError
 
 RECHECK_SECONDS = 30.0
@@ -44,11 +45,13 @@ class LocalUpdate(NamedTuple):
 class Subscription:
     """One waiter: ``with`` it to have a place in the register, ``async for`` it to be given a turn whenever a poll is worth it.
 
-    A turn begins before its poll, so a change during the poll is not lost. While the body runs nothing is held but the place.
+    A turn begins before its poll, so a change during the poll is not lost. The first turn begins when changes behind the keys are
+    heard. While the body runs nothing is held but the place.
     """
 
     # An async generator would do the same and cost each waiter half a KiB more (decision 42).
     __slots__ = (
+        "_heard",
         "_keys",
         "_polls_in_seconds",
         "_takes_updates",
@@ -74,6 +77,7 @@ class Subscription:
         """Whether that has happened in this turn."""
         self._wakeups, self._keys = wakeups, keys
         self._takes_updates = takes_updates
+        self._heard: asyncio.Event | None = None
         self._updates: list[Any] | None = None
         self._update_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -81,7 +85,7 @@ class Subscription:
         self._ticks = 0
 
     def __enter__(self) -> Self:
-        self._wakeups.register(self, self._keys)
+        self._heard = self._wakeups.register(self, self._keys)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,6 +96,11 @@ class Subscription:
 
     async def __anext__(self) -> Self:
         """Return when it is time for a poll. Raises `LaunchError` when the register is closed, since no change comes any more."""
+        while self._heard is not None:
+            heard = self._heard
+            await heard.wait()
+            if self._heard is heard:
+                self._heard = None
         if not self.woken and not self._updates:
             if self._wakeups.is_closed:
                 raise self._wakeups.closed_error()
@@ -160,7 +169,7 @@ class Subscription:
         """Wait for changes behind this key as well, and poll again, since one may have come before."""
         if key not in self._keys:
             self._keys = (*self._keys, key)
-            self._wakeups.register(self, (key,))
+            self._heard = self._wakeups.register(self, (key,)) or self._heard
             self.wake()
 
     def tick(self) -> None:
@@ -176,14 +185,18 @@ class ChangeListener(Protocol):
     def changed(self) -> None: ...
 
 
-class Watcher(Protocol):
-    """Is told what this process waits for, and asks the database for it in the place of a listener."""
+class Source(Protocol):
+    """What brings the changes that other processes make: it hears of them, or asks for them."""
 
-    def begin(self, key: bytes) -> None:
-        """A waiter for this key has come."""
+    def begin(self, keys: Sequence[bytes]) -> asyncio.Event | None:
+        """Somebody waits for these keys. ``None`` if their changes are heard; else the event is set when they are.
+
+        It is also set when they cannot be heard at present: then every waiter is woken when they can.
+        """
+        ...
 
     def end(self, key: bytes) -> None:
-        """The last one has left."""
+        """The last one who waited for this key has left."""
 
     def begin_run(self, key: bytes, workflow_id: str, attempt: int) -> None:
         """A run of this workflow has begun; the key is that of its end."""
@@ -202,8 +215,9 @@ class Wakeups:
         self._ticker: asyncio.TimerHandle | None = None
         self.is_closed: bool = False
         """Whether no change comes any more."""
-        self.watcher: Watcher | None = None
-        """What polls; ``None`` if a listener hears notifications."""
+        self.source: Source | None = None
+        self.waiting: list[int] = [0] * GROUPS
+        """For how many shared keys of each group somebody waits."""
 
     def __len__(self) -> int:
         """How many keys have subscriptions."""
@@ -251,19 +265,19 @@ class Wakeups:
     def add_listener(self, key: bytes, listener: ChangeListener, fence: tuple[str, int] | None = None) -> None:
         """Tell the listener of every change of the key from now on, in the place of an earlier one.
 
-        A watcher asks for those that have a ``fence``: the workflow and the attempt of a run. The others only save time.
+        The source is told of those that have a ``fence``: the workflow and the attempt of a run. The others only save time.
         """
         self._listeners[key] = listener
-        if self.watcher is not None and fence is not None:
-            self.watcher.begin_run(key, *fence)
+        if self.source is not None and fence is not None:
+            self.source.begin_run(key, *fence)
 
     def remove_listener(self, key: bytes, listener: ChangeListener) -> bool:
         """End that, if this listener still has the key: then True."""
         if self._listeners.get(key) is not listener:
             return False
         del self._listeners[key]
-        if self.watcher is not None:
-            self.watcher.end_run(key)
+        if self.source is not None:
+            self.source.end_run(key)
         return True
 
     def changes(self, *keys: bytes, takes_updates: bool = False) -> Subscription:
@@ -274,18 +288,19 @@ class Wakeups:
         """
         return Subscription(self, keys, takes_updates=takes_updates)
 
-    def register(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
-        """Wake the subscription from now on."""
+    def register(self, subscription: Subscription, keys: Sequence[bytes]) -> asyncio.Event | None:
+        """Wake the subscription from now on. The event is set when changes of other processes are heard, ``None``: they are."""
         if self._ticker is None:
             self._ticker = self.loop.call_later(RECHECK_TICK_SECONDS, self._tick, context=contextvars.Context())
         for key in keys:
             others = self._subscriptions.get(key)
             if others is None:
                 self._subscriptions[key] = [subscription]
+                if isinstance(key, SharedKey):
+                    self.waiting[key.group] += 1
             else:
                 others.append(subscription)
-            if self.watcher is not None:
-                self.watcher.begin(key)
+        return None if self.source is None else self.source.begin(keys)
 
     def unregister(self, subscription: Subscription, keys: Sequence[bytes]) -> None:
         """Wake it no longer."""
@@ -295,8 +310,10 @@ class Wakeups:
                 others.remove(subscription)
                 if not others:
                     del self._subscriptions[key]
-                    if self.watcher is not None:
-                        self.watcher.end(key)
+                    if isinstance(key, SharedKey):
+                        self.waiting[key.group] -= 1
+                    if self.source is not None:
+                        self.source.end(key)
         if not self._subscriptions and self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None

@@ -1,7 +1,8 @@
 """What a process without a listener asks the database for in its next poll.
 
 A wait that has just begun is often over soon. So it is asked for in each of the next polls, and later with all others, one part of
-them after the other.
+them after the other. A process may wait for messages in many queues, and all are quiet for long. So one look at what waits in all
+queues of the database tells whether anything has changed since each was asked for, and then only each is asked for again.
 
 Runs are told when their workflows are cancelled. A process may have many, and nothing changes among them for long: one look tells
 whether it does, and only then each is asked for. A new run is asked for together with such a look. Otherwise its workflow could
@@ -24,7 +25,7 @@ MOST: Final = 1000
 """A poll asks for so many things: about five milliseconds of work for the server and this process."""
 
 
-RUNS_EVERY_SECONDS = 0.4
+RUNS_EVERY_SECONDS = 0.5
 """How often a process looks whether its runs are cancelled."""
 
 
@@ -58,13 +59,34 @@ class Rota:
         self._waits: dict[bytes, Watched] = {}
         self.fresh: Final[deque[Watched]] = deque()
         """What to ask for in the next poll."""
-        self._old: Final[deque[Watched]] = deque()
-        """All others, those first that were asked for longest ago."""
+        self._queues: Final[deque[Watched]] = deque()
+        """The old waits for messages, those first that were asked for longest ago."""
+        self._others: Final[deque[Watched]] = deque()
+        """All other old waits, in the same order."""
+        self._all_queues: Final = Watched(b"", "queues", ())
+        """The look at all queues of the database together."""
+        self._is_compared = False
+        """Whether each old wait for messages was asked for since the last look at all queues, or will be in the round under way."""
+        self._begins_round = False
+        """Whether the present poll is the first one of a round."""
+        self._left = 0
+        """How many waits are still to be asked for in the round under way."""
+
+    @property
+    def has_waits(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waits)
 
     @property
     def parts(self) -> int:
-        """In how many polls all of them are asked for."""
-        return -(-len(self._waits) // MOST)
+        """In how many polls all old waits are asked for."""
+        waits = len(self._others) + (0 if self._can_compare else len(self._queues))
+        return max(-(-waits // MOST), 1)
+
+    @property
+    def _can_compare(self) -> bool:
+        """Whether a look at all queues tells if there is anything new in one of them. It does not if too much lies there."""
+        return self._is_compared and self._all_queues.seen is not None
 
     def begin(self, key: bytes) -> None:
         """Ask for the changes behind this key, at first often."""
@@ -88,16 +110,42 @@ class Rota:
         """The waits that are asked for in every poll."""
         return _taken(self.fresh, MOST)
 
-    def take_old(self, most: int) -> list[Watched]:
-        """The next part of all others."""
-        return _taken(self._old, most)
+    def take_old(self, most: int, *, one_by_one: bool) -> list[Watched]:
+        """The next part of all others. Unless all waits are asked for ``one_by_one``, those for messages may be left out."""
+        taken = _taken(self._others, most // 2)
+        self._begins_round = False
+        if not self._left and one_by_one:
+            self._is_compared, self._left = False, len(self._queues)
+        elif not self._left:
+            taken.append(self._all_queues)
+            if not self._can_compare:
+                self._begins_round = self._is_compared = True
+                self._left = len(self._queues)
+        queues = _taken(self._queues, min(self._left, most - len(taken)))
+        self._left = self._left - len(queues) if self._queues else 0
+        return [*taken, *queues]
 
     def put_back(self, asked: Iterable[Watched]) -> None:
         """These were asked for."""
         for each in asked:
-            if not each.is_gone:
+            if not each.is_gone and each is not self._all_queues:
                 each.looks -= 1
-                (self.fresh if each.looks > 0 else self._old).append(each)
+                lane = self.fresh if each.looks > 0 else self._queues if each.kind == "message" else self._others
+                lane.append(each)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the present poll looks at all queues, and asks for none of them."""
+        return not self._left and not self._begins_round and self._is_compared
+
+    def forget(self) -> None:
+        """A poll has failed."""
+        self._left, self._is_compared = 0, False
+
+    def note_queues(self) -> bool:
+        """The look at all queues has found a change. False if the same poll has begun to ask for each."""
+        self._is_compared = self._begins_round
+        return not self._begins_round
 
 
 class RunWatch:

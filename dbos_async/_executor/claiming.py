@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections.abc import Sequence
 from typing import Final
 
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.sql import load
 from dbos_async._executor.executor import Executor
-from dbos_async._runs.run import RUNS_OF_ONE
+from dbos_async._runs.run import RUNS_OF_ONE, Run
 from dbos_async._serialization.values import encode_value
 
 MAX_CLAIMED = 100
@@ -23,8 +25,8 @@ NAMES_AT_A_TIME = 1000
 CLAIM_PAUSE_SECONDS = 0.01
 """The pause before the next claim while there is more to claim."""
 
-WAKE_ALL_AFTER_SECONDS = 2.0
-"""After taking a workflow over from another executor, all waiting calls of this process query the database once more."""
+WAKE_AFTER_SECONDS = 2.0, 10.0
+"""After taking a workflow over from another executor, its waiting calls query the database once more."""
 
 with load(__name__) as sql:
     CLAIM: Final = sql.statement("CLAIM", parallelism=1)
@@ -39,7 +41,7 @@ class Claiming(Observer):
         self._database = executor.database
         self._has_more = False
         """Set when workflows may be left that were not claimed for want of a slot."""
-        self._wake_all_timer: asyncio.TimerHandle | None = None
+        self._wake_timers: set[asyncio.TimerHandle] = set()
         executor.slots.on_slot_freed = self._on_slot_freed
 
     async def keep_claiming(self) -> None:
@@ -50,9 +52,10 @@ class Claiming(Observer):
                     subscription.poll_within(CLAIM_PAUSE_SECONDS)
 
     def close(self) -> None:
-        """Cancel the timer, when the executor shuts down."""
-        if self._wake_all_timer is not None:
-            self._wake_all_timer.cancel()
+        """Cancel the timers, when the executor shuts down."""
+        for timer in self._wake_timers:
+            timer.cancel()
+        self._wake_timers.clear()
 
     async def _claim(self) -> bool:
         """Take workflows that no executor owns, as many as slots are free. True when there may be more."""
@@ -88,16 +91,28 @@ class Claiming(Observer):
     def on_result(self, call: Call, result: Result) -> None:
         """Begin the claimed runs."""
         executor = self._executor
+        taken_over: list[Run] = []
         for _, _, workflow_id, name, text, attempt, *rest in result:
             if workflow_id is not None:
-                executor.begin(workflow_id, name, text, attempt, *rest)
-                if attempt % RUNS_OF_ONE > 1 and self._wake_all_timer is None:
-                    self._wake_all_timer = executor.loop.call_later(WAKE_ALL_AFTER_SECONDS, self._wake_all)
+                run = executor.begin(workflow_id, name, text, attempt, *rest)
+                if run is not None and attempt % RUNS_OF_ONE > 1:
+                    taken_over.append(run)
+        for seconds in WAKE_AFTER_SECONDS if taken_over else ():
+            self._wake_later(taken_over, seconds)
 
-    def _wake_all(self) -> None:
-        # A message sent in the process of the former owner at the moment of the claim may not have been announced (decision 31).
-        self._wake_all_timer = None
-        self._database.wakeups.wake_all()
+    def _wake_later(self, runs: Sequence[Run], seconds: float) -> None:
+        """Let the waits of these runs query the database once more.
+
+        Who sent a message at the moment of the claim has told the former owner of it, or nobody if that was his own process.
+        """
+
+        def wake() -> None:
+            self._wake_timers.discard(timer)
+            for run in runs:
+                run.wake_waits()
+
+        timer = self._executor.loop.call_later(seconds, wake, context=contextvars.Context())
+        self._wake_timers.add(timer)
 
     def _on_slot_freed(self) -> None:
         if self._has_more and self._executor.free_slots > 0:

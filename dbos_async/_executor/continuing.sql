@@ -30,7 +30,7 @@ continued as (
     returning id, attempt, trace_parent, extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
               cancel_asked_at is not null as may_clean_up
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
+announced as (:tell_executors(owned))
 select c.n, w.attempt, w.trace_parent, w.seconds_left, w.may_clean_up
 from calls as c
 cross join announced

@@ -21,5 +21,5 @@ ended as (
         set status = excluded.status, output = excluded.output, error = excluded.error,
             ended_at = excluded.ended_at, owner = case when excluded.ended_at is not null then w.owner end
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
+announced as (:tell_waiters(owned))
 select n, n in (select n from owned) as ended from calls, announced

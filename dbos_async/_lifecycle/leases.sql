@@ -103,7 +103,7 @@ freed as (
     returning w.id
 ),
 announced as (
-    select dbos_async.announce(:digest) where exists (select 1 from freed)
+    select dbos_async.notify('__channel___x', :digest) where exists (select 1 from freed)
 )
 select :n as n, (select count(*) from freed) as workflows
 from (select 1) as one left join announced on true
@@ -132,7 +132,7 @@ freed as (
     returning id
 ),
 announced as (
-    select dbos_async.announce(:digest) where exists (select 1 from freed)
+    select dbos_async.notify('__channel___x', :digest) where exists (select 1 from freed)
 )
 select :n as n, (select count(*) from freed) as workflows
 from (select 1) as one left join announced on true

@@ -20,5 +20,5 @@ with held as materialized (
 released as (
     update dbos_async.workflows set owner = null where id = any (array(select id from held))
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from held)
+announced as (:tell_executors(held))
 select n, id from held, announced

@@ -31,10 +31,11 @@ from (
 -- name: CANCEL_DUE (id text, digest bytea)
 -- Cancels the workflows whose deadlines have passed. Rows that others lock at this moment are skipped, until the next time.
 with locked as materialized (
-    select c.n, c.digest, w.id, w.attempt, w.cancel_asked_at is not null as cleans_up
+    select c.n, c.digest, w.id, w.owner, w.attempt, w.cancel_asked_at is not null as cleans_up
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, attempt, deadline, ended_at, cancel_asked_at from dbos_async.workflows where id = c.id for no key update skip locked
+        select id, owner, attempt, deadline, ended_at, cancel_asked_at from dbos_async.workflows
+        where id = c.id for no key update skip locked
     ) as w
     where w.ended_at is null and w.deadline <= clock_timestamp()
 ),
@@ -43,7 +44,7 @@ cancelled as (
     set status = 'CANCELLED', attempt = attempt + 1, ended_at = clock_timestamp()
     where id = any (array(select id from locked))
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+announced as (:tell_of_ends(locked))
 select n, id, attempt + 1 as attempt, cleans_up from locked, announced
 
 -- name: BEGIN_DUE (id text, digest bytea)
@@ -57,7 +58,7 @@ with locked as materialized (
     where w.status = 'DELAYED' and w.due_at <= clock_timestamp()
 ),
 begun as (update dbos_async.workflows set status = 'PENDING' where id = any (array(select id from locked))),
-announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+announced as (:tell_executors(locked))
 select n, id from locked, announced
 
 -- name: MOVE_DUE (destination_id text, most int)
@@ -99,5 +100,5 @@ moved as (
     from numbered order by destination_id, dbos_async.digest(idempotency_key), seq
     on conflict do nothing
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from numbered)
+announced as (:tell_executors(numbered))
 select distinct n, digest from taken, announced

@@ -52,7 +52,7 @@ answered as (
     where id = any (array(select question_id from decided where counts))
       and destination_id = any (array(select workflow_id from decided where counts))
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from decided where counts)
+announced as (:tell_waiters(decided where counts))
 select n, outcome, told as output, missing_error as error, recorded_verb, recorded_key,
        case when counts then question_id end as question_id
 from decided, announced

@@ -72,7 +72,7 @@ where not (:is_waiting(:step_verb, step_key))
 with calls as materialized (
     select c.*, :is_owner as is_owner, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output,
            s.error as recorded_error, s.completed_at, clock_timestamp() + make_interval(secs => c.timeout_seconds) as deadline,
-           :is_known as known, d.has_ended, :announcement as announcement,
+           :is_known as known, d.has_ended, :channel as channel,
            earlier.id as earlier_id, coalesce(earlier.id, c.id) as message_id, earlier.answered_at, earlier.answer,
            earlier.answer_error
     from :rows
@@ -117,7 +117,7 @@ sent as (
     from numbered order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),
-announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+announced as (:tell_receivers(numbered))
 select n, case when ready then 'done' else 'wait' end as outcome,
        case when ready and refused is null and known then answer end as output,
        case when ready then result_error end as error,

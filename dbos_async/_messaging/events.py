@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dbos_async._checks import check_int, check_key, check_seconds
+from dbos_async._database.calls import Result
 from dbos_async._database.change_keys import end_key, event_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -73,7 +74,7 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
     workflow_id = check_key(workflow_id, "workflow_id")
 
     async def find() -> dict[str, Any]:
-        rows = await database.call(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)
+        rows = await database.read(ALL_EVENTS, [(workflow_id,)], partition=workflow_id)
         return {key: decode_value(value, what=what_it_is(key, workflow_id)) for _, key, value in rows}
 
     events: dict[str, Any] = await read(database, "get_all_events", workflow_id, find)
@@ -83,18 +84,29 @@ async def get_all_events(database: Database, workflow_id: str) -> dict[str, Any]
 async def _read(
     database: Database, workflow_id: str, key: str, seen: int, seconds: float | None, *, retry_forever: bool
 ) -> str | None:
-    deadline = float("inf") if seconds is None else now() + seconds
+    deadline, is_first = float("inf") if seconds is None else now() + seconds, True
     with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
         async for subscription in changes:
-            records = await database.call(
-                READ_EVENT, [(workflow_id, key, seen)], partition=workflow_id, retry_forever=retry_forever
+            records = await database.read(
+                READ_EVENT,
+                [(workflow_id, key, seen)],
+                partition=workflow_id,
+                retry_forever=retry_forever,
+                is_enough=has_value,
+                may_lag=is_first,
             )
+            is_first = False
             value, ended = records[0]["value"], records[0]["ended"]
             left = deadline - now()
             if value is not None or ended or left <= 0:
                 return str(value) if value is not None else None
             subscription.poll_within(left)
     raise AssertionError("The changes of a subscription do not end.")
+
+
+def has_value(records: Result) -> bool:
+    """Whether a poll of an event has found a value."""
+    return records[0]["value"] is not None
 
 
 def what_it_is(key: str, workflow_id: str) -> str:

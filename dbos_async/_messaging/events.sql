@@ -29,7 +29,7 @@ put as (
     select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, write_seq
     from (select * from calls where outcome = 'done' order by n) as in_order
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from calls where outcome = 'done')
+announced as (:tell_waiters(calls where outcome = 'done'))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output, null::json as error,
        recorded_verb, recorded_key
 from calls, announced

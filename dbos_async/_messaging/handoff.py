@@ -311,6 +311,7 @@ def find_offer(database: Database, key: bytes) -> Subscription | None:
 def executor_without_announcement(database: Database, connection: Any) -> str | None:
     """The executor to whose workflows a message need not be announced: that of this process.
 
-    A message in the user's transaction is always announced: nobody is woken before the commit.
+    A message in the user's transaction is announced to all executors (``""``): nobody is woken before the commit, and who runs
+    the receiver then is not known.
     """
-    return None if connection is not None else database.local_executor_id
+    return "" if connection is not None else database.local_executor_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from dbos_async._database.calls import Result
 from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
@@ -24,7 +25,7 @@ async def live_pages(
     Values that this process writes come as local updates. All other values, and updates that came too fast, are read. The place
     moves with the pages.
     """
-    waited_since = now()
+    waited_since, may_lag = now(), database.standby is not None
     keys = stream_key(workflow_id, key), end_key(workflow_id)
     with database.changes(*keys, takes_updates=True) as changes:
         async for subscription in changes:
@@ -35,9 +36,19 @@ async def live_pages(
                 more = False
                 if page is None:
                     row = workflow_id, key, place.offset, MAX_VALUES, None
-                    records = await database.call(READ, [row], partition=workflow_id, retry_forever=retry_forever)
+                    records = await database.read(
+                        READ,
+                        [row],
+                        partition=workflow_id,
+                        retry_forever=retry_forever,
+                        is_enough=_tells_something,
+                        may_lag=may_lag,
+                    )
                     page = place.read(workflow_id, key, records)
                     more = page.more
+                    if may_lag and not more and page.end is None:
+                        # The primary says what the standby did not have yet. From now on changes are waited for.
+                        may_lag, more = False, True
                 yield page
                 if page.end is not None:
                     return
@@ -49,3 +60,8 @@ async def live_pages(
                 if left <= 0:
                     raise StreamTimeoutError(workflow_id, key, place.offset, seconds)
                 subscription.poll_within(left)
+
+
+def _tells_something(records: Result) -> bool:
+    """Whether a poll has found a row, or the end of the workflow."""
+    return records[0]["status"] is not None and (records[0]["offset"] is not None or records[0]["ended"])

@@ -131,5 +131,5 @@ appended as (
     from found
     on conflict do nothing
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from found)
+announced as (:tell_executors(found))
 select n from found, announced

@@ -17,7 +17,7 @@ left join lateral (
 with calls as materialized (
     select c.*, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output, s.error as recorded_error,
            :is_known as known, d.has_ended,
-           :announcement as announcement,
+           :channel as channel,
            case when not (c.sender_id is null or :is_owner_by_either) then 'lost'
                 when s.verb is not null then 'recorded' else 'done' end as outcome
     from :rows
@@ -62,7 +62,7 @@ sent as (
     from numbered
     :unless_repeated
 ),
-announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+announced as (:tell_receivers(numbered))
 select n, outcome, case when outcome = 'recorded' then recorded_output else :told_if_ended(has_ended) end as output,
        case when outcome = 'recorded' then recorded_error
             when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error,
@@ -138,7 +138,7 @@ from calls, announced
 -- One message from outside of workflows: there is no step to record.
 with messages as materialized (
     select c.*, :is_known as known, d.has_ended,
-           :announcement as announcement
+           :channel as channel
     from :rows
     :destination
 ),
@@ -147,7 +147,7 @@ sent as (
     select id, nextval('dbos_async.message_seq'), destination_id, topic, payload, headers from messages where known
     :unless_repeated
 ),
-announced as (select dbos_async.announce(:announced_keys(announcement)) from messages where known)
+announced as (:tell_receivers(messages where known))
 select n, 'done' as outcome, :told_if_ended(has_ended) as output,
        case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error
 from messages, announced
@@ -158,7 +158,7 @@ from messages, announced
 -- Several messages with one sender's step, a row each: all of them are stored, or none. Also for messages with an idempotency key.
 with messages as materialized (
     select c.*, :is_known as known, d.has_ended, duplicate.id is not null as is_duplicate,
-           :announcement as announcement
+           :channel as channel
     from :rows_with_index
     :destination
     :duplicate
@@ -200,7 +200,7 @@ sent as (
     from numbered where not is_duplicate order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),
-announced as (select dbos_async.announce(:announced_keys(announcement)) from numbered)
+announced as (:tell_receivers(numbered))
 select n, outcome, case when outcome = 'recorded' then recorded_output when unknown_id is null then ended_ids end as output,
        case when outcome = 'recorded' then recorded_error
             when unknown_id is not null then :error('dbos_async.errors:WorkflowNotFoundError', unknown_id) end as error,
@@ -217,7 +217,7 @@ from calls, announced
 with moment as materialized (select clock_timestamp() as now),
 messages as materialized (
     select c.*, :is_known as known, d.has_ended, coalesce(sent.id, duplicate.id, delayed.id) is not null as is_duplicate,
-           :announcement as announcement,
+           :channel as channel,
            case when c.name is not null then coalesce(
                case when :is_known then there.name end,
                first_value(c.name) over (partition by c.destination_id, c.name is null order by c.n)) end as taken_name
@@ -275,6 +275,7 @@ new_rows as materialized (
     select distinct on (destination_id) *, (select now from moment) + make_interval(secs => start_delay_seconds) as due_at
     from numbered where name is not null and not known order by destination_id, n
 ),
+starts as (select due_at, start_digest as digest from new_rows),
 started as (
     -- Another transaction may insert the row at this moment. Then the unique key rejects the batch, and its retry sees the row.
     insert into dbos_async.workflows
@@ -303,11 +304,9 @@ delayed as (
     order by destination_id, dbos_async.digest(idempotency_key), seq
     :unless_repeated
 ),
-announced as (
-    select dbos_async.announce(:announced_keys(announcement) filter (where delay_seconds is null)) from numbered
-),
+announced as (:tell_receivers(numbered where delay_seconds is null)),
 announced_starts as (
-    select dbos_async.announce(:announced_keys(start_digest) filter (where due_at is null)) from new_rows
+    :tell_executors(starts where due_at is null)
 )
 select n, outcome, case when outcome = 'recorded' then recorded_output when failure is null then ended_ids end as output,
        case when outcome = 'recorded' then recorded_error else failure end as error, recorded_verb, recorded_key

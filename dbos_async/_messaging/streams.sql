@@ -50,9 +50,7 @@ written as (
     select workflow_id, key, "offset", value, value is null, step, attempt, write_seq
     from positioned where outcome = 'done' and not closed
 ),
-announced as (
-    select dbos_async.announce(:announced_keys(digest)) from positioned where outcome = 'done' and not closed
-)
+announced as (:tell_waiters(positioned where outcome = 'done' and not closed))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
        case when outcome = 'recorded' then recorded_error
             when outcome = 'done' and closed and value is not null
@@ -123,9 +121,7 @@ written as (
     select workflow_id, key, "offset", entries, cardinality(entries), nth, step, attempt, write_seq
     from positioned where is_written
 ),
-announced as (
-    select dbos_async.announce(:announced_keys(digest)) from positioned where is_written
-)
+announced as (:tell_waiters(positioned where is_written))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome,
        case when outcome = 'recorded' then recorded_output when not is_refused then output end as output,
        case when outcome = 'recorded' then recorded_error
@@ -204,7 +200,7 @@ copied as (
     from copies
 ),
 positioned as materialized (
-    select c.*, outcome = 'done' and not was_closed as is_open,
+    select c.*, outcome = 'done' and not was_closed as is_open, cardinality(entries) > 0 or rewinds_to is not null as is_told,
            tail + 1 + case when r.n is not null then 1 else 0 end + coalesce(k.count, 0)::int as "offset"
     from calls as c
     left join (select n from rewinding) as r on r.n = c.n
@@ -216,8 +212,7 @@ written as (
     from positioned where is_open and cardinality(entries) > 0
 ),
 announced as (
-    select dbos_async.announce(:announced_keys(digest)) from positioned
-    where is_open and (cardinality(entries) > 0 or rewinds_to is not null)
+    :tell_waiters(positioned where is_open and is_told)
 )
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
        case when outcome = 'done' and was_closed and (cardinality(entries) > 0 or rewinds_to is not null)

@@ -7,6 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from dbos_async._database.calls import Result
 from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._runs.step import read
@@ -62,11 +63,16 @@ class ExecutorStatus(BaseModel, frozen=True):
     workflows: int
 
 
+def is_any(_counts: Result) -> bool:
+    """A count that lags is enough, also that of nothing."""
+    return True
+
+
 async def count_workflows(database: Database, fits: WorkflowFilter) -> list[WorkflowCount]:
     """The workflows that fit the filter, counted by name and status."""
 
     async def find() -> list[WorkflowCount]:
-        records = await database.call(COUNT_WORKFLOWS, [fits.columns], partition="")
+        records = await database.read(COUNT_WORKFLOWS, [fits.columns], partition="", is_enough=is_any)
         return [WorkflowCount(**{key: record[key] for key in WorkflowCount.model_fields}) for record in records]
 
     found: list[WorkflowCount] = await read(database, "count_workflows", "", find, list[WorkflowCount])
@@ -77,7 +83,7 @@ async def count_messages(database: Database) -> list[MessageCount]:
     """The messages that wait or were rejected, counted by topic."""
 
     async def find() -> list[MessageCount]:
-        records = await database.call(COUNT_MESSAGES, [()], partition="")
+        records = await database.read(COUNT_MESSAGES, [()], partition="", is_enough=is_any)
         return [MessageCount(**{key: record[key] for key in MessageCount.model_fields}) for record in records]
 
     found: list[MessageCount] = await read(database, "count_messages", "", find, list[MessageCount])

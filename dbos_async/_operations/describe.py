@@ -61,7 +61,7 @@ async def _describe(database: Database, workflow_id: str, limit: int, before: Pl
     async def rows(statement: Any, *columns: Any) -> list[Any]:
         return await database.call(statement, [(workflow_id, *columns)], partition=workflow_id)
 
-    status = await find_status(database, workflow_id, STATUS_IN_SHORT)
+    status = await find_status(database, workflow_id, STATUS_IN_SHORT, may_lag=False)
     running = await running_steps(database, workflow_id)  # first: what is recorded meanwhile is found as recorded
     records = await rows(DESCRIBED_STEPS, limit + 1, *(before or (None, None, None)))
     is_last_page, records = len(records) <= limit, records[-limit:]

@@ -41,5 +41,5 @@ with purged as materialized (
                 then dbos_async.purge_workflow(c.id, c.attempt) else 'later' end as outcome
     from :rows_with_index
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from purged where outcome = 'removed')
+announced as (:tell_waiters(purged where outcome = 'removed'))
 select n, id, outcome from purged, announced

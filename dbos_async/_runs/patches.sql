@@ -36,6 +36,6 @@ given_back as (
         set patches = nullif(w.patches - array(select jsonb_object_keys(excluded.patches)), '{}'),
             owner = null, attempt = w.attempt + 1
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from owned)
+announced as (:tell_executors(owned))
 select c.n, case when c.n in (select n from owned) then 'done' else 'lost' end as outcome
 from :numbers cross join announced

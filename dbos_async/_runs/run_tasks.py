@@ -104,6 +104,12 @@ class RunTasks:
         """Cancel those that are inside a verb."""
         _cancel_once([mark.task for mark in self.inside_verbs or ()], None)
 
+    def wake_waits(self) -> None:
+        """Let every wait of the run query the database."""
+        for mark in self.inside_verbs or ():
+            if mark.changes is not None:
+                mark.changes.wake()
+
     def add_task(self, task: asyncio.Task[Any]) -> None:
         """Remember the task as long as it lives."""
         refs = self.task_refs

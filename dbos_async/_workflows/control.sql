@@ -4,11 +4,11 @@
 -- A workflow that is given time to clean up goes on: its run hears of it, and its deadline cancels it when the time is over. One that
 -- has not begun, or is parked, has nothing to clean up.
 with locked as materialized (
-    select c.n, c.digest, c.cleanup_seconds, w.id, w.attempt, w.ended_at is null as ends,
+    select c.n, c.digest, c.cleanup_seconds, w.id, w.owner, w.attempt, w.ended_at is null as ends,
            w.status = 'PENDING' and mod(w.attempt, 1000000) > 0 and coalesce(c.cleanup_seconds > 0, false) as may_clean_up
     from (select * from :rows order by id) as c
     cross join lateral (
-        select id, attempt, status, ended_at from dbos_async.workflows where id = c.id for no key update
+        select id, owner, attempt, status, ended_at from dbos_async.workflows where id = c.id for no key update
     ) as w
 ),
 cancelled as (
@@ -23,7 +23,7 @@ asked as (
             select l.cleanup_seconds from locked as l where l.id = w.id limit 1)))
     where id = any (array(select id from locked where may_clean_up))
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+announced as (:tell_of_ends(locked))
 select n, ends, attempt + 1 as attempt, may_clean_up from locked, announced
 
 -- name: RESUME (id text, application_version text, digest bytea)
@@ -54,7 +54,7 @@ resumed as (
         where case when status = 'PENDING' then owner is null and application_version is not null
                    else status not in ('SUCCESS', 'ERROR') end))
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from locked)
+announced as (:tell_executors(locked))
 select n, status from locked, announced
 
 -- name: LAST_STEP (id text)

@@ -16,5 +16,5 @@ with deleted as materialized (
     select c.n, c.digest from :rows
     where dbos_async.delete_workflow(c.id, c.attempt)
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from deleted)
+announced as (:tell_waiters(deleted))
 select n from deleted, announced

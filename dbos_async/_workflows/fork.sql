@@ -177,6 +177,6 @@ streams_copied as (
         left join trimmed_streams as t on t.fork_id = o.fork_id and t.key_digest = e.key_digest
     ) as e where fork_id in (select id from made)
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from original)
+announced as (:tell_executors(original))
 select o.n, o.can_start, o.last, t.name as taken_name, t.forked_from as taken_from
 from original as o cross join announced left join taken as t on t.id = o.fork_id

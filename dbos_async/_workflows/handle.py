@@ -144,12 +144,18 @@ class WorkflowHandle(Generic[R]):
         self, give_up_at: float | None, seconds: float | None, wait_if_parked: bool, *, retry_forever: bool
     ) -> Any:
         database, workflow_id = self._database, self.workflow_id
-        parked: str | None = None
+        parked, is_first = None, True
         with database.changes(end_key(workflow_id)) as changes:
             async for subscription in changes:
-                answer = await database.call(
-                    RESULT, [(workflow_id,)], partition=workflow_id, retry_forever=retry_forever
+                answer = await database.read(
+                    RESULT,
+                    [(workflow_id,)],
+                    partition=workflow_id,
+                    retry_forever=retry_forever,
+                    is_enough=_has_ended,
+                    may_lag=is_first,
                 )
+                is_first = False
                 _, status, output, error = answer[0]
                 if status is None:
                     raise WorkflowNotFoundError(workflow_id)
@@ -172,6 +178,11 @@ class WorkflowHandle(Generic[R]):
         if error is not None:
             StepResult(output, error, of=f"workflow {self.workflow_id!r}").value()
         return decode_value(output, self._result_type, what=_what(self.workflow_id))
+
+
+def _has_ended(answer: Any) -> bool:
+    """Whether the workflow has a result, which does not change any more."""
+    return answer[0]["status"] in ("SUCCESS", "ERROR")
 
 
 class _NameParked(Observer):

@@ -36,7 +36,7 @@ inserted as (
            clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from new_rows
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from new_rows where owner is null)
+announced as (:tell_executors(new_rows where owner is null))
 select n, 'done' as outcome, null::json as output,
        case when taken_name <> name then :error('dbos_async.errors:WorkflowConflictError', id, taken_name, name) end as error,
        taken_by_this or n in (select n from new_rows) as started, attempts
@@ -58,7 +58,7 @@ inserted as (
            clock_timestamp() + make_interval(secs => timeout_seconds), reaches_children
     from calls
 ),
-announced as (select dbos_async.announce(:announced_keys(digest)) from calls where owner is null)
+announced as (:tell_executors(calls where owner is null))
 select n, 'done' as outcome, null::json as output, null::json as error, true as started, attempts
 from calls, announced
 
@@ -118,7 +118,7 @@ inserted as (
            least(clock_timestamp() + make_interval(secs => timeout_seconds), inherited_deadline), :hands_on
     from new_rows
 ),
-announced as (select dbos_async.announce(:announced_keys(digest) filter (where owner is null)) from new_rows)
+announced as (:tell_executors(new_rows where owner is null))
 select n, outcome, case when outcome = 'recorded' then recorded_output else to_json(id) end as output,
        case when outcome = 'recorded' then recorded_error else conflict end as error,
        recorded_verb, recorded_key, taken_by_this or n in (select n from new_rows) as started, attempts

@@ -92,9 +92,11 @@ async def get_status(database: Database, workflow_id: str) -> WorkflowStatus:
     return status
 
 
-async def find_status(database: Database, workflow_id: str, statement: Statement = STATUS) -> WorkflowStatus:
+async def find_status(
+    database: Database, workflow_id: str, statement: Statement = STATUS, *, may_lag: bool = True
+) -> WorkflowStatus:
     """Look up how a workflow stands, whoever asks."""
-    answer = await database.call(statement, [(workflow_id,)], partition=workflow_id)
+    answer = await database.read(statement, [(workflow_id,)], partition=workflow_id, may_lag=may_lag)
     if not answer:
         raise WorkflowNotFoundError(workflow_id)
     return _status(answer[0])

@@ -71,7 +71,7 @@ async def list_workflow_steps(
         most = limit or 2**31 - 1
         begin = start or (_LAST if newest_first else ("", 0))
         row = workflow_id, payloads, *begin, most
-        records = await database.call(
+        records = await database.read(
             PAGE_OF_NEWEST_STEPS if newest_first else PAGE_OF_STEPS, [row], partition=workflow_id
         )
         page = {(record["branch"], record["number"]): _recorded(record) for record in records}
@@ -88,7 +88,7 @@ async def list_workflow_steps(
 async def _all(
     database: Database, workflow_id: str, running: Sequence[RunningStep], *, newest_first: bool, payloads: bool
 ) -> list[WorkflowStep]:
-    records = await database.call(LIST_STEPS, [(workflow_id, payloads)], partition=workflow_id)
+    records = await database.read(LIST_STEPS, [(workflow_id, payloads)], partition=workflow_id)
     found = [((r["started_at"], r["branch"], r["number"]), _recorded(r)) for r in records]
     if running:
         recorded = {(branch, number) for (_, branch, number), _ in found}
@@ -99,7 +99,9 @@ async def _all(
 
 async def running_steps(database: Database, workflow_id: str) -> list[RunningStep]:
     """The steps under way: this process knows those of its own runs, and the database what other executors have told."""
-    records = await database.call(RUNNING_STEPS, [(workflow_id,)], partition=workflow_id)
+    # Of a standby whatever it says: what it tells of steps is not older than this.
+    row = (workflow_id,)
+    records = await database.read(RUNNING_STEPS, [row], partition=workflow_id, is_enough=lambda _: True)
     if not records:
         return []
     _, attempt, at, text, now = records[0]

@@ -1,4 +1,4 @@
-"""Studies of ours alone: ``python -m tests.benchmarks --study waiters,executors,memory,tokens,wal,growth``.
+"""Studies of ours alone: ``python -m tests.benchmarks --study waiters,polling,executors,memory,tokens,wal,growth``.
 
 Each is a module of this package with ``async def study(url, amount)``, which returns its figures by name, those that must not
 be as problems. It has a process and a new database of its own: ``python -m tests.benchmarks.studies NAME URL AMOUNT``.
@@ -25,7 +25,7 @@ from tests.benchmarks.report import cell
 from tests.benchmarks.workloads import PROBLEM
 from tests.support.databases import execute, new_database
 
-STUDIES = {"waiters": None, "executors": None, "memory": None, "tokens": None, "wal": 1, "growth": 1}
+STUDIES = {"waiters": None, "polling": None, "executors": None, "memory": None, "tokens": None, "wal": 1, "growth": 1}
 """How many rounds it takes at most: what is counted rather than timed is the same each time."""
 STUDY_SECONDS = 1800.0
 

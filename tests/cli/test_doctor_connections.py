@@ -16,11 +16,9 @@ from dbos_async.errors import InvalidArgumentError
 from tests.support.databases import execute, with_database
 from tests.support.eventually import eventually
 from tests.support.examined import PASSWORD, found_by, needs_programs, told
-from tests.support.pgbouncer import PROGRAM, pgbouncer
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.postgres import Server, free_port
 from tests.support.proxy import Proxy
-
-needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="needs PgBouncer: apt-get install pgbouncer")
 
 IGNORED = ",".join(name for name in SETTINGS if name != "application_name")
 

@@ -7,20 +7,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from dbos_async import DBOS, DBOSClient
 from tests.support.eventually import eventually
-from tests.support.postgres import SMALL, Server
+from tests.support.postgres import Server
 from tests.support.programs.brief import brief
 from tests.support.proxy import Proxy
+from tests.support.standbys import host_of, primary_and_standby, url_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-NAME = "s1"
 WORKFLOWS = 30
 
 
@@ -37,25 +36,8 @@ async def collect() -> list[int]:
 @pytest.fixture
 async def pair(programs: None) -> AsyncIterator[tuple[Server, Server]]:
     """A primary, and a standby without which it acknowledges nothing."""
-    primary, standby = Server(*SMALL, tcp=True), Server(*SMALL, tcp=True)
-    try:
-        await primary.create()
-        await standby.copy(primary, NAME)
-        await primary.execute(f"alter system set synchronous_standby_names = '{NAME}'", "select pg_reload_conf()")
-        synchronous = "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'"
-        await eventually(lambda: primary.execute(synchronous))
-        yield primary, standby
-    finally:
-        await standby.remove()
-        await primary.remove()
-
-
-def url_of(*hosts: str) -> str:
-    return f"postgresql://postgres@{','.join(hosts)}/postgres"
-
-
-def host_of(server: Server) -> str:
-    return urlsplit(server.url).netloc.rpartition("@")[2]
+    async with primary_and_standby(is_synchronous=True) as servers:
+        yield servers
 
 
 async def outlast(url: str, client_url: str, fault: Callable[[], Awaitable[None]], standby: Server) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dbos_async import DBOS, DatabaseUnavailableError, SetWorkflowID
 from dbos_async._database.change_keys import message_key
+from dbos_async._database.connection_kinds import OwnConnection
 from dbos_async._executor import launched
 from dbos_async._messaging import send as sending
 from dbos_async._messaging.handoff import Offer
@@ -87,7 +88,7 @@ async def test_m1_m4_of_two_late_handoffs_neither_is_lost(
         await eventually(lambda: count_blocked(len(locks)), "the send waits for its workflow")
         # The receiver polls in vain, and makes its offer anew.
         polls.clear()
-        await connection.execute("select pg_notify('dbos_async', $1)", message_key("w", "t").hex())
+        await connection.execute("select dbos_async.announce($1)", message_key("w", "t"))
         await eventually(lambda: polls, "it has polled")
     RECEIVES[0].cancel()
     await eventually(is_abandoned)
@@ -106,7 +107,7 @@ async def test_m1_m4_what_a_sender_that_gave_up_has_delivered_goes_back(
     """The sender is told that its message may have been stored. It was, and the receive that has it was abandoned."""
     RECEIVES.clear()
     gave_up = asyncio.Event()
-    fetch = asyncpg.Connection.fetch
+    fetch = OwnConnection.fetch
     delivered: list[bool] = []
 
     async def answers_late(self: Any, sql: str, *args: Any) -> Any:
@@ -120,7 +121,7 @@ async def test_m1_m4_what_a_sender_that_gave_up_has_delivered_goes_back(
                 raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")
         return answer
 
-    monkeypatch.setattr(asyncpg.Connection, "fetch", answers_late)
+    monkeypatch.setattr(OwnConnection, "fetch", answers_late)
     async with DBOS(database_url, connect_timeout_seconds=1):
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(gives_up_and_takes_two)

@@ -65,7 +65,7 @@ FIXED: dict[str, tuple[str, Any]] = {
     "executor_id": ("text", "me"), "sender_ids": ("text", "[]"), "most": ("int4", 10), "start": ("int4", 0), "after": ("int4", 0),
     "write_seq": ("int4", 5), "written": ("int4", -1), "is_patient": ("bool", True), "index": ("int8", 1),
     "ids": ("json", None), "statuses": ("json", None), "names": ("json", None), "versions": ("json", None),
-    "batch": ("json", "[1]"),
+    "batch": ("json", "[1]"), "kind": ("text", "end"),
     "unseen": ("json", "[]"), "streams": ("json", '[[0, "w1", "k", 0]]'),
     "waits": ("json", '[{"kind":"topic","key":"k"}]'),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import permutations
 from typing import Any
 from uuid import uuid4
 
@@ -12,10 +13,12 @@ import pytest
 from dbos_async import DBOS, DBOSClient, SendMessage, SetWorkflowID
 from dbos_async._database import wakeups
 from dbos_async._database.change_keys import UNOWNED_KEY, message_key
+from dbos_async._database.connection_kinds import OwnConnection
 from dbos_async._executor import launched
 from dbos_async._messaging import recv
 from dbos_async._messaging import send as sending
 from tests.conftest import Connect
+from tests.support.channels import announcements
 from tests.support.eventually import eventually
 from tests.support.races import CLAIM_BY_HAND, blocked, state
 from tests.support.statements import Row, execute, forms, step
@@ -276,12 +279,12 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
         handle = await DBOS.start_workflow(takes_three, "g")
     await it_waits(connection)
     await DBOS.send("w", 1, "t")
-    notify = "pg_notify('dbos_async', $2)" if announced else "$2::text"
+    notify = "dbos_async.announce($2)" if announced else "$2::bytea"
     await connection.execute(
         "with sent as (insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
         f"values (gen_random_uuid(), nextval('dbos_async.message_seq'), 'w', 't', to_json($1::int))) select {notify}",
         2,
-        message_key("w", "t").hex(),
+        message_key("w", "t"),
     )
     GATES["g"].set()
     async with asyncio.timeout(10):
@@ -292,35 +295,35 @@ async def test_m1_m6_after_a_handover_whatever_else_comes_is_received(
 async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_who_run_here(
     dbos: DBOS, database_url: str, connection: Any
 ) -> None:
-    announced_payloads: list[str] = []
-    await connection.add_listener("dbos_async", lambda _c, _pid, _channel, payload: announced_payloads.append(payload))
-
-    async def is_silent(key: bytes) -> bool:
-        await connection.fetchval("select pg_notify('dbos_async', 'the end of this')")
-        await eventually(lambda: "the end of this" in announced_payloads, "what was announced before has come")
-        announced = any(key.hex() in payload for payload in announced_payloads)
-        announced_payloads.clear()
-        return not announced
-
+    this_executor, other = await connection.fetchval("select id from dbos_async.executors"), "another executor"
+    announced = await announcements(connection, this_executor, other)
+    to_this, to_other = f"_to_{this_executor[-12:]}", f"_to_{other[-12:]}"
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(takes_two)
     await connection.execute(
         "insert into dbos_async.workflows (id, name, input, start_id, owner, attempt) "
-        "values ('elsewhere', 'unknown here', '{}', gen_random_uuid(), 'another executor', 1)"
+        "values ('elsewhere', 'unknown here', '{}', gen_random_uuid(), $1, 1),"
+        "       ('nowhere', 'unknown here', '{}', gen_random_uuid(), null, 1)",
+        other,
     )
     here, elsewhere = message_key("w", "x"), message_key("elsewhere", "x")
     await DBOS.send("w", 1, "x")
-    assert await is_silent(here)
+    assert await announced.of(here) == set()
     await DBOS.send("elsewhere", 1, "x")
-    assert not await is_silent(elsewhere)
-    await DBOS.send_bulk([SendMessage("w", 2, "x"), SendMessage("elsewhere", 2, "x")])
-    assert not await is_silent(elsewhere)
+    assert await announced.of(elsewhere) == {to_other}
+    await DBOS.send("nowhere", 1, "x")
+    assert await announced.of(message_key("nowhere", "x")) == {"_x"}
+    await DBOS.send_bulk([SendMessage("w", 2, "x"), SendMessage("elsewhere", 2, "x"), SendMessage("elsewhere", 2, "y")])
+    payloads = await announced.end()
+    assert [suffix for suffix, _ in payloads] == [to_other], "one notification for each process"
+    assert payloads[0][1] in (a + b for a, b in permutations([elsewhere.hex(), message_key("elsewhere", "y").hex()]))
     async with connection.transaction():
         await DBOS.send("w", 3, "x", connection=connection)
-    assert not await is_silent(here), "nobody here was woken, since it was not committed then"
+        await DBOS.send("elsewhere", 3, "x", connection=connection)
+    assert await announced.of(here) == {"_x"}, "nobody here was woken, since it was not committed then"
     async with DBOSClient(database_url) as client:
         await client.send("w", 1, "t")
-        assert not await is_silent(message_key("w", "t"))
+        assert await announced.of(message_key("w", "t")) == {to_this}
     await DBOS.send("w", 2, "t")
     assert await handle.get_result() == [1, 2]
 
@@ -335,7 +338,7 @@ async def test_m1_w2_what_its_last_owner_sent_at_the_moment_of_a_claim_is_found_
             "values ('w', 'takes two', $1, gen_random_uuid(), 1000001)",
             '{"args":[],"kwargs":{}}',
         )
-        await connection.execute("select pg_notify('dbos_async', $1)", UNOWNED_KEY.hex())
+        await connection.execute("select dbos_async.announce($1)", UNOWNED_KEY)
         await it_waits(connection)
         await connection.execute(
             "insert into dbos_async.messages (id, seq, destination_id, topic, payload) "
@@ -352,7 +355,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(gives_up_and_takes)
     await it_waits(connection)
-    fetch = asyncpg.Connection.fetch
+    fetch = OwnConnection.fetch
     lost: list[bool] = []
 
     async def loses_one_answer(self: Any, sql: str, *args: Any) -> Any:
@@ -363,7 +366,7 @@ async def test_m1_m4_what_was_handed_over_by_a_send_whose_answer_was_lost_goes_b
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost behind the commit")
         return answer
 
-    monkeypatch.setattr(asyncpg.Connection, "fetch", loses_one_answer)
+    monkeypatch.setattr(OwnConnection, "fetch", loses_one_answer)
     await DBOS.send("w", "a", "t")
     await DBOS.send("w", "b", "t")
     async with asyncio.timeout(10):

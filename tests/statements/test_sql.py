@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 import dbos_async
+from dbos_async._database import migrations
 from dbos_async._database import sql as loader
+from dbos_async._database.names import Names
 from dbos_async._database.sql import SqlFile, SqlFileError, parse
 from dbos_async._messaging import recv, send
+from tests.support.channels import announcements
 
 PACKAGE = Path(dbos_async.__file__).parent
 SQL_FILES = sorted(path for path in PACKAGE.rglob("*.sql") if path.parent.name != "schema")
@@ -200,16 +202,37 @@ def test_no_sql_is_left_in_the_modules() -> None:
     assert left == []
 
 
-async def test_keys_are_announced_once_from_a_batch_and_from_one_row(database_url: str) -> None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        rows = "values ('a'::bytea), ('b'), ('a')"
-        fragments = loader._shared_fragments()
-        for kind, found in (("fragment", b"ab"), ("fragment for one row", b"aba")):
-            text = fragments[kind, "announced_keys"].text.replace(":key", "column1")
-            assert await connection.fetchval(f"select {text} from ({rows}) as c") == found
-    finally:
-        await connection.close()
+CHANGED = """
+-- name: TELL ()
+with changed as (
+    select * from (values
+        ('\\x1a'::bytea, '__channel___to_r', 'id of the owner'), ('\\x2b', null, null), ('\\x1a', '__channel___to_r', null)
+    ) as v(digest, channel, owner)
+),
+announced as (:{}(changed))
+select n from :numbers cross join announced
+"""
+
+
+@pytest.mark.parametrize(
+    ("fragment", "batch", "one_row"),
+    [
+        ("tell_executors", {("_x", "1a2b")}, {("_x", "1a"), ("_x", "2b")}),
+        ("tell_receivers", {("_to_r", "1a")}, {("_to_r", "1a")}),
+        ("tell_waiters", {("_1", "1a"), ("_2", "2b")}, {("_1", "1a"), ("_2", "2b")}),
+        ("tell_of_ends", {("_1", "1a"), ("_2", "2b"), ("_to_of the owner", "1a")}, None),
+    ],
+)
+async def test_each_channel_is_told_once_what_changed(
+    connection: Any, fragment: str, batch: set[tuple[str, str]], one_row: set[tuple[str, str]] | None
+) -> None:
+    told = await announcements(connection, "r", "of the owner")
+    prefix = await migrations.channel(connection, Names())
+    sql = parse("f.sql", CHANGED.format(fragment), loader._shared_fragments()).statement("TELL").sql
+    for text, expected in ((sql.batch, batch), (sql.one_row, one_row or batch)):
+        await connection.fetch(text.replace("__channel__", prefix), [0] if text == sql.batch else 0)
+        payloads = await told.end()
+        assert sorted(payloads) == sorted(expected)
 
 
 def test_a_loaded_file_is_the_one_beside_the_module() -> None:

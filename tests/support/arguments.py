@@ -123,6 +123,7 @@ KINDS: dict[str, Kind] = {
     "kwargs": Kind({}, ({"nobody": 1}, {"value": 1})),
     "limit": COUNT,
     "listen": FLAG,
+    "read_url": Kind("postgresql://localhost/shop", NO_URLS, takes_none=True),
     "listen_url": Kind("postgresql://localhost/shop", NO_URLS, takes_none=True),
     "long_poll_seconds": Kind(1, (*BOUNDED.wrong, 0)),
     "max_attempts": COUNT,

