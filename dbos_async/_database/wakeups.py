@@ -9,7 +9,8 @@ A waiting loop stands around one statement:
 A turn comes at once, after every change behind one of the keys, at the time that the last poll asked for, after the listener
 has reconnected, and at a slow interval in case a notification was lost.
 
-What this process itself has committed may come along as a local update, which saves the poll.
+What this process itself has committed may come along as a local update, and what others have as news in the notification. Either
+saves the poll.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def now() -> float:
 
 
 class LocalUpdate(NamedTuple):
-    """A value that this process has committed, for the waiters of this process, and its size in bytes."""
+    """What was committed, for the waiters of this process, and its size in bytes (of news: in characters)."""
 
     value: Any
     size: int

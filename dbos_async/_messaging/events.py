@@ -6,14 +6,17 @@ rows are in the order in which the workflow set them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from dbos_async._checks import check_int, check_key, check_seconds
 from dbos_async._database.database import Database
+from dbos_async._database.news import EventNews
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import end_key, event_key, now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async._runs.step import Step, read
 from dbos_async._runs.transaction import check_connection, connection_for
 from dbos_async._runs.waiting import wait
@@ -83,17 +86,36 @@ async def _read(
     database: Database, workflow_id: str, key: str, seen: int, seconds: float | None, *, retry_forever: bool
 ) -> str | None:
     deadline = float("inf") if seconds is None else now() + seconds
-    with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
+    attempt: int | None = None
+    with database.changes(event_key(workflow_id, key), end_key(workflow_id), takes_updates=True) as changes:
         async for subscription in changes:
+            told = latest_of(subscription.take_updates(), attempt, seen)
+            if told is not None and not subscription.changed:
+                return told.text
             records = await database.call(
                 READ_EVENT, [(workflow_id, key, seen)], partition=workflow_id, retry_forever=retry_forever
             )
-            value, ended = records[0]["value"], records[0]["ended"]
+            value, ended, attempt = records[0]["value"], records[0]["ended"], records[0]["attempt"]
             left = deadline - now()
             if value is not None or ended or left <= 0:
                 return str(value) if value is not None else None
             subscription.poll_within(left)
     raise AssertionError("The changes of a subscription do not end.")
+
+
+def latest_of(updates: Sequence[Any], attempt: int | None, seen: int) -> EventNews | None:
+    """The latest version that these updates tell of; ``None`` when it is to be read.
+
+    That is so when the workflow has ended, when what is told was seen, and when it is of another workflow of the same id than the
+    one that the last poll has seen, which had this ``attempt``.
+    """
+    if attempt is None or not updates:
+        return None
+    for update in updates:
+        if not isinstance(update, EventNews) or update.attempt // RUNS_OF_ONE != attempt // RUNS_OF_ONE:
+            return None
+    latest: EventNews = max(updates, key=lambda update: update.version)
+    return latest if latest.version > seen else None
 
 
 def what_it_is(key: str, workflow_id: str) -> str:
