@@ -15,6 +15,7 @@ from dbos_async._database import migrations
 from dbos_async._database.batches import Batches
 from dbos_async._database.calls import Call
 from dbos_async._database.change_keys import end_key, event_key, stream_key
+from dbos_async._database.listener import Listener
 from dbos_async._database.names import Names
 from dbos_async._database.wakeups import MAX_UPDATES
 from dbos_async._executor import launched
