@@ -52,7 +52,7 @@ class UserConnection(PiecewiseConnection):
     def get_reset_query(self) -> str:
         """What makes the session as new. asyncpg's statements leave the role as it is."""
         query: str = super().get_reset_query()
-        if UNLOCK_ALL in self.postgres.names.denied:
+        if self.postgres is not None and UNLOCK_ALL in self.postgres.names.denied:
             query = query.replace(f"SELECT {UNLOCK_ALL};", "")
         return f"{query}\nRESET SESSION AUTHORIZATION;\nRESET ROLE;"
 
