@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections import deque
 from typing import Final
@@ -40,9 +41,12 @@ class Connector:
         wanted = min(self._url.connect_seconds or HOST_SECONDS, MAX_HOST_SECONDS)
         self._first_seconds = self._host_seconds = min(wanted, access.connect_timeout_seconds)
         self._session = _session(self._url, read_only=access.read_only)
-        self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
         self._loop_watch = loop_watch
         self._was_connected = False
+
+    @functools.cached_property
+    def _ssl(self) -> ssl.SSLContext | None:
+        return system_context(self._url.for_asyncpg)
 
     async def connect(self, kind: ConnectionKind) -> asyncpg.Connection[asyncpg.Record]:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""

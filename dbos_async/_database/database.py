@@ -18,6 +18,7 @@ from dbos_async._database.connections import Postgres
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
+from dbos_async._database.passwords import PasswordSource
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
 from dbos_async._database.remedies import remedy_for
 from dbos_async._database.urls import reason_of, shown_url, why_unusable
@@ -105,6 +106,8 @@ class Database:
             await asyncio.wait([self._listening])
         await self.user_connections.close()
         await self.postgres.close()
+        if isinstance(self.access.password, PasswordSource):
+            await self.access.password.close()
         self.postgres.loop_watch.stop()
 
     async def _prepare(self, schema: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[object]]) -> None:
