@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import ssl
@@ -44,12 +45,18 @@ class Connector:
         wanted = min(self._url.connect_seconds or HOST_SECONDS, MAX_HOST_SECONDS)
         self._first_seconds = self._host_seconds = min(wanted, access.connect_timeout_seconds)
         self._session = _session(self._url, access)
-        self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
-        mode = self._url.for_asyncpg.get("sslmode") or os.environ.get("PGSSLMODE")
-        self._needs_names = self._ssl is not None or mode == "verify-full"
         self._loop_watch = loop_watch
         self._was_connected = False
         self._pooling = Pooling()
+
+    @functools.cached_property
+    def _ssl(self) -> ssl.SSLContext | None:
+        return system_context(self._url.for_asyncpg)
+
+    @functools.cached_property
+    def _needs_names(self) -> bool:
+        mode = self._url.for_asyncpg.get("sslmode") or os.environ.get("PGSSLMODE")
+        return self._ssl is not None or mode == "verify-full"
 
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
