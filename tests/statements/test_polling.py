@@ -179,7 +179,7 @@ async def test_m4_a_message_that_is_committed_after_a_later_one_is_not_lost(
             await anext(changes)
         assert len(await connection.fetch(TAKE, "w")) == 1
         if random.random() < 0.5:
-            await eventually(lambda: next(iter(changes._wakeups.watcher._waits._waits.values())).seen is None)  # type: ignore[union-attr]
+            await eventually(lambda: next(iter(changes._wakeups.source._waits._waits.values())).seen is None)  # type: ignore[union-attr]
         await transaction.commit()
         async with asyncio.timeout(5):
             await anext(changes)
