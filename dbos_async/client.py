@@ -45,7 +45,8 @@ class DBOSClient(MessagingVerbs, AskingVerbs, WatchingVerbs, WorkflowVerbs, Oper
     is how large the JSON of a message or argument list may be. A call waits ``connect_timeout_seconds`` for a database that cannot
     be reached, then it raises `DatabaseUnavailableError`. ``application_version`` is the version of the executors that may run what
     this client starts; ``None`` leaves that to the first executor that claims it, and `SetApplicationVersion` names one for some
-    starts. ``telemetry`` is as for `DBOS`. Results are plain JSON values unless the workflow is started by its function.
+    starts. ``listen=False`` and ``telemetry`` are as for `DBOS`. Results are plain JSON values unless the workflow is started by
+    its function.
 
     Example:
         ```python

@@ -65,6 +65,7 @@ class DBOS(RegisteringVerbs):
     - ``max_transactions`` is how many transactional steps run here at a time, each with a connection of its own.
     - ``max_payload_bytes`` is how large the JSON of a message, event, stream value, argument list or result may be.
     - ``migrate=False`` only checks that the schema is up to date.
+    - ``listen=False`` is for a database without LISTEN, or a pooler that loses it: polls ask for changes, every 20 to 500 ms.
     - ``connect_timeout_seconds`` is how long calls outside workflows wait for a database that cannot be reached.
     - ``drain_seconds`` is how long running steps may take to finish at the end.
     - ``max_blocked_seconds`` is for how long code may block the event loop before other executors take the workflows over,
