@@ -21,7 +21,7 @@ from dbos_async._database.outages import is_lost
 from dbos_async._database.passwords import PasswordSource
 from dbos_async._database.pooling import Pooling
 from dbos_async._database.remedies import may_pass
-from dbos_async._database.tls import missing_file, system_context
+from dbos_async._database.tls import SYSTEM, missing_file, system_context, with_variables
 from dbos_async._database.urls import DatabaseUrl, Host, read_url, reason_of
 from dbos_async.errors import ConfigurationError
 
@@ -56,7 +56,7 @@ class Connector:
     @functools.cached_property
     def _needs_names(self) -> bool:
         mode = self._url.for_asyncpg.get("sslmode") or os.environ.get("PGSSLMODE")
-        return self._ssl is not None or mode == "verify-full"
+        return mode == "verify-full" or with_variables(self._url.for_asyncpg).get("sslrootcert") == SYSTEM
 
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
