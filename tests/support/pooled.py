@@ -1,8 +1,9 @@
 """The suite through a pooler: with ``DBOS_TEST_POOLER`` everything of the library reaches the shared server through PgBouncer.
 
 The pooler is in transaction mode and has few connections to the server. ``DBOS_TEST_POOLER=listen_url`` gives each process the
-direct URL to listen; with ``DBOS_TEST_POOLER=polling`` nobody listens (`listening.py`). Tests look into the database directly. A test that makes no sense through
-a pooler has the marker ``direct``, with the reason. Servers that tests start themselves are reached directly.
+direct URL to listen; with ``DBOS_TEST_POOLER=polling`` nobody listens (`listening.py`). Tests look into the database directly.
+A test that makes no sense through a pooler has the marker ``direct``, with the reason. Servers that tests start themselves are
+reached directly.
 """
 
 from __future__ import annotations
