@@ -89,6 +89,10 @@ class Connector:
             self._host_seconds = min(2 * self._host_seconds, self._access.connect_timeout_seconds)
         raise self._error_to_raise(errors)
 
+    def note_error(self, error: BaseException | None) -> bool:
+        """Whether an error of a connection shows that the connections have no sessions."""
+        return self._pooling.note_error(error)
+
     async def log_in(self) -> None:
         """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
         password = self._url.password if self._password is None else await self._password()

@@ -104,6 +104,9 @@ class Postgres:
         self._in_use -= 1
         if error is None or is_usable_after(error):
             self._give_back(connection)
+        elif self._connector.note_error(error):
+            connection.terminate()
+            self.discard_idle()
         else:
             connection.terminate()
         self._slots.release()

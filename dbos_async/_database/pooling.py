@@ -7,7 +7,8 @@ is like a direct one. In transaction mode each transaction may run in another pr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -16,10 +17,14 @@ from dbos_async._database.connection_kinds import C, ConnectionKind, PiecewiseCo
 
 NAME: Final = "application_name"
 
-LOOKS: Final = 3
+LOOKS: Final = 12
+"""How often both connections are asked before a pooler is taken for one that keeps sessions."""
 
 REFUSED_SETTING: Final = "unsupported startup parameter"
 """PgBouncer's error for a connection that begins with settings it does not know."""
+
+MIXED_UP: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+"""What a statement ends with that was prepared in another process of the server, before it has done anything."""
 
 Open = Callable[[], Awaitable[PiecewiseConnection]]
 
@@ -51,6 +56,13 @@ class Pooling:
         self._passes_settings = self._passes_settings and not is_refused
         return is_refused
 
+    def note_error(self, error: BaseException | None) -> bool:
+        """Whether an error of a connection shows that it has no session after all, so that none of them has."""
+        shows = isinstance(error, MIXED_UP)
+        if shows:
+            self._keeps_sessions = False
+        return shows
+
     async def recognise(self, connection: PiecewiseConnection, open_another: Open) -> None:
         """Find out whether this connection has a session, and if so, give it its settings."""
         backend = await backend_of(connection)
@@ -72,21 +84,28 @@ class Pooling:
 async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg.Connection[asyncpg.Record]) -> bool:
     """Whether each of these two connections has a process of the server for itself.
 
-    While another transaction is open, a pooler in transaction mode gives a connection another process; or that transaction already
-    has the process of the first one.
+    A pooler in transaction mode gives whoever comes a process that is idle, and to the next one the same, unless others have taken
+    it meanwhile. They cannot do so for long and leave both with the process that each had before, while one holds its own
+    for a while and gives it back.
     """
-    first = await backend_of(one)
-    execute = asyncpg.Connection.execute
-    await execute(other, "begin read only")
-    try:
-        if await backend_of(other) == first:
+    first, second = await backend_of(one), await backend_of(other)
+    for n in range(LOOKS):
+        if first == second or await backend_of(one) != first:
             return False
-        for _ in range(LOOKS):
-            if await backend_of(one) != first:
+        async with _transaction(other, is_open=n % 2 == 0):
+            if await backend_of(other) != second or await backend_of(one) != first:
                 return False
-    finally:
-        await execute(other, "rollback")
     return True
+
+
+@asynccontextmanager
+async def _transaction(connection: asyncpg.Connection[asyncpg.Record], *, is_open: bool) -> AsyncIterator[None]:
+    execute = asyncpg.Connection.execute  # connections of the library translate what they execute
+    if is_open:
+        await execute(connection, "begin read only")
+    yield
+    if is_open:
+        await execute(connection, "rollback")
 
 
 async def backend_of(connection: asyncpg.Connection[asyncpg.Record]) -> int:
