@@ -23,7 +23,7 @@ REASONS: Final = {
     "launched": "DBOS is not launched.",
     "database": "The database does not answer.",
     "schema": "The schema does not fit this release, or could not be checked.",
-    "listener": "The listener has no connection.",
+    "listener": "The listener has no connection, or the polls in its place have no answer.",
     "lease": "The lease is lost.",
     "draining": "DBOS shuts down.",
 }

@@ -179,7 +179,7 @@ def add_health_routes(app: Starlette, *, prefix: str = "", client: DBOSClient | 
     reasons name no host and no user.
 
     - ``/readyz`` is 503 while DBOS is not launched or shuts down, and when the database does not answer within two seconds, the
-      schema does not fit, or the listener has no connection.
+      schema does not fit, or the listener has no connection (with ``listen=False``: the polls have no answer).
     - ``/livez`` is 503 when the lease is lost although the database answers. In an outage it stays 200, since a restart makes
       nothing better. A blocked event loop answers neither.
 

@@ -26,3 +26,26 @@ end
 $$;
 comment on function dbos_async.announce is
     'For statements of releases before the channels with secret names: tells processes of those, and of later ones, what changed.';
+
+create function dbos_async.tell(channel text, digests bytea[], news text[]) returns void strict language plpgsql as $$
+declare
+    told text[] := array_fill(''::text, array[16]);
+    one text;
+    nth integer;
+begin
+    for place in 1 .. cardinality(digests) loop
+        nth := (get_byte(digests[place], 0) >> 4) + 1;
+        one := encode(digests[place], 'hex') || coalesce(news[place], '.');
+        if octet_length(told[nth]) + octet_length(one) > 7900 then
+            if pg_notify(channel || '_' || to_hex(nth - 1), '=' || told[nth]) is not null then null; end if;
+            told[nth] := '';
+        end if;
+        told[nth] := told[nth] || one;
+    end loop;
+    for nth in 1 .. 16 loop
+        if told[nth] <> '' and pg_notify(channel || '_' || to_hex(nth - 1), '=' || told[nth]) is not null then null; end if;
+    end loop;
+end
+$$;
+comment on function dbos_async.tell is
+    'Tells whoever waits behind these digests of 8 bytes each, once the transaction commits, what has changed there: news of at most 2,100 bytes, or null for something to read. Each of the sixteen channels, by the first letter of the digest, gets as few notifications as hold it. dbos_async/_database/news.py reads them.';

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
+import socket
 import ssl
 from collections import deque
 from typing import Final
@@ -42,10 +45,18 @@ class Connector:
         wanted = min(self._url.connect_seconds or HOST_SECONDS, MAX_HOST_SECONDS)
         self._first_seconds = self._host_seconds = min(wanted, access.connect_timeout_seconds)
         self._session = _session(self._url, access)
-        self._ssl: ssl.SSLContext | None = system_context(self._url.for_asyncpg)
         self._loop_watch = loop_watch
         self._was_connected = False
         self._pooling = Pooling()
+
+    @functools.cached_property
+    def _ssl(self) -> ssl.SSLContext | None:
+        return system_context(self._url.for_asyncpg)
+
+    @functools.cached_property
+    def _needs_names(self) -> bool:
+        mode = self._url.for_asyncpg.get("sslmode") or os.environ.get("PGSSLMODE")
+        return self._ssl is not None or mode == "verify-full"
 
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
@@ -61,9 +72,12 @@ class Connector:
                     hosts.appendleft(host)  # the host may have answered in time
                     continue
                 errors.append(TimeoutError(f"no connection within {self._host_seconds:g} seconds"))
+                hosts.extendleft(await self._addresses(host))
                 continue
             except Exception as error:
                 errors.append(self._explained(error))
+                if is_lost(error):
+                    hosts.extendleft(await self._addresses(host))
                 continue
             self._was_connected = True
             self._host_seconds = self._first_seconds
@@ -126,6 +140,20 @@ class Connector:
     def _settings(self, kind: ConnectionKind[C]) -> dict[str, str]:
         return {**self._url.settings, **self._pooling.settings(kind)}
 
+    async def _addresses(self, host: Host | None) -> list[Host]:
+        """The addresses of a host whose name has several. Of those, asyncpg takes the first that answers, which may be a standby.
+
+        A certificate that must have the name in it is none for an address.
+        """
+        if host is None or host.name.startswith("/") or self._needs_names:
+            return []
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host.name, host.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        addresses = dict.fromkeys(Host(str(info[4][0]), host.port) for info in found)
+        return [*addresses] if len(addresses) > 1 else []
+
     def _explained(self, error: Exception) -> Exception:
         """The error, or a better one: that of a missing file does not say which, and looks as if the server were away."""
         if isinstance(error, OSError) and (missing := missing_file(self._url.for_asyncpg)):
@@ -146,7 +174,7 @@ class Connector:
                 return errors[0]
         if len(errors) == 1 and is_lost(errors[0]):
             return errors[0]
-        return ConnectionError("; ".join(map(reason_of, errors)))
+        return ConnectionError("; ".join(dict.fromkeys(map(reason_of, errors))))
 
 
 def _session(url: DatabaseUrl, access: Access) -> SessionAttribute:

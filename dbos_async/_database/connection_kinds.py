@@ -76,7 +76,7 @@ class PiecewiseConnection(_Plain):
 
     def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
-        self.has_session = False
+        self.has_session: bool = False
         """Whether one process of the server executes everything that comes over this connection."""
         self.backend: int | None = None
         """The id of that process."""
@@ -117,7 +117,7 @@ class OwnConnection(PiecewiseConnection):
         self.names: Callable[[str], str] = (
             _DEFAULT_NAMES  # asyncpg itself may ask something before it hands the connection out
         )
-        self.lock_timeout = LOCK_TIMEOUT
+        self.lock_timeout: str = LOCK_TIMEOUT
         """How long a statement waits for a lock."""
         self._described: dict[str, Any] = {}
 

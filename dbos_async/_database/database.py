@@ -18,6 +18,7 @@ from dbos_async._database.denied import LOCK_FOR_TRANSACTION
 from dbos_async._database.listener import Listener
 from dbos_async._database.outages import is_lost
 from dbos_async._database.pages import Pages
+from dbos_async._database.passwords import PasswordSource
 from dbos_async._database.polling import Polling
 from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import AFTER_SECONDS, close, terminated_after
@@ -121,6 +122,8 @@ class Database:
             await self.standby.close()
         await self.user_connections.close()
         await self.postgres.close()
+        if isinstance(self.access.password, PasswordSource):
+            await self.access.password.close()
         self.postgres.loop_watch.stop()
 
     async def read(

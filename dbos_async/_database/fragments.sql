@@ -77,6 +77,17 @@ select count(dbos_async.notify(channel, digests)) from (
 -- fragment for one row: tell_waiters(source)
 select count(pg_notify(:channel_of_values, encode(digest, 'hex'))) from :source
 
+-- fragment: tell_news(source)
+-- The same, with what has changed: the columns of the source are n, digest and news, which `news.py` explains.
+select dbos_async.tell('__channel__', array_agg(digest order by n), array_agg(news order by n)) from :source
+
+-- fragment for one row: tell_news(source)
+select count(pg_notify(:channel_of_values, '=' || encode(digest, 'hex') || coalesce(news, '.'))) from :source
+
+-- fragment: is_news(text)
+-- Whether this fits into a notification beside others.
+octet_length(:text) <= 2000
+
 -- fragment: tell_of_ends(source)
 -- The same for workflows that were ended by others than their runs: the executors that run them are told, too.
 select count(dbos_async.notify(channel, digests)) from (

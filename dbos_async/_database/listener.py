@@ -25,11 +25,12 @@ import asyncpg
 
 from dbos_async._database.change_keys import GROUPS, SharedKey
 from dbos_async._database.connections import Postgres
+from dbos_async._database.news import NEWS, read_news
 from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
 from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import terminated_after
 from dbos_async._database.urls import reason_of
-from dbos_async._database.wakeups import Wakeups
+from dbos_async._database.wakeups import LocalUpdate, Wakeups
 from dbos_async.errors import ConfigurationError
 
 log = logging.getLogger("dbos_async")
@@ -201,9 +202,14 @@ class Listener:
     def _on_notification(self, _connection: object, backend: int, _channel: str, payload: object) -> None:
         if backend in self._postgres.backends or not isinstance(payload, str):
             return  # This process woke its own waiters when it committed.
+        wake = self._wakeups.wake
         try:
+            if payload.startswith(NEWS):
+                for key, news, size in read_news(payload):
+                    wake(key, None if news is None else LocalUpdate(news, size))
+                return
             for start in range(0, len(payload), DIGEST_HEX_DIGITS):
-                self._wakeups.wake(bytes.fromhex(payload[start : start + DIGEST_HEX_DIGITS]))
+                wake(bytes.fromhex(payload[start : start + DIGEST_HEX_DIGITS]))
         except ValueError:
             self._warn_of_strangers()
 

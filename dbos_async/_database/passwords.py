@@ -57,6 +57,12 @@ class PasswordSource:
             self._call.add_done_callback(_retrieve)
         return await asyncio.shield(self._call)
 
+    async def close(self) -> None:
+        """End the call under way."""
+        if self._call is not None:
+            self._call.cancel()
+            await asyncio.wait([self._call])
+
     async def _made(self, seconds: float) -> str:
         is_here = asyncio.get_running_loop() is self._loop
         try:

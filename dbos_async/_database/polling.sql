@@ -2,14 +2,15 @@
 
 -- name: POLL (kind text, id text, key text, seen text)
 -- Each row is something that this process waits for, and "seen" the version of it that the last poll has told. The answer has those
--- whose version is another one now. A version is null as long as there is nothing that a waiter would want to see.
+-- whose version is another one now. A version is null as long as there is nothing that a waiter would want to see. The
+-- columns of each "order by" are said with their tables: a plain one would be the column of the answer, which is text.
 with looked as materialized (
     select c.n, c.index, c.seen, case c.kind
         -- Of a queue: its oldest message that waits.
         when 'message' then (
-            select seq::text from dbos_async.messages
+            select m.seq::text from dbos_async.messages as m
             where destination_id = c.id and topic_digest = dbos_async.digest(c.key) and received_at is null
-            order by seq limit 1)
+            order by m.seq limit 1)
         -- Of all queues: what waits in them, unless that is much.
         when 'queues' then (
             select case when count(*) <= 1000 then count(*) || ' ' || coalesce(bit_xor(hashint8extended(q.seq, 0)), 0) end
@@ -18,12 +19,12 @@ with looked as materialized (
                 order by destination_id, topic_digest, seq limit 1001
             ) as q)
         when 'event' then (
-            select seq::text from dbos_async.events
-            where workflow_id = c.id and key_digest = dbos_async.digest(c.key) order by seq desc limit 1)
+            select e.seq::text from dbos_async.events as e
+            where workflow_id = c.id and key_digest = dbos_async.digest(c.key) order by e.seq desc limit 1)
         -- Of a stream: its last row. One that closes it and one that takes others back are rows behind these.
         when 'stream' then (
-            select "offset"::text from dbos_async.stream_entries
-            where workflow_id = c.id and key_digest = dbos_async.digest(c.key) order by "offset" desc limit 1)
+            select e."offset"::text from dbos_async.stream_entries as e
+            where workflow_id = c.id and key_digest = dbos_async.digest(c.key) order by e."offset" desc limit 1)
         when 'answer' then (
             select 'answered' from dbos_async.messages where id = c.id::uuid and answered_at is not null limit 1)
         -- Of the end of a workflow: how it has ended or was parked, or that it is not there.

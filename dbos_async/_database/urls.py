@@ -119,12 +119,14 @@ def _read(text: str) -> DatabaseUrl:
     if scheme is None or scheme[1].lower() not in SCHEMES or (text[scheme.end() :] and not scheme[3]):
         begins = f"it begins with {scheme[0]} and not" if scheme and scheme[3] else "it does not begin"
         _refuse(f"{begins} with postgresql://")
-    rest, _, _ = text[scheme.end() :].partition("#")
-    end = min((index for index in map(rest.find, "/?") if index >= 0), default=len(rest))
+    rest = text[scheme.end() :]
+    end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
     who, at, hosts = rest[:end].rpartition("@")
     # An unescaped "/", "?", "#" or "@" in a password makes a part of it look like the host or the database, which errors show.
     if text.count("@") > (1 if at else 0):
         _refuse("it has more than one @, or one behind / ? #")
+    if "#" in rest:
+        _refuse("it has a # in it, behind which other programs read nothing")
     path, _, query = rest[end:].partition("?")
     user, colon, password = who.partition(":")
     parameters: dict[str, str] = {}
@@ -132,7 +134,9 @@ def _read(text: str) -> DatabaseUrl:
         name, sign, value = each.partition("=")
         if not sign:
             _refuse("a parameter behind the ? has no =")
-        parameters[_decoded(name, plus=True)] = _decoded(value, plus=True)
+        name, value = _decoded(name, plus=True), _decoded(value, plus=True)
+        several = name in ("host", "port") and name in parameters  # as SQLAlchemy writes several hosts
+        parameters[name] = f"{parameters[name]},{value}" if several else value
     if colon and password:
         parameters["password"] = _decoded(password)
     if user:

@@ -10,7 +10,8 @@ A turn comes at once, after every change behind one of the keys (`change_keys.py
 the listener has reconnected, and at a slow interval in case a notification was lost. Without a listener a watcher asks the database
 what has changed (`polling.py`).
 
-What this process itself has committed may come along as a local update, which saves the poll.
+What this process itself has committed may come along as a local update, and what others have as news in the notification. Either
+saves the poll.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def now() -> float:
 
 
 class LocalUpdate(NamedTuple):
-    """A value that this process has committed, for the waiters of this process, and its size in bytes."""
+    """What was committed, for the waiters of this process, and its size in bytes (of news: in characters)."""
 
     value: Any
     size: int

@@ -21,5 +21,12 @@ ended as (
         set status = excluded.status, output = excluded.output, error = excluded.error,
             ended_at = excluded.ended_at, owner = case when excluded.ended_at is not null then w.owner end
 ),
-announced as (:tell_waiters(owned))
+news as (
+    select n, digest, case
+        when status in ('SUCCESS', 'ERROR', 'CANCELLED') and :is_news(texts)
+        then 'r' || attempt || ':' || length(status) || ',' || coalesce(length(output::text)::text, '-') || ','
+             || coalesce(length(error::text)::text, '-') || ':' || status || texts end as news
+    from (select *, concat(output::text, error::text) as texts from owned) as owned
+),
+announced as (:tell_news(news))
 select n, n in (select n from owned) as ended from calls, announced

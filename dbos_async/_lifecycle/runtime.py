@@ -175,6 +175,8 @@ class Runtime:
         url = self._settings.url or url_of_environment()
         if url:
             return url
+        if "DBOS_DATABASE_URL" in os.environ:
+            log.warning("DBOS_DATABASE_URL is set and empty: the embedded Postgres is used.")
         self._server = await embedded.start()
         return self._server.url
 

@@ -6,16 +6,19 @@ rows are in the order in which the workflow set them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from dbos_async._checks import check_int, check_key, check_seconds
 from dbos_async._database.calls import Result
 from dbos_async._database.change_keys import end_key, event_key
 from dbos_async._database.database import Database
+from dbos_async._database.news import EventNews
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async._runs.step import Step, read
 from dbos_async._runs.transaction import check_connection, connection_for
 from dbos_async._runs.waiting import wait
@@ -85,8 +88,12 @@ async def _read(
     database: Database, workflow_id: str, key: str, seen: int, seconds: float | None, *, retry_forever: bool
 ) -> str | None:
     deadline, is_first = float("inf") if seconds is None else now() + seconds, True
-    with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
+    attempt: int | None = None
+    with database.changes(event_key(workflow_id, key), end_key(workflow_id), takes_updates=True) as changes:
         async for subscription in changes:
+            told = latest_of(subscription.take_updates(), attempt, seen)
+            if told is not None and not subscription.changed:
+                return told.text
             records = await database.read(
                 READ_EVENT,
                 [(workflow_id, key, seen)],
@@ -96,7 +103,7 @@ async def _read(
                 may_lag=is_first,
             )
             is_first = False
-            value, ended = records[0]["value"], records[0]["ended"]
+            value, ended, attempt = records[0]["value"], records[0]["ended"], records[0]["attempt"]
             left = deadline - now()
             if value is not None or ended or left <= 0:
                 return str(value) if value is not None else None
@@ -107,6 +114,21 @@ async def _read(
 def has_value(records: Result) -> bool:
     """Whether a poll of an event has found a value."""
     return records[0]["value"] is not None
+
+
+def latest_of(updates: Sequence[Any], attempt: int | None, seen: int) -> EventNews | None:
+    """The latest version that these updates tell of; ``None`` when it is to be read.
+
+    That is so when the workflow has ended, when what is told was seen, and when it is of another workflow of the same id than the
+    one that the last poll has seen, which had this ``attempt``.
+    """
+    if attempt is None or not updates:
+        return None
+    for update in updates:
+        if not isinstance(update, EventNews) or update.attempt // RUNS_OF_ONE != attempt // RUNS_OF_ONE:
+            return None
+    latest: EventNews = max(updates, key=lambda update: update.version)
+    return latest if latest.version > seen else None
 
 
 def what_it_is(key: str, workflow_id: str) -> str:

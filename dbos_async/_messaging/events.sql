@@ -24,12 +24,21 @@ recorded as (
     from calls where outcome = 'done' and number is not null
     order by workflow_id, branch, number
 ),
-put as (
-    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act)
-    select workflow_id, key, nextval('dbos_async.event_seq'), value, step, attempt, write_seq
+numbered as materialized (
+    select *, nextval('dbos_async.event_seq') as seq, clock_timestamp() as set_at
     from (select * from calls where outcome = 'done' order by n) as in_order
 ),
-announced as (:tell_waiters(calls where outcome = 'done'))
+put as (
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act, set_at)
+    select workflow_id, key, seq, value, step, attempt, write_seq, set_at from numbered
+),
+news as (
+    select n, digest, case when :is_news(value::text)
+        then 'e' || attempt || ',' || seq || ',' || (extract(epoch from set_at) * 1000000)::bigint || ':'
+             || length(value::text) || ':' || value::text end as news
+    from numbered
+),
+announced as (:tell_news(news))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output, null::json as error,
        recorded_verb, recorded_key
 from calls, announced
@@ -41,14 +50,14 @@ left join lateral (
     select value, seq, set_at from dbos_async.events
     where workflow_id = :workflow_id and key_digest = dbos_async.digest(c.key) and seq > c.seen order by seq desc limit 1
 ) as e on true
-left join lateral (select status from dbos_async.workflows where id = :workflow_id limit 1) as t on true
+left join lateral (select status, attempt from dbos_async.workflows where id = :workflow_id limit 1) as t on true
 
 -- fragment: has_ended
 -- After :version_after: whether the event gets no later value.
 coalesce(t.status in ('SUCCESS', 'ERROR', 'CANCELLED'), c.seen > 0)
 
 -- name: READ_EVENT (workflow_id text, key text, seen bigint)
-select c.n, e.value, e.seq, e.set_at, t.status, :has_ended as ended
+select c.n, e.value, e.seq, e.set_at, t.status, :has_ended as ended, t.attempt
 from :rows
 :version_after(c.workflow_id)
 

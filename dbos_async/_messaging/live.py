@@ -22,8 +22,8 @@ async def live_pages(
 ) -> AsyncGenerator[Page, None]:
     """Yield the page of each poll until the stream has ended. The first page comes at once, even if it is empty.
 
-    Values that this process writes come as local updates. All other values, and updates that came too fast, are read. The place
-    moves with the pages.
+    Values come as updates, from this process or in notifications. Large values, and updates that came too fast, are read. The
+    place moves with the pages.
     """
     waited_since, may_lag = now(), database.standby is not None
     keys = stream_key(workflow_id, key), end_key(workflow_id)

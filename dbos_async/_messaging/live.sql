@@ -3,13 +3,13 @@
 -- only the status of the workflow. "until" is null for what stands now. A replay sets it to the end of what an earlier run has read,
 -- and sees what stood then: all that was taken back since was taken back by a row behind that end. "first" is where the stream
 -- begins, if the row is one that has lost its values.
-select c.n, w.status, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
+select c.n, w.status, w.attempt, coalesce(w.status in ('SUCCESS', 'ERROR', 'CANCELLED'), false) as ended,
        coalesce(w.status in ('REPLAY_MISMATCH', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'), false) as parked,
        e."offset", e.value, e.batch, e.closes, e.rewinds_to, e.copy_of,
        case when e.trimmed is not null then :first_there(c.workflow_id, c.key) end as first,
        coalesce(e.fetched = c.most or e.weight > 1048576 or e.amount > c.most, false) as more
 from :rows
-left join lateral (select status from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
+left join lateral (select status, attempt from dbos_async.workflows where id = c.workflow_id limit 1) as w on true
 left join lateral (
     select p.*
     from (

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dbos_async._database.change_keys import end_key, stream_key
 from dbos_async._database.database import Database
+from dbos_async._database.news import EndNews, StreamNews
 from dbos_async._database.wakeups import now
 from dbos_async._messaging.live import READ
-from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace, Update
+from dbos_async._messaging.stream_pages import MAX_VALUES, Page, StreamPlace
 from dbos_async.errors import StreamTimeoutError
 
 Place = tuple[str, str, int]
@@ -65,6 +66,7 @@ class _Merge:
         self._database, self._retry_forever = database, retry_forever
         self._streams = [(workflow_id, key) for workflow_id, key, _ in places]
         self._digests = [stream_key(*stream) for stream in self._streams]
+        self._ends = [end_key(workflow_id) for workflow_id, _ in self._streams]
         self.places: dict[int, StreamPlace] = {
             which: StreamPlace(offset) for which, (_, _, offset) in enumerate(places)
         }
@@ -72,12 +74,12 @@ class _Merge:
 
     def keys(self) -> list[bytes]:
         """What changes when there may be something to read, each key once."""
-        return list(dict.fromkeys([*self._digests, *(end_key(workflow_id) for workflow_id, _ in self._streams)]))
+        return list(dict.fromkeys([*self._digests, *self._ends]))
 
-    def page_of(self, which: int, updates: list[Update]) -> Page | None:
-        """What these local updates tell of a stream; ``None`` when values are missing."""
-        digest = self._digests[which]
-        return self.places[which].update([update for update in updates if update[2] == digest])
+    def page_of(self, which: int, updates: list[StreamNews | EndNews]) -> Page | None:
+        """What these updates tell of a stream; ``None`` when there is more to read."""
+        keys = self._digests[which], self._ends[which]
+        return self.places[which].update([update for update in updates if update.key in keys])
 
     async def poll(self, due: Sequence[int]) -> list[tuple[int, Page]]:
         """A page of each of these streams."""

@@ -7,16 +7,16 @@ had already.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from dbos_async._database.calls import Result
+from dbos_async._database.news import StreamNews
+from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async.errors import StreamTrimmedError, WorkflowNotFoundError
 
 MAX_VALUES: Final = 500
 """A page ends with the row that brings it to so many values."""
-
-Update = tuple[int, tuple[str, ...] | None, bytes]
-"""What this process has written: the first offset, the JSON of the values (``None``: the stream is closed), the key to wake."""
 
 
 class Rewound(NamedTuple):
@@ -50,10 +50,12 @@ class Page(NamedTuple):
 class StreamPlace:
     """Where a reader stands in a stream: the offset of the row that comes next, and what it has had of those before."""
 
-    __slots__ = ("_had_below", "_passed", "offset", "takes_rewinds")
+    __slots__ = ("_had_below", "_life", "_passed", "offset", "takes_rewinds")
 
     def __init__(self, offset: int, *, takes_rewinds: bool = False) -> None:
         self.offset = offset
+        self._life = -1
+        """What tells the workflow from others that had its id before and were deleted; -1 before the first poll."""
         self.takes_rewinds = takes_rewinds
         self._passed = offset
         """Behind the last value that the reader has passed, where that value was written first."""
@@ -65,6 +67,7 @@ class StreamPlace:
         last, first = records[-1], records[0]["first"]
         if last["status"] is None:
             raise WorkflowNotFoundError(workflow_id)
+        self._life = last["attempt"] // RUNS_OF_ONE
         if first is not None:
             raise StreamTrimmedError(workflow_id, key, self.offset, first)
         more = last["more"] and not last["closes"]
@@ -102,14 +105,18 @@ class StreamPlace:
             entries += found
         return entries, rewinds
 
-    def update(self, updates: list[Update]) -> Page | None:
-        """The page of these local updates; ``None`` when rows are missing, because another process writes, too, or takes back.
+    def update(self, updates: Sequence[Any]) -> Page | None:
+        """The page of these updates; ``None`` when there is more to read than they tell. The place moves behind the page.
 
-        The place moves behind the page.
+        That is so when rows are missing, because another process writes, too, or takes back, when the workflow has ended, and when
+        the updates are of an earlier workflow of the same id.
         """
         entries: list[tuple[int, str]] = []
         offset, end = self.offset, None
-        for first, values, _ in updates:
+        for update in updates:
+            if not isinstance(update, StreamNews) or update.attempt // RUNS_OF_ONE != self._life:
+                return None
+            first, values = update.offset, update.values
             if first > offset:
                 return None
             if values is None:

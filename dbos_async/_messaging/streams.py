@@ -13,10 +13,10 @@ from dbos_async._checks import check_list
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.change_keys import stream_key
 from dbos_async._database.database import Database
+from dbos_async._database.news import StreamNews
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import LocalUpdate
-from dbos_async._messaging.stream_pages import Update
 from dbos_async._runs.context import Context, StepContext, calling_context, in_workflow_or_step
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.run import Run
@@ -143,7 +143,7 @@ class Written(Observer):
 
     def __init__(self, run: Run, key: str, values: Sequence[str] | None, size: int, digest: bytes) -> None:
         self._run, self._key, self._values, self.size, self.digest = run, key, values, size, digest
-        self._update: Update | None = None
+        self._update: StreamNews | None = None
 
     def on_result(self, call: Call, result: Result) -> None:
         record = result[0]
@@ -157,7 +157,8 @@ class Written(Observer):
             if call.statement is REWIND and record["has_rewound"]:
                 return  # readers must poll
             values = values[len(values) - record["count"] :]
-        self._update = offset, None if values is None else tuple(values), self.digest
+        told = None if values is None else tuple(values)
+        self._update = StreamNews(self._run.attempt, offset, told, self.digest)
 
     def local_update(self, result: Result) -> LocalUpdate | None:
         return None if self._update is None else LocalUpdate(self._update, self.size)

@@ -50,7 +50,14 @@ written as (
     select workflow_id, key, "offset", value, value is null, step, attempt, write_seq
     from positioned where outcome = 'done' and not closed
 ),
-announced as (:tell_waiters(positioned where outcome = 'done' and not closed))
+news as (
+    select n, digest, case
+        when value is null then 'c' || attempt || ',' || "offset" || '::'
+        when :is_news(value::text) then 'v' || attempt || ',' || "offset" || ':' || length(value::text) || ':' || value::text
+        end as news
+    from positioned where outcome = 'done' and not closed
+),
+announced as (:tell_news(news))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output,
        case when outcome = 'recorded' then recorded_error
             when outcome = 'done' and closed and value is not null
@@ -121,7 +128,13 @@ written as (
     select workflow_id, key, "offset", entries, cardinality(entries), nth, step, attempt, write_seq
     from positioned where is_written
 ),
-announced as (:tell_waiters(positioned where is_written))
+news as (
+    select n, digest, case when :is_news(batch::text) then 'v' || attempt || ',' || "offset" || ':' || (
+        select string_agg(length(value::text)::text, ',' order by place) || ':' || string_agg(value::text, '' order by place)
+        from unnest(entries) with ordinality as e(value, place)) end as news
+    from positioned where is_written
+),
+announced as (:tell_news(news))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome,
        case when outcome = 'recorded' then recorded_output when not is_refused then output end as output,
        case when outcome = 'recorded' then recorded_error

@@ -14,7 +14,7 @@ from dbos_async._checks import check_loop, check_seconds
 from dbos_async._database.change_keys import end_key, event_key
 from dbos_async._database.database import Database
 from dbos_async._database.wakeups import now
-from dbos_async._messaging.events import AWAIT_EVENT, READ_EVENT, what_it_is
+from dbos_async._messaging.events import AWAIT_EVENT, READ_EVENT, latest_of, what_it_is
 from dbos_async._runs.context import WorkflowContext, calling_context
 from dbos_async._runs.step import Step
 from dbos_async._runs.waiting import wait
@@ -96,17 +96,25 @@ async def live_versions(
 ) -> AsyncGenerator[Found, None]:
     """Yield what each poll finds, until the workflow has ended. The first comes at once, even if it finds nothing."""
     waited_since = now()
-    with database.changes(event_key(workflow_id, key), end_key(workflow_id)) as changes:
+    attempt: int | None = None
+    with database.changes(event_key(workflow_id, key), end_key(workflow_id), takes_updates=True) as changes:
         async for subscription in changes:
-            row = workflow_id, key, seen
-            records = await database.call(READ_EVENT, [row], partition=workflow_id, retry_forever=retry_forever)
-            _, text, version, set_at, status, ended = records[0]
-            yield Found(text, version or seen, set_at, status, ended)
-            if ended:
+            told = latest_of(subscription.take_updates(), attempt, seen)
+            if told is not None and not subscription.changed:
+                # Who sets an event owns its workflow, which goes on.
+                found = Found(told.text, told.version, told.set_at, "PENDING", ended=False)
+            else:
+                row = workflow_id, key, seen
+                records = await database.call(READ_EVENT, [row], partition=workflow_id, retry_forever=retry_forever)
+                _, text, version, set_at, status, ended, attempt = records[0]
+                found = Found(text, version or seen, set_at, status, ended)
+                del text, records
+            yield found
+            if found.ended:
                 return
-            if text is not None:
-                seen, waited_since = version, now()
-            del text, records  # the wait for the next may be long, and the value large
+            if found.text is not None:
+                seen, waited_since = found.version, now()
+            del found, told  # the wait for the next may be long, and the value large
             if seconds is not None:
                 left = waited_since + seconds - now()
                 if left <= 0:

@@ -143,7 +143,7 @@ class Instruments:
 _GAUGES: Final[tuple[tuple[str, str, str, Callable[[Measured], Iterable[Measurement]]], ...]] = (
     ("dbos_async.runs", "{run}", "Runs of workflows in this process, running or waiting.", lambda each: each.runs()),
     (
-        "dbos_async.listener.connected", "1", "Whether notifications are heard.",
+        "dbos_async.listener.connected", "1", "Whether changes are heard of: by notifications, or by polls in their place.",
         lambda each: each.listener_connected(),
     ),
     (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from dbos_async._checks import check_flag, check_loop, check_seconds
 from dbos_async._database.calls import Call, Observer, Result
 from dbos_async._database.change_keys import end_key
 from dbos_async._database.database import Database
+from dbos_async._database.news import EndNews
 from dbos_async._database.sql import load
 from dbos_async._runs.awaited import Awaited
 from dbos_async._runs.context import WorkflowContext, calling_context
@@ -144,19 +146,25 @@ class WorkflowHandle(Generic[R]):
         self, give_up_at: float | None, seconds: float | None, wait_if_parked: bool, *, retry_forever: bool
     ) -> Any:
         database, workflow_id = self._database, self.workflow_id
-        parked, is_first = None, True
-        with database.changes(end_key(workflow_id)) as changes:
+        parked: str | None = None
+        attempt, is_first = sys.maxsize, True
+        with database.changes(end_key(workflow_id), takes_updates=True) as changes:
             async for subscription in changes:
-                answer = await database.read(
-                    RESULT,
-                    [(workflow_id,)],
-                    partition=workflow_id,
-                    retry_forever=retry_forever,
-                    is_enough=_has_ended,
-                    may_lag=is_first,
-                )
+                told: list[EndNews] = subscription.take_updates()
+                if told and not subscription.changed and told[-1].attempt >= attempt:
+                    # Else it is the end of a run before the one that the last poll has seen.
+                    status, output, error = told[-1].status, told[-1].output, told[-1].error
+                else:
+                    answer = await database.read(
+                        RESULT,
+                        [(workflow_id,)],
+                        partition=workflow_id,
+                        retry_forever=retry_forever,
+                        is_enough=_has_ended,
+                        may_lag=is_first,
+                    )
+                    _, status, output, error, attempt = answer[0]
                 is_first = False
-                _, status, output, error = answer[0]
                 if status is None:
                     raise WorkflowNotFoundError(workflow_id)
                 if status == "CANCELLED":

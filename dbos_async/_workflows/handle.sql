@@ -1,10 +1,10 @@
 -- Results: waiting for the end of a workflow.
 
 -- name: RESULT (id text)
-select c.n, w.status, w.output, w.error
+select c.n, w.status, w.output, w.error, w.attempt
 from :rows
 left join lateral (
-    select status, output, error from dbos_async.workflows where id = c.id limit 1
+    select status, output, error, attempt from dbos_async.workflows where id = c.id limit 1
 ) as w on true
 
 -- ordered name: AWAIT_RESULT (workflow_id text, attempt bigint, branch text, number int, target_id text,

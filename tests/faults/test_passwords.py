@@ -198,6 +198,32 @@ async def test_d4_a_function_that_fails_for_a_while_is_an_outage(
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_function_that_hangs_keeps_nobody_from_leaving(url: str, vault: Vault, kind: str) -> None:
+    hangs = threading.Event()
+    is_free = threading.Event()
+
+    def make() -> str:
+        if hangs.is_set():
+            is_free.wait()
+        return vault.token()
+
+    async def make_async() -> str:
+        if hangs.is_set():
+            await asyncio.Event().wait()
+        return vault.token()
+
+    try:
+        async with DBOS(url, password=make if kind == "plain" else make_async) as dbos:
+            hangs.set()
+            await vault.rotate()
+            await eventually(lambda: not dbos._runtime.database.listener.is_listening)  # type: ignore[union-attr]  # launched
+            began = time.monotonic()
+        assert time.monotonic() - began < 25, "as long as for a database that is away"
+    finally:
+        is_free.set()
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_w10_the_lease_is_kept_over_a_new_connection_while_the_event_loop_is_blocked(
     url: str, vault: Vault, guarded_server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

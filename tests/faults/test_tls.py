@@ -108,6 +108,7 @@ async def test_the_authorities_of_this_machine_are_trusted_if_the_url_says_so(
     async with DBOS(url, listen_url=url.replace("&sslmode=verify-full", "")):
         assert await see_encryption()
     assert "connect by a name" in await _refusal(url.replace("localhost", "127.0.0.1"))
+    assert "the file of sslcert, missing.pem, is not there" in await _refusal(f"{url}&sslcert=missing.pem")
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,14 @@ class Watch:
 
     async def _is_as_before(self) -> bool:
         known = [len(database.postgres.backends) for database in self._databases]
-        assert max(known) <= 9, "eight for statements, and the listener"
+        assert max(known) <= 8, "those for statements"
         backends = await self._connection.fetchval(
             "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
         )
-        # One more connection keeps the lease.
+        # One more connection of each database listens, and one keeps the lease.
         watchers = [len(database.wakeups) for database in self._databases]
-        return watchers == self._watchers and asyncio.all_tasks() <= self._tasks and backends == sum(known) + 1
+        return (
+            watchers == self._watchers
+            and asyncio.all_tasks() <= self._tasks
+            and backends == sum(known) + len(known) + 1
+        )

@@ -26,9 +26,10 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards to the database of a URL; ``url`` leads through the proxy, which listens on ``host`` (127.0.0.1 and a port)."""
+    """Forwards to the database of a URL; ``url`` leads through the proxy, which listens on ``host`` (an address and a port)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, address: str = "127.0.0.1", port: int = 0) -> None:
+        self._address, self._port = address, port
         self._parts = urlsplit(url)
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -37,13 +38,12 @@ class Proxy:
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._port = 0
         self.accepted = 0
         """How many connections it has accepted."""
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return f"{self._address}:{self._port}"
 
     @property
     def url(self) -> str:
@@ -62,7 +62,7 @@ class Proxy:
     async def open(self) -> None:
         """Listen, on the same port each time."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            self._server = await asyncio.start_server(self._accept, self._address, self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
