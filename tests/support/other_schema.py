@@ -33,6 +33,7 @@ def use_other_schema() -> None:
 def _translating(method: Callable[..., Any], names: Names) -> Callable[..., Any]:
     @functools.wraps(method)
     def translated(connection: object, query: str, *args: Any, **options: Any) -> Any:
+        query = query.replace("schema dbos_async", f"schema {names.quoted_schema}")
         return method(connection, names(query), *args, **options)
 
     return translated
