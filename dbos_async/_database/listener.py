@@ -31,7 +31,7 @@ LOG_EVERY_SECONDS = 60.0
 class Listener:
     """Listens until cancelled."""
 
-    fails: Final = "The listener has no connection"
+    complaint: Final = "The listener has no connection"
     """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups) -> None:
