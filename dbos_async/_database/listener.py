@@ -49,7 +49,7 @@ UNLISTEN_AFTER_SECONDS = 60.0
 class Listener:
     """Listens until cancelled."""
 
-    fails: Final = "The listener has no connection"
+    complaint: Final = "The listener has no connection"
     """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, executor_id: str | None) -> None:

@@ -58,7 +58,7 @@ with load(__name__) as sql:
 class Polling:
     """Polls until cancelled. It is used like a `Listener`."""
 
-    fails: Final = "The polls for changes have no answer"
+    complaint: Final = "The polls for changes have no answer"
     """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, owner: Callable[[], str | None]) -> None:
