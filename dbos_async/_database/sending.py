@@ -92,8 +92,14 @@ class Sending:
         if is_ordered:
             self._depart(calls)
         if len(calls) == 1 and len(calls[0].rows) == 1:
+            row, statement = calls[0].rows[0], flight.statement
             order = calls[0].order_columns if is_ordered else ()
-            return await connection.fetch(flight.sql.one_row, 0, *calls[0].rows[0], *order)
+            usual = statement.sql_if_usual if flight.sql is statement.sql_if_new else None
+            if usual is not None and statement.is_usual is not None and statement.is_usual(row):
+                records = await connection.fetch(usual, 0, *row, *order)
+                if records:
+                    return records
+            return await connection.fetch(flight.sql.one_row, 0, *row, *order)
         return await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
 
     def _depart(self, calls: list[Call]) -> None:
