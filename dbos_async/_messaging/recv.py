@@ -30,9 +30,16 @@ from dbos_async.envelope import Asked, Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
 from dbos_async.keys import Question, Topic, topic_and_type
 
+
+def _is_usual(row: Row) -> bool:
+    """Whether it is a recv that may wait."""
+    verb, seconds = row[4], row[6]
+    return verb == "recv" and (seconds is None or seconds > 0)
+
+
 with load(__name__) as sql:
     TAKE_WAITING: Final = sql.statement("TAKE_WAITING")
-    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING)
+    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING, is_usual=_is_usual)
     PUT_BACK: Final = sql.statement("PUT_BACK")
 
 

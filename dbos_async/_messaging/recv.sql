@@ -122,6 +122,39 @@ from decided
 union all
 select n, 'lost', null, null, null, null, null, null, null, null from calls where not is_owner
 
+-- name if usual: TAKE
+-- A recv with time to wait, of a run that owns its workflow.
+with decided as materialized (
+    select m.*, clock_timestamp() + make_interval(secs => :timeout_seconds) as deadline
+    from dbos_async.workflows as w
+    left join lateral (
+        select id as message_id, payload, headers, sent_at from dbos_async.messages
+        where destination_id = :workflow_id and topic_digest = dbos_async.digest(:topic) and received_at is null
+        order by seq limit 1
+        for update
+    ) as m on true
+    where w.id = :workflow_id and w.attempt = :attempt and w.status = 'PENDING'
+      and :verb = 'recv' and coalesce(:timeout_seconds, 1) > 0
+    limit 1
+),
+recorded as (
+    insert into dbos_async.steps
+        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
+    select :workflow_id, :branch, :number, :verb, :topic, payload, message_id, deadline,
+           case when message_id is not null then clock_timestamp() end, case when message_id is not null then :place end,
+           :asked_after
+    from decided
+),
+received as (
+    -- The row is locked, and it was unreceived when it was locked.
+    update dbos_async.messages set received_at = clock_timestamp()
+    where id = any (array(select message_id from decided where message_id is not null)) and destination_id = :workflow_id
+)
+select :n as n, case when message_id is null then 'wait' else 'done' end as outcome, payload as output, null::json as error,
+       extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+       null::text as recorded_verb, null::text as recorded_key, message_id, headers, :age as age
+from decided
+
 -- name: PUT_BACK (workflow_id text, attempt bigint, branch text, number int, verb text, topic text, message_id uuid)
 -- A receive was abandoned after it had taken its message. The message becomes unreceived again, and the step has begun and not
 -- ended. No row of its own decides, so the call locks the row of its workflow until the commit.

@@ -97,6 +97,32 @@ delivered as (
 :stored_sends
 from calls, announced
 
+-- name if usual: SEND
+-- A step sends to a workflow that has not ended, and that does not wait in this process.
+with destination as materialized (
+    select :channel_to(d.owner, :local_executor_id) as channel
+    from dbos_async.workflows as w
+    cross join lateral (
+        select owner from dbos_async.workflows where id = :destination_id and ended_at is null limit 1) as d
+    where w.id = :sender_id and w.attempt = :attempt and w.status = 'PENDING' and :number is not null
+      and (:receiver_attempt, :receiver_branch, :receiver_number, :receiver_place) is null
+    limit 1
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at, place, asked_after)
+    select :sender_id, :branch, :number, :verb, :step_key, clock_timestamp(), :place, :asked_after from destination
+),
+sent as (
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, is_question)
+    select :id, nextval('dbos_async.message_seq'), :destination_id, :topic, :payload, :sender_id, :headers,
+           nullif(:verb = 'ask', false)
+    from destination
+)
+select :n as n, 'done' as outcome, null::json as output, null::json as error, null::text as recorded_verb,
+       null::text as recorded_key, false as delivered,
+       case when channel is not null then pg_notify(channel, encode(:digest, 'hex')) is not null end as is_announced
+from destination
+
 -- ordered name: SEND_TO_FIRST (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
 --     receiver_attempt bigint, receiver_branch text, receiver_number int, receiver_key text, receiver_index int,
@@ -151,6 +177,20 @@ announced as (:tell_receivers(messages where known))
 select n, 'done' as outcome, :told_if_ended(has_ended) as output,
        case when not known then :error('dbos_async.errors:WorkflowNotFoundError', destination_id) end as error
 from messages, announced
+
+-- name if usual: SEND_EXTERNAL
+-- To a workflow that has not ended.
+with destination as materialized (
+    select :channel_to(owner, :local_executor_id) as channel
+    from dbos_async.workflows where id = :destination_id and ended_at is null limit 1
+),
+sent as (
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, headers)
+    select :id, nextval('dbos_async.message_seq'), :destination_id, :topic, :payload, :headers from destination
+)
+select :n as n, 'done' as outcome, null::json as output, null::json as error,
+       case when channel is not null then pg_notify(channel, encode(:digest, 'hex')) is not null end as is_announced
+from destination
 
 -- ordered name: SEND_BULK (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
