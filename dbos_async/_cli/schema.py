@@ -92,7 +92,7 @@ async def migrated(url: str, *, check: bool, grant_to: str | None = None) -> lis
             await migrations.check(connection, names)
             return []
         applied = await migrations.migrate(connection, names, grant_to=grant_to)
-        await sequences.repair(connection)
+        await sequences.repair(connection, names)
         return applied
 
 

@@ -158,7 +158,7 @@ class Database:
                     await schema(connection, self.names, rights=rights)
                     if not self.access.read_only:
                         await defaults.check(connection)
-                        await sequences.repair(connection)
+                        await sequences.repair(connection, self.names)
                     self.names.channel = await migrations.channel(connection, self.names)
             finally:
                 await close(connection)

@@ -2,7 +2,7 @@
 
 The files of SQL write them as ``dbos_async.workflows``, ``'dbos_async'`` and ``__channel__``. Every connection of the library
 translates what it executes, so nothing else has to know of it; on connections of users the caller does. Not translated are
-``dbos_async.errors:…``, the name of a class, and the channel of the first migration.
+``dbos_async.errors:…``, the name of a class, and the channel of releases before the channels with a secret name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dbos_async._database.denied import without_denied
 CHANNEL: Final = "__channel__"
 
 _QUALIFIER: Final = re.compile(r"\bdbos_async\.(?=\S)(?!errors:)")
-_LITERAL: Final = re.compile(r"(?<!pg_notify\()'dbos_async(?=[' ])")
+_LITERAL: Final = re.compile(r"(?<!notify\()'dbos_async(?=[' ])")
 """The name of the schema as a text, or as the first word of the key of an advisory lock."""
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import asyncpg
 
+from dbos_async._database.names import Names
 from dbos_async._database.sql import load
 from dbos_async.errors import ConfigurationError
 
@@ -32,7 +33,7 @@ UNLIMITED: Final = "set local lock_timeout = 0; set local statement_timeout = 0"
 """A repair reads whole tables, and waits for another one."""
 
 
-async def repair(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def repair(connection: asyncpg.Connection[asyncpg.Record], names: Names | None = None) -> None:
     """Set the sequences that are behind their tables forward, never back. Any number of processes may do this at once.
 
     Raises `ConfigurationError` if this role draws from such a sequence and may not set it.
@@ -44,7 +45,8 @@ async def repair(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         if not row["may_set"]:
             raise ConfigurationError(
                 f"The sequence {row['name']} is at {row['at']} and its table at {row['found']}, as after a move without sequences, "
-                "and this role may not set it: run 'dbos-async migrate <url>' as the owner of the tables."
+                f"and this role may not set it: run 'dbos-async migrate <url>{names.options if names else ''}' as the owner of the "
+                "tables."
             )
     if not behind:
         return

@@ -13,6 +13,7 @@ import pytest
 
 from dbos_async import DBOS, ConfigurationError, DBOSClient, SetWorkflowID
 from dbos_async._database import denied, migrations, probe
+from dbos_async._database.access import find_schema
 from dbos_async._database.names import Names
 from dbos_async._lifecycle import leases
 from tests.support.databases import execute
@@ -40,7 +41,7 @@ async def without(url: str, *rights: str) -> AsyncIterator[str]:
     connection = await asyncpg.connect(url)
     try:
         async with new_role(url) as (role, role_url):
-            await migrations.migrate(connection, grant_to=role)
+            await migrations.migrate(connection, Names(find_schema(None)), grant_to=role)
             for right in rights:
                 await connection.execute(f"revoke {right} from public")
             yield role_url

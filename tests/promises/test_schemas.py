@@ -168,5 +168,7 @@ async def test_d7_notifications_of_another_schema_end_no_wait(role_url: str) -> 
                     await start
             await client.send("twin", "hello", "word")
             await eventually(lambda: client.get_event("twin", "last", timeout_seconds=0))
+        secrets = [await execute(role_url, f'select secret from "{schema}".channels') for schema in SCHEMAS]
+        assert secrets[0] != secrets[1]
         assert await rows(role_url, "messages") == [1, 0]
         assert await execute(role_url, f'select status from "{second}".workflows') == "PENDING"
