@@ -67,7 +67,7 @@ class Settings:
 
     def access(self, url: str) -> Access:
         """How to reach the database of this URL."""
-        options = {name: getattr(self, name) for name in ACCESS_OPTIONS}
+        options: dict[str, Any] = {name: getattr(self, name) for name in ACCESS_OPTIONS}
         return Access(url, **options | {"schema": find_schema(self.schema)})
 
     def __post_init__(self) -> None:
