@@ -54,7 +54,7 @@ class Connector:
 
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
-        password = self._url.password if self._password is None else await self._password()
+        password = None if self._password is None else await self._password()
         errors: list[Exception] = []
         hosts = deque(self._hosts)
         addresses: set[Host | None] = set()
@@ -94,10 +94,10 @@ class Connector:
 
     async def log_in(self) -> None:
         """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
-        password = self._url.password if self._password is None else await self._password()
+        password = None if self._password is None else await self._password()
         host = self._hosts[0]
         connection = await asyncpg.connect(
-            **(self._url.arguments(host) | {"password": password}),
+            **self._url.arguments(host, password),
             ssl=self._ssl,
             timeout=self._host_seconds,
             server_settings=self._settings(OWN),
@@ -131,7 +131,7 @@ class Connector:
 
     async def _open(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
         return await asyncpg.connect(
-            **(self._url.arguments(host) | {"password": password}),
+            **self._url.arguments(host, password),
             ssl=self._ssl,
             timeout=self._host_seconds,
             target_session_attrs=self._session,

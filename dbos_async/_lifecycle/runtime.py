@@ -176,7 +176,7 @@ class Runtime:
         if url:
             return url
         if "DBOS_DATABASE_URL" in os.environ:
-            log.warning("DBOS_DATABASE_URL is set and empty: the embedded Postgres is used.")
+            log.info("DBOS_DATABASE_URL is set and empty: the embedded Postgres is used.")
         self._server = await embedded.start()
         return self._server.url
 
