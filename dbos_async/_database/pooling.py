@@ -23,6 +23,8 @@ LOOKS: Final = 12
 REFUSED_SETTING: Final = "unsupported startup parameter"
 """PgBouncer's error for a connection that begins with settings it does not know."""
 
+FIND_NAME: Final = "select name from pg_prepared_statements where statement like $1"
+
 MIXED_UP: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 """What a statement ends with that was prepared in another process of the server, before it has done anything."""
 
@@ -45,6 +47,7 @@ class Pooling:
     def __init__(self) -> None:
         self._passes_settings = True
         self._keeps_sessions: bool | None = None
+        self._keeps_statements: bool | None = None
 
     def settings(self, kind: ConnectionKind[C]) -> dict[str, str]:
         """The settings that a connection of this kind begins with."""
@@ -60,7 +63,7 @@ class Pooling:
         """Whether an error of a connection shows that it has no session after all, so that none of them has."""
         shows = isinstance(error, MIXED_UP)
         if shows:
-            self._keeps_sessions = False
+            self._keeps_sessions = self._keeps_statements = False
         return shows
 
     async def recognise(self, connection: PiecewiseConnection, open_another: Open) -> None:
@@ -69,6 +72,7 @@ class Pooling:
         is_direct, needs_settings = backend == connection.get_server_pid(), True
         if is_direct:
             needs_settings, self._passes_settings, self._keeps_sessions = not self._passes_settings, True, None
+            self._keeps_statements = None
         elif self._keeps_sessions is None:
             another = await open_another()
             try:
@@ -79,6 +83,10 @@ class Pooling:
             connection.keep_session(backend)
             if is_own(connection) and needs_settings:
                 await connection.set_session()
+        elif is_own(connection):
+            if self._keeps_statements is None:
+                self._keeps_statements = await keeps_statements(connection)
+            connection.keeps_statements = self._keeps_statements
 
 
 async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg.Connection[asyncpg.Record]) -> bool:
@@ -96,6 +104,24 @@ async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg
             if await backend_of(other) != second or await backend_of(one) != first:
                 return False
     return True
+
+
+async def keeps_statements(connection: PiecewiseConnection) -> bool:
+    """Whether the pooler keeps the prepared statements of each client (PgBouncer 1.21 with max_prepared_statements, and others).
+
+    It then gives them names of its own in the processes of the server: clients choose theirs without knowing of each other.
+    """
+    execute = asyncpg.Connection.execute
+    await execute(connection, "begin read only")
+    try:
+        prepared = await connection.prepare(f"/* {connection.tag} */ {FIND_NAME}", name=connection.tag)
+        name = await prepared.fetchval(f"/* {connection.tag} */%")
+        if name == connection.tag:
+            await execute(connection, f'deallocate "{name}"')
+    except asyncpg.PostgresError:
+        name = None
+    await execute(connection, "rollback")
+    return name not in (None, connection.tag)
 
 
 @asynccontextmanager

@@ -89,11 +89,12 @@ async def test_d7_m2_nothing_is_left_in_processes_that_others_share(
     other = await asyncpg.connect(url, statement_cache_size=0)
     (found,) = await other.fetch(LEFT)
     left = dict(found)
+    assert (left.pop("statements") > 0) == (narrow.version >= (1, 24)), "of PgBouncer's own names"
     await other.close()
     assert left.pop("application_name") in ("", "dbos_async"), "PgBouncer's own, not that of a statement"
     assert left == {
         "lock_timeout": "0", "enable_seqscan": "on", "plan_cache_mode": "auto",
-        "statements": 0, "locks": 0, "channels": 0,
+        "locks": 0, "channels": 0,
     }  # fmt: skip
 
 
@@ -110,6 +111,15 @@ async def test_d7_m2_statements_of_the_same_names_are_not_confused(database_url:
         await client.send(handle.workflow_id, "end")
         assert await handle.get_result() == [*range(5)]
     await other.close()
+
+
+async def test_d7_a_pooler_that_keeps_prepared_statements_is_known(database_url: str, narrow: PgBouncer) -> None:
+    connection = await Postgres(Access(narrow.url_of(database_url), listen=False)).connect()
+    for n in range(3):
+        assert await connection.fetchval("select $1::int + 1", n) == n + 1
+    statements = await connection.fetchval("select count(*) from pg_prepared_statements")
+    assert (statements > 0) == connection.keeps_statements == (narrow.version >= (1, 24))
+    await connection.close()
 
 
 async def _restart(pooler: PgBouncer) -> None:
