@@ -116,7 +116,7 @@ class Rota:
         self._begins_round = False
         if not self._left and one_by_one:
             self._is_compared, self._left = False, len(self._queues)
-        elif not self._left:
+        elif not self._left and self._queues:
             taken.append(self._all_queues)
             if not self._can_compare:
                 self._begins_round = self._is_compared = True
