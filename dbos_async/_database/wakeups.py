@@ -131,7 +131,7 @@ class Subscription:
         self.changed: bool = True
         """Whether there may be more to see than the local updates tell."""
         self.offer: Any = None
-        """What a writer of this process may make use of before it commits."""
+        """What a writer of this process may make use of before it commits, and what one of another process has made use of."""
         self.wakes: int = 1
         """How often something changed that no local update tells."""
         self.woken: bool = True
@@ -195,9 +195,14 @@ class Subscription:
 
     def wake(self, update: LocalUpdate | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if update is not None and self._takes_updates:
-            self.deliver(update)
-            return
+        if update is not None:
+            if self._takes_updates:
+                self.deliver(update)
+                return
+            if self.offer is not None and (message := self.offer.accept(update)) is not None:
+                self.offer = None
+                self.deliver(message)
+                return
         self.woken = True
         self.wakes += 1
         self._end_wait()

@@ -97,13 +97,51 @@ delivered as (
 :stored_sends
 from calls, announced
 
+-- fragment: waiting_elsewhere
+-- The receive in which d, the destination, waits in another process for just this message: the last step of its main task says that
+-- the run which owns it may be handed one, and its queue is empty.
+left join lateral (
+    select s.number
+    from (
+        select number, verb, key, output, completed_at from dbos_async.steps
+        where workflow_id = :destination_id and branch = '' order by number desc limit 1
+    ) as s
+    where d.status = 'PENDING' and coalesce(d.owner <> :local_executor_id, true) and :local_executor_id is distinct from ''
+      and s.verb = 'recv' and s.key = :topic and s.completed_at is null and s.output::text = d.attempt::text
+      and not exists (
+            select from dbos_async.messages
+            where destination_id = :destination_id and topic_digest = dbos_async.digest(:topic) and received_at is null)
+) as waiting on true
+
+-- fragment: handed
+-- After the CTE `destination`: that step gets the message, unless it has another one meanwhile, or was abandoned. Never an insert: the
+-- step may be gone, and another generation of the workflow may have one of this number.
+handed as (
+    update dbos_async.steps set output = :payload, message_id = :id, completed_at = clock_timestamp()
+    where workflow_id = :destination_id and branch = '' and number = (select number from destination)
+      and completed_at is null and output::text = (select attempt::text from destination)
+    returning number
+)
+
+-- fragment: is_told
+-- After the CTE `handed`: tells the process of the receiver, with the message if its step has it and it is short.
+case when channel is not null then pg_notify(channel, case
+    when h.number is null or octet_length(:payload::text) + coalesce(octet_length(:headers::text), 0) > 6000
+    then encode(:digest, 'hex')
+    else '=' || encode(:digest, 'hex') || 'h' || attempt || ',' || h.number || ':36,' || length(:payload::text) || ','
+         || coalesce(length(:headers::text)::text, '-') || ':' || :id || concat(:payload::text, :headers::text) end) is not null end
+    as is_announced
+from destination left join handed as h on true
+
 -- name if usual: SEND
 -- A step sends to a workflow that has not ended, and that does not wait in this process.
 with destination as materialized (
-    select :channel_to(d.owner, :local_executor_id) as channel
+    select :channel_to(d.owner, :local_executor_id) as channel, d.attempt, waiting.number
     from dbos_async.workflows as w
     cross join lateral (
-        select owner from dbos_async.workflows where id = :destination_id and ended_at is null limit 1) as d
+        select owner, status, attempt from dbos_async.workflows where id = :destination_id and ended_at is null limit 1
+    ) as d
+    :waiting_elsewhere
     where w.id = :sender_id and w.attempt = :attempt and w.status = 'PENDING' and :number is not null
       and (:receiver_attempt, :receiver_branch, :receiver_number, :receiver_place) is null
     limit 1
@@ -112,16 +150,16 @@ recorded as (
     insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at, place, asked_after)
     select :sender_id, :branch, :number, :verb, :step_key, clock_timestamp(), :place, :asked_after from destination
 ),
+:handed,
 sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, is_question)
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, sender_id, headers, is_question, received_at)
     select :id, nextval('dbos_async.message_seq'), :destination_id, :topic, :payload, :sender_id, :headers,
-           nullif(:verb = 'ask', false)
+           nullif(:verb = 'ask', false), case when exists (select from handed) then clock_timestamp() end
     from destination
 )
 select :n as n, 'done' as outcome, null::json as output, null::json as error, null::text as recorded_verb,
        null::text as recorded_key, false as delivered,
-       case when channel is not null then pg_notify(channel, encode(:digest, 'hex')) is not null end as is_announced
-from destination
+       :is_told
 
 -- ordered name: SEND_TO_FIRST (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,
@@ -181,16 +219,21 @@ from messages, announced
 -- name if usual: SEND_EXTERNAL
 -- To a workflow that has not ended.
 with destination as materialized (
-    select :channel_to(owner, :local_executor_id) as channel
-    from dbos_async.workflows where id = :destination_id and ended_at is null limit 1
+    select :channel_to(d.owner, :local_executor_id) as channel, d.attempt, waiting.number
+    from (
+        select owner, status, attempt from dbos_async.workflows where id = :destination_id and ended_at is null limit 1
+    ) as d
+    :waiting_elsewhere
 ),
+:handed,
 sent as (
-    insert into dbos_async.messages (id, seq, destination_id, topic, payload, headers)
-    select :id, nextval('dbos_async.message_seq'), :destination_id, :topic, :payload, :headers from destination
+    insert into dbos_async.messages (id, seq, destination_id, topic, payload, headers, received_at)
+    select :id, nextval('dbos_async.message_seq'), :destination_id, :topic, :payload, :headers,
+           case when exists (select from handed) then clock_timestamp() end
+    from destination
 )
 select :n as n, 'done' as outcome, null::json as output, null::json as error,
-       case when channel is not null then pg_notify(channel, encode(:digest, 'hex')) is not null end as is_announced
-from destination
+       :is_told
 
 -- ordered name: SEND_BULK (sender_id text, attempt bigint, branch text, number int, verb text, step_key text, id uuid,
 --     destination_id text, topic text, payload json, headers json, digest bytea, local_executor_id text,

@@ -111,7 +111,7 @@ def _start_and_send(step: Row, tag: str) -> Row:
 
 
 def _take(step: Row, tag: str) -> Row:
-    return (*step, "recv", "", 60.0)
+    return (*step, "recv", "", 60.0, False)
 
 
 def _ask(step: Row, tag: str) -> Row:
