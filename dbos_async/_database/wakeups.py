@@ -23,6 +23,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, Self
 from uuid import UUID
 
+from dbos_async._database.shared_keys import GROUPS, SharedKey, Source
 from dbos_async.errors import LaunchError
 
 RECHECK_SECONDS = 30.0
@@ -31,21 +32,6 @@ RECHECK_TICK_SECONDS = RECHECK_SECONDS / 2
 MAX_REMEMBERED = 2048
 MAX_UPDATES = 100
 MAX_UPDATE_BYTES = 1 << 18
-
-
-GROUPS = 16
-"""On so many channels the changes are announced for which anybody may wait, and not only the owner of the workflow."""
-
-
-class SharedKey(bytes):
-    """The key of a change for which anybody may wait: a process listens to it while somebody waits there."""
-
-    __slots__ = ()
-
-    @property
-    def group(self) -> int:
-        """The number of its channel."""
-        return self[0] >> 4
 
 
 def digest(kind: str, *names: str) -> bytes:
@@ -249,17 +235,6 @@ class ChangeListener(Protocol):
     """Hears of every change behind a key, without waiting for it."""
 
     def changed(self) -> None: ...
-
-
-class Source(Protocol):
-    """What brings the changes that other processes make."""
-
-    def begin(self, keys: Sequence[bytes]) -> asyncio.Event | None:
-        """Somebody waits for these keys. ``None`` if their changes are heard; else the event is set when they are.
-
-        It is also set when they cannot be heard at present: then every waiter is woken when they can.
-        """
-        ...
 
 
 class Wakeups:
