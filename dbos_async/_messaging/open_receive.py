@@ -1,4 +1,4 @@
-"""A receive whose step a sender of another process may complete: its row says so while it waits (decision 87).
+"""A receive whose step a sender of another process may complete: its row says so while it waits.
 
 Only the receive of a workflow with one task is open in this way. So nothing else of the run can be recorded meanwhile, and the step
 needs no place in the order of results. If another task calls a verb all the same, the receive is closed before.

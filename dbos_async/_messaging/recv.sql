@@ -22,7 +22,7 @@ left join lateral (
 ) as m on true
 
 -- fragment: output_while_waiting
--- What the step says while it waits: the attempt of its run, if a sender of another process may complete it (decision 87).
+-- What the step says while it waits: the attempt of its run, if a sender of another process may complete it.
 case when may_be_handed then to_json(attempt) end
 
 -- ordered name: TAKE_WAITING (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
