@@ -237,6 +237,14 @@ left join lateral (
     where w.id = c.destination_id and (d.has_ended or current_setting('transaction_isolation') <> 'read committed') for key share
 ) as kept on true
 
+-- fragment: duplicate
+-- The message that this destination has with this idempotency key.
+left join lateral (
+    select m.id from dbos_async.messages as m
+    where m.destination_id = c.destination_id and c.idempotency_key is not null
+      and m.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
+) as duplicate on true
+
 -- fragment: is_known
 -- After :destination: whether that workflow exists.
 d.id is not null and (not d.has_ended or kept.id is not null)

@@ -32,6 +32,7 @@ from dbos_async._messaging.send_keys import (
     send_key,
     start_key,
 )
+from dbos_async._messaging.send_later import SEND_LATER
 from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import StartCall, allowed_time, assigned, start_delay, wanted_version
@@ -58,7 +59,6 @@ with load(__name__) as sql:
     SEND_TO_FIRST: Final = sql.statement("SEND_TO_FIRST")
     SEND_EXTERNAL: Final = sql.statement("SEND_EXTERNAL", is_usual=lambda _: True)
     SEND_BULK: Final = sql.statement("SEND_BULK")
-    SEND_LATER: Final = sql.statement("SEND_LATER")
 
 
 async def send(

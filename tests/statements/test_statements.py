@@ -96,7 +96,7 @@ HOT: dict[str, Row] = {
     "READ_ANSWER_OF": (QUESTION, "w", None),
     "AWAIT_ANSWER": (*step(6), "other", "other", 60.0),
     "POLL": ("message", "w", "", None),
-    "TAKE_WAITING": (*step(11), "recv", "", 60.0),
+    "TAKE_WAITING": (*step(11), "recv", "", 60.0, True),
 }
 
 MAX_BUFFERS = 52

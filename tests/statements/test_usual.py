@@ -81,11 +81,11 @@ def rows_of(name: str) -> dict[str, Row]:
         }
     if name == "TAKE":
         return {
-            "a recv": (*step(1), "recv", "", 60.0),
-            "without a limit": (*step(1), "recv", "", None),
-            "of another topic": (*step(1), "recv", "x", 60.0),
-            "that does not wait": (*step(1), "recv", "", 0.0),
-            "an envelope": (*step(1), "recv_envelope", "", 60.0),
+            "a recv": (*step(1), "recv", "", 60.0, False),
+            "without a limit": (*step(1), "recv", "", None, True),
+            "of another topic": (*step(1), "recv", "x", 60.0, True),
+            "that does not wait": (*step(1), "recv", "", 0.0, False),
+            "an envelope": (*step(1), "recv_envelope", "", 60.0, False),
         }
     if name == "WRITE":
         write = "1", "write_stream", "k", '{"a": 1}', 5, -1, b"12345678"

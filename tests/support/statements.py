@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, streams, trim
+from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, send_later, streams, trim
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -111,7 +111,7 @@ def _start_and_send(step: Row, tag: str) -> Row:
 
 
 def _take(step: Row, tag: str) -> Row:
-    return (*step, "recv", "", 60.0)
+    return (*step, "recv", "", 60.0, False)
 
 
 def _ask(step: Row, tag: str) -> Row:
@@ -142,7 +142,7 @@ ACTS = {
         True,
     ),
     "SEND_LATER": Act(
-        send.SEND_LATER, _send_later, "select count(*) from dbos_async.delayed_messages where destination_id = 'other'", True
+        send_later.SEND_LATER, _send_later, "select count(*) from dbos_async.delayed_messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
         recv.TAKE,
@@ -214,7 +214,7 @@ ACTS = {
         sleep.SLEEP_UNTIL, lambda step, tag: (*step, datetime(2026, 1, 1, tzinfo=UTC)), "select 0 where false"
     ),
     "SEND_LATER with a start": Act(
-        send.SEND_LATER, _start_and_send, "select count(*) from dbos_async.workflows where id = 'started'", True
+        send_later.SEND_LATER, _start_and_send, "select count(*) from dbos_async.workflows where id = 'started'", True
     ),
 }  # fmt: skip
 
