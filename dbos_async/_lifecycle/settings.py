@@ -67,8 +67,9 @@ class Settings:
 
     def access(self, url: str) -> Access:
         """How to reach the database of this URL."""
-        options = {name: getattr(self, name) for name in ACCESS_OPTIONS}
-        return Access(url, **options | {"schema": find_schema(self.schema)})
+        options: dict[str, Any] = {name: getattr(self, name) for name in ACCESS_OPTIONS}
+        options["schema"] = find_schema(self.schema)
+        return Access(url, **options)
 
     def __post_init__(self) -> None:
         access = self.access(self.url or "postgresql:")  # checks its options
