@@ -221,7 +221,7 @@ def _hint(names: Names, error: asyncpg.PostgresError) -> str:
             f"; run '{command}' as a role that may create in this database, and let it --grant this one what it needs"
         )
     if isinstance(error, _THERE_ALREADY):
-        return f"; the schema {names.schema} has something of this name from another program: choose another one (schema=...)"
+        return f"; if that of the schema {names.schema} belongs to another program, choose another schema (schema=...)"
     return ""
 
 

@@ -144,7 +144,9 @@ async def test_d7_the_variable_names_the_schema_of_all_who_are_told_none(
 
 async def test_d7_a_schema_in_which_another_program_has_its_tables_is_refused(empty_database_url: str) -> None:
     await execute(empty_database_url, "create table public.events (id int)")
-    with pytest.raises(ConfigurationError, match="rolled back.*events.*another program: choose another"):
+    with pytest.raises(
+        ConfigurationError, match="rolled back.*events.*belongs to another program, choose another schema"
+    ):
         async with DBOS(empty_database_url, schema="public"):
             pass
     assert (
