@@ -321,7 +321,7 @@ async def test_s1_news_of_a_batch_is_parted_as_notifications_allow(one: Any) -> 
         for number in range(60)
     ]
     columns = [list(column) for column in zip(*[(*row, None, None) for row in rows], strict=True)]
-    sql = forms(WRITE)["new"].replace("__channel__", await migrations.channel(one))
+    sql = forms(WRITE)["new"].replace("__channel__", await migrations.channel(one, Names()))
     await one.fetch(sql, list(range(60)), *columns)
     payloads = await told.end()
     assert all(len(payload.encode()) < 8000 for _, payload in payloads)
