@@ -1,7 +1,7 @@
 """Notices that the server is another one than before, and may lack what was committed: a standby for which no commit waited.
 
-What a run remembers may be gone there. So before anything else is executed on such a server, whoever watches gets the first word, and
-every other new connection waits for that.
+What a run remembers may be gone there. So before anything else is executed on such a server, whoever watches gets the first word,
+and every other new connection waits for that.
 """
 
 from __future__ import annotations
