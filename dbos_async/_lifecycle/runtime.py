@@ -74,6 +74,7 @@ class Runtime:
             )
             self.claiming = Claiming(self.executor)
             self.leftovers = Leftovers(self.executor)
+            self.database.postgres.timeline.watch(self.leftovers.let_go)
             self.leases = Leases(self.executor, self.leftovers, max_blocked_seconds=settings.max_blocked_seconds)
             try:
                 await self.database.open(migrate=settings.migrate, rights=WRITES)
