@@ -214,7 +214,7 @@ async def test_d7_a_role_that_may_not_read_the_secret_is_told_so_and_an_older_re
     try:
         url = database_url.replace("postgres@", f"{role}@")
         with pytest.raises(
-            ConfigurationError, match="may not read dbos_async.channels .*: grant it select on that table"
+            ConfigurationError, match="lacks rights on the schema dbos_async .select on the table channels.*--grant"
         ):
             await DBOSClient(url).__aenter__()
         heard = await announcements(connection)
