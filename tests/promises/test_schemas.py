@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from dbos_async._database.names import Names
 from tests.support.databases import execute
 from tests.support.eventually import eventually
 from tests.support.examined import new_role
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.processes import running
 from tests.support.programs.tenant import WORDS
 
@@ -44,14 +46,24 @@ async def rows(url: str, table: str) -> list[int]:
     return [await execute(url, f'select count(*) from "{schema}".{table}') for schema in SCHEMAS]
 
 
-async def test_d7_two_applications_of_one_database_do_not_meet(role_url: str) -> None:
-    """The same ids of workflows and executors, one role, an executor that is killed, and one that takes over."""
+@pytest.mark.parametrize("polls", [(), pytest.param(("polls",), marks=needs_pgbouncer)], ids=["directly", "pooler"])
+async def test_d7_two_applications_of_one_database_do_not_meet(role_url: str, polls: tuple[str, ...]) -> None:
+    """The same ids of workflows and executors, one role, an executor that is killed, and one that takes over.
+
+    With ``polls`` all of them go through one pooler in transaction mode, and nobody listens.
+    """
+    async with AsyncExitStack() as stack:
+        way = await stack.enter_async_context(pgbouncer(role_url)) if polls else role_url
+        await two_applications(role_url, way, polls)
+
+
+async def two_applications(role_url: str, way: str, polls: tuple[str, ...]) -> None:
     first, second = SCHEMAS
     async with (
-        running("tenant", role_url, first) as killed,
-        running("tenant", role_url, second) as other,
-        DBOSClient(role_url, schema=first) as a,
-        DBOSClient(role_url, schema=second) as b,
+        running("tenant", way, first, *polls) as killed,
+        running("tenant", way, second, *polls) as other,
+        DBOSClient(way, schema=first, listen=not polls) as a,
+        DBOSClient(way, schema=second, listen=not polls) as b,
     ):
         await asyncio.gather(killed.says("ready"), other.says("ready"))
         for client in (a, b):
@@ -64,7 +76,7 @@ async def test_d7_two_applications_of_one_database_do_not_meet(role_url: str) ->
         claims = f'select attempt from "{second}".workflows'
         claimed_as = await execute(role_url, claims)
         assert await killed.end(signal.SIGKILL) == -signal.SIGKILL
-        async with running("tenant", role_url, first) as heir:
+        async with running("tenant", way, first, *polls) as heir:
             await heir.says("ready")
             for n in range(1, WORDS):
                 await a.send("same", f"a{n}", "word")

@@ -1,4 +1,4 @@
-"""An executor of one of several applications in a database: ``python -m tests.support.programs.tenant URL SCHEMA``."""
+"""An executor of one of several applications in a database: ``python -m tests.support.programs.tenant URL SCHEMA [polls]``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ async def talks() -> list[str]:
 
 
 async def main() -> None:
-    async with DBOS(sys.argv[1], schema=sys.argv[2], migrate=False, executor_id="the same"):
+    url, schema, *polls = sys.argv[1:]
+    async with DBOS(url, schema=schema, listen=not polls, migrate=False, executor_id="the same"):
         print("ready", flush=True)
         await asyncio.Event().wait()
 
