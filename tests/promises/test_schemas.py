@@ -70,10 +70,12 @@ async def two_applications(role_url: str, way: str, polls: tuple[str, ...]) -> N
             with SetWorkflowID("same"):
                 await client.start_workflow("tenant, talks")
         await a.send("same", "one", "word")
-        assert await a.get_event("same", "last", timeout_seconds=20) == f"{first} heard one"
+        assert await a.get_event("same", "last", timeout_seconds=60) == f"{first} heard one"
         assert await b.get_event("same", "last", timeout_seconds=0) is None
         assert await rows(role_url, "executors") == [1, 1]
         claims = f'select attempt from "{second}".workflows'
+        runs = f'select owner is not null from "{second}".workflows'
+        await eventually(lambda: execute(role_url, runs), "the other executor runs its workflow")
         claimed_as = await execute(role_url, claims)
         assert await killed.end(signal.SIGKILL) == -signal.SIGKILL
         async with running("tenant", way, first, *polls) as heir:
