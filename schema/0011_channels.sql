@@ -18,7 +18,9 @@ $$;
 comment on function dbos_async.notify is
     'Tells whoever listens to this channel, once the transaction commits, that something changed behind these digests of 8 bytes each: 16 hex letters in the notification, 400 digests to each, since its payload ends at 8,000 bytes.';
 
-create or replace function dbos_async.announce(digests bytea) returns void strict language plpgsql as $$
+-- A role of an older release may have no right to read the new table, and this tells nobody what is in it.
+create or replace function dbos_async.announce(digests bytea) returns void strict language plpgsql
+    security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform dbos_async.notify('dbos_async', digests);
     perform dbos_async.notify('dbos_' || replace(secret::text, '-', ''), digests) from dbos_async.channels;

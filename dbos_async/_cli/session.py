@@ -159,21 +159,25 @@ async def database_url(url: str | None) -> AsyncGenerator[str]:
 async def connected(url: str | None) -> AsyncGenerator[DBOSClient]:
     """A client of that database. What no waiting can help ends the command at once: no server, or no right."""
     async with database_url(url) as found:
-        await _find_server(found)
-        async with DBOSClient(found, connect_timeout_seconds=CONNECT_SECONDS) as client:
+        can_listen = await _find_server(found)
+        async with DBOSClient(found, listen=can_listen, connect_timeout_seconds=CONNECT_SECONDS) as client:
             database_of(client).batches.limits.end_if_forbidden = True
             yield client
 
 
-async def _find_server(url: str) -> None:
-    """Raise if nothing listens at this address. A server that is slow, or just starts, is waited for elsewhere."""
+async def _find_server(url: str) -> bool:
+    """Raise if nothing is at this address; else return whether one can listen there: not through a pooler in transaction mode.
+
+    A server that is slow, or just starts, is waited for elsewhere.
+    """
     try:
         connection = await Postgres(Access(url, connect_timeout_seconds=CONNECT_SECONDS)).connect()
     except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        return
+        return True
     except OSError as error:
         raise ConfigurationError(why_unusable(url, error)) from None
     await connection.close()
+    return connection.has_session
 
 
 def database_of(client: DBOSClient) -> Database:

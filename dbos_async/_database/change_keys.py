@@ -11,6 +11,8 @@ from hashlib import blake2b
 from typing import Final, Literal
 from uuid import UUID
 
+from dbos_async._database.shared_keys import SharedKey
+
 MAX_REMEMBERED = 2048
 
 Kind = Literal["message", "event", "stream", "answer", "end", "unowned", "due", "step"]
@@ -18,21 +20,6 @@ Kind = Literal["message", "event", "stream", "answer", "end", "unowned", "due", 
 
 LOCAL: Final[frozenset[Kind]] = frozenset({"due", "step"})
 """The kinds of changes that a process tells itself alone."""
-
-
-GROUPS: Final = 16
-"""On so many channels the changes are announced for which anybody may wait, and not only the owner of the workflow."""
-
-
-class SharedKey(bytes):
-    """The key of a change for which anybody may wait: a process listens to it while somebody waits there."""
-
-    __slots__ = ()
-
-    @property
-    def group(self) -> int:
-        """The number of its channel."""
-        return self[0] >> 4
 
 
 class NamedKey(bytes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import socket
 import ssl
 from collections import deque
@@ -21,7 +20,7 @@ from dbos_async._database.outages import is_lost
 from dbos_async._database.passwords import PasswordSource
 from dbos_async._database.pooling import Pooling
 from dbos_async._database.remedies import may_pass
-from dbos_async._database.tls import missing_file, system_context
+from dbos_async._database.tls import missing_file, system_context, verifies_names
 from dbos_async._database.urls import DatabaseUrl, Host, read_url, reason_of
 from dbos_async.errors import ConfigurationError
 
@@ -53,16 +52,12 @@ class Connector:
     def _ssl(self) -> ssl.SSLContext | None:
         return system_context(self._url.for_asyncpg)
 
-    @functools.cached_property
-    def _needs_names(self) -> bool:
-        mode = self._url.for_asyncpg.get("sslmode") or os.environ.get("PGSSLMODE")
-        return self._ssl is not None or mode == "verify-full"
-
     async def connect(self, kind: ConnectionKind[C]) -> C:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
-        password = self._url.password if self._password is None else await self._password()
+        password = None if self._password is None else await self._password()
         errors: list[Exception] = []
         hosts = deque(self._hosts)
+        addresses: set[Host | None] = set()
         while hosts:
             host = hosts.popleft()
             try:
@@ -72,29 +67,37 @@ class Connector:
                     hosts.appendleft(host)  # the host may have answered in time
                     continue
                 errors.append(TimeoutError(f"no connection within {self._host_seconds:g} seconds"))
-                hosts.extendleft(await self._addresses(host))
-                continue
             except Exception as error:
-                errors.append(self._explained(error))
-                if is_lost(error):
-                    hosts.extendleft(await self._addresses(host))
-                continue
-            self._was_connected = True
-            self._host_seconds = self._first_seconds
-            # Try the host that worked first at the next connect.
-            self._hosts.sort(key=lambda other: other != host)
-            return connection
+                error = self._explained(error)
+                if host in addresses and not is_lost(error):
+                    continue  # a proxy may need the name, by TLS: what it says to an address is not the reason
+                errors.append(error)
+                if not (is_lost(error) and may_pass(error)):
+                    continue
+            else:
+                self._was_connected = True
+                self._host_seconds = self._first_seconds
+                # Try the host that worked first at the next connect.
+                self._hosts.sort(key=lambda other: other != host)
+                return connection
+            found = await self._addresses(host)
+            addresses.update(found)
+            hosts.extendleft(found)
         if all(isinstance(error, TimeoutError) for error in errors):
             # The hosts may only be slow, so each gets more time at the next attempt.
             self._host_seconds = min(2 * self._host_seconds, self._access.connect_timeout_seconds)
         raise self._error_to_raise(errors)
 
+    def note_error(self, error: BaseException | None) -> bool:
+        """Whether an error of a connection shows that the connections have no sessions."""
+        return self._pooling.note_error(error)
+
     async def log_in(self) -> None:
         """Connect to the host that worked last, and ask nothing: a pooler answers that itself."""
-        password = self._url.password if self._password is None else await self._password()
+        password = None if self._password is None else await self._password()
         host = self._hosts[0]
         connection = await asyncpg.connect(
-            **(self._url.arguments(host) | {"password": password}),
+            **self._url.arguments(host, password),
             ssl=self._ssl,
             timeout=self._host_seconds,
             server_settings=self._settings(OWN),
@@ -128,7 +131,7 @@ class Connector:
 
     async def _open(self, host: Host | None, kind: ConnectionKind[C], password: str | None) -> C:
         return await asyncpg.connect(
-            **(self._url.arguments(host) | {"password": password}),
+            **self._url.arguments(host, password),
             ssl=self._ssl,
             timeout=self._host_seconds,
             target_session_attrs=self._session,
@@ -145,7 +148,7 @@ class Connector:
 
         A certificate that must have the name in it is none for an address.
         """
-        if host is None or host.name.startswith("/") or self._needs_names:
+        if host is None or host.name.startswith("/") or verifies_names(self._url.for_asyncpg):
             return []
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host.name, host.port, type=socket.SOCK_STREAM)

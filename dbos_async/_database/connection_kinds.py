@@ -4,7 +4,8 @@ A session is a process of the server that one connection has for itself. Behind 
 each transaction may run in another process, which belongs to others a moment later. Nothing may be left there, and nothing that
 was left there is found again. So a connection without a session
 
-- leaves no prepared statement: the text goes with each execution, and only its description is kept here;
+- leaves no prepared statement: the text goes with each execution, and only its description is kept here. Some poolers keep the
+  prepared statements of each client themselves (`Pooling`), and then the text need not go again;
 - sends its settings with each execution, for this transaction alone, in the same message (`settings_messages`);
 - is known to the server by a name of its own, for as long as its statement runs (`probe.py`).
 """
@@ -72,12 +73,14 @@ class PiecewiseConnection(_Plain):
     50 µs of the client's CPU instead of 22 (tests/test_savings.py).
     """
 
-    __slots__ = ("backend", "has_session", "tag", "wire")
+    __slots__ = ("backend", "has_session", "keeps_statements", "tag", "wire")
 
     def __init__(self, protocol: Any, transport: Any, *others: Any) -> None:
         super().__init__(protocol, transport, *others)
         self.has_session: bool = False
         """Whether one process of the server executes everything that comes over this connection."""
+        self.keeps_statements = False
+        """Whether prepared statements are kept without a session."""
         self.backend: int | None = None
         """The id of that process."""
         self.tag: Final = f"dbos_async {uuid4().hex[:16]}"
@@ -95,6 +98,9 @@ class PiecewiseConnection(_Plain):
         # of somebody else, so a statement without a session has no name, and its text is sent again with each execution.
         if self.has_session or options.get("named"):
             return await super()._get_statement(query, timeout, **options)  # type: ignore[misc]  # asyncpg's stubs lack it
+        if self.keeps_statements:
+            options = options | {"named": True, "use_cache": False}
+            return await super()._get_statement(query, timeout, **options)  # type: ignore[misc]
         statement = await super()._get_statement(query, timeout, **options | {"use_cache": False})  # type: ignore[misc]
         statement.mark_unprepared()
         return statement

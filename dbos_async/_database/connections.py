@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -18,6 +18,7 @@ from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import OutageLog, is_usable_after
 from dbos_async._database.probe import AFTER_SECONDS, OnProbe, Probe, close
+from dbos_async._database.timeline import Timeline
 
 RETURN_SECONDS: Final = 1.0
 """How long to wait for a connection that is in use, when the server allows no further one."""
@@ -43,6 +44,7 @@ class Postgres:
         self._slots = asyncio.Semaphore(access.max_connections)
         self._closed = False
         self.outage_log: Final = OutageLog()
+        self.timeline: Final = Timeline()
         self._probe = Probe(self.connect, self._connector.log_in, self.discard_idle)
         self.watching: Final = self._probe.watching
         self.watch: Final = self._probe.watch
@@ -58,6 +60,7 @@ class Postgres:
     async def connect(self) -> OwnConnection:
         """Open a connection to the host that accepts writes. The caller owns it and must close it."""
         connection = await self._connector.connect(OWN)
+        await self._look(connection)
         if self._access.read_only:
             await connection.execute("begin isolation level repeatable read, read only")
         backend = connection.backend
@@ -70,7 +73,16 @@ class Postgres:
 
     async def connect_plain(self, kind: ConnectionKind[C]) -> C:
         """Open a connection for the statements of users. The caller owns it and must close it."""
-        return await self._connector.connect(kind)
+        connection = await self._connector.connect(kind)
+        await self._look(connection)
+        return connection
+
+    async def _look(self, connection: Any) -> None:
+        try:
+            await self.timeline.look(connection)
+        except BaseException:
+            connection.terminate()
+            raise
 
     async def connect_to_listen(self) -> OwnConnection:
         """Open a connection that keeps its session: for LISTEN and for locks of sessions. The caller owns it and must close it."""
@@ -104,6 +116,9 @@ class Postgres:
         self._in_use -= 1
         if error is None or is_usable_after(error):
             self._give_back(connection)
+        elif self._connector.note_error(error):
+            connection.terminate()
+            self.discard_idle()
         else:
             connection.terminate()
         self._slots.release()

@@ -169,6 +169,8 @@ class Database:
         """Raise unless both URLs name one database: only there a lock that one connection holds is taken for another one."""
         listening = await self.postgres.connect_to_listen()
         try:
+            if not listening.has_session:
+                raise ConfigurationError(f"{PoolerError()}.")
             async with self.postgres.acquire() as connection:
                 with terminated_after(listening, AFTER_SECONDS):
                     async with listening.transaction():

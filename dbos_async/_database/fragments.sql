@@ -64,25 +64,25 @@ select count(dbos_async.notify(channel, digests)) from (
 -- fragment for one row: tell_receivers(source)
 select count(pg_notify(channel, encode(digest, 'hex'))) from (select * from :source) as changed where channel is not null
 
--- fragment: channel_of_values
+-- fragment: channel_of(digest)
 -- Who waits for a value, an event, an end or an answer listens to one of sixteen channels, by the first letter of its digest.
-'__channel___' || to_hex(get_byte(digest, 0) >> 4)
+'__channel___' || to_hex(get_byte(:digest, 0) >> 4)
 
 -- fragment: tell_waiters(source)
 -- The same for values, events, ends and answers.
 select count(dbos_async.notify(channel, digests)) from (
-    select :channel_of_values as channel, string_agg(distinct digest, '') as digests from :source group by 1
+    select :channel_of(digest) as channel, string_agg(distinct digest, '') as digests from :source group by 1
 ) as changed
 
 -- fragment for one row: tell_waiters(source)
-select count(pg_notify(:channel_of_values, encode(digest, 'hex'))) from :source
+select count(pg_notify(:channel_of(digest), encode(digest, 'hex'))) from :source
 
 -- fragment: tell_news(source)
 -- The same, with what has changed: the columns of the source are n, digest and news, which `news.py` explains.
 select dbos_async.tell('__channel__', array_agg(digest order by n), array_agg(news order by n)) from :source
 
 -- fragment for one row: tell_news(source)
-select count(pg_notify(:channel_of_values, '=' || encode(digest, 'hex') || coalesce(news, '.'))) from :source
+select count(pg_notify(:channel_of(digest), '=' || encode(digest, 'hex') || coalesce(news, '.'))) from :source
 
 -- fragment: is_news(text)
 -- Whether this fits into a notification beside others.
@@ -93,7 +93,7 @@ octet_length(:text) <= 2000
 select count(dbos_async.notify(channel, digests)) from (
     select channel, string_agg(distinct digest, '') as digests
     from (
-        select :channel_of_values as channel, digest from :source
+        select :channel_of(digest) as channel, digest from :source
         union all
         select '__channel___to_' || right(owner, 12), digest from :source where owner is not null
     ) as each group by channel
@@ -237,16 +237,37 @@ left join lateral (
     where w.id = c.destination_id and (d.has_ended or current_setting('transaction_isolation') <> 'read committed') for key share
 ) as kept on true
 
+-- fragment: duplicate
+-- The message that this destination has with this idempotency key.
+left join lateral (
+    select m.id from dbos_async.messages as m
+    where m.destination_id = c.destination_id and c.idempotency_key is not null
+      and m.idempotency_digest = dbos_async.digest(c.idempotency_key) limit 1
+) as duplicate on true
+
 -- fragment: is_known
 -- After :destination: whether that workflow exists.
 d.id is not null and (not d.has_ended or kept.id is not null)
 
+-- fragment: channel_to(owner, local_executor_id)
+-- The channel on which a message is announced: that of the executor which runs the destination, or of all. The sender's process wakes
+-- a receiver that runs in it, and no other process waits for messages of that receiver. A sender that is in a transaction of the user
+-- has '' as its local_executor_id: who runs the destination may be another one at the commit.
+case when :owner is null or :local_executor_id = '' then '__channel___x'
+     when :local_executor_id is distinct from :owner then '__channel___to_' || right(:owner, 12) end
+
 -- fragment: channel
--- After :destination: the channel on which a message is announced: that of the executor which runs the destination, or of all. The
--- sender's process wakes a receiver that runs in it, and no other process waits for messages of that receiver. A sender that is in a
--- transaction of the user has no local_executor_id but '': who runs the destination may be another one at the commit.
-case when d.owner is null or c.local_executor_id = '' then '__channel___x'
-     when c.local_executor_id is distinct from d.owner then '__channel___to_' || right(d.owner, 12) end
+-- The same after :destination.
+:channel_to(d.owner, c.local_executor_id)
+
+-- fragment: news_of_value(attempt, offset, value)
+-- What `news.py` reads of a value of a stream; null is the end of the stream, and what is too long is not told.
+case when :value is null then 'c' || :attempt || ',' || :offset || '::'
+     when :is_news(:value::text) then 'v' || :attempt || ',' || :offset || ':' || length(:value::text) || ':' || :value::text end
+
+-- fragment: news_of_event(attempt, seq, set_at, value)
+case when :is_news(:value::text) then 'e' || :attempt || ',' || :seq || ',' || (extract(epoch from :set_at) * 1000000)::bigint || ':'
+     || length(:value::text) || ':' || :value::text end
 
 -- fragment: page_columns
 -- What the cursors of a page need (pages.py): what can be seen now, and before when everything was. A transaction that began to

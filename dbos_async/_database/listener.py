@@ -23,12 +23,12 @@ from typing import Final
 import anyio
 import asyncpg
 
-from dbos_async._database.change_keys import GROUPS, SharedKey
 from dbos_async._database.connections import Postgres
 from dbos_async._database.news import NEWS, read_news
 from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
 from dbos_async._database.pooling import PoolerError
 from dbos_async._database.probe import terminated_after
+from dbos_async._database.shared_keys import GROUPS, SharedKey
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import LocalUpdate, Wakeups
 from dbos_async.errors import ConfigurationError
@@ -49,7 +49,7 @@ UNLISTEN_AFTER_SECONDS = 60.0
 class Listener:
     """Listens until cancelled."""
 
-    fails: Final = "The listener has no connection"
+    complaint: Final = "The listener has no connection"
     """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, executor_id: str | None) -> None:

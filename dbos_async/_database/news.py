@@ -8,6 +8,7 @@ texts in characters, and the texts, as in ``=0123456789abcdefv1000001,5:1,4:7tru
 ``c``  the end of a stream, at this offset
 ``e``  a value of an event: the attempt, the version, when it was set in microseconds since 1970
 ``r``  the end of a workflow: the attempt; the status, the output, the error
+``h``  a message that a step has received: the attempt of its run, and its number; the id, the payload, the headers
 
 What is told here was committed, in the order in which it comes. It may be older than what its reader has read, also of an earlier
 workflow of the same id, so the reader compares.
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
+from uuid import UUID
 
 NEWS: Final = "="
 _DIGEST_HEX_DIGITS: Final = 16
@@ -52,7 +54,18 @@ class EndNews(NamedTuple):
     key: bytes
 
 
-News = StreamNews | EventNews | EndNews
+class HandedNews(NamedTuple):
+    """A message that a sender has handed to a step of a main task: the step is complete, and has received it."""
+
+    attempt: int
+    number: int
+    message_id: UUID
+    payload: str
+    headers: str | None
+    key: bytes
+
+
+News = StreamNews | EventNews | EndNews | HandedNews
 
 
 class Told(NamedTuple):
@@ -106,4 +119,8 @@ def _made(key: bytes, kind: str, numbers: list[int], texts: list[str | None]) ->
         (attempt,) = numbers
         status, output, error = texts
         return EndNews(attempt, status or "", output, error, key)
+    if kind == "h":
+        attempt, number = numbers
+        message_id, payload, headers = texts
+        return HandedNews(attempt, number, UUID(message_id or ""), payload or "", headers, key)
     raise ValueError(f"nobody tells news of the kind {kind!r}")

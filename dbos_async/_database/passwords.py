@@ -79,7 +79,8 @@ class PasswordSource:
 
     async def _result(self, is_here: bool) -> object:
         if self._is_coroutine_function:
-            return await (self._make() if is_here else self._in_program_loop(self._make))  # type: ignore[misc]  # awaitable
+            make: Callable[[], Any] = self._make
+            return await (make() if is_here else self._in_program_loop(make))
         made: Any = await run_sync(self._make, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
         if not inspect.isawaitable(made):
             return made

@@ -21,6 +21,7 @@ import asyncpg
 from dbos_async._database.change_keys import name_keys
 from dbos_async._database.connections import Postgres
 from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
+from dbos_async._database.probe import terminated_after
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
 from dbos_async._database.wakeups import Wakeups
@@ -49,6 +50,11 @@ COMPARE_AGAIN_SECONDS: Final = 60.0
 """A look at all queues that took so long is not repeated before this time has passed: a transaction that is open for long keeps
 the entries of messages that were received in the index."""
 
+ASK_EVERY_SECONDS: Final = 5.0
+"""So often it asks also when nobody waits, and so detects a server that vanished without closing its connections."""
+
+ANSWER_WITHIN_SECONDS = 5.0
+
 LOG_EVERY_SECONDS: Final = 60.0
 
 with load(__name__) as sql:
@@ -58,7 +64,7 @@ with load(__name__) as sql:
 class Polling:
     """Polls until cancelled. It is used like a `Listener`."""
 
-    fails: Final = "The polls for changes have no answer"
+    complaint: Final = "The polls for changes have no answer"
     """What health says before the reason."""
 
     def __init__(self, postgres: Postgres, wakeups: Wakeups, owner: Callable[[], str | None]) -> None:
@@ -73,7 +79,7 @@ class Polling:
         self._interval = QUIET_SECONDS
         self._asks_each = False
         """Whether the next poll asks for the waits one by one, since something has changed that may concern one of them."""
-        self._fresh_at = self._old_at = self._compare_at = 0.0
+        self._fresh_at = self._old_at = self._compare_at = self._ask_at = 0.0
         self.connected: anyio.Event = anyio.Event()
         """Set after the first answer."""
         self.is_listening: bool = False
@@ -112,7 +118,7 @@ class Polling:
             now = self._loop.time()
             waits, runs = self._take_waits(now), self._take_runs(now)
             try:
-                if waits or runs or not self.is_listening:
+                if waits or runs or not self.is_listening or now >= self._ask_at:
                     self._tell([*waits, *runs], await self._poll([*waits, *runs]))
                 failures = 0
             except Exception as error:
@@ -149,11 +155,19 @@ class Polling:
         kinds, ids = [each.kind for each in asked], [each.id for each in asked]
         names, seen = [each.name for each in asked], [each.seen for each in asked]
         async with self._postgres.acquire() as connection:
-            # unnest pads a short array with nulls: most waits have seen nothing yet.
-            records: list[asyncpg.Record] = await connection.fetch(
-                POLL.sql.batch, (), kinds, ids, names, seen if any(seen) else ()
-            )
-            return records
+            sent_at = self._loop.time()
+            try:
+                with terminated_after(connection, ANSWER_WITHIN_SECONDS):
+                    # unnest pads a short array with nulls: most waits have seen nothing yet.
+                    records: list[asyncpg.Record] = await connection.fetch(
+                        POLL.sql.batch, (), kinds, ids, names, seen if any(seen) else ()
+                    )
+            except BaseException:
+                if self._loop.time() - sent_at >= ANSWER_WITHIN_SECONDS:
+                    # The server vanished without closing this connection, so idle connections to it are dead, too.
+                    self._postgres.discard_idle()
+                raise
+        return records
 
     def _tell(self, asked: Sequence[Watched], records: Sequence[asyncpg.Record]) -> None:
         """Wake those who wait for what has changed."""
@@ -179,6 +193,7 @@ class Polling:
     def _rest(self, took: float) -> None:
         """Say when the next polls are due, after one that took so long."""
         now = self._loop.time()
+        self._ask_at = now + ASK_EVERY_SECONDS
         self._fresh_at = now + min(max(BUSY_SECONDS, took * BUSY_REST), QUIET_SECONDS)
         if self._old_at == inf:
             if took > SLOW_SECONDS and self._waits.compares:
@@ -196,15 +211,14 @@ class Polling:
             if due_at <= self._loop.time():
                 return
             self._is_due.clear()
-            timer = None if due_at == inf else self._loop.call_at(due_at, self._is_due.set)
+            timer = self._loop.call_at(due_at, self._is_due.set)
             try:
                 await self._is_due.wait()
             finally:
-                if timer is not None:
-                    timer.cancel()
+                timer.cancel()
 
     def _due_at(self) -> float:
-        due_at = self._fresh_at if self._waits.fresh else inf
+        due_at = self._fresh_at if self._waits.fresh else self._ask_at
         if self._waits.has_waits:
             due_at = min(due_at, self._old_at)
         return min(due_at, max(self._runs.due_at, self._fresh_at))

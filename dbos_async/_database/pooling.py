@@ -7,7 +7,8 @@ is like a direct one. In transaction mode each transaction may run in another pr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -16,10 +17,16 @@ from dbos_async._database.connection_kinds import C, ConnectionKind, PiecewiseCo
 
 NAME: Final = "application_name"
 
-LOOKS: Final = 3
+LOOKS: Final = 12
+"""How often both connections are asked before a pooler is taken for one that keeps sessions."""
 
 REFUSED_SETTING: Final = "unsupported startup parameter"
 """PgBouncer's error for a connection that begins with settings it does not know."""
+
+FIND_NAME: Final = "select name from pg_prepared_statements where statement like $1"
+
+MIXED_UP: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+"""What a statement ends with that was prepared in another process of the server, before it has done anything."""
 
 Open = Callable[[], Awaitable[PiecewiseConnection]]
 
@@ -40,6 +47,7 @@ class Pooling:
     def __init__(self) -> None:
         self._passes_settings = True
         self._keeps_sessions: bool | None = None
+        self._keeps_statements: bool | None = None
 
     def settings(self, kind: ConnectionKind[C]) -> dict[str, str]:
         """The settings that a connection of this kind begins with."""
@@ -51,12 +59,20 @@ class Pooling:
         self._passes_settings = self._passes_settings and not is_refused
         return is_refused
 
+    def note_error(self, error: BaseException | None) -> bool:
+        """Whether an error of a connection shows that it has no session after all, so that none of them has."""
+        shows = isinstance(error, MIXED_UP)
+        if shows:
+            self._keeps_sessions = self._keeps_statements = False
+        return shows
+
     async def recognise(self, connection: PiecewiseConnection, open_another: Open) -> None:
         """Find out whether this connection has a session, and if so, give it its settings."""
         backend = await backend_of(connection)
         is_direct, needs_settings = backend == connection.get_server_pid(), True
         if is_direct:
             needs_settings, self._passes_settings, self._keeps_sessions = not self._passes_settings, True, None
+            self._keeps_statements = None
         elif self._keeps_sessions is None:
             another = await open_another()
             try:
@@ -67,26 +83,55 @@ class Pooling:
             connection.keep_session(backend)
             if is_own(connection) and needs_settings:
                 await connection.set_session()
+        elif is_own(connection):
+            if self._keeps_statements is None:
+                self._keeps_statements = await keeps_statements(connection)
+            connection.keeps_statements = self._keeps_statements
 
 
 async def keeps_sessions(one: asyncpg.Connection[asyncpg.Record], other: asyncpg.Connection[asyncpg.Record]) -> bool:
     """Whether each of these two connections has a process of the server for itself.
 
-    While another transaction is open, a pooler in transaction mode gives a connection another process; or that transaction already
-    has the process of the first one.
+    A pooler in transaction mode gives whoever comes a process that is idle, and to the next one the same, unless others have taken
+    it meanwhile. They cannot do so for long and leave both with the process that each had before, while one holds its own
+    for a while and gives it back.
     """
-    first = await backend_of(one)
-    execute = asyncpg.Connection.execute
-    await execute(other, "begin read only")
-    try:
-        if await backend_of(other) == first:
+    first, second = await backend_of(one), await backend_of(other)
+    for n in range(LOOKS):
+        if first == second or await backend_of(one) != first:
             return False
-        for _ in range(LOOKS):
-            if await backend_of(one) != first:
+        async with _transaction(other, is_open=n % 2 == 0):
+            if await backend_of(other) != second or await backend_of(one) != first:
                 return False
-    finally:
-        await execute(other, "rollback")
     return True
+
+
+async def keeps_statements(connection: PiecewiseConnection) -> bool:
+    """Whether the pooler keeps the prepared statements of each client (PgBouncer 1.21 with max_prepared_statements, and others).
+
+    It then gives them names of its own in the processes of the server: clients choose theirs without knowing of each other.
+    """
+    execute = asyncpg.Connection.execute
+    await execute(connection, "begin read only")
+    try:
+        prepared = await connection.prepare(f"/* {connection.tag} */ {FIND_NAME}", name=connection.tag)
+        name = await prepared.fetchval(f"/* {connection.tag} */%")
+        if name == connection.tag:
+            await execute(connection, f'deallocate "{name}"')
+    except asyncpg.PostgresError:
+        name = None
+    await execute(connection, "rollback")
+    return name not in (None, connection.tag)
+
+
+@asynccontextmanager
+async def _transaction(connection: asyncpg.Connection[asyncpg.Record], *, is_open: bool) -> AsyncIterator[None]:
+    execute = asyncpg.Connection.execute  # connections of the library translate what they execute
+    if is_open:
+        await execute(connection, "begin read only")
+    yield
+    if is_open:
+        await execute(connection, "rollback")
 
 
 async def backend_of(connection: asyncpg.Connection[asyncpg.Record]) -> int:

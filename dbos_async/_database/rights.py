@@ -42,6 +42,9 @@ READS: Final = Rights(("select",))
 WRITES: Final = Rights(("select", "insert", "update", "delete"), ("usage",))
 """What an executor needs, and a client that starts workflows and sends messages."""
 
+GRANTED: Final = WRITES._replace(sequences=("usage", "update"))
+"""What is granted: besides, a launch sets sequences forward that a move of the database has left behind."""
+
 
 def needed(objects: Iterable[Expected], rights: Rights) -> list[tuple[str, str, tuple[str, ...]]]:
     """The kinds and names of the objects of the schema, each with the rights on it. The schema itself comes first."""
@@ -115,9 +118,9 @@ def _said(lacking: Iterable[Any]) -> str:
 
 
 def grants(objects: Iterable[Expected], names: Names, role: str) -> str:
-    """The statements that give a role what an executor needs. They may be executed any number of times."""
+    """The statements that give a role what an executor needs, and may need. They may be executed any number of times."""
     by_kind: dict[tuple[str, str], list[str]] = {}
-    for kind, name, words in needed(objects, WRITES):
+    for kind, name, words in needed(objects, GRANTED):
         what = names.quoted_schema if kind == "schema" else f"{names.quoted_schema}.{name}"
         by_kind.setdefault((kind, ", ".join(words)), []).append(what)
     return "".join(

@@ -90,9 +90,14 @@ class Sending:
         if is_ordered:
             self._depart(calls)
         if len(calls) == 1 and len(calls[0].rows) == 1:
+            row, statement = calls[0].rows[0], flight.statement
             order = calls[0].order_columns if is_ordered else ()
-            args = [0, *calls[0].rows[0], *order]
-            records: list[asyncpg.Record] = await connection.fetch(flight.sql.one_row, *args)
+            records: list[asyncpg.Record] = []
+            usual = statement.sql_if_usual if flight.sql is statement.sql_if_new else None
+            if usual is not None and statement.is_usual is not None and statement.is_usual(row):
+                records = await connection.fetch(usual, 0, *row, *order)
+            if not records:
+                records = await connection.fetch(flight.sql.one_row, 0, *row, *order)
         else:
             records = await connection.fetch(flight.sql.batch, *batch_columns(calls, is_ordered=is_ordered))
         return records

@@ -15,6 +15,9 @@ Each statement is made in two forms: for a batch its parameters are arrays (``un
 themselves (``values``). ``-- fragment if new: …`` and ``-- fragment for one row: …`` are what a fragment is in those forms.
 A statement with a fragment that has a form for new calls exists for new calls, too (see `Statement`).
 
+``-- name if usual: SEND`` is a short text for one row of the statement SEND, which stands before it and declares the columns. Each
+column is a variable there. It does all for a usual call that is new, and for any other call nothing: then it answers no row.
+
 The headers are the only comments that mean something to this module; it leaves the others out of what it sends to Postgres.
 Mistakes are found at import: an unknown variable, a column that nothing uses, a block without a constant and the reverse.
 """
@@ -23,14 +26,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from dbos_async._database.statement import Sql, Statement
 
 _HEADER: Final = re.compile(
-    r"^-- (?P<kind>(?:ordered )?name|fragment(?: if new| for one row)?): (?P<name>\w+) ?(?:\((?P<columns>[^)]*)\))?$",
+    r"^-- (?P<kind>(?:ordered )?name|name if usual|fragment(?: if new| for one row)?): (?P<name>\w+) ?(?:\((?P<columns>[^)]*)\))?$",
     re.MULTILINE,
 )
 _ALMOST_A_HEADER: Final = re.compile(r"^[ \t]*--[ \t]*(?:ordered )?(?:name|fragment)\b[^:]*:.*", re.MULTILINE)
@@ -42,6 +45,7 @@ _VARIABLE: Final = re.compile(_NAME.pattern + r"(?:\(([^()]*)\))?")
 
 _NAME_KINDS: Final = "name", "ordered name"
 _ORDER_COLUMNS: Final = "place int", "asked_after int"
+_IF_USUAL: Final = "name if usual"
 _FRAGMENT: Final = "fragment"
 _IF_NEW: Final = "fragment if new"
 _ONE_ROW: Final = "fragment for one row"
@@ -77,11 +81,13 @@ class SqlFile:
         parallelism: int = 2,
         otherwise: Statement | None = None,
         when_waiting: Statement | None = None,
+        is_usual: Callable[[tuple[Any, ...]], bool] | None = None,
     ) -> Statement:
         """The statement of this name, which is now bound.
 
         With ``otherwise`` the text of this name is for new calls only. When a unique key shows that a call is not new,
         the text of ``otherwise`` is executed. ``when_waiting`` is the statement that polls again in a wait that has begun.
+        ``is_usual`` tells of a row whether to try the text for usual calls, if there is one.
         """
         if name not in self._statements:
             raise SqlFileError(f"{self._name} has no statement {name}.")
@@ -89,14 +95,21 @@ class SqlFile:
             raise SqlFileError(f"{self._name}: two constants are bound to {name}.")
         self._bound.add(name)
         block = self._statements[name]
+        if (block.usual is None) != (is_usual is None):
+            raise SqlFileError(f"{self._name}: {name} has a text for usual calls if and only if is_usual tells them.")
         if otherwise is None:
-            return Statement(name, block.sql(), parallelism, block.sql_if_new(), when_waiting, block.is_ordered)
-        other = self._statements.get(otherwise.name)
-        if other is None or other.columns != block.columns:
-            raise SqlFileError(
-                f"{self._name}: {name} and {otherwise.name} must be in the same file and have the same columns."
-            )
-        return Statement(name, otherwise.sql, parallelism, block.sql(), when_waiting, block.is_ordered)
+            sql, sql_if_new = block.sql(), block.sql_if_new()
+            if block.usual is not None and sql_if_new is None:
+                raise SqlFileError(f"{self._name}: {name} has a text for usual calls, and none for new ones.")
+        else:
+            other = self._statements.get(otherwise.name)
+            if other is None or other.columns != block.columns:
+                raise SqlFileError(
+                    f"{self._name}: {name} and {otherwise.name} must be in the same file and have the same columns."
+                )
+            sql, sql_if_new = otherwise.sql, block.sql()
+        usual = block.sql_if_usual()
+        return Statement(name, sql, parallelism, sql_if_new, when_waiting, block.is_ordered, usual, is_usual)
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +136,17 @@ def parse(file: str, text: str, shared: Fragments | None = None) -> SqlFile:
     """The statements of a text, made with these fragments and those of the text itself."""
     fragments = dict(shared or {})
     found: dict[str, tuple[dict[str, str], str]] = {}
+    usual: dict[str, str] = {}
     for header, body in _blocks(file, text):
         name = header["name"]
         declared = _declared(header)
-        if header["kind"] not in _NAME_KINDS:
+        if header["kind"] == _IF_USUAL:
+            if name not in found or declared or name in usual:
+                raise SqlFileError(
+                    f"{file}: the text for usual calls of {name} comes once, after {name}, whose columns it has."
+                )
+            usual[name] = body
+        elif header["kind"] not in _NAME_KINDS:
             fragments[header["kind"], name] = Fragment(declared, body)
         elif name in found:
             raise SqlFileError(f"{file} has two statements {name}.")
@@ -134,7 +154,7 @@ def parse(file: str, text: str, shared: Fragments | None = None) -> SqlFile:
             if header["kind"] == "ordered name":
                 declared = *declared, *_ORDER_COLUMNS
             found[name] = _columns(f"{file}, {name}", declared), body
-    statements = {name: _Block(f"{file}, {name}", *block, fragments) for name, block in found.items()}
+    statements = {name: _Block(f"{file}, {name}", *block, fragments, usual.get(name)) for name, block in found.items()}
     return SqlFile(file, statements)
 
 
@@ -184,8 +204,12 @@ def _columns(where: str, declared: Sequence[str]) -> dict[str, str]:
 class _Block:
     """One statement of a file."""
 
-    def __init__(self, where: str, columns: dict[str, str], text: str, fragments: Fragments) -> None:
+    def __init__(
+        self, where: str, columns: dict[str, str], text: str, fragments: Fragments, usual: str | None = None
+    ) -> None:
         self.columns = columns
+        self.usual = usual
+        """The text for usual calls, if there is one."""
         self._where, self._text, self._fragments = where, text, fragments
 
     @property
@@ -209,8 +233,19 @@ class _Block:
             return None
         return Sql(self._expand(_IF_NEW)[1], self._expand(_IF_NEW, _ONE_ROW)[1])
 
-    def _expand(self, *kinds: str) -> tuple[set[str], str]:
-        """The variables that the text has, and the text with their values, in the form of these kinds of fragments."""
+    def sql_if_usual(self) -> str | None:
+        """The statement for one usual call that is new."""
+        if self.usual is None:
+            return None
+        variables, text = self._expand(_IF_NEW, _ONE_ROW, text=self.usual)
+        if "n" not in variables:
+            raise SqlFileError(f"{self._where}: {_NO_CALL}.")
+        for column in self.columns.keys() - variables:
+            raise SqlFileError(f"{self._where}: the text for usual calls does not use the column {column}.")
+        return text
+
+    def _expand(self, *kinds: str, text: str | None = None) -> tuple[set[str], str]:
+        """The variables that a text has, and the text with their values, in the form of these kinds of fragments."""
         variables: set[str] = set()
         own = self._row_variables(_ONE_ROW in kinds)
 
@@ -233,7 +268,7 @@ class _Block:
             return own[name]
 
         inside: list[str] = []
-        return variables, _VARIABLE.sub(value, self._text)
+        return variables, _VARIABLE.sub(value, self._text if text is None else text)
 
     def _row_variables(self, is_one_row: bool) -> dict[str, str]:
         end = "" if is_one_row else "[]"

@@ -6,8 +6,9 @@ every call is new, and looking for an earlier record would be in vain: that is w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Sql(NamedTuple):
@@ -28,7 +29,8 @@ class Statement:
     ``sql_if_new`` is executed instead while the calls of a batch are new: it does not look whether they were made before. If one
     was, a unique key rejects the batch, and the batch is retried with ``sql``. ``sql_when_waiting`` is the statement that polls
     again in a wait that has begun. ``parallelism`` is how many batches may be under way at a time. An ordered statement records the
-    place of its result, in two more columns at the end of each row.
+    place of its result, in two more columns at the end of each row. ``sql_if_usual`` is executed first for one row that is new: it
+    does what ``sql_if_new`` would do, or nothing, and then it answers no row.
     """
 
     name: str
@@ -37,3 +39,6 @@ class Statement:
     sql_if_new: Sql | None = None
     sql_when_waiting: Statement | None = None
     is_ordered: bool = False
+    sql_if_usual: str | None = None
+    is_usual: Callable[[tuple[Any, ...]], bool] | None = None
+    """Whether it is worth to try that for this row."""

@@ -20,7 +20,7 @@ def system_context(parameters: dict[str, str]) -> ssl.SSLContext | None:
     named = with_variables(parameters)
     if named.get("sslrootcert") != SYSTEM:
         return None
-    mode = parameters.get("sslmode") or os.environ.get("PGSSLMODE") or "verify-full"
+    mode = _mode(parameters) or "verify-full"
     if mode != "verify-full":
         raise ConfigurationError(
             f"sslrootcert=system needs sslmode=verify-full in the URL of the database, and not {mode!r:.20}."
@@ -31,6 +31,11 @@ def system_context(parameters: dict[str, str]) -> ssl.SSLContext | None:
     if certificate := named.get("sslcert"):
         context.load_cert_chain(certificate, named.get("sslkey"), password=lambda: parameters.get("sslpassword", ""))
     return context
+
+
+def verifies_names(parameters: dict[str, str]) -> bool:
+    """Return whether the certificate of the server must have the name of the host in it."""
+    return _mode(parameters) == "verify-full" or with_variables(parameters).get("sslrootcert") == SYSTEM
 
 
 def missing_file(parameters: dict[str, str]) -> tuple[str, str] | None:
@@ -45,3 +50,7 @@ def with_variables(parameters: dict[str, str]) -> dict[str, str]:
     """Return the files that are named, by the URL or else by the environment."""
     found = {name: parameters.get(name) or os.environ.get(variable) for name, variable in FILES.items()}
     return {name: path for name, path in found.items() if path}
+
+
+def _mode(parameters: dict[str, str]) -> str | None:
+    return parameters.get("sslmode") or os.environ.get("PGSSLMODE")

@@ -55,14 +55,14 @@ class DatabaseUrl:
     port: int | None = None
     """The port at the host that asyncpg finds itself."""
 
-    def arguments(self, host: Host | None) -> dict[str, Any]:
-        """What to pass to ``asyncpg.connect`` for this host; settings of the session are not in it."""
+    def arguments(self, host: Host | None, password: str | None = None) -> dict[str, Any]:
+        """What to pass to ``asyncpg.connect`` for this host, but for settings of the session; ``None``: the password of the URL."""
         return {
             "dsn": f"postgresql://?{urlencode(self.for_asyncpg)}" if self.for_asyncpg else "postgresql://",
             "host": host and host.name,
             "port": host.port if host else self.port,
             "user": self.user,
-            "password": self.password,
+            "password": self.password if password is None else password,
             "database": self.database,
         }
 

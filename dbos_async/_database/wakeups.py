@@ -21,7 +21,7 @@ import contextvars
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
-from dbos_async._database.change_keys import GROUPS, SharedKey
+from dbos_async._database.shared_keys import GROUPS, SharedKey, Source
 from dbos_async.errors import LaunchError
 
 RECHECK_SECONDS = 30.0
@@ -71,7 +71,7 @@ class Subscription:
         self.changed: bool = True
         """Whether there may be more to see than the local updates tell."""
         self.offer: Any = None
-        """What a writer of this process may make use of before it commits."""
+        """What a writer of this process may make use of before it commits, and what one of another process has made use of."""
         self.wakes: int = 1
         """How often something changed that no local update tells."""
         self.woken: bool = True
@@ -135,9 +135,14 @@ class Subscription:
 
     def wake(self, update: LocalUpdate | None = None) -> None:
         """End this turn's wait, or let it not begin."""
-        if update is not None and self._takes_updates:
-            self.deliver(update)
-            return
+        if update is not None:
+            if self._takes_updates:
+                self.deliver(update)
+                return
+            if self.offer is not None and (message := self.offer.accept(update)) is not None:
+                self.offer = None
+                self.deliver(message)
+                return
         self.woken = True
         self.wakes += 1
         self._end_wait()
@@ -184,26 +189,6 @@ class ChangeListener(Protocol):
     """Hears of every change behind a key, without waiting for it."""
 
     def changed(self) -> None: ...
-
-
-class Source(Protocol):
-    """What brings the changes that other processes make: it hears of them, or asks for them."""
-
-    def begin(self, keys: Sequence[bytes]) -> asyncio.Event | None:
-        """Somebody waits for these keys. ``None`` if their changes are heard; else the event is set when they are.
-
-        It is also set when they cannot be heard at present: then every waiter is woken when they can.
-        """
-        ...
-
-    def end(self, key: bytes) -> None:
-        """The last one who waited for this key has left."""
-
-    def begin_run(self, key: bytes, workflow_id: str, attempt: int) -> None:
-        """A run of this workflow has begun; the key is that of its end."""
-
-    def end_run(self, key: bytes) -> None:
-        """It is over."""
 
 
 class Wakeups:

@@ -112,11 +112,11 @@ class Rota:
 
     def take_old(self, most: int, *, one_by_one: bool) -> list[Watched]:
         """The next part of all others. Unless all waits are asked for ``one_by_one``, those for messages may be left out."""
-        taken = _taken(self._others, most // 2)
+        taken = _taken(self._others, most // 2 if self._queues else most)
         self._begins_round = False
         if not self._left and one_by_one:
             self._is_compared, self._left = False, len(self._queues)
-        elif not self._left:
+        elif not self._left and self._queues:
             taken.append(self._all_queues)
             if not self._can_compare:
                 self._begins_round = self._is_compared = True

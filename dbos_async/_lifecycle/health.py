@@ -56,7 +56,7 @@ async def health(database: Database, executor: Executor, lease: LeaseThread, ser
     reasons = [
         *([f"The database does not answer: {problem}."] if problem else []),
         *([schema_problem] if schema_problem else []),
-        *([] if is_listening or listener is None else [f"{listener.fails}: {listener.last_error}."]),
+        *([] if is_listening or listener is None else [f"{listener.complaint}: {listener.last_error}."]),
         *([] if has_lease else [f"The lease is not kept: {executor.suspended or lease.problem or 'it is overdue'}."]),
         *([f"The row of this executor is not renewed: {lease.problem}."] if has_lease and lease.problem else []),
         *[f"The service {name!r} fails: {error}." for name, error in states.items() if error is not None],

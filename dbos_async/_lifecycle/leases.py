@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
@@ -173,7 +174,14 @@ class Leases:
             if removed:
                 log.info("This executor has removed %s that expired.", counted(len(removed), "executor"))
         if expired or time.monotonic() >= self._free_at:
+            await self._look_at_server()
             await self._free()
+
+    async def _look_at_server(self) -> None:
+        # New connections look by themselves. This notes whether commits wait for a standby now, and looks behind a pooler.
+        with suppress(*CONNECT_ERRORS):
+            async with self._database.postgres.acquire() as connection:
+                await self._database.postgres.timeline.look(connection)
 
     def _warn_of_namesakes(self, rows: list[asyncpg.Record]) -> None:
         for row in rows:

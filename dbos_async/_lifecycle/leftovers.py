@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
+
+import asyncpg
 
 from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.sql import load
@@ -29,6 +31,7 @@ CHECK_EVERY_SECONDS: Final = 1.0
 with load(__name__) as sql:
     OWNED: Final = sql.statement("OWNED", parallelism=1)
     GIVE_BACK: Final = sql.statement("GIVE_BACK", parallelism=1)
+    LET_GO: Final = sql.statement("LET_GO", parallelism=1)
 
 Owned = set[tuple[str, int]]
 """Workflows by their ids, with their attempts."""
@@ -54,6 +57,20 @@ class Leftovers:
     def begin_anew(self) -> None:
         """The lease is renewed: give everything back, and go on as an executor that has just been launched."""
         self._can_begin_anew.set()
+
+    async def let_go(self, connection: Any) -> None:
+        """Let all runs begin anew from what is stored, on a server that may lack what they have done."""
+        executor = self._executor
+        sql = self._database.postgres.names(LET_GO.sql.one_row)
+        (row,) = await asyncpg.Connection.fetch(connection, sql, 0, executor.id)
+        if row["workflows"]:
+            log.warning(
+                "The database has failed over to a standby for which no commit had waited: %s of this executor go on from what is "
+                "stored there.",
+                counted(row["workflows"], "workflow"),
+            )
+        executor.stop_runs("the database has failed over, and may lack what the run has done")
+        self._database.wakeups.wake(UNOWNED_KEY)
 
     async def keep_giving_back(self) -> None:
         """Look again and again, until cancelled."""

@@ -22,3 +22,12 @@ released as (
 ),
 announced as (:tell_executors(held))
 select n, id from held, announced
+
+-- name: LET_GO (executor_id text)
+-- Gives back all that an executor owns, and moves the fence: no call of its runs is executed any more.
+with released as (
+    update dbos_async.workflows set owner = null, attempt = attempt + 1
+    where status = 'PENDING' and owner = :executor_id
+    returning id
+)
+select :n as n, (select count(*) from released) as workflows

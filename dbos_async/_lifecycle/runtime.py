@@ -74,6 +74,7 @@ class Runtime:
             )
             self.claiming = Claiming(self.executor)
             self.leftovers = Leftovers(self.executor)
+            self.database.postgres.timeline.watch(self.leftovers.let_go)
             self.leases = Leases(self.executor, self.leftovers, max_blocked_seconds=settings.max_blocked_seconds)
             try:
                 await self.database.open(migrate=settings.migrate, rights=WRITES)
@@ -176,7 +177,7 @@ class Runtime:
         if url:
             return url
         if "DBOS_DATABASE_URL" in os.environ:
-            log.warning("DBOS_DATABASE_URL is set and empty: the embedded Postgres is used.")
+            log.info("DBOS_DATABASE_URL is set and empty: the embedded Postgres is used.")
         self._server = await embedded.start()
         return self._server.url
 

@@ -17,7 +17,7 @@ from dbos_async._database.news import EventNews
 from dbos_async._database.sql import load
 from dbos_async._database.wakeups import now
 from dbos_async._runs.context import WorkflowContext, calling_context, in_workflow_or_step
-from dbos_async._runs.issue import call_by, caller_columns, caller_in, issue
+from dbos_async._runs.issue import call_by, caller_columns, caller_in, is_step, issue
 from dbos_async._runs.run import RUNS_OF_ONE
 from dbos_async._runs.step import Step, read
 from dbos_async._runs.transaction import check_connection, connection_for
@@ -27,7 +27,7 @@ from dbos_async.keys import Event, key_and_type
 from dbos_async.waits import MAX_VERSION
 
 with load(__name__) as sql:
-    SET_EVENT: Final = sql.statement("SET_EVENT")
+    SET_EVENT: Final = sql.statement("SET_EVENT", is_usual=is_step)
     READ_EVENT: Final = sql.statement("READ_EVENT")
     AWAIT_EVENT: Final = sql.statement("AWAIT_EVENT")
     ALL_EVENTS: Final = sql.statement("ALL_EVENTS")

@@ -33,15 +33,34 @@ put as (
     select workflow_id, key, seq, value, step, attempt, write_seq, set_at from numbered
 ),
 news as (
-    select n, digest, case when :is_news(value::text)
-        then 'e' || attempt || ',' || seq || ',' || (extract(epoch from set_at) * 1000000)::bigint || ':'
-             || length(value::text) || ':' || value::text end as news
-    from numbered
+    select n, digest, :news_of_event(attempt, seq, set_at, value) as news from numbered
 ),
 announced as (:tell_news(news))
 select n, case when outcome = 'superseded' then 'done' else outcome end as outcome, null::json as output, null::json as error,
        recorded_verb, recorded_key
 from calls, announced
+
+-- name if usual: SET_EVENT
+-- A step sets it.
+with numbered as materialized (
+    select nextval('dbos_async.event_seq') as seq, clock_timestamp() as set_at
+    from dbos_async.workflows
+    where id = :workflow_id and attempt = :attempt and status = 'PENDING' and :number is not null
+    limit 1
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at, place, asked_after)
+    select :workflow_id, :branch, :number, 'set_event', :key, clock_timestamp(), :place, :asked_after from numbered
+),
+put as (
+    insert into dbos_async.events (workflow_id, key, seq, value, step, attempt, act, set_at)
+    select :workflow_id, :key, seq, :value, :step, :attempt, :write_seq, set_at from numbered
+)
+select :n as n, 'done' as outcome, null::json as output, null::json as error, null::text as recorded_verb,
+       null::text as recorded_key,
+       pg_notify(:channel_of(:digest), '=' || encode(:digest, 'hex') || coalesce(:news_of_event(:attempt, seq, set_at, :value), '.'))
+           is not null as is_announced
+from numbered
 
 -- fragment: version_after(workflow_id)
 -- The latest value of the event, if it is later than the version that the caller has seen, and the status of its workflow. A

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
+from dbos_async._database.news import HandedNews
 from dbos_async._database.wakeups import LocalUpdate, Subscription
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
@@ -98,6 +99,19 @@ class Offer(Receive):
         if step.ticket is not None:
             step.ticket.rival = ticket
         return ticket
+
+    def accept(self, update: LocalUpdate) -> LocalUpdate | None:
+        """What to deliver of news that a sender of another process has completed this very step; ``None``: poll instead."""
+        news, step = update.value, self._step
+        if not isinstance(news, HandedNews) or self.handoff is not None or step.branch:
+            return None
+        if (news.attempt, news.number) != (step.run.attempt, step.number):
+            return None
+        if step.run.order is not None and step.run.order.is_concurrent:
+            return None  # its place is to be recorded
+        self.message_id = news.message_id
+        message = news.payload, news.message_id, self.make_ticket(), news.key, news.headers
+        return LocalUpdate(message, update.size)
 
     def delivered(self, subscription: Subscription) -> StepResult | None:
         """The message that a sender has delivered."""

@@ -21,6 +21,7 @@ from dbos_async._database.database import Database
 from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._messaging.handoff import Offer, Receive
+from dbos_async._messaging.open_receive import OpenReceive
 from dbos_async._runs.context import calling_context, in_workflow
 from dbos_async._runs.step import Step
 from dbos_async._runs.step_result import StepResult
@@ -30,10 +31,18 @@ from dbos_async.envelope import Asked, Envelope
 from dbos_async.errors import InvalidMessageError, LaunchError
 from dbos_async.keys import Question, Topic, topic_and_type
 
+
+def _is_usual(row: Row) -> bool:
+    """Whether it is a recv that may wait."""
+    verb, seconds = row[4], row[6]
+    return verb == "recv" and (seconds is None or seconds > 0)
+
+
 with load(__name__) as sql:
     TAKE_WAITING: Final = sql.statement("TAKE_WAITING")
-    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING)
+    TAKE: Final = sql.statement("TAKE", otherwise=TAKE_WAITING, when_waiting=TAKE_WAITING, is_usual=_is_usual)
     PUT_BACK: Final = sql.statement("PUT_BACK")
+    CLOSE: Final = sql.statement("CLOSE")
 
 
 async def recv(database: Database, topic: str | Topic[Any] | None, timeout_seconds: float | None) -> Any:
@@ -82,8 +91,19 @@ async def _take(
     key = message_key(step.run.workflow_id, topic)
     receipt = None if database.telemetry is None else database.telemetry.receive(verb, topic, step)
     receive = Offer(step, (key,), seconds, receipt) if verb == "recv" else Receive(receipt)
-    row = (*step.columns, verb, topic, seconds)
-    result = await take(step, TAKE, row, (key,), receive, puts_back=(key,))
+    opened = OpenReceive(step, CLOSE) if verb == "recv" and not step.branch else None
+
+    def row() -> Row:
+        may_be_handed = opened is not None and _has_no_order(step)
+        if may_be_handed:
+            step.run.open_receive = opened
+        return (*step.columns, verb, topic, seconds, may_be_handed)
+
+    try:
+        result = await take(step, TAKE, row, (key,), receive, puts_back=(key,), opened=opened)
+    finally:
+        if opened is not None:
+            opened.end()
     error: Exception | None = None
     try:
         return await step.decode_or_reject(result, lambda text: decode(text, result))
@@ -104,6 +124,7 @@ async def take(
     receive: Receive,
     *,
     puts_back: Sequence[bytes],
+    opened: OpenReceive | None = None,
 ) -> StepResult:
     """Wait for what may be a message. One that an abandoned wait has taken goes back, behind the keys of ``puts_back``."""
     run = step.run
@@ -112,7 +133,8 @@ async def take(
     def on_cancel() -> None:
         if run.may_put_back:
             receive.message_id = receive.message_id or step.message_id
-            run.add_cleanup(_begin(_put_back(step, puts_back, receive, offer)))
+            is_open = opened is not None and run.open_receive is opened
+            run.add_cleanup(_begin(_put_back(step, puts_back, receive, offer, opened if is_open else None)))
 
     if run.cleanups:
         try:
@@ -126,13 +148,24 @@ async def take(
     )
 
 
-async def _put_back(step: Step, keys: Sequence[bytes], receive: Receive, offer: Offer | None) -> None:
+def _has_no_order(step: Step) -> bool:
+    """Whether no other task of the run can receive a result before this step has one."""
+    run = step.run
+    return run.has_one_task and step.asked_after is None and (run.order is None or not run.order.is_concurrent)
+
+
+async def _put_back(
+    step: Step, keys: Sequence[bytes], receive: Receive, offer: Offer | None, opened: OpenReceive | None
+) -> None:
     """Put back the message that an abandoned receive has taken, or is taking at this moment."""
     run = step.run
     with suppress(LaunchError):  # the database was closed, and so the run was stopped
         await run.database.batches.flush(run.partition)
         if offer is not None:
             await offer.withdraw()
+        if opened is not None:
+            received = await opened.close()
+            receive.message_id = receive.message_id or received
         if receive.message_id is not None and run.may_put_back:
             # The statement puts it back only if the step has this very message.
             row = (*step.columns, step.verb, step.key, receive.message_id)

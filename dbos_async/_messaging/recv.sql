@@ -21,8 +21,12 @@ left join lateral (
     for update
 ) as m on true
 
+-- fragment: output_while_waiting
+-- What the step says while it waits: the attempt of its run, if a sender of another process may complete it.
+case when may_be_handed then to_json(attempt) end
+
 -- ordered name: TAKE_WAITING (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
---     timeout_seconds float8)
+--     timeout_seconds float8, may_be_handed boolean)
 -- For any receive: its step may be recorded already, or have begun to wait.
 with calls as materialized (
     select c.*, :is_owner as is_owner,
@@ -46,7 +50,8 @@ decided as materialized (
 recorded as (
     insert into dbos_async.steps as s
         (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
-    select workflow_id, branch, number, verb, topic, output, message_id, deadline,
+    select workflow_id, branch, number, verb, topic,
+           case when message_id is not null or expired then output else :output_while_waiting end, message_id, deadline,
            case when message_id is not null or expired then clock_timestamp() end,
            case when message_id is not null or expired then place end, asked_after
     from decided
@@ -84,7 +89,7 @@ from calls
 where not (:is_waiting(verb, topic))
 
 -- ordered name: TAKE (workflow_id text, attempt bigint, branch text, number int, verb text, topic text,
---     timeout_seconds float8)
+--     timeout_seconds float8, may_be_handed boolean)
 -- For a new receive: nothing is recorded of its step yet.
 with calls as materialized (
     select c.*, :is_owner as is_owner,
@@ -104,8 +109,8 @@ decided as materialized (
 recorded as (
     insert into dbos_async.steps
         (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
-    select workflow_id, branch, number, verb, topic, output, message_id, deadline,
-           case when ready then clock_timestamp() end, case when ready then place end, asked_after
+    select workflow_id, branch, number, verb, topic, case when ready then output else :output_while_waiting end, message_id,
+           deadline, case when ready then clock_timestamp() end, case when ready then place end, asked_after
     from decided
     order by workflow_id, branch, number
 ),
@@ -121,6 +126,56 @@ select n, case when ready then 'done' else 'wait' end as outcome, output, null::
 from decided
 union all
 select n, 'lost', null, null, null, null, null, null, null, null from calls where not is_owner
+
+-- name if usual: TAKE
+-- A recv with time to wait, of a run that owns its workflow.
+with decided as materialized (
+    select m.*, clock_timestamp() + make_interval(secs => :timeout_seconds) as deadline
+    from dbos_async.workflows as w
+    left join lateral (
+        select id as message_id, payload, headers, sent_at from dbos_async.messages
+        where destination_id = :workflow_id and topic_digest = dbos_async.digest(:topic) and received_at is null
+        order by seq limit 1
+        for update
+    ) as m on true
+    where w.id = :workflow_id and w.attempt = :attempt and w.status = 'PENDING'
+      and :verb = 'recv' and coalesce(:timeout_seconds, 1) > 0
+    limit 1
+),
+recorded as (
+    insert into dbos_async.steps
+        (workflow_id, branch, number, verb, key, output, message_id, deadline, completed_at, place, asked_after)
+    select :workflow_id, :branch, :number, :verb, :topic,
+           case when message_id is not null then payload when :may_be_handed then to_json(:attempt) end, message_id, deadline,
+           case when message_id is not null then clock_timestamp() end, case when message_id is not null then :place end,
+           :asked_after
+    from decided
+),
+received as (
+    -- The row is locked, and it was unreceived when it was locked.
+    update dbos_async.messages set received_at = clock_timestamp()
+    where id = any (array(select message_id from decided where message_id is not null)) and destination_id = :workflow_id
+)
+select :n as n, case when message_id is null then 'wait' else 'done' end as outcome, payload as output, null::json as error,
+       extract(epoch from deadline - clock_timestamp())::float8 as seconds_left,
+       null::text as recorded_verb, null::text as recorded_key, message_id, headers, :age as age
+from decided
+
+-- name: CLOSE (workflow_id text, branch text, number int)
+-- A receive is abandoned, or is not to be handed a message any more. Tells which message its step has, if one came before.
+with held as materialized (
+    select c.n, s.place, s.message_id, s.completed_at
+    from (select * from :rows order by workflow_id, branch, number) as c
+    cross join lateral (
+        select ctid as place, message_id, completed_at from dbos_async.steps
+        where workflow_id = c.workflow_id and branch = c.branch and number = c.number
+        for update
+    ) as s
+),
+closed as (
+    update dbos_async.steps set output = null where ctid = any (array(select place from held where completed_at is null))
+)
+select n, message_id from held
 
 -- name: PUT_BACK (workflow_id text, attempt bigint, branch text, number int, verb text, topic text, message_id uuid)
 -- A receive was abandoned after it had taken its message. The message becomes unreceived again, and the step has begun and not

@@ -32,6 +32,7 @@ from dbos_async._messaging.send_keys import (
     send_key,
     start_key,
 )
+from dbos_async._messaging.send_later import SEND_LATER
 from dbos_async._runs.context import Context, WorkflowContext, calling_context
 from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
 from dbos_async._runs.start_options import StartCall, allowed_time, assigned, start_delay, wanted_version
@@ -47,12 +48,17 @@ if TYPE_CHECKING:
     from dbos_async._telemetry.acts import Act
     from dbos_async._telemetry.telemetry import Telemetry
 
+
+def _is_usual(row: Row) -> bool:
+    """Whether it is a step, and no receive of this process waits for the message."""
+    return row[3] is not None and row[-len(NO_RECEIVER) :] == NO_RECEIVER
+
+
 with load(__name__) as sql:
-    SEND: Final = sql.statement("SEND")
+    SEND: Final = sql.statement("SEND", is_usual=_is_usual)
     SEND_TO_FIRST: Final = sql.statement("SEND_TO_FIRST")
-    SEND_EXTERNAL: Final = sql.statement("SEND_EXTERNAL")
+    SEND_EXTERNAL: Final = sql.statement("SEND_EXTERNAL", is_usual=lambda _: True)
     SEND_BULK: Final = sql.statement("SEND_BULK")
-    SEND_LATER: Final = sql.statement("SEND_LATER")
 
 
 async def send(

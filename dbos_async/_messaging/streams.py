@@ -18,7 +18,7 @@ from dbos_async._database.sql import load
 from dbos_async._database.statement import Statement
 from dbos_async._database.wakeups import LocalUpdate
 from dbos_async._runs.context import Context, StepContext, calling_context, in_workflow_or_step
-from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, issue
+from dbos_async._runs.issue import Caller, call_by, caller_columns, caller_in, is_step, issue
 from dbos_async._runs.run import Run
 from dbos_async._serialization.values import encode_value, size_error
 from dbos_async.errors import InvalidArgumentError
@@ -28,7 +28,7 @@ MAX_AT_ONCE: Final = 10_000
 """So many values `write_stream_many` takes in one call."""
 
 with load(__name__) as sql:
-    WRITE: Final = sql.statement("WRITE")
+    WRITE: Final = sql.statement("WRITE", is_usual=is_step)
     APPEND: Final = sql.statement("APPEND")
     REWIND: Final = sql.statement("REWIND")
     WRITTEN: Final = sql.statement("WRITTEN")

@@ -51,10 +51,7 @@ written as (
     from positioned where outcome = 'done' and not closed
 ),
 news as (
-    select n, digest, case
-        when value is null then 'c' || attempt || ',' || "offset" || '::'
-        when :is_news(value::text) then 'v' || attempt || ',' || "offset" || ':' || length(value::text) || ':' || value::text
-        end as news
+    select n, digest, :news_of_value(attempt, "offset", value) as news
     from positioned where outcome = 'done' and not closed
 ),
 announced as (:tell_news(news))
@@ -64,6 +61,34 @@ select n, case when outcome = 'superseded' then 'done' else outcome end as outco
                 then :error('dbos_async.errors:StreamClosedError', workflow_id, key) end as error,
        recorded_verb, recorded_key, case when outcome = 'done' and not closed then "offset" end as "offset"
 from positioned, announced
+
+-- name if usual: WRITE
+-- A step writes to a stream that is not closed.
+with positioned as materialized (
+    select coalesce(tail."offset" + tail.count, 0) as "offset"
+    from dbos_async.workflows as w
+    left join lateral (
+        select "offset", coalesce(count, 1) as count, closes from dbos_async.stream_entries
+        where workflow_id = :workflow_id and key_digest = dbos_async.digest(:key) and "offset" >= :written
+        order by "offset" desc limit 1
+    ) as tail on true
+    where w.id = :workflow_id and w.attempt = :attempt and w.status = 'PENDING' and tail.closes is not true
+      and :number is not null
+    limit 1
+),
+recorded as (
+    insert into dbos_async.steps (workflow_id, branch, number, verb, key, completed_at, place, asked_after)
+    select :workflow_id, :branch, :number, :verb, :key, clock_timestamp(), :place, :asked_after from positioned
+),
+written as (
+    insert into dbos_async.stream_entries (workflow_id, key, "offset", value, closes, step, attempt, act)
+    select :workflow_id, :key, "offset", :value, :value is null, :step, :attempt, :write_seq from positioned
+)
+select :n as n, 'done' as outcome, null::json as output, null::json as error, null::text as recorded_verb,
+       null::text as recorded_key, "offset",
+       pg_notify(:channel_of(:digest), '=' || encode(:digest, 'hex') || coalesce(:news_of_value(:attempt, "offset", :value), '.'))
+           is not null as is_announced
+from positioned
 
 -- fragment: values_from(count)
 -- The values of a call as an array, without the first ones, which are stored already.

@@ -5,7 +5,8 @@ case when s.branch = '' then s.number::text else s.branch || '.' || s.number end
 
 -- name: DESCRIBED_STEPS (workflow_id text, most int, before_time timestamptz, before_branch text, before_number int)
 -- The last steps, in the order in which they began, before a place if one is given.
-select c.n, s.branch, s.number, :step_path, s.verb, s.key, case when s.verb <> 'sleep' then :small(s.output) end as output,
+select c.n, s.branch, s.number, :step_path, s.verb, s.key,
+       case when s.verb <> 'sleep' and (s.verb <> 'recv' or s.completed_at is not null) then :small(s.output) end as output,
        :small(s.error) as error, :is_large(s.output) or :is_large(s.error) as is_cut, s.started_at,
        case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.completed_at end as completed_at,
        coalesce(s.deadline, case when s.verb = 'sleep' then s.completed_at end) as deadline,

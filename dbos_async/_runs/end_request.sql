@@ -26,7 +26,7 @@ ended as (
     from decided where ends
     order by workflow_id, branch, number
     on conflict (workflow_id, branch, number) do update
-        set error = excluded.error, completed_at = excluded.completed_at, place = excluded.place
+        set output = case when s.verb <> 'recv' then s.output end, error = excluded.error, completed_at = excluded.completed_at, place = excluded.place
         where s.verb = excluded.verb and s.key = excluded.key and s.place is null
           and (s.completed_at is null
                or (s.verb = 'sleep' and (s.output::text = 'true') is not true and s.completed_at > clock_timestamp()))

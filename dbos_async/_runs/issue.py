@@ -40,6 +40,11 @@ def caller_columns(caller: Caller) -> tuple[str | None, int | None, str | None, 
     return caller.run.workflow_id, caller.run.attempt, None, None
 
 
+def is_step(row: Row) -> bool:
+    """Whether the row of a call, which begins with these columns, is that of a step of its own."""
+    return row[3] is not None
+
+
 def call_by(
     caller: Caller,
     statement: Statement,

@@ -37,6 +37,15 @@ class CurrentStep(UnderWay, Protocol):
     def task(self) -> asyncio.Task[Any]: ...
 
 
+class OpenReceive(Protocol):
+    """A receive whose step somebody else may complete."""
+
+    step: Any
+
+    async def give_way(self) -> None:
+        """Return when another task of the run may act."""
+
+
 class InsideVerb(Protocol):
     """What marks a task that is inside a verb."""
 
@@ -82,6 +91,8 @@ class RunTasks:
     """The steps that wait for the result of another workflow: nothing is recorded of them before that has come."""
     end_request: EndRequest | None = None
     """The request to end the workflow, with time to clean up."""
+    open_receive: OpenReceive | None = None
+    """The receive that a sender of another process may complete."""
     last_step: CurrentStep | None = None
     """The last step, as long as one task alone calls verbs."""
     starter_of_sets: SetStart | None = None

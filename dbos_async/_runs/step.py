@@ -108,6 +108,8 @@ class Step(NumberedStep):
         run = self.run
         if run.history is None or run.order is not None or run.stopped is not None or run.over or run.host.closing:
             return None
+        if run.open_receive is not None:
+            return None
         if self.task.cancelling() or not run.gate.is_quiet_still(run):
             return None
         recorded = run.history.take_at_hand(self.branch, self.number, self.verb, self.key)
@@ -118,6 +120,8 @@ class Step(NumberedStep):
         run = self.run
         if run.stopped is not None or run.over or run.host.closing:
             await run.check_may_act(self.verb, is_begun=self.is_begun)
+        if run.open_receive is not None and run.open_receive.step is not self:
+            await run.open_receive.give_way()
         if run.history is None or self.is_asked:
             if run.patches is not None:
                 await run.patches.store(run, self)

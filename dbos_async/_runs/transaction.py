@@ -106,11 +106,7 @@ async def execute_inside(names: Names, connection: Any, statement: Statement, ro
     if isinstance(connection, OpenTransaction):
         async with connection.level.lock:
             driver = await connection.driver()
-            try:
-                return await _execute(names, driver, statement, rows, f"the transaction {connection.name!r}")
-            except asyncpg.UniqueViolationError as error:
-                # Others have stored the same since the snapshot of the transaction: a new one sees that.
-                raise asyncpg.SerializationError(f"{error}") from error
+            return await _execute(names, driver, statement, rows, f"the transaction {connection.name!r}")
     return await _execute(names, connection, statement, rows, "connection=")
 
 
@@ -126,8 +122,11 @@ async def _execute(names: Names, connection: Any, statement: Statement, rows: Se
                     *(((), ()) if statement.is_ordered else ()),
                 )
                 return result
-        except RETRYABLE:
+        except RETRYABLE as error:
             repeats += 1
+            if repeats > MAX_RETRIES and isinstance(error, asyncpg.UniqueViolationError):
+                # Others have stored the same since the snapshot of the transaction: a new one sees that.
+                raise asyncpg.SerializationError(f"{error}") from error
             if repeats > MAX_RETRIES:
                 raise
         except NO_TABLES as error:

@@ -2,7 +2,8 @@
 
 -- fragment: step_columns
 case when s.branch = '' then s.number::text else s.branch || '.' || s.number end as step, s.branch, s.number, s.verb, s.key,
-case when c.payloads and s.verb <> 'sleep' then s.output end as output, case when c.payloads then s.error end as error, s.started_at,
+case when c.payloads and s.verb <> 'sleep' and (s.verb <> 'recv' or s.completed_at is not null) then s.output end as output,
+case when c.payloads then s.error end as error, s.started_at,
 case when s.verb <> 'sleep' or s.completed_at <= clock_timestamp() then s.completed_at end as completed_at
 
 -- name: LIST_STEPS (workflow_id text, payloads boolean)

@@ -103,7 +103,7 @@ def rows(size: Size, call: int) -> dict[str, Row]:
     follow = (*step(number), "read_stream", "k of other", "other", "k", size.entries - 3, 60.0)
     return {
         **{name: act.row(step(number), "x") for name, act in ACTS.items()},
-        "TAKE_WAITING": ("w", 1, "1", call, "recv", "", 60.0),
+        "TAKE_WAITING": ("w", 1, "1", call, "recv", "", 60.0, False),
         "START": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
         "START_BY_ID": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
         "FOLLOW": follow,

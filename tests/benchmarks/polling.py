@@ -107,7 +107,7 @@ async def measure(url: str, waiters: int, seconds: float, *, listen: bool) -> di
             with SetWorkflowID(f"w{n}"):
                 await DBOS.start_workflow(take)
         await eventually(lambda: here.slots.waiting >= waiters, give_up_after_seconds=120)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(min(SETTLE_SECONDS, seconds))
         own, server = await _shares(postmaster, asyncio.sleep(seconds))
         own_busy, server_busy = await _shares(postmaster, _send(url, waiters, seconds))
         delays = list(_delays)

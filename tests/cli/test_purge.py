@@ -120,6 +120,7 @@ async def test_t3_purge_asks_on_a_terminal(database_url: str, connection: Any) -
     assert await ids(connection) == ["runs", "young"]
 
 
+@pytest.mark.direct("it waits until the connections of a process have gone from pg_stat_activity")
 async def test_t3_ctrl_c_ends_a_purge_and_says_how_far_it_was(database_url: str, connection: Any) -> None:
     await make(connection, *[Life(str(n)) for n in range(500)])
     before = await all_rows(connection)

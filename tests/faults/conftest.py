@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from dbos_async._database import connecting, connections, listener, probe, sending
+from dbos_async._database import connecting, connections, listener, polling, probe, sending
 from tests.support.databases import new_database
 from tests.support.postgres import SMALL, Server, chosen_version, versions
 
@@ -60,5 +60,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "ANSWER_WITHIN_SECONDS", 0.5)
     monkeypatch.setattr(listener, "ASK_EVERY_SECONDS", 0.5)
     monkeypatch.setattr(listener, "ANSWER_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr(polling, "ANSWER_WITHIN_SECONDS", 0.5)
     monkeypatch.setattr(connections, "HOST_SECONDS", 0.5)
     monkeypatch.setattr(connecting, "HOST_SECONDS", 0.5)

@@ -54,6 +54,7 @@ async def test_d4_with_too_few_connections_those_that_there_are_do_all(
         await connection.execute(f"drop role {role}")
 
 
+@pytest.mark.direct("the server refuses further connections: a pooler waits for one")
 async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(database_url: str, connection: Any) -> None:
     role, url = await limited_role(connection, database_url, 1)
     postgres = Postgres(Access(url))
@@ -78,6 +79,7 @@ async def test_a_connection_that_comes_back_is_for_whoever_waits_longest(databas
     await connection.execute(f"drop role {role}")
 
 
+@pytest.mark.direct("the server refuses further connections: a pooler waits for one")
 async def test_d4_a_connection_on_its_way_to_who_waited_for_it_counts_as_one_that_will_come_back(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

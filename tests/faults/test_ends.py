@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from dbos_async import DBOS, DBOSClient, LaunchError, SetWorkflowID, SetWorkflowTimeout, SystemExitError
+from dbos_async._database.change_keys import end_key
 from dbos_async._executor import launched
 from tests.support.eventually import eventually
 from tests.support.processes import running
@@ -200,7 +201,7 @@ async def _all_wait(opened: Any, count: int) -> None:
 async def test_d5_a_wait_that_begins_after_the_close_raises_as_well(database_url: str) -> None:
     async with DBOSClient(database_url) as client:
         database = client._database
-    with database.changes(b"12345678") as changes:
+    with database.changes(end_key("w")) as changes:
         assert await anext(changes) is changes, "the first turn comes at once, and its poll raises"
         with pytest.raises(LaunchError, match="was closed"):
             await anext(changes)

@@ -15,7 +15,8 @@ import pytest
 from dbos_async import DBOS, ConfigurationError, DatabaseUnavailableError, DBOSClient
 from tests.support.databases import new_database
 from tests.support.load import load
-from tests.support.postgres import SMALL, Server
+from tests.support.postgres import SMALL, Server, free_port
+from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -133,6 +134,28 @@ async def test_d5_an_unknown_host_is_reported_and_a_resolver_that_is_away_is_wai
     with pytest.raises(DatabaseUnavailableError):  # the other one may come
         async with DBOSClient(both, connect_timeout_seconds=0.5):
             pass
+
+
+async def test_d4_what_an_address_says_is_not_the_reason_why_its_name_cannot_be_reached(
+    database_url: str, strict_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies of several tenants need the name, by TLS."""
+    resolve, port = socket.getaddrinfo, free_port()
+
+    def resolved(host: Any, *args: Any, **options: Any) -> Any:
+        names = ["127.0.0.1", "127.0.0.2"] if host == "db.test" else [host]
+        return [found for name in names for found in resolve(name, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    async with (
+        Proxy(database_url, address="127.0.0.1", port=port) as silent,
+        Proxy(strict_server.url, address="127.0.0.2", port=port) as other,
+    ):
+        silent.freeze()
+        with pytest.raises(DatabaseUnavailableError, match="no connection within"):
+            async with DBOSClient(f"postgresql://stranger@db.test:{port}/postgres", connect_timeout_seconds=0.5):
+                pass
+        assert other.accepted, "it was asked, and has refused the user"
 
 
 async def test_d5_a_standby_alone_is_refused_at_once(programs: None) -> None:

@@ -209,6 +209,7 @@ async def test_w10_w6_deadlines_come_although_one_row_is_locked(database_url: st
         await eventually(all_are, "those two follow", give_up_after_seconds=5)
 
 
+@pytest.mark.direct("it counts connections in pg_stat_activity")
 async def test_w10_d4_a_lock_is_waited_for_without_holding_what_others_need(database_url: str) -> None:
     """The connections of the pool serve others, however many calls wait for locks."""
     async with DBOS(database_url), DBOSClient(database_url, connect_timeout_seconds=5) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -137,6 +138,21 @@ async def test_d5_what_is_wrong_with_tls_ends_a_launch_at_once(
     await _refused(url, says)
     (found,) = await examine(url)
     assert (found.level, bool(found.advice)) == ("problem", True)
+
+
+@pytest.mark.parametrize("query", ["sslmode=verify-ca&sslrootcert=other.pem", "sslmode=require&sslcert=missing.pem"])
+async def test_d5_at_a_name_with_several_addresses_what_is_wrong_is_said_at_once_too(
+    tls: str, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    trustme.CA().cert_pem.write_to_path("other.pem")
+    resolve = socket.getaddrinfo
+
+    def resolved(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        names = ["127.0.0.1", "127.0.0.9"] if host == "localhost" else [host]  # nothing listens at the second
+        return [found for name in names for found in resolve(name, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    await _refused(tls + query, "the server's certificate was refused|the file of sslcert, missing.pem, is not there")
 
 
 async def test_d5_a_certificate_that_has_expired_ends_a_launch_at_once(

@@ -172,7 +172,7 @@ RECEIVED = """
 async def taken(connection: Any) -> Any:
     """The workflow ``w`` takes a message at its first step."""
     await connection.execute(SETTING)
-    (answer,) = await execute(connection, recv.TAKE, (*step(1), "recv", "", 60.0))
+    (answer,) = await execute(connection, recv.TAKE, (*step(1), "recv", "", 60.0, False))
     assert answer["outcome"] == "done"
     return answer["message_id"]
 
@@ -181,7 +181,7 @@ async def test_m5_what_was_put_back_is_taken_again(connection: Any) -> None:
     first = await taken(connection)
     await execute(connection, recv.PUT_BACK, (*PUT_BACK, first))
     assert tuple(await connection.fetchrow(RECEIVED, first)) == (None, None, False, False)
-    (answer,) = await execute(connection, recv.TAKE, (*step(2), "recv", "", 60.0))
+    (answer,) = await execute(connection, recv.TAKE, (*step(2), "recv", "", 60.0, False))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)
     # Said once more it does nothing, since the step has not taken that message any more.
     await execute(connection, recv.PUT_BACK, (*PUT_BACK, first))
@@ -218,5 +218,5 @@ async def test_w3_m5_a_claim_waits_for_a_message_that_is_being_put_back(connect:
     await blocked(two, claim, three)
     await one.execute("commit")
     await claim
-    (answer,) = await execute(two, recv.TAKE, (*step(1, attempt=2), "recv", "", 60.0))
+    (answer,) = await execute(two, recv.TAKE, (*step(1, attempt=2), "recv", "", 60.0, False))
     assert (answer["outcome"], answer["message_id"]) == ("done", first)

@@ -17,7 +17,9 @@ from dbos_async._database.listener import Listener
 from dbos_async._database.names import Names
 from dbos_async._messaging.send import SEND_EXTERNAL
 from dbos_async._serialization.ids import ordered_id
+from dbos_async.errors import ConfigurationError
 from tests.conftest import Connect
+from tests.support.channels import announcements
 from tests.support.eventually import eventually
 
 SOON = 8.0
@@ -196,3 +198,29 @@ async def test_who_does_not_know_the_secret_is_not_heard(
     assert [record.getMessage() for record in caplog.records] == [
         "A notification has a payload that is not from dbos_async and was ignored, as are all such."
     ]
+
+
+async def test_d7_a_role_that_may_not_read_the_secret_is_told_so_and_an_older_release_goes_on(
+    database_url: str, connection: Any
+) -> None:
+    role = f"role_{database_url.rpartition('/')[2].partition('?')[0]}"
+    await connection.execute(f"""
+        create role {role} login;
+        grant usage on schema dbos_async to {role};
+        grant select, insert, update, delete on all tables in schema dbos_async to {role};
+        grant usage on all sequences in schema dbos_async to {role};
+        revoke all on dbos_async.channels from {role};
+    """)
+    try:
+        url = database_url.replace("postgres@", f"{role}@")
+        with pytest.raises(
+            ConfigurationError, match="lacks rights on the schema dbos_async .select on the table channels.*--grant"
+        ):
+            await DBOSClient(url).__aenter__()
+        heard = await announcements(connection)
+        await connection.execute(f"set role {role}")
+        await connection.execute("select dbos_async.announce($1)", b"12345678")
+        await connection.execute("reset role")
+        assert await heard.of(b"12345678") == {""}
+    finally:
+        await connection.execute(f"drop owned by {role}; drop role {role}")

@@ -97,7 +97,9 @@ async def test_w3_t2_what_an_earlier_run_takes_late_goes_back(
     await transaction.start()
     await holder.execute("select from dbos_async.messages where destination_id = 'w' for update")
     # A receive of the run before, in a task that this run has not started, hangs at the server.
-    taking = asyncio.create_task(execute(late, TAKE, ("w", attempt, "0.2", 1, "recv", INBOX, None), form="new, alone"))
+    taking = asyncio.create_task(
+        execute(late, TAKE, ("w", attempt, "0.2", 1, "recv", INBOX, None, False), form="new, alone")
+    )
     await blocked(late, taking, connection)
     HERE["stands"].clear()
     async with DBOS(database_url):

@@ -16,7 +16,7 @@ from dbos_async import (
     SetWorkflowID,
 )
 from dbos_async._executor import launched
-from dbos_async._messaging.send import SEND_LATER
+from dbos_async._messaging.send_later import SEND_LATER
 from dbos_async._workflows import families
 from dbos_async._workflows.start import START_CHILD, START_DELAYED
 from tests.support.eventually import eventually

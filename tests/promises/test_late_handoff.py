@@ -88,7 +88,7 @@ async def test_m1_m4_of_two_late_handoffs_neither_is_lost(
         await eventually(lambda: count_blocked(len(locks)), "the send waits for its workflow")
         # The receiver polls in vain, and makes its offer anew.
         polls.clear()
-        await connection.execute("select dbos_async.announce($1)", message_key("w", "t"))
+        launched.executor().database.wakeups.wake(message_key("w", "t"))
         await eventually(lambda: polls, "it has polled")
     RECEIVES[0].cancel()
     await eventually(is_abandoned)

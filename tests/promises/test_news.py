@@ -17,9 +17,13 @@ from dbos_async._database.calls import Call
 from dbos_async._database.change_keys import end_key, event_key, stream_key
 from dbos_async._database.listener import Listener
 from dbos_async._database.names import Names
+from dbos_async._database.news import StreamNews, read_news
 from dbos_async._database.wakeups import MAX_UPDATES
 from dbos_async._executor import launched
+from dbos_async._messaging.streams import WRITE
+from tests.support.channels import announcements
 from tests.support.eventually import eventually
+from tests.support.statements import forms, step
 
 STRANGE = ["", "\n=:,.-", "ä€😀\u0000", {"a": [1, None, "😀"]}, None, 1.5, "x" * 1990, "y" * 2500, "ä" * 1500]
 
@@ -305,3 +309,29 @@ async def test_own_notifications_that_come_back_are_harmless(dbos: DBOS, connect
 class _Nothing(set[int]):
     def add(self, element: int) -> None:
         """Nothing is known of any connection."""
+
+
+async def test_s1_news_of_a_batch_is_parted_as_notifications_allow(one: Any) -> None:
+    """Each of sixteen channels gets few notifications, of less than 8,000 bytes each, and all news in its order."""
+    told = await announcements(one)
+    keys = [bytes([number % 3 << 4, *bytes(7)]) for number in range(60)]
+    values = [f'"{"ä" * 900}{number}"' if number % 2 else f'"{"x" * 5000}{number}"' for number in range(60)]
+    rows = [
+        (*step(number + 1), "1", "write_stream", f"k{number % 3}", values[number], number, -1, keys[number])
+        for number in range(60)
+    ]
+    columns = [list(column) for column in zip(*[(*row, None, None) for row in rows], strict=True)]
+    sql = forms(WRITE)["new"].replace("__channel__", await migrations.channel(one, Names()))
+    await one.fetch(sql, list(range(60)), *columns)
+    payloads = await told.end()
+    assert all(len(payload.encode()) < 8000 for _, payload in payloads)
+    assert len(payloads) < 15
+    news = [piece for _, payload in payloads for piece in read_news(payload)]
+    for which in range(3):
+        of_one = [piece.news for piece in news if piece.key == keys[which]]
+        assert len(of_one) == 20
+        expected = [(place, values[which + 3 * place]) for place in range(20) if (which + 3 * place) % 2]
+        assert [(each.offset, each.values) for each in of_one if isinstance(each, StreamNews)] == [
+            (place, (value,)) for place, value in expected
+        ]
+        assert of_one.count(None) == 10, "what is long is not told"

@@ -56,6 +56,27 @@ async def start(connection: Any, late: bool) -> Any:
     return await DBOS.start_workflow(short, "second", connection=connection)
 
 
+async def test_w1_m3_what_others_have_stored_since_raises_and_a_new_transaction_sees_it(
+    isolation: Any, dbos: DBOS, connection: Any
+) -> None:
+    async with connection.transaction(isolation=isolation):
+        await connection.fetchval("select 1 from pg_class limit 1")
+        await ended("id")
+        with pytest.raises(asyncpg.SerializationError), SetWorkflowID("id"):
+            await start(connection, late=False)
+    async with connection.transaction(isolation=isolation):
+        await connection.fetchval("select 1 from pg_class limit 1")
+        await DBOS.send("id", 1, idempotency_key="key")
+        with pytest.raises(asyncpg.SerializationError):
+            await DBOS.send("id", 2, idempotency_key="key", connection=connection)
+    async with connection.transaction(isolation=isolation):
+        await DBOS.send("id", 2, idempotency_key="key", connection=connection)
+        with SetWorkflowID("id"):
+            handle = await start(connection, late=False)
+    assert await handle.get_result() == "first"
+    assert [one.payload for one in await DBOS.list_messages("id")] == [1]
+
+
 @pytest.mark.parametrize("how", ["deleted", "purged"])
 async def test_m7_t3_a_send_that_starts_its_destination_raises_when_it_was_removed_meanwhile(
     isolation: Any, how: str, dbos: DBOS, connection: Any

@@ -299,6 +299,7 @@ async def test_t3_nothing_is_left_behind_while_everything_runs(dbos: DBOS, conne
     assert await all_rows(connection) == {}
 
 
+@pytest.mark.direct("it waits until the connections of a killed process have gone from pg_stat_activity")
 async def test_t3_a_purge_that_is_killed_has_removed_whole_workflows(connection: Any, database_url: str) -> None:
     await make(connection, *[Life(str(n), steps=20) for n in range(1500)])
     before = await all_rows(connection)

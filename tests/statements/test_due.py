@@ -12,7 +12,7 @@ import pytest
 from dbos_async import DBOS, SetWorkflowID
 from dbos_async._lifecycle import periodic
 from dbos_async._lifecycle.periodic import BEGIN_DUE, DUE, MOVE_DUE
-from dbos_async._messaging.send import SEND_LATER
+from dbos_async._messaging.send_later import SEND_LATER
 from dbos_async._workflows.control import CANCEL, RESUME
 from dbos_async._workflows.delete import DELETE
 from dbos_async._workflows.start import START_BY_ID

@@ -32,7 +32,7 @@ def message(tag: str, receiver: Row = (1, "", 1), topic: str = "t") -> Row:
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0) -> Row:
-    return (*step(number, attempt), "recv", "t", seconds)
+    return (*step(number, attempt), "recv", "t", seconds, False)
 
 
 async def send(connection: Any, row: Row) -> bool:

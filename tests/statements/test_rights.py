@@ -146,7 +146,11 @@ async def test_d7_the_printed_sql_makes_a_schema_that_a_launch_accepts(
 async def described(url: str, schema: str) -> list[str]:
     """All that is in a schema, as it would be in the usual one."""
     text = json.dumps(json.loads(await execute(url, DESCRIPTION.format(schema=schema))))
-    text = text.replace(f'\\"{schema}\\".', "dbos_async.").replace(f"{schema}.", "dbos_async.")
+    text = (
+        text.replace(f'\\"{schema}\\".', "dbos_async.")
+        .replace(f"{schema}.", "dbos_async.")
+        .replace(f"'{schema}'", "'dbos_async'")
+    )
     return sorted(map(str, json.loads(text)))
 
 

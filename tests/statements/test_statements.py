@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from dbos_async._database import migrations
-from dbos_async._database.connection_kinds import SETTINGS
+from dbos_async._database.connection_kinds import SETTINGS, OwnConnection
 from dbos_async._lifecycle import lease_thread
 from tests.support.statements import (
     ACTS,
@@ -96,7 +96,7 @@ HOT: dict[str, Row] = {
     "READ_ANSWER_OF": (QUESTION, "w", None),
     "AWAIT_ANSWER": (*step(6), "other", "other", 60.0),
     "POLL": ("message", "w", "", None),
-    "TAKE_WAITING": (*step(11), "recv", "", 60.0),
+    "TAKE_WAITING": (*step(11), "recv", "", 60.0, True),
 }
 
 MAX_BUFFERS = 52
@@ -182,8 +182,27 @@ def updated_by(plan: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("planned_when", ["empty", "full", "full and analyzed"])
 async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> None:
+    problems = await problems_of_plans(planned_when, plain, HOT_FORMS)
+    assert not problems, "\n".join(problems)
+
+
+async def test_statements_in_transactions_of_users_use_their_index_without_our_settings(database_url: str) -> None:
+    """They are planned anew for each call, with the settings of the server."""
+    connection = await asyncpg.connect(database_url, server_settings={"plan_cache_mode": "force_custom_plan"})
+    in_steps = {name for name, act in ACTS.items() if act.works_in_steps and name != "TRIM"}
+    names = {"SEND_EXTERNAL", "START", "RECORD"} | in_steps
+    try:
+        problems = await problems_of_plans("full and analyzed", connection, [(name, "") for name in names & HOT.keys()])
+    finally:
+        await connection.close()
+    assert not [problem for problem in problems if "updates messages by Bitmap" not in problem], "\n".join(problems)
+
+
+async def problems_of_plans(planned_when: str, plain: Any, hot_forms: list[tuple[str, str]]) -> list[str]:
+    """Prepare statements at that moment, fill the tables, and say what is wrong with the plans."""
+
     async def prepare() -> None:
-        for name, form in HOT_FORMS:
+        for name, form in hot_forms:
             prepared = await plain.prepare(STATEMENTS[name, form])
             types = ", ".join(t.name for t in prepared.get_parameters())
             await plain.execute(f'prepare "{name} {form}" ({types}) as {STATEMENTS[name, form]}')
@@ -203,10 +222,30 @@ async def test_hot_statements_use_their_index(planned_when: str, plain: Any) -> 
         await plain.execute("analyze")
     if planned_when != "empty":
         await prepare()
-    for hot in HOT_FORMS:
+    for hot in hot_forms:
         await look_at_plan(plain, *hot)  # What a session looks up in the catalog for the first time does not count.
-    problems = [problem for hot in HOT_FORMS for problem in await look_at_plan(plain, *hot)]
-    assert not problems, "\n".join(problems)
+    return [problem for hot in hot_forms for problem in await look_at_plan(plain, *hot)]
+
+
+async def test_statements_of_a_connection_without_a_session_are_planned_with_our_settings(database_url: str) -> None:
+    """The settings come with each execution: what is planned without them would read whole tables."""
+    connection: OwnConnection = await asyncpg.connect(database_url, connection_class=OwnConnection)
+    assert not connection.has_session
+    await connection.execute(SETTING)
+    await connection.execute(FOREIGN)
+    await connection.execute(OWN)
+    await connection.execute("analyze")
+    for name in ("RECORD", "SEND", "TAKE", "WRITE"):
+        for form in ("alone", ""):
+            row = arguments(form, [0], (HOT[name],), is_ordered=all_statements()[name].is_ordered)
+            for _ in range(2):  # the second time is in another form
+                text = await connection.fetchval(f"explain (format json) {STATEMENTS[name, form]}", *row)
+                scans = [node for node in nodes(json.loads(text)[0]["Plan"]) if node["Node Type"] == "Seq Scan"]
+                assert not scans, f"{name} ({form})"
+    assert await connection.fetchval("show enable_seqscan") == "off"
+    raw = await asyncpg.Connection.fetchval(connection, "select current_setting('enable_seqscan')")
+    assert raw == "on", "and nothing is left of them"
+    await connection.close()
 
 
 async def look_at_plan(connection: Any, name: str, form: str) -> list[str]:

@@ -21,7 +21,7 @@ TOUCH = "update dbos_async.messages set received_at = null where topic = 't'"
 
 
 def take(number: int = 1, attempt: int = 1, seconds: float | None = 60.0, verb: str = "recv", key: str = "t") -> Row:
-    return (*step(number, attempt), verb, key, seconds)
+    return (*step(number, attempt), verb, key, seconds, False)
 
 
 async def begin_waiting(connection: Any, *rows: Row) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dbos_async import DBOS
 from dbos_async._database.database import Database
+from tests.support import pooled
 from tests.support.eventually import eventually
 
 Way = Callable[[Awaitable[Any], float], Awaitable[Any]]
@@ -59,10 +60,7 @@ class Watch:
         backends = await self._connection.fetchval(
             "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
         )
-        # One more connection of each database listens, and one keeps the lease.
+        # One more connection of each database listens, and one keeps the lease. Those of a pooler are not ours.
         watchers = [len(database.wakeups) for database in self._databases]
-        return (
-            watchers == self._watchers
-            and asyncio.all_tasks() <= self._tasks
-            and backends == sum(known) + len(known) + 1
-        )
+        has_connections = pooled.is_pooled or backends == sum(known) + len(known) + 1
+        return watchers == self._watchers and asyncio.all_tasks() <= self._tasks and has_connections

@@ -13,7 +13,7 @@ from dbos_async._database.sql import parse
 SLOW = parse("load", "-- name: SLOW (value float8)\nselect n, pg_sleep(value) from :rows").statement(
     "SLOW", parallelism=1
 )
-OURS = "from pg_stat_activity where datname = current_database() and application_name = 'dbos_async'"
+OURS = "from pg_stat_activity where datname = current_database() and application_name ~ '^dbos_async( [0-9a-f]{16})?$'"
 TERMINATE_ALL = f"select count(pg_terminate_backend(pid)) {OURS}"
 BLOCKED = f"select count(*) {OURS} and wait_event_type = 'Lock'"
 

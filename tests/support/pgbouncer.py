@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,13 @@ class PgBouncer:
     def url_of(self, url: str) -> str:
         """The URL that leads to the database of another URL through it."""
         return f"postgresql://{self._user}@127.0.0.1:{self.port}{urlsplit(url).path}"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The release of the program. Since 1.24 it keeps prepared statements if no setting says otherwise."""
+        assert PROGRAM is not None
+        said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+        return tuple(int(number) for number in re.findall(r"\d+", said.splitlines()[0])[:2])
 
     def start(self) -> None:
         """Start it, and wait until it listens."""

@@ -161,6 +161,12 @@ class Server:
         """Make a standby the primary."""
         await self._run("pg_ctl", "-w", "-D", str(self.data), "promote")
 
+    async def dump(self, url: str, into: str) -> None:
+        """Copy a database of this server into an empty one, by a dump."""
+        dump = str(self.data / "dump")
+        await self._run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={url}")
+        await self._run("pg_restore", f"--dbname={into}", dump)
+
     async def kill(self) -> None:
         """SIGKILL to the postmaster, and to every process of it."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import dbos_async
 from dbos_async._database.statement import Statement
-from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, streams, trim
+from dbos_async._messaging import answer, ask, events, first, read_stream, recv, send, send_later, streams, trim
 from dbos_async._runs import sleep
 from dbos_async._runs.step import RECORD
 from dbos_async._workflows import handle, start
@@ -37,8 +37,8 @@ def all_statements() -> dict[str, Statement]:
 QUESTION, ANSWERED = uuid4(), uuid4()
 """A question to `w`, and one that another workflow has answered."""
 
-FORMS = ("new, alone", "new", "alone", "")
-"""The forms of a statement: for new calls or for any, and for one row alone or for a batch."""
+FORMS = ("usual, alone", "new, alone", "new", "alone", "")
+"""The forms of a statement: for usual calls, for new ones or for any, and for one row alone or for a batch."""
 
 
 def forms(statement: Statement) -> dict[str, str]:
@@ -46,6 +46,8 @@ def forms(statement: Statement) -> dict[str, str]:
     found = {"": statement.sql.batch, "alone": statement.sql.one_row}
     if statement.sql_if_new is not None:
         found |= {"new": statement.sql_if_new.batch, "new, alone": statement.sql_if_new.one_row}
+    if statement.sql_if_usual is not None:
+        found["usual, alone"] = statement.sql_if_usual
     return found
 
 
@@ -59,12 +61,19 @@ def arguments(form: str, numbers: list[int], rows: tuple[Row, ...], *, is_ordere
 async def execute(connection: Any, statement: Statement, *rows: Row, calls: int = 1, form: str = "alone") -> list[Any]:
     """Execute a statement for these rows, each a call of its own; with ``calls=1`` and many rows they are one call.
 
-    It is said in that ``form``, or in the next one that there is for so many rows.
+    It is said in that ``form``, or in the next one that there is for so many rows. A call that turns out to be no usual one is made
+    by the form for new ones, as the library does.
     """
     numbers = list(range(len(rows))) if calls != 1 or len(rows) == 1 else [0] * len(rows)
     if len(rows) > 1:
-        form = form.removesuffix("alone").removesuffix(", ")
+        form = form.removesuffix("alone").removesuffix(", ").replace("usual", "new")
     there_are = forms(statement)
+    if form.startswith("usual") and form in there_are:
+        row = arguments(form, numbers, rows, is_ordered=statement.is_ordered)
+        answered: list[Any] = await connection.fetch(there_are[form], *row)
+        if answered:
+            return answered
+    form = form.replace("usual", "new")
     form = next(other for other in (form, form.removeprefix("new").removeprefix(", "), "") if other in there_are)
     found: list[Any] = await connection.fetch(
         there_are[form], *arguments(form, numbers, rows, is_ordered=statement.is_ordered)
@@ -102,7 +111,7 @@ def _start_and_send(step: Row, tag: str) -> Row:
 
 
 def _take(step: Row, tag: str) -> Row:
-    return (*step, "recv", "", 60.0)
+    return (*step, "recv", "", 60.0, False)
 
 
 def _ask(step: Row, tag: str) -> Row:
@@ -133,7 +142,7 @@ ACTS = {
         True,
     ),
     "SEND_LATER": Act(
-        send.SEND_LATER, _send_later, "select count(*) from dbos_async.delayed_messages where destination_id = 'other'", True
+        send_later.SEND_LATER, _send_later, "select count(*) from dbos_async.delayed_messages where destination_id = 'other'", True
     ),
     "TAKE": Act(
         recv.TAKE,
@@ -205,7 +214,7 @@ ACTS = {
         sleep.SLEEP_UNTIL, lambda step, tag: (*step, datetime(2026, 1, 1, tzinfo=UTC)), "select 0 where false"
     ),
     "SEND_LATER with a start": Act(
-        send.SEND_LATER, _start_and_send, "select count(*) from dbos_async.workflows where id = 'started'", True
+        send_later.SEND_LATER, _start_and_send, "select count(*) from dbos_async.workflows where id = 'started'", True
     ),
 }  # fmt: skip
 

@@ -32,7 +32,8 @@ ROUND_TRIPS: Final = 5
 LISTEN_WITHIN_SECONDS = 3.0
 SLOW_NOTIFICATION_SECONDS = 0.5
 LISTEN_ADVICE: Final = (
-    "Connect to the primary itself, or through a pooler in session mode. Until then every wait ends up to 30 s late."
+    "Connect to the primary itself, or through a pooler in session mode, or pass listen=False to DBOS and DBOSClient, which "
+    "then ask for changes every 20 to 500 ms. Until then every wait ends up to 30 s late."
 )
 
 UNUSABLE: Final = (*CONNECT_ERRORS, ValueError, OverflowError, ssl.SSLError)
