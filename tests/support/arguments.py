@@ -175,7 +175,6 @@ KINDS: dict[str, Kind] = {
         "shop",
         (
             *NO_TEXTS,
-            None,
             "",
             "Shop",
             "1shop",
@@ -187,6 +186,7 @@ KINDS: dict[str, Kind] = {
             "x" * 41,
             "x\n",
         ),
+        takes_none=True,
     ),
     "seconds": Kind(1, NO_NUMBERS, takes_none=True),
     "shared": FLAG,
