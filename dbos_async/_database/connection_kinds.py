@@ -96,17 +96,18 @@ class PiecewiseConnection(_Plain):
     async def _get_statement(self, query: str, timeout: float | None, **options: Any) -> Any:
         # asyncpg names its statements alike in all processes. In a shared process of the server that could be the statement
         # of somebody else, so a statement without a session has no name, and its text is sent again with each execution.
+        base: Any = super()  # asyncpg's stubs lack the method
         if self.has_session or options.get("named"):
-            return await super()._get_statement(query, timeout, **options)  # type: ignore[misc]  # asyncpg's stubs lack it
+            return await base._get_statement(query, timeout, **options)
         if self.keeps_statements:
-            options = options | {"named": True, "use_cache": False}
-            return await super()._get_statement(query, timeout, **options)  # type: ignore[misc]
-        statement = await super()._get_statement(query, timeout, **options | {"use_cache": False})  # type: ignore[misc]
+            return await base._get_statement(query, timeout, **options | {"named": True, "use_cache": False})
+        statement = await base._get_statement(query, timeout, **options | {"use_cache": False})
         statement.mark_unprepared()
         return statement
 
     def _get_unique_id(self, prefix: str) -> str:
-        name: str = super()._get_unique_id(prefix)  # type: ignore[misc]  # asyncpg's stubs lack it
+        base: Any = super()  # asyncpg's stubs lack the method
+        name: str = base._get_unique_id(prefix)
         return name if self.has_session else f"{name}{self.tag[-16:]}"
 
 

@@ -7,7 +7,7 @@ is like a direct one. In transaction mode each transaction may run in another pr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -125,7 +125,7 @@ async def keeps_statements(connection: PiecewiseConnection) -> bool:
 
 
 @asynccontextmanager
-async def _transaction(connection: asyncpg.Connection[asyncpg.Record], *, is_open: bool) -> AsyncIterator[None]:
+async def _transaction(connection: asyncpg.Connection[asyncpg.Record], *, is_open: bool) -> AsyncGenerator[None]:
     execute = asyncpg.Connection.execute  # connections of the library translate what they execute
     if is_open:
         await execute(connection, "begin read only")

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -62,6 +63,8 @@ class Leases:
         self._loop = asyncio.get_running_loop()
         self._registered: asyncio.Future[None] = self._loop.create_future()
         self._expiry = Expiry(executor.executor_id)
+        self._namesakes: dict[str, datetime] = {}
+        """Executors of the same executor_id that were there first, and their leases at the first look."""
         self._free_at = 0.0
         self._log_at = 0.0
         self._leftovers = leftovers
@@ -165,7 +168,8 @@ class Leases:
         rows = await self._database.call(OTHERS, [(executor.id, LEASE_SECONDS)], partition="", retry_forever=True)
         is_first = self._free_at == 0.0
         if is_first:
-            self._warn_of_namesakes(rows)
+            self._namesakes = {row["id"]: row["lease_until"] for row in rows if self._is_namesake(row)}
+        self._warn_of_namesakes(rows)
         expired = self._expiry.look(rows, time.monotonic(), LEASE_SECONDS)
         if executor.suspended is not None:
             return
@@ -183,9 +187,17 @@ class Leases:
             async with self._database.postgres.acquire() as connection:
                 await self._database.postgres.timeline.look(connection)
 
+    def _is_namesake(self, row: asyncpg.Record) -> bool:
+        return row["executor_id"] == self._executor.executor_id and not has_left(row)
+
     def _warn_of_namesakes(self, rows: list[asyncpg.Record]) -> None:
-        for row in rows:
-            if row["executor_id"] == self._executor.executor_id and row["is_locked"] and not has_left(row):
+        """Warn once of each that was there first and lives: it holds its lock or, without a session, renews its lease."""
+        for row in rows if self._namesakes else ():
+            lease = self._namesakes.get(row["id"])
+            if lease is None or not self._is_namesake(row):
+                continue
+            if row["is_locked"] or (not row["keeps_session"] and row["lease_until"] != lease):
+                del self._namesakes[row["id"]]
                 log.warning(
                     "Another executor with the executor_id %r is live, since %s: give each process an executor_id of its own.",
                     row["executor_id"], row["started_at"].isoformat(" ", "seconds"),

@@ -90,7 +90,8 @@ async def replay_workflow(
     workflow_id, seconds = check_key(workflow_id, "workflow_id"), check_duration(timeout_seconds, "timeout_seconds")
     _check_nothing_is_launched()
     schema = find_schema(schema)
-    database = Database(Access(url, schema=schema, connect_timeout_seconds=10.0, max_connections=1, read_only=True))
+    access = Access(url, listen=False, schema=schema, connect_timeout_seconds=10.0, max_connections=1, read_only=True)
+    database = Database(access)
     await database.open(migrate=False)
     replayer: _Replayer | None = None
     try:

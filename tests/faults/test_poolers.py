@@ -18,9 +18,12 @@ from dbos_async._database.batches import Batches
 from dbos_async._database.connection_kinds import SETTINGS
 from dbos_async._database.connections import Postgres
 from dbos_async._database.wakeups import Wakeups
+from dbos_async._lifecycle import expiry, leases
 from tests.support.eventually import eventually
 from tests.support.load import SLOW, load, receive_and_record
 from tests.support.pgbouncer import PgBouncer, needs_pgbouncer, running
+from tests.support.processes import running as running_program
+from tests.support.proxy import Proxy
 
 pytestmark = [needs_pgbouncer, pytest.mark.direct("each test has a pooler of its own")]
 
@@ -196,8 +199,6 @@ async def test_d4_a_slow_statement_behind_a_pooler_is_not_taken_for_a_dead_one(
 
 @pytest.mark.usefixtures("quick")
 async def test_d4_a_statement_that_was_lost_behind_a_pooler_is_repeated(database_url: str, pooler: PgBouncer) -> None:
-    from tests.support.proxy import Proxy
-
     async with Proxy(pooler.url_of(database_url)) as proxy:
         postgres = Postgres(Access(proxy.url, listen_url=database_url))
         batches = Batches(postgres, Wakeups())
@@ -249,8 +250,6 @@ async def test_w10_a_lock_behind_a_pooler_delays_no_other_call(
 async def test_w10_executors_without_a_session_are_not_taken_for_dead(
     database_url: str, pooler: PgBouncer, connection: Any
 ) -> None:
-    from dbos_async._lifecycle import expiry
-
     url = pooler.url_of(database_url)
     async with DBOS(url, listen=False, executor_id="without"), DBOSClient(url, listen=False):
         await connection.execute(
@@ -269,3 +268,31 @@ async def test_w10_executors_without_a_session_are_not_taken_for_dead(
                 "it is renewed",
             )
         assert await connection.fetchval(other) == 1
+
+
+async def test_w10_a_second_executor_of_the_same_executor_id_is_named(
+    database_url: str, pooler: PgBouncer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = pooler.url_of(database_url)
+    async with running_program("poolers", url, "twin") as program:
+        await program.says("ready")
+        async with DBOS(url, listen=False, executor_id="twin"):
+            await eventually(
+                lambda: "Another executor with the executor_id 'twin' is live" in caplog.text, "it is named"
+            )
+
+
+async def test_w2_the_workflows_of_a_killed_executor_without_a_session_go_on(
+    database_url: str, pooler: PgBouncer, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 4.0)
+    url = pooler.url_of(database_url)
+    async with running_program("poolers", url, "killed") as program:
+        await program.says("ready")
+        await program.end(signal.SIGKILL)
+    async with DBOS(url, listen=False, executor_id="another"):
+        handle = await DBOS.retrieve_workflow("w")
+        await DBOS.send("w", 1)
+        await DBOS.send("w", "end")
+        assert await handle.get_result() == [1]
+        assert (await handle.get_status()).recoveries == 1
