@@ -242,6 +242,7 @@ def test_dev_names_what_is_not_installed(
     run(AWAY, "dev", program, *options).check(1, sentence)
 
 
+@pytest.mark.direct("the pooler of the tests connects as one role")
 @pytest.mark.parametrize(
     "arguments",
     [
