@@ -96,7 +96,7 @@ async def test_w10_t2_a_claim_passes_a_workflow_over_that_is_about_to_continue(o
 
 
 async def test_m1_t2_sends_wait_for_nobody_and_their_messages_stay(one: Any, two: Any) -> None:
-    taken = await execute(one, recv.TAKE, (*step(1), "recv", "", 60.0))
+    taken = await execute(one, recv.TAKE, (*step(1), "recv", "", 60.0, False))
     assert outcome(taken) == "done"
     left = await one.fetchval(
         "select count(*) from dbos_async.messages where destination_id = 'w' and received_at is null"

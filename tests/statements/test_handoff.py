@@ -103,7 +103,7 @@ async def test_m6_a_receive_that_timed_out_is_handed_nothing(one: Any) -> None:
 
 
 async def test_w4_another_step_than_the_receive_is_handed_nothing(one: Any) -> None:
-    await execute(one, recv.TAKE, (*step(1), "recv", "another topic", 60.0))
+    await execute(one, recv.TAKE, (*step(1), "recv", "another topic", 60.0, False))
     assert not await send(one, message("a"))
     assert (await state(one))[1] == [('"a"', False)]
 
