@@ -52,5 +52,5 @@ class OpenReceive:
         await run.database.batches.flush(run.partition)  # its row may be just coming
         row = run.workflow_id, *self.step.id
         answer = await run.database.execute(self.step.call(self._close, [row]))
-        message_id: UUID | None = answer[0]["message_id"] if answer else None
+        message_id: UUID | None = answer[0]["message_id"]
         return message_id

@@ -175,7 +175,7 @@ with held as materialized (
 closed as (
     update dbos_async.steps set output = null where ctid = any (array(select place from held where completed_at is null))
 )
-select n, message_id from held
+select c.n, (select message_id from held where n = c.n limit 1) as message_id from :numbers
 
 -- name: PUT_BACK (workflow_id text, attempt bigint, branch text, number int, verb text, topic text, message_id uuid)
 -- A receive was abandoned after it had taken its message. The message becomes unreceived again, and the step has begun and not

@@ -91,14 +91,14 @@ from calls, announced
 
 -- fragment: waiting_elsewhere
 -- The receive in which d, the destination, waits in another process for just this message: the last step of its main task says that
--- the run which owns it may be handed one, and its queue is empty.
+-- the run which owns it may be handed one, and its queue is empty. A message to a workflow that nobody owns waits in the queue.
 left join lateral (
     select s.number
     from (
         select number, verb, key, output, completed_at from dbos_async.steps
         where workflow_id = :destination_id and branch = '' order by number desc limit 1
     ) as s
-    where d.status = 'PENDING' and coalesce(d.owner <> :local_executor_id, true) and :local_executor_id is distinct from ''
+    where d.status = 'PENDING' and d.owner <> coalesce(:local_executor_id, '') and :local_executor_id is distinct from ''
       and s.verb = 'recv' and s.key = :topic and s.completed_at is null and s.output::text = d.attempt::text
       and not exists (
             select from dbos_async.messages

@@ -145,14 +145,19 @@ async def test_m1_m4_abandoned_receives_lose_nothing_that_another_process_sends(
     assert await connection.fetchval("select bool_and(received_at is not null) from dbos_async.messages")
 
 
-async def test_w2_a_message_is_handed_to_a_workflow_that_nobody_runs(database_url: str, connection: Any) -> None:
+async def test_w2_what_was_handed_to_a_workflow_whose_executor_has_died_is_replayed(
+    database_url: str, connection: Any
+) -> None:
     async with DBOS(database_url, drain_seconds=0):
         await begin(takes, 2)
         await eventually(lambda: connection.fetchval(OPEN), "it waits on record")
     async with DBOSClient(database_url) as client:
+        await connection.execute("update dbos_async.workflows set owner = 'an executor that is gone'")
         await client.send("w", 1, "t")
+        await connection.execute("update dbos_async.workflows set owner = null")
         await client.send("w", 2, "t")
     assert await connection.fetchval("select count(*) = 1 from dbos_async.steps where message_id is not null")
+    assert await connection.fetchval("select count(*) = 1 from dbos_async.messages where received_at is null")
     async with DBOS(database_url):
         assert await (await DBOS.retrieve_workflow("w")).get_result() == [1, 2]
 

@@ -13,8 +13,7 @@ from tests.support.shared_log import GATES, RAN, SHUT, Log, check_bodies, ending
 
 BEFORE_ORDER = """
     drop table dbos_async.channels;
-    drop function dbos_async.notify;
-    drop function dbos_async.tell;
+    drop function dbos_async.notify, dbos_async.tell;
     alter table dbos_async.workflows drop column generation, drop column patches, drop column deadline_reaches_children,
         drop column cancel_asked_at, drop column began_as;
     alter table dbos_async.messages drop column is_question;

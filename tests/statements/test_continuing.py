@@ -134,7 +134,7 @@ async def test_c2_t2_a_question_of_a_workflow_is_kept_until_it_is_answered(one: 
     )
     question: Row = "other", 1, "", 1, "w", asked, "w", "q", '"how?"', b"d", None, None, 60.0, None, None
     assert outcome(await execute(one, ask.ASK, question)) == "wait"
-    await execute(one, recv.TAKE, (*step(2), "recv_envelope", "q", 60.0))
+    await execute(one, recv.TAKE, (*step(2), "recv_envelope", "q", 60.0, False))
     for generation in range(1, 8):
         row = "w", generation, generation, '{"args":[],"kwargs":{}}', "me", None, "[]", None
         assert (await execute(one, CONTINUE, row))[0]["attempt"] == generation + 1

@@ -73,6 +73,7 @@ TAKEN = f"""
 
 HOT: dict[str, Row] = {
     **{name: act.row(step(1), "x") for name, act in ACTS.items() if name in all_statements()},
+    "CLOSE": ("w", "", 5),
     "SEND_EXTERNAL": (uuid4(), "w", "x", "1", None, b"d", "me"),
     "START": ("new", "f", "{}", "me", None, None, uuid4(), None, None, b"d"),
     "PAGE": ("w", "", 0),

@@ -74,7 +74,8 @@ async def recorded(connection: Any, *texts: str) -> None:
 
     async def are_there() -> bool:
         found = await connection.fetch(
-            "select coalesce(output #>> '{}', key) as text from dbos_async.steps where workflow_id = 'w'"
+            "select coalesce(case when completed_at is not null then output end #>> '{}', key) as text "
+            "from dbos_async.steps where workflow_id = 'w'"
         )
         return {*texts} <= {row["text"] for row in found}
 

@@ -79,8 +79,9 @@ async def test_a_waiting_receive_tells_for_how_long_its_message_was_stored(told:
 
     handle = await DBOS.start_workflow(takes, 1)
     await eventually(lambda: told.value("dbos_async.runs", dbos_async__state="waiting") == 1)
-    async with DBOSClient(database_url) as client:  # it hands nothing over
-        await client.send(handle.workflow_id, 1, "paid")
+    async with DBOSClient(database_url) as client:
+        # A message with an idempotency key is not handed to the receive that waits.
+        await client.send(handle.workflow_id, 1, "paid", idempotency_key="k")
         await handle.get_result()
     (latency,) = told.points("dbos_async.wakeup.latency")
     assert latency.count == 1
