@@ -79,7 +79,7 @@ class PiecewiseConnection(_Plain):
         super().__init__(protocol, transport, *others)
         self.has_session: bool = False
         """Whether one process of the server executes everything that comes over this connection."""
-        self.keeps_statements = False
+        self.keeps_statements: bool = False
         """Whether prepared statements are kept without a session."""
         self.backend: int | None = None
         """The id of that process."""
