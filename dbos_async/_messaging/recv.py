@@ -91,7 +91,9 @@ async def _take(
     key = message_key(step.run.workflow_id, topic)
     receipt = None if database.telemetry is None else database.telemetry.receive(verb, topic, step)
     receive = Offer(step, (key,), seconds, receipt) if verb == "recv" else Receive(receipt)
-    opened = OpenReceive(step, CLOSE) if verb == "recv" and not step.branch else None
+    # Polls look for messages that wait, and would not see one that was handed over.
+    is_heard = database.access.listen and verb == "recv" and not step.branch
+    opened = OpenReceive(step, CLOSE) if is_heard else None
 
     def row() -> Row:
         may_be_handed = opened is not None and _has_no_order(step)

@@ -318,3 +318,17 @@ async def test_m6_the_sender_comes_first_and_the_poll_finds_it_recorded(one: Any
     assert answer["outcome"] == "again"
     (answer,) = await execute(two, TAKE_WAITING, take(seconds=0.05))
     assert (answer["outcome"], answer["output"], answer["message_id"]) == ("recorded", '"a"', UUID(int=ord("a")))
+
+
+async def test_m1_nothing_is_handed_to_a_process_that_does_not_listen(database_url: str, connection: Any) -> None:
+    """Its polls look for messages that wait."""
+    async with DBOS(database_url, listen=False), DBOSClient(database_url) as client:
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(takes, 2)
+        waits = "select count(*) = {} from dbos_async.steps where workflow_id = 'w'"
+        for number in (1, 2):
+            await eventually(lambda number=number: connection.fetchval(waits.format(number)), "it waits on record")  # type: ignore[misc]  # mypy infers no default
+            assert not await connection.fetchval(OPEN)
+            await client.send("w", number, "t")
+        async with asyncio.timeout(10):
+            assert await handle.get_result() == [1, 2]
