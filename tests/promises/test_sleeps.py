@@ -103,3 +103,18 @@ async def test_w4_a_list_of_steps_shows_no_output_of_a_sleep(database_url: str) 
         await (await started(0.05, 30)).get_result()
         steps = await DBOS.list_workflow_steps("w")
     assert [(step.verb, step.output) for step in steps] == [("sleep", None), ("step", "slept")]
+
+
+async def test_w4_a_sleep_whose_time_came_while_nobody_ran_the_workflow_has_ended_in_each_replay(
+    database_url: str, connection: Any
+) -> None:
+    """The executor is gone in the middle of the sleep; the run after it finds the sleep over, and goes on to other steps."""
+    async with DBOS(database_url):
+        await started(0.5, 30)
+        row = "select from dbos_async.steps where workflow_id = 'w' and verb = 'sleep'"
+        await eventually(lambda: connection.fetch(row), "the sleep has begun")
+    over = "select completed_at < clock_timestamp() from dbos_async.steps where verb = 'sleep'"
+    await eventually(lambda: connection.fetchval(over), "the time of the sleep has come")
+    async with DBOS(database_url):
+        assert await (await DBOS.retrieve_workflow("w")).get_result() == "slept"
+    assert await replayed(database_url, connection) == "slept"
