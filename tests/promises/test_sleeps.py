@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -34,12 +36,11 @@ async def sleeps_in_limit() -> str:
     return told
 
 
-async def replayed(url: str, connection: Any) -> str:
+async def replayed(url: str, connection: Any) -> Any:
     """The result of a workflow that has ended and runs again from its record, which has all of its steps."""
     await connection.execute(AGAIN)
     async with DBOS(url), asyncio.timeout(20):
-        result: str = await (await DBOS.retrieve_workflow("w")).get_result()
-        return result
+        return await (await DBOS.retrieve_workflow("w")).get_result()
 
 
 async def started(sleep: float, limit: float) -> Any:
@@ -118,3 +119,41 @@ async def test_w4_a_sleep_whose_time_came_while_nobody_ran_the_workflow_has_ende
     async with DBOS(database_url):
         assert await (await DBOS.retrieve_workflow("w")).get_result() == "slept"
     assert await replayed(database_url, connection) == "slept"
+
+
+LOG: list[str] = []
+
+
+async def note(name: str, waits: Awaitable[Any]) -> None:
+    try:
+        await waits
+    except asyncio.CancelledError:
+        LOG.append(name)
+        raise
+
+
+@DBOS.workflow(name="cancels a sleep and a receive")
+async def cancels_both() -> list[str]:
+    LOG.clear()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS["limit"]):
+            await asyncio.gather(note("sleep", DBOS.sleep(SECONDS["sleep"])), note("recv", DBOS.recv("never", None)))
+    await tell("both are cancelled")
+    return [*LOG]
+
+
+async def test_w4_a_sleep_whose_record_is_being_mended_is_cancelled_in_its_turn_as_in_a_replay(
+    database_url: str, connection: Any
+) -> None:
+    async with DBOS(database_url):
+        SECONDS.update(sleep=0.2, limit=0.6)
+        with SetWorkflowID("w"):
+            handle = await DBOS.start_workflow(cancels_both)
+        row = "select from dbos_async.steps where workflow_id = 'w' and verb = 'sleep'"
+        await eventually(lambda: connection.fetch(row), "the sleep has begun")
+        async with holding(database_url, f"{row} for update") as somebody:
+            waiting = "select count(*) from pg_locks where not granted"
+            await eventually(lambda: somebody.fetchval(waiting), "the record of the end waits")
+            await asyncio.sleep(0.7)  # the timer of the workflow comes
+        live = await handle.get_result()
+    assert live == await replayed(database_url, connection) == ["sleep", "recv"]
