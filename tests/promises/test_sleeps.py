@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
+import pytest
 
-from dbos_async import DBOS, SetWorkflowID
+from dbos_async import DBOS, DBOSClient, SetWorkflowID, WorkflowCancelledError
 from tests.support.eventually import eventually
 from tests.support.troubles import fake_clock, holding, set_clock
 
@@ -157,3 +158,36 @@ async def test_w4_a_sleep_whose_record_is_being_mended_is_cancelled_in_its_turn_
             await asyncio.sleep(0.7)  # the timer of the workflow comes
         live = await handle.get_result()
     assert live == await replayed(database_url, connection) == ["sleep", "recv"]
+
+
+@DBOS.workflow(name="sleeps, and cleans up")
+async def sleeps_and_cleans_up() -> None:
+    try:
+        await DBOS.sleep(SECONDS["sleep"])
+        await tell("slept")
+    finally:
+        await tell("cleans up")
+        await DBOS.recv("done", None)
+
+
+async def test_w6_a_request_to_end_that_finds_a_sleep_over_has_the_same_outcome_in_each_replay(
+    database_url: str, connection: Any
+) -> None:
+    """The time of the sleep came while nobody ran the workflow, and so did the request to end with time to clean up."""
+    over = "select completed_at < clock_timestamp() from dbos_async.steps where verb = 'sleep'"
+    cleans_up = "select true from dbos_async.steps where workflow_id = 'w' and verb = 'recv'"
+    async with DBOS(database_url, drain_seconds=0):
+        SECONDS.update(sleep=0.5)
+        with SetWorkflowID("w"):
+            await DBOS.start_workflow(sleeps_and_cleans_up)
+        await eventually(lambda: connection.fetchval("select true from dbos_async.steps"), "the sleep has begun")
+    await eventually(lambda: connection.fetchval(over), "the time of the sleep has come")
+    async with DBOSClient(database_url) as client:
+        await client.cancel_workflow("w", cleanup_seconds=3600)
+    async with DBOS(database_url, drain_seconds=0):
+        await eventually(lambda: connection.fetchval(cleans_up), "it cleans up")
+    async with DBOS(database_url), asyncio.timeout(20):
+        handle = await DBOS.retrieve_workflow("w")
+        await DBOS.send("w", "now", "done")
+        with pytest.raises(WorkflowCancelledError):
+            await handle.get_result()
