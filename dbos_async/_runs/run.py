@@ -184,8 +184,8 @@ class Run(RunTasks):
 
     @property
     def is_unwinding(self) -> bool:
-        """Whether a step was cancelled, and its body has not come to its end or the record of a sleep may still say that it has."""
-        return self.cuts_under_way > 0 or (bool(self.step_bodies) and self.has_cancelled_body())
+        """Whether a step was cancelled and its body has not come to its end."""
+        return bool(self.step_bodies) and self.has_cancelled_body()
 
     @property
     def is_reading(self) -> bool:

@@ -87,8 +87,6 @@ class RunTasks:
     """Those of them that have not ended, where the event loop hides what they do."""
     step_bodies: dict[CurrentStep, int] = field(default_factory=dict)
     """The steps whose bodies run, and how often their tasks were cancelled before."""
-    cuts_under_way: int = 0
-    """How many sleeps were cancelled and are being recorded as cut off."""
     results_awaited: set[UnderWay] | None = None
     """The steps that wait for the result of another workflow: nothing is recorded of them before that has come."""
     end_request: EndRequest | None = None

@@ -35,13 +35,13 @@ async def sleep_until(context: WorkflowContext, moment: datetime) -> None:
 
 async def _sleep(context: WorkflowContext, statement: Statement, row: Callable[[Step], Row]) -> None:
     step, polls = Step(context, "sleep", ""), _Polls()
-
-    async def unwind() -> None:
+    try:
+        # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
+        (await wait(step, statement, row(step), (step.run.end_key,), observer=polls)).value()
+    except asyncio.CancelledError:
         if polls.may_have_ended:
             await _wait_to_the_end(step, _cut_off(step, polls))
-
-    # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
-    (await wait(step, statement, row(step), (step.run.end_key,), observer=polls, unwind=unwind)).value()
+        raise
 
 
 class _Polls(Observer):
@@ -76,21 +76,10 @@ async def _cut_off(step: Step, polls: _Polls) -> None:
 
 
 async def _wait_to_the_end(step: Step, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for this however often the task is cancelled meanwhile, unless the run is stopped.
-
-    Other tasks that are cancelled do not go on before it, since in a replay there is nothing to wait for.
-    """
+    """Wait for this however often the task is cancelled meanwhile, unless the run is stopped."""
     run = step.run
-    step.void()
     task = run.database.loop.create_task(work, context=contextvars.Context())
     task.add_done_callback(note_error)
-    run.cuts_under_way += 1
-    try:
-        with run.inside(step.verb, step.task):
-            while not task.done() and run.stopped is None and not run.over:
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-    finally:
-        run.cuts_under_way -= 1
-        if run.order is not None:
-            run.order.moved()
+    while not task.done() and run.stopped is None and not run.over:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])

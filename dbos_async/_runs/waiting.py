@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dbos_async._database.calls import Call, Observer, Row
@@ -43,7 +43,6 @@ async def wait(
     observer: Observer | None = None,
     shortcut: Shortcut | None = None,
     on_cancel: Callable[[], None] | None = None,
-    unwind: Callable[[], Awaitable[None]] | None = None,
     first: Call | Callable[[], Call] | None = None,
     receipt: Receipt | Block | None = None,
 ) -> StepResult:
@@ -51,8 +50,7 @@ async def wait(
 
     The first poll assumes that the step is new, later polls assume that it waits, and a call that is repeated after its result
     was lost assumes neither. A ``row`` that may change is made anew for each poll. ``on_cancel`` is called when the wait is
-    cancelled, and then ``unwind`` is awaited, before this task goes on or another one that is cancelled. ``first`` is the call that
-    begins the wait if it is more than a poll, or makes it.
+    cancelled, before its task goes on. ``first`` is the call that begins the wait if it is more than a poll, or makes it.
     ``receipt`` is what telemetry is told of a wait that is no replay.
     """
     run = step.run
@@ -74,8 +72,6 @@ async def wait(
         if on_cancel is not None:
             on_cancel()
         if isinstance(error, asyncio.CancelledError):
-            if unwind is not None:
-                await unwind()
             await step.wait_for_cancellation()
         raise
 
