@@ -39,7 +39,9 @@ async def _sleep(context: WorkflowContext, statement: Statement, row: Callable[[
         # A change of the key tells nothing here. It keeps the slow interval, in case this machine sleeps, too.
         (await wait(step, statement, row(step), (step.run.end_key,), observer=polls)).value()
     except asyncio.CancelledError:
-        if polls.may_have_ended:
+        order = step.run.order
+        # Among several tasks the places tell what was received, and nothing may be waited for before the cancellation is raised.
+        if polls.may_have_ended and (order is None or not order.is_concurrent):
             await _wait_to_the_end(step, _cut_off(step, polls))
         raise
 
