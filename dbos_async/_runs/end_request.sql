@@ -2,12 +2,13 @@
 
 -- ordered name: END_STEP (workflow_id text, attempt bigint, branch text, number int, verb text, key text, error json)
 -- The error becomes the outcome of a step that has none: it is new, or waits. A sleep has its row from the beginning, and no outcome
--- before its time has come.
+-- before it is recorded that it is over, or before its time has come in a row of an older release.
 with calls as materialized (
     select c.*, :is_owner as is_owner, s.verb as recorded_verb, s.key as recorded_key, s.output as recorded_output,
            s.error as recorded_error, s.message_id,
            s.completed_at is not null and (
-               s.verb <> 'sleep' or s.place is not null or s.output::text = 'true' or s.completed_at <= clock_timestamp())
+               s.verb <> 'sleep' or s.place is not null or s.error is not null or s.output::text = 'true'
+               or (s.output is null and s.completed_at <= clock_timestamp()))
                as has_outcome
     from :rows
     :fence(c.workflow_id)
@@ -29,7 +30,8 @@ ended as (
         set output = case when s.verb <> 'recv' then s.output end, error = excluded.error, completed_at = excluded.completed_at, place = excluded.place
         where s.verb = excluded.verb and s.key = excluded.key and s.place is null
           and (s.completed_at is null
-               or (s.verb = 'sleep' and (s.output::text = 'true') is not true and s.completed_at > clock_timestamp()))
+               or (s.verb = 'sleep' and s.error is null and (s.output::text = 'true') is not true
+                   and (s.output is not null or s.completed_at > clock_timestamp())))
     returning workflow_id, branch, number
 )
 select n,

@@ -2,9 +2,10 @@
 -- One page of one branch: at most 1,000 steps or 1 MiB. "more" says whether to come back, "has_places" whether the order of results
 -- is recorded. Once it is, every further step of the main task is asked for after a place, and other tasks have branches. "ends" is the
 -- last step of each branch, told with the first page: a few are found one after the other, each with one look into the index, and
--- many by one scan. An empty page has one row without a number. A sleep is complete when it has a place, when it is recorded that it is
--- over, and when its time has come and nothing was recorded after it: then the run did not go on. Rows of an older release do not say
--- whether a sleep is over: there it is when its time has come, or when the next step began after it, whatever the clock says now.
+-- many by one scan. An empty page has one row without a number. A sleep is complete when it has a place, and when it is recorded that it
+-- is over. Before that its time may have come: the run asks, which records that it is over, and no later run takes it for cut off. Rows
+-- of an older release do not say whether a sleep is over: there it is when its time has come, or when the next step began after it,
+-- whatever the clock says now.
 select c.n, s.number, s.verb, s.key, s.output, s.error, s.message_id, s.completed, s.place, s.asked_after,
        coalesce(s.more, false) as more, o.has_places, o.ends
 from :rows
@@ -43,10 +44,7 @@ left join lateral (
             select number, verb, key, output, error, message_id, place, asked_after,
                    case when verb <> 'sleep' or place is not null or error is not null or output::text = 'true'
                         then completed_at is not null
-                        when output is not null
-                        then completed_at <= clock_timestamp() and not exists (
-                            select from dbos_async.steps as later
-                            where later.workflow_id = c.workflow_id and later.branch = c.branch and later.number > steps.number)
+                        when output is not null then false
                         when completed_at <= clock_timestamp() then true
                         else exists (
                             select from dbos_async.steps as later

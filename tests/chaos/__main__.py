@@ -1,7 +1,7 @@
 """The long form of the fault suite: ``python -m tests.chaos --minutes 30 --seed N --executors 3``.
 
 Ends with a tally, and with exit code 1 when a promise was broken. With ``--schema shop --neighbour`` it is one of two applications
-in its database.
+in its database; with ``--pooler polling`` or ``--pooler listen_url`` everything reaches the database through one PgBouncer.
 """
 
 from __future__ import annotations
@@ -15,21 +15,31 @@ import resource
 import signal
 import sys
 import time
+from typing import get_args
 
 from tests.chaos.driver import Campaign, campaign
 from tests.chaos.facts import Tally
+from tests.chaos.ways import PoolerUse
 from tests.support.other_schema import TEST_VARIABLE, use_other_schema
 
 
 async def rage(
-    seed: int, minutes: float, executors: int, size: int, pause_seconds: float, only: list[str], *, neighbour: bool
+    seed: int,
+    minutes: float,
+    executors: int,
+    size: int,
+    pause_seconds: float,
+    only: list[str],
+    *,
+    neighbour: bool,
+    pooler: PoolerUse | None,
 ) -> Tally:
     """Wave after wave, two at a time, until the time is over."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     ends_at = time.monotonic() + minutes * 60
-    async with campaign(seed, executors, with_neighbour=neighbour) as suite:
+    async with campaign(seed, executors, with_neighbour=neighbour, pooler=pooler) as suite:
         numbers = itertools.count()
         nemesis = asyncio.create_task(suite.nemesis.rage(pause_seconds, only))
         reports = asyncio.create_task(report(suite))
@@ -95,6 +105,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="a kind of fault, as the tally names it")
     parser.add_argument("--schema", help="the schema of the application (default: dbos_async)")
     parser.add_argument("--neighbour", action="store_true", help="have another application in the same database")
+    parser.add_argument(
+        "--pooler", choices=get_args(PoolerUse), help="go through PgBouncer, and listen directly or not at all"
+    )
     arguments = parser.parse_args()
     if arguments.schema is not None:
         os.environ[TEST_VARIABLE] = arguments.schema
@@ -113,6 +126,7 @@ def main() -> int:
             arguments.pause,
             arguments.only,
             neighbour=arguments.neighbour,
+            pooler=arguments.pooler,
         )
     )
     show(tally, arguments.seed, (time.monotonic() - began) / 60)

@@ -14,6 +14,7 @@ import asyncpg
 from sqlalchemy import BigInteger, Identity
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
 
 from dbos_async import DBOS
 
@@ -71,13 +72,20 @@ class Entry(Base):
 Sessions = async_sessionmaker()
 
 
-def use_sessions(url: str) -> AsyncEngine:
-    """Let the transactions of SQLAlchemy go to this server."""
+def use_sessions(url: str, *, is_pooled: bool = False) -> AsyncEngine:
+    """Let the transactions of SQLAlchemy go to this server, through a pooler as SQLAlchemy's page on asyncpg says."""
+    pooled: dict[str, Any] = {
+        "statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: f"sqlalchemy_{uuid4()}",
+    }
     engine = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://"),
+        url.replace("postgresql://", "postgresql+asyncpg://")
+        + ("?prepared_statement_cache_size=0" if is_pooled else ""),
+        poolclass=NullPool if is_pooled else None,
         connect_args={
-            "server_settings": {"application_name": "dbos_async"}
-        },  # The nemesis ends its sessions by this name.
+            "server_settings": {"application_name": "dbos_async"},  # The nemesis ends its sessions by this name.
+            **(pooled if is_pooled else {}),
+        },
     )
     Sessions.configure(bind=engine)
     return engine

@@ -12,6 +12,7 @@ import asyncpg
 
 from dbos_async import DatabaseUnavailableError, DBOSClient, DBOSError
 from tests.chaos.facts import Tally
+from tests.chaos.ways import Way
 
 T = TypeVar("T")
 
@@ -49,11 +50,11 @@ def note_once(tally: Tally, violation: str) -> None:
 
 @asynccontextmanager
 async def open_client(
-    url: str, tally: Tally, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+    way: Way, tally: Tally, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
 ) -> AsyncIterator[DBOSClient]:
     """A client, as soon as the database is there and lets it in."""
     while True:
-        client = DBOSClient(url, connect_timeout_seconds=connect_timeout_seconds)
+        client = DBOSClient(way.url, **way.options, connect_timeout_seconds=connect_timeout_seconds)
         try:
             await client.__aenter__()
         except DBOSError:  # It is away, or does not let the client read the schema.

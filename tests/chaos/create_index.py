@@ -46,7 +46,7 @@ async def endure(seconds: float, times: int, tables: Sequence[str], workflows: i
 
 async def _round(suite: Campaign, table: str, name: str, seconds: float, workflows: int) -> None:
     ids = [f"{name}{n}" for n in range(workflows)]
-    async with open_client(suite.url, suite.tally) as client:
+    async with open_client(suite.way, suite.tally) as client:
         await asyncio.gather(*(_start(suite, client, one, n, seconds) for n, one in enumerate(ids)))
         sending = asyncio.create_task(_send(suite, client, ids[1::4], seconds))
         await asyncio.sleep(2)

@@ -26,7 +26,7 @@ from tests.chaos.checker import check
 from tests.chaos.direct import Direct
 from tests.chaos.executor import Executor
 from tests.chaos.facts import PREPARE, Tally, Watched
-from tests.chaos.ground import APPLICATION, CLOCK, LIVES, RIGHTS, as_role, members
+from tests.chaos.ground import APPLICATION, CLOCK, LIVES, RIGHTS
 from tests.chaos.liveness import Liveness
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.outside import Listeners
@@ -35,8 +35,8 @@ from tests.chaos.plan_types import GO, Plan
 from tests.chaos.races import Races
 from tests.chaos.services import Services
 from tests.chaos.troubles import SMALL_QUEUE
+from tests.chaos.ways import PoolerUse, Proxies, Ways, ways_to
 from tests.support.postgres import LOSES_NOTHING, Server
-from tests.support.proxy import Proxy
 
 log = logging.getLogger("chaos")
 
@@ -49,30 +49,30 @@ PENDING = """
 class Campaign:
     """One server, some executors, one client, one nemesis."""
 
-    def __init__(self, server: Server, executors: Sequence[Executor], proxy: Proxy, direct: Direct, seed: int) -> None:
+    def __init__(self, ways: Ways, executors: Sequence[Executor], client: Proxies, direct: Direct, seed: int) -> None:
         self.tally = Tally()
-        self.nemesis = Nemesis(executors, proxy, server, direct, seed, self.tally)
+        self.nemesis = Nemesis(executors, client, ways, direct, seed, self.tally)
         self.executors = executors
         self.direct = direct
         self.neighbour: neighbour.Neighbour | None = None
         """The other application of this database, if there is one."""
         self._seed = seed
-        self.url = proxy.url
+        self.way = client.way
         self._races = Races(direct, executors[0].bodies, seed, self.tally)
         self._bank = Bank(direct, seed, self.tally)
         self._liveness = Liveness(
-            server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
+            ways.server.url, executors[0].runs, self.nemesis.absences, self.nemesis.is_calm, self.tally
         )
         self._watching = asyncio.create_task(self._liveness.watch(), name="liveness")
 
     async def race(self, is_over: Callable[[], bool]) -> None:
         """Have random programs played until it is over. Each is replayed and checked as soon as it has ended."""
-        async with open_client(self.url, self.tally) as client:
+        async with open_client(self.way, self.tally) as client:
             await self._races.play(client, is_over)
 
     async def trade(self, is_over: Callable[[], bool]) -> None:
         """Have the bank move money until it is over."""
-        async with open_client(self.url, self.tally) as client:
+        async with open_client(self.way, self.tally) as client:
             await self._bank.trade(client, is_over)
 
     async def live_beside(self, is_over: Callable[[], bool]) -> None:
@@ -89,7 +89,7 @@ class Campaign:
         troubles, waves = self.nemesis.troubles, self.nemesis.transactions.plans
         moves = troubles.clock_moves
         waves.append(plan)
-        async with open_client(self.url, self.tally) as client:
+        async with open_client(self.way, self.tally) as client:
             wave = _Wave(self, client, self.direct, plan, watched, Random(f"{self._seed}/{number} outside"))
             await self._bring_to_its_end(wave, number, give_up_after_seconds)
         waves.remove(plan)
@@ -122,7 +122,7 @@ class Campaign:
         """Shut every executor down, and add up."""
         await self.nemesis.make_peace()
         self._watching.cancel()
-        async with open_client(self.url, self.tally) as client:
+        async with open_client(self.way, self.tally) as client:
             services = Services(self.executors, self.nemesis, self._liveness, self.direct, self.tally)
             await services.check(client)
         for executor in self.executors:
@@ -138,42 +138,47 @@ class Campaign:
         return self.tally
 
 
-async def prepare(server: Server, names: Sequence[str], *, with_neighbour: bool = False) -> None:
+async def prepare(ways: Ways, names: Sequence[str], *, with_neighbour: bool = False) -> None:
     """Make the tables, what watches over them, and a role for each executor and the client."""
     # The search path of the database counts for the second connection, and for what that makes.
-    for commands in ([CLOCK], [PREPARE, TABLES, LIVES, RIGHTS, members([*names, "client"])]):
-        connection = await asyncpg.connect(server.url)
+    for commands in ([CLOCK], [PREPARE, TABLES, LIVES, RIGHTS, ways.roles(*names, "client", neighbour.ROLE)]):
+        connection = await asyncpg.connect(ways.server.url)
         try:
             if CLOCK not in commands:
                 await migrations.migrate(connection, Names(find_schema(None)))
             for command in commands:
                 await connection.execute(command)
             if CLOCK not in commands and with_neighbour:
-                await connection.execute(members([neighbour.ROLE]))
                 await migrations.migrate(connection, Names(neighbour.SCHEMA), grant_to=APPLICATION)
         finally:
             await connection.close()
 
 
 @asynccontextmanager
-async def campaign(seed: int, executors: int, *, with_neighbour: bool = False) -> AsyncIterator[Campaign]:
-    """Everything that a run of the suite needs, with another application beside it or not; nothing is left afterwards."""
+async def campaign(
+    seed: int, executors: int, *, with_neighbour: bool = False, pooler: PoolerUse | None = None
+) -> AsyncIterator[Campaign]:
+    """Everything that a run needs, with another application or not, through a pooler or not; nothing is left afterwards."""
     server = Server(*LOSES_NOTHING, *SMALL_QUEUE)
     await server.create()
     folder = Path(tempfile.mkdtemp(prefix="dbos-chaos-logs-"))
-    proxy, direct = Proxy(as_role(server.url, "client")), Direct(server.url)
     names = [f"executor-{number}" for number in range(executors)]
     running: list[Executor] = []
+    closing = AsyncExitStack()
     try:
-        await prepare(server, names, with_neighbour=with_neighbour)
-        await proxy.open()
+        ways = await closing.enter_async_context(ways_to(server, pooler))
+        direct, client = Direct(server.url), Proxies(ways.of("client"))
+        closing.push_async_callback(direct.close)
+        closing.push_async_callback(client.close)
+        await prepare(ways, names, with_neighbour=with_neighbour)
+        await client.open()
         for name in names:
-            running.append(Executor(name, server, folder))
+            running.append(Executor(name, ways, folder))
             await running[-1].start()
-        suite = Campaign(server, running, proxy, direct, seed)
+        suite = Campaign(ways, running, client, direct, seed)
         async with AsyncExitStack() as stack:
             if with_neighbour:
-                suite.neighbour = neighbour.Neighbour(as_role(server.url, neighbour.ROLE), suite.tally)
+                suite.neighbour = neighbour.Neighbour(ways.of(neighbour.ROLE), suite.tally)
                 stack.push_async_callback(suite.neighbour.close)
                 await suite.neighbour.open()
             yield suite
@@ -186,9 +191,8 @@ async def campaign(seed: int, executors: int, *, with_neighbour: bool = False) -
             if executor.process is not None and executor.process.returncode is None:
                 executor.process.kill()
                 await executor.process.wait()
-            await executor.proxy.close()
-        await proxy.close()
-        await direct.close()
+            await executor.proxies.close()
+        await closing.aclose()
         await server.remove()
 
 

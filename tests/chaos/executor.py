@@ -8,9 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.chaos.ground import as_role
-from tests.support.postgres import Server
-from tests.support.proxy import Proxy
+from tests.chaos.ways import Proxies, Ways
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,11 +30,11 @@ OF_A_PROGRAM = re.compile(r"^\s*ValueError: \(")
 
 
 class Executor:
-    """One executor process behind a proxy of its own, started again whenever it is gone."""
+    """One executor process behind proxies of its own, started again whenever it is gone."""
 
-    def __init__(self, name: str, server: Server, folder: Path) -> None:
+    def __init__(self, name: str, ways: Ways, folder: Path) -> None:
         self.name = name
-        self.proxy = Proxy(as_role(server.url, name))
+        self.proxies = Proxies(ways.of(name))
         self.log = folder / f"{name}.log"
         self.bodies = folder / "bodies"
         """Where the steps of random programs leave their traces."""
@@ -45,15 +43,16 @@ class Executor:
         self.in_trouble = asyncio.Lock()
         """Held while something bad that takes a while happens to it."""
         self.process: asyncio.subprocess.Process | None = None
-        self._server = server
+        self._server = ways.server
 
     async def start(self) -> None:
         """Start the process."""
-        await self.proxy.open()
+        await self.proxies.open()
+        way = self.proxies.way
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.chaos.program",
-                self.proxy.url, self._server.url, self.name, str(self.bodies), str(self.runs),
+                way.url, self._server.url, self.name, str(self.bodies), str(self.runs), *way.words,
                 cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -6,10 +6,8 @@ for the defaults of the tables, which are made later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 APPLICATION = "dbos_app"
-"""The role whose rights the executors and the client have. Each of them is a member under its own name."""
+"""The role whose rights the executors and the client have. Each is a member under its own name; through a pooler it is them all."""
 
 CLOCK = """
     create schema chaos_clock;
@@ -71,11 +69,6 @@ LIVES = """
     grant usage on schema chaos to public;
     grant insert on chaos.notes to public;
 """
-
-
-def members(names: Iterable[str]) -> str:
-    """Make a login for each of these."""
-    return "".join(f'create role "{name}" login in role {APPLICATION};' for name in names)
 
 
 def as_role(url: str, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from dbos_async import DBOSClient, SetWorkflowID
 from tests.chaos.calls import persist
 from tests.chaos.facts import Tally
+from tests.chaos.ways import Way
 from tests.support.processes import running
 from tests.support.programs.tenant import WORDS
 
@@ -28,8 +29,8 @@ T = TypeVar("T")
 class Neighbour:
     """Its executors, and a client that gives them something to do."""
 
-    def __init__(self, url: str, tally: Tally) -> None:
-        self._url, self._tally = url, tally
+    def __init__(self, way: Way, tally: Tally) -> None:
+        self._way, self._tally = way, tally
         self._ids: list[str] = []
         self._stack = AsyncExitStack()
         self._client: DBOSClient
@@ -38,10 +39,10 @@ class Neighbour:
     async def open(self) -> None:
         """Start it. Its executors live as long as the campaign."""
         for _ in range(EXECUTORS):
-            program = await self._stack.enter_async_context(running("tenant", self._url, SCHEMA))
+            program = await self._stack.enter_async_context(running("tenant", self._way.url, SCHEMA, *self._way.words))
             await program.says("ready")
         self._client = await self._stack.enter_async_context(
-            DBOSClient(self._url, schema=SCHEMA, connect_timeout_seconds=2)
+            DBOSClient(self._way.url, **self._way.options, schema=SCHEMA, connect_timeout_seconds=2)
         )
 
     async def close(self) -> None:

@@ -12,10 +12,10 @@ from tests.chaos.absences import Absences
 from tests.chaos.direct import Direct
 from tests.chaos.executor import Executor
 from tests.chaos.facts import Tally
+from tests.chaos.poolers import PoolerTroubles
 from tests.chaos.transactions import Transactions
 from tests.chaos.troubles import Troubles
-from tests.support.postgres import Server
-from tests.support.proxy import Proxy
+from tests.chaos.ways import Proxies, Ways
 
 TERMINATE = """
     select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -27,21 +27,21 @@ class Nemesis:
     """Does something bad every now and then; knows how to stop and to make good again."""
 
     def __init__(
-        self, executors: Sequence[Executor], client: Proxy, server: Server, direct: Direct, seed: int, tally: Tally
+        self, executors: Sequence[Executor], client: Proxies, ways: Ways, direct: Direct, seed: int, tally: Tally
     ) -> None:
         self.faults: Counter[str] = Counter()
         self.violations: list[str] = []
         self.absences = Absences()
         self._executors = executors
         self._client = client
-        self._server = server
+        self._server = ways.server
         self._direct = direct
         self._random = Random(f"nemesis of {seed}")
         self._under_way: set[asyncio.Task[None]] = set()
         self._peace = asyncio.Event()
         self._restarting = asyncio.Lock()
-        self.troubles = Troubles(server.url, Random(f"troubles of {seed}"))
-        self.transactions = Transactions(self.troubles, Random(f"transactions of {seed}"), tally)
+        self.troubles = Troubles(ways.server.url, Random(f"troubles of {seed}"))
+        self.transactions = Transactions(self.troubles, ways.of("client"), Random(f"transactions of {seed}"), tally)
         self._kinds: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
             "kill": (6, self._kill),
             "shut down": (2, self._shut_down),
@@ -62,6 +62,10 @@ class Nemesis:
             "restart the server, immediate": (1, self._restart_immediate),
         }
         self._of_all = self.troubles.kinds() | self.transactions.kinds()
+        if ways.pooler is not None:
+            names = [executor.name for executor in executors]
+            random = Random(f"pooler of {seed}")
+            self._of_all |= PoolerTroubles(ways.pooler, self.troubles, self.absences, names, random).kinds()
         """The troubles of the whole database."""
         self._kinds |= self._of_all
 
@@ -183,12 +187,12 @@ class Nemesis:
     async def _cut(self) -> None:
         victim = self._some_executor()
         self.absences.lost(victim.name)
-        victim.proxy.cut()
+        victim.proxies.cut()
 
     async def _cut_some(self) -> None:
         self._note_losses()
         for executor in self._executors:
-            executor.proxy.cut(0.4)
+            executor.proxies.cut(0.4)
 
     def _note_losses(self) -> None:
         self.absences.lost(*(executor.name for executor in self._executors))
@@ -197,12 +201,12 @@ class Nemesis:
         victim = self._some_executor()
         async with victim.in_trouble:
             with self.absences.silent(victim.name):
-                victim.proxy.hold()
+                victim.proxies.hold()
                 await asyncio.sleep(seconds or self._random.uniform(0.1, 5))
                 if cut:
                     self.absences.lost(victim.name)
-                    victim.proxy.cut()
-                await victim.proxy.heal()
+                    victim.proxies.cut()
+                await victim.proxies.heal()
 
     async def _hold_long(self) -> None:
         await self._hold(self._random.uniform(15, 20))
@@ -214,17 +218,17 @@ class Nemesis:
         victim = self._some_executor()
         async with victim.in_trouble:
             self.absences.lost(victim.name)
-            await victim.proxy.orphan(self._random.choice((0.02, 0.3)), self._random.choice((0.05, 0.5, 2, 8)))
+            await victim.proxies.orphan(self._random.choice((0.02, 0.3)), self._random.choice((0.05, 0.5, 2, 8)))
 
     async def _refuse(self) -> None:
         victim = self._some_executor()
         async with victim.in_trouble:
             with self.absences.silent(victim.name):
                 self.absences.lost(victim.name)
-                victim.proxy.refuse()
-                victim.proxy.cut()
+                victim.proxies.refuse()
+                victim.proxies.cut()
                 await asyncio.sleep(self._random.uniform(0.5, 5))
-                await victim.proxy.heal()
+                await victim.proxies.heal()
 
     async def _cut_client(self) -> None:
         self._client.cut()

@@ -1,4 +1,6 @@
-"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID BODIES RUNS``.
+"""An executor process of the fault suite: ``python -m tests.chaos.program URL LEDGER_URL EXECUTOR_ID BODIES RUNS [WORD]``.
+
+WORD says how it listens: `tests.support.listening.options_of`.
 
 It runs until it gets a signal. Its workflow performs the program that it gets as its argument, instruction by instruction, and
 returns what it saw. Every value that it writes carries a token of the run that wrote it, which is not part of the program: so it
@@ -29,6 +31,7 @@ from tests.chaos.steps import STEPS, blocks, outcome, traces
 from tests.chaos.talking import TALKS, Instruction, Memory, receive_in_a_loop
 from tests.replay import ledger as replay_ledger
 from tests.replay import workflows as random_programs  # noqa: F401 - registers them
+from tests.support.listening import options_of
 
 runs_file = -1
 
@@ -203,19 +206,19 @@ def obey_the_driver(loop: asyncio.AbstractEventLoop) -> None:
     os._exit(0)
 
 
-async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> None:
+async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str, *listening: str) -> None:
     global runs_file
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     traces.ledger, traces.executor_id = Direct(ledger_url), name
     replay_ledger.keep_in(Path(bodies))
     runs_file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    bank.use_sessions(url)
+    bank.use_sessions(url, is_pooled=bool(listening))
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     threading.Thread(target=obey_the_driver, args=[loop], daemon=True).start()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     while not ended.is_set():
-        dbos = DBOS(url, executor_id=name)
+        dbos = DBOS(url, **options_of(list(listening)), executor_id=name)
         try:
             await dbos.__aenter__()
         except DBOSError as error:  # The database is away, or refuses what a launch needs.
@@ -230,4 +233,4 @@ async def main(url: str, ledger_url: str, name: str, bodies: str, runs: str) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:6]))
+    asyncio.run(main(*sys.argv[1:]))

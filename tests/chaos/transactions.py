@@ -17,9 +17,9 @@ from dbos_async import DBOSClient, DBOSError, SetWorkflowID, Start
 from tests.chaos.calls import note_once, open_client, persist
 from tests.chaos.direct import AWAY
 from tests.chaos.facts import Tally
-from tests.chaos.ground import as_role
 from tests.chaos.plan_types import Plan, walk
 from tests.chaos.troubles import REFUSED, Session, Troubles
+from tests.chaos.ways import Way
 
 BESIDE_SECONDS = 3.0
 """A start takes less than this on a busy machine, and a transaction more."""
@@ -32,11 +32,11 @@ DRAIN = {"do": "drain", "topic": "trade", "up_to": 1, "how": "recv"}
 class Transactions:
     """Sessions that use the library's own verbs in a transaction, and take their time to end it."""
 
-    def __init__(self, troubles: Troubles, random: Random, tally: Tally) -> None:
+    def __init__(self, troubles: Troubles, way: Way, random: Random, tally: Tally) -> None:
         self.plans: list[Plan] = []
         """The waves that are under way."""
         self._troubles, self._random, self._tally = troubles, random, tally
-        self._url = as_role(troubles.url, "client")
+        self._way = way
         self._numbers = itertools.count()
 
     def kinds(self) -> dict[str, tuple[int, Callable[[], Awaitable[None]]]]:
@@ -53,7 +53,7 @@ class Transactions:
         ]
         messages = [message for calls in plan.outside.values() for call in calls for message in call.messages]
         ids = list(plan.programs)
-        async with open_client(self._url, self._tally) as client, self._transaction() as (session, transaction):
+        async with open_client(self._way, self._tally) as client, self._transaction() as (session, transaction):
             for _ in range(random.randint(1, 4)):
                 match random.choice(("start", "send", "key", "key", "later", "send and start")):
                     case "start":
@@ -79,7 +79,7 @@ class Transactions:
         """Start an id and send to it with a key, in a transaction, while others do the same; then commit or roll back."""
         one = f"trade {next(self._numbers)}"
         # Its calls last longer than the transaction: what waits behind them is seen to wait.
-        async with open_client(self._url, self._tally, connect_timeout_seconds=20.0) as client:
+        async with open_client(self._way, self._tally, connect_timeout_seconds=20.0) as client:
             contest: list[asyncio.Task[Any]] = []
             async with self._transaction() as (session, transaction):
                 await self._deal(client, one, session)

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, TypedDict
 
 VARIABLE: Final = "DBOS_TEST_LISTEN"
+
+POLLS: Final = "polls"
 
 
 def is_off() -> bool:
@@ -28,3 +30,16 @@ def turn_off() -> None:
             object.__setattr__(self, "listen", False)
 
     Access.__post_init__ = without_listening  # type: ignore[method-assign]  # the one place that all of them pass
+
+
+class Options(TypedDict):
+    """Options of `DBOS` and of `DBOSClient`."""
+
+    listen_url: str | None
+    listen: bool
+
+
+def options_of(words: list[str]) -> Options:
+    """The options of a program whose last argument says how it listens: ``polls``, or the URL to listen; none: as always."""
+    word = words[0] if words else None
+    return {"listen_url": None if word == POLLS else word, "listen": word != POLLS}

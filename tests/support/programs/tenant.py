@@ -1,4 +1,4 @@
-"""An executor of one of several applications in a database: ``python -m tests.support.programs.tenant URL SCHEMA [polls]``."""
+"""An executor of one of several applications in a database: ``python -m tests.support.programs.tenant URL SCHEMA [WORD]``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from dbos_async import DBOS
+from tests.support.listening import options_of
 
 WORDS = 4
 
@@ -24,8 +25,8 @@ async def talks() -> list[str]:
 
 
 async def main() -> None:
-    url, schema, *polls = sys.argv[1:]
-    async with DBOS(url, schema=schema, listen=not polls, migrate=False, executor_id="the same"):
+    url, schema, *listening = sys.argv[1:]
+    async with DBOS(url, **options_of(listening), schema=schema, migrate=False, executor_id="the same"):
         print("ready", flush=True)
         await asyncio.Event().wait()
 
