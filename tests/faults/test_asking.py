@@ -20,7 +20,8 @@ from tests.support.crashing import killed_and_taken_over
 from tests.support.processes import running
 from tests.support.proxy import Proxy
 
-BOUNDARIES = range(1, 26)
+BOUNDARIES = range(1, 25)
+"""A message may be handed over, which saves a statement. So there are one or two more at times."""
 EXPECTED = {
     "a": "A", "quote": 3, "refused": "no stock", "late": 4, "step": 6, "keyed": [5, 5], "stop": 4,
     "told": [True, True, False, True, True, True],
