@@ -100,6 +100,8 @@ class Subscription:
         while self._heard is not None:
             heard = self._heard
             await heard.wait()
+            if self._wakeups.is_closed:
+                raise self._wakeups.closed_error()
             if self._heard is heard:
                 self._heard = None
         if not self.woken and not self._updates:

@@ -182,7 +182,7 @@ async def test_d5_whoever_waits_hears_at_once_that_its_dbos_or_client_was_closed
         await _all_wait(opened, len(waiting))
     began = time.monotonic()
     for name, ended in zip(["a handle of the start", *WAITS], [*handles, *waiting], strict=True):
-        with pytest.raises(LaunchError, match=r"^This DBOS or DBOSClient was closed .*: launch or open one"):
+        with pytest.raises(LaunchError, match=r"^This DBOS or DBOSClient was closed.*: launch or open one"):
             await ended
         assert time.monotonic() - began < AT_ONCE_SECONDS, name
 
