@@ -141,7 +141,7 @@ async def test_w6_cancelling_reaches_a_run_in_another_process(database_url: str,
             before = await connection.fetchval(others)
             await eventually(lambda: _more_than(connection, others, before + 5), "the other workflow goes on")
             now = await connection.fetchval("select count(*) from dbos_async.steps where workflow_id = 'stepping-0'")
-            assert now == steps
+            assert now <= steps + 1, "only what was on its way when the workflow was cancelled"
     finally:
         process.kill()
         await process.wait()
