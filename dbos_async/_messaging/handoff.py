@@ -6,8 +6,9 @@ one meanwhile: the step's row decides. So a round trip between two workflows of 
 Three parts belong together:
 
 hand-off           a receiver that waits makes an offer, and a sender takes it up (decision 30)
-grace period       after a hand-off the queue is known to be empty, and the next receive waits a moment before its first poll: the
-                   answer to what was sent then may be just coming (decision 32)
+grace period       after a hand-off the queue is known to be empty, as after one message for a receive that waited, and the next
+                   receive waits a moment before its first poll: the answer to what was sent then may be just coming
+                   (decision 32)
 no announcement    a message to a workflow that runs in the sender's process is not announced: no other process waits for it
                    (decision 31)
 """
@@ -62,7 +63,7 @@ class Receive(Observer):
 class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
-    __slots__ = ("_hopes", "_step", "_waits", "_wakes_before", "handoff", "has_grace", "keys")
+    __slots__ = ("_hopes", "_step", "_wakes_before", "_was_empty", "handoff", "has_grace", "keys")
 
     def __init__(
         self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None, receipt: Receipt | None = None
@@ -76,7 +77,9 @@ class Offer(Receive):
         may_wait = timeout_seconds is None or timeout_seconds >= MIN_TIMEOUT_SECONDS
         known_empty = [step.run.remove_listener(key) for key in keys]
         self.has_grace = may_wait and any(known_empty)
-        self._hopes = self._waits = False
+        self._hopes = False
+        self._was_empty = False
+        """Whether nothing was in its queues after the wake-ups before."""
         self._wakes_before = 0
 
     @property
@@ -132,24 +135,25 @@ class Offer(Receive):
             subscription.poll_within(HANDOFF_SECONDS)
             return True
         if self.has_grace:
-            self.has_grace = False
+            self.has_grace, self._was_empty = False, True
+            self._wakes_before = subscription.wakes
             subscription.offer = self
             subscription.poll_within(GRACE_SECONDS)
             return True
         self._hopes = False
-        if not self._waits:
+        if not self._was_empty:
             self._wakes_before = subscription.wakes
         return False
 
     def waits(self, subscription: Subscription) -> None:
         """Make the offer: the step is recorded as waiting, and the queue was empty."""
-        self._waits = True
+        self._was_empty = True
         if self.handoff is None:  # one at a time, or an abandoned receive could not withdraw all of them
             subscription.offer = self
 
     def found(self, subscription: Subscription, result: StepResult) -> None:
         """The queue is empty again if nothing was there before, and one wake-up brought one message."""
-        if self._waits and subscription.wakes <= self._wakes_before + 1 and result.message_id is not None:
+        if self._was_empty and subscription.wakes == self._wakes_before + 1 and result.message_id is not None:
             key = self.key_of(result)
             if key is not None:
                 self._mark_empty(key)

@@ -159,9 +159,9 @@ def _cpu_ms(contender: Contender, url: str) -> tuple[float, float]:
 def _cpu_of(processes: Sequence[int]) -> float:
     used = 0.0
     for process in processes:
-        for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
-            with suppress(OSError):
-                used += int(thread.read_text().split()[0]) / 1e6
+        with suppress(OSError):  # it may end meanwhile
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                used += int((thread / "schedstat").read_text().split()[0]) / 1e6
     return used
 
 

@@ -12,6 +12,7 @@ import pytest
 from dbos_async import DBOS, DBOSClient, Envelope, SetWorkflowID, Topic
 from dbos_async._database.batches import Batches
 from dbos_async._executor import launched
+from dbos_async._messaging import handoff
 from dbos_async._messaging.recv import CLOSE, PUT_BACK, TAKE, TAKE_WAITING
 from dbos_async._messaging.send import SEND_EXTERNAL
 from dbos_async.errors import InvalidMessageError
@@ -115,6 +116,27 @@ async def test_m5_a_send_from_another_process_completes_the_receive_that_waits(
         assert await handle.get_result() == ["a", {"ä": "😀"}, "x" * 5000, "y" * 9000]
     assert counted.get("TAKE_WAITING", 0) <= 1, "the long message was not in the notification"
     assert await connection.fetchval("select bool_and(received_at is not null) from dbos_async.messages")
+
+
+@DBOS.workflow(name="handed: answers each")
+async def answers_each(count: int) -> None:
+    for _ in range(count):
+        await DBOS.write_stream("said", await DBOS.recv("asked"))
+
+
+async def test_m5_a_receive_of_a_conversation_polls_once_for_a_message_of_another_process(
+    counted: dict[str, int], dbos: DBOS, database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "GRACE_SECONDS", 5.0)
+    handle = await begin(answers_each, 8)
+    await eventually(lambda: connection.fetchval(OPEN), "it waits on record")
+    async with DBOSClient(database_url) as client:
+        said = client.read_stream("w", "said")
+        for number in range(8):
+            await client.send("w", number, "asked")
+            assert await anext(said) == number
+        await handle.get_result()
+    assert (counted["TAKE"], counted.get("TAKE_WAITING", 0)) == (8, 0)
 
 
 async def test_m4_what_is_no_recv_is_not_handed(dbos: DBOS, database_url: str, connection: Any) -> None:
