@@ -35,6 +35,16 @@ MAX_PROBLEM: Final = 500
 
 MAX_CONFLICT_PAUSE_SECONDS: Final = 0.2
 
+SPOILING: Final = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+)
+"""How the server refuses a record after a body that has changed the role, the access mode or a time limit."""
+
+MAX_REFUSALS: Final = 3
+"""After so many refusals the body is suspected. Before, a server that is no primary any more is the likelier reason."""
+
 
 class _LossError(Exception):
     """The connection was lost, or the server cannot do it now."""
@@ -58,7 +68,7 @@ class Attempts:
         self._database, self._name, self._source, self._options, self._step = database, name, source, options, step
         self._ticket = assigned.get()
         self._ticket_was_used = self._ticket is not None and self._ticket.is_used
-        self._conflicts = self._losses = 0
+        self._conflicts = self._losses = self._refusals = 0
         self._give_up_at = time.monotonic() + database.connect_timeout_seconds
 
     async def run(self, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str] | None) -> Any:
@@ -145,20 +155,26 @@ class Attempts:
     async def _record(self, opened: Opened, step: TransactionStep, text: str) -> None:
         try:
             outcome = await step.record_inside(await opened.driver(), text)
-        except (DBOSError, *REFUSED) as error:
-            if isinstance(error, DBOSError):
-                raise
-            opened.raw.terminate()  # a new session may be allowed to do it
-            step.forget()
-            raise _LossError(error, may_have_committed=False) from error
+        except DBOSError:
+            raise
         except Exception as error:
             if opened.is_lost_by(error) or is_conflict(error):
                 raise
             if isinstance(error, asyncpg.InterfaceError):
                 raise self._busy() from error
-            if not isinstance(error, asyncpg.UniqueViolationError) and meaning_of(error) is not Meaning.REFUSED:
+            if (
+                not isinstance(error, (asyncpg.UniqueViolationError, *REFUSED))
+                and meaning_of(error) is not Meaning.REFUSED
+            ):
                 raise
             await self._roll_back(opened, error)
+            if await self._is_spoilt(step, text, error):
+                raise TransactionError(
+                    f"The body of the transaction {self._name!r} has made its record impossible ({reason(error)}): it must "
+                    "not change the role, the access mode or the time limits of its transaction."
+                ) from error
+            if isinstance(error, REFUSED):
+                opened.raw.terminate()  # a new session may be allowed to do it
             raise _LossError(error, may_have_committed=False) from error
         if outcome == "done":
             return
@@ -167,6 +183,23 @@ class Attempts:
         if outcome == "lost":
             await stop_as_lost_inside(step.run, f"the transaction {self._name!r}")
         raise _FoundError
+
+    async def _is_spoilt(self, step: TransactionStep, text: str, error: Exception) -> bool:
+        """Whether the body is to blame: the record is refused again and again, and not in a transaction without the body."""
+        if not isinstance(error, SPOILING):
+            return False
+        self._refusals += 1
+        if self._refusals < MAX_REFUSALS:
+            return False
+        opened = await self._open()
+        try:
+            return await step.record_inside(await opened.driver(), text) == "done"
+        except Exception:
+            return False
+        finally:
+            step.forget()
+            opened.is_over = True
+            opened.leave()  # which rolls back
 
     async def _commit(self, opened: Opened, *, is_checked: bool) -> None:
         if opened.is_lost:

@@ -10,11 +10,20 @@ import pytest
 
 from dbos_async import DBOS, InvalidArgumentError, SetWorkflowID
 from dbos_async._transactions.recording import TransactionStep
+from dbos_async.errors import TransactionError
 from tests.support.databases import new_database
 from tests.support.eventually import eventually
+from tests.support.examined import new_role
 from tests.support.transactions import SESSIONS, TAKE_OVER, Kind, engine_of, replay, say, written
 
 COUNTERS = "create table counters (id int primary key, n int not null); insert into counters values (1, 0), (2, 0)"
+
+
+REFUSES = """
+    create function public.refuse() returns trigger language plpgsql as $$
+    begin raise insufficient_privilege; end $$;
+    create trigger refuses before insert on dbos_async.steps execute function public.refuse()
+"""
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
@@ -266,3 +275,55 @@ async def test_t1_another_database_has_one_clear_error(dbos: DBOS, server_url: s
             SESSIONS.configure(bind=engine)
             assert words in await workflow()
             await engine.dispose()
+
+
+@pytest.mark.parametrize("change", ["set local role {role}", "set role {role}", "set transaction read only"])
+async def test_t1_a_body_that_makes_its_record_impossible_is_an_error(
+    kind: Kind, notes: Any, database_url: str, change: str
+) -> None:
+    attempts: list[int] = []
+
+    @kind.transaction(name="t1 spoils its record")
+    async def spoil(target: Any, role: str) -> None:
+        attempts.append(len(attempts))
+        await say(target, "insert into notes values ('written')")
+        await say(target, change.format(role=role))
+
+    @DBOS.workflow(name="t1 spoils its record")
+    async def workflow(role: str) -> str:
+        try:
+            await spoil(role)
+        except TransactionError as error:
+            return str(error)
+        return "recorded"
+
+    async with new_role(database_url) as (role, _):
+        with SetWorkflowID("w"):
+            said = await workflow(role)
+    assert said.startswith("The body of the transaction 't1 spoils its record' has made its record impossible (")
+    assert 3 <= len(attempts) <= 5, "an engine may hand out a connection once more that was ended"
+    assert await written(notes) == []
+    assert await replay(notes, "w") == said
+
+
+async def test_t1_a_record_that_is_refused_for_a_while_is_repeated_in_spite_of_the_body(
+    kind: Kind, notes: Any, database_url: str
+) -> None:
+    attempts: list[int] = []
+
+    @kind.transaction(name="t1 is refused for a while")
+    async def insert(target: Any) -> None:
+        attempts.append(len(attempts))
+        await say(target, "insert into notes values ('written')")
+        if len(attempts) == 6:
+            await notes.execute("drop trigger refuses on dbos_async.steps")
+
+    @DBOS.workflow(name="t1 is refused for a while")
+    async def workflow() -> str:
+        await insert()
+        return "recorded"
+
+    await notes.execute(REFUSES)
+    assert await workflow() == "recorded"
+    assert len(attempts) == 6
+    assert await written(notes) == ["written"]
