@@ -72,8 +72,9 @@ class Measurements:
         while True:
             began = self._loop.time()
             try:
-                self._messages = await count_messages(self._database)
+                messages = await count_messages(self._database)
                 self._workflows = await count_workflows(self._database, ALL)
+                self._messages = messages
             except (
                 Exception
             ) as error:  # the numbers stay as they are; health and the log say what is wrong with the database
