@@ -22,6 +22,8 @@ from tests.cli.running import Done, run
 from tests.support.databases import execute
 from tests.support.examined import new_role
 
+pytestmark = pytest.mark.direct("the pooler of the tests connects as one role")
+
 DESCRIPTION = """
     select json_agg(d order by d::text) from (
         select table_name, column_name, data_type, column_default, is_nullable from information_schema.columns
