@@ -152,6 +152,7 @@ async def test_the_advice_for_a_sequence_repairs_it(database_url: str) -> None:
     assert await found_by(database_url, "sequences") == []
 
 
+@pytest.mark.listens("only a listening executor has a beat")
 async def test_an_executor_whose_row_is_not_renewed_is_live(database_url: str, connection: Any) -> None:
     async with DBOS(database_url, executor_id="shop-1"):
         # Its row cannot be renewed, and the beat goes on.

@@ -81,6 +81,7 @@ async def set_elsewhere(connection: Any, key: str) -> None:
     await connection.execute("select dbos_async.announce($1)", event_key("w", key))
 
 
+@pytest.mark.listens("it holds up a LISTEN")
 async def test_d4_a_wait_looks_first_when_it_hears_what_comes(
     dbos: DBOS, database_url: str, connection: Any, gate: Gate
 ) -> None:
@@ -98,6 +99,7 @@ async def test_d4_a_wait_looks_first_when_it_hears_what_comes(
             assert await waiting == "k"
 
 
+@pytest.mark.listens("its listener is terminated")
 async def test_d4_what_comes_while_the_listener_connects_again_is_found(
     dbos: DBOS, database_url: str, connection: Any, gate: Gate
 ) -> None:
@@ -127,6 +129,7 @@ async def test_d4_what_comes_while_the_listener_connects_again_is_found(
             assert await other == "other"
 
 
+@pytest.mark.listens("it looks at the channels of a listener")
 async def test_a_channel_is_left_when_nobody_waits_there_and_heard_again(
     dbos: DBOS, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +181,7 @@ async def test_m1_w2_a_message_is_found_soon_whose_sender_saw_the_former_owner(
             assert await result == "late"
 
 
+@pytest.mark.listens("it is about what is heard")
 async def test_who_does_not_know_the_secret_is_not_heard(
     dbos: DBOS, database_url: str, connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +204,7 @@ async def test_who_does_not_know_the_secret_is_not_heard(
     ]
 
 
+@pytest.mark.direct("the pooler of the tests connects as one role")
 async def test_d7_a_role_that_may_not_read_the_secret_is_told_so_and_an_older_release_goes_on(
     database_url: str, connection: Any
 ) -> None:

@@ -99,6 +99,7 @@ async def begin(workflow: Any, *args: Any) -> Any:
         return await DBOS.start_workflow(workflow, *args)
 
 
+@pytest.mark.listens("nothing is handed to a process that polls")
 async def test_m5_a_send_from_another_process_completes_the_receive_that_waits(
     counted: dict[str, int], dbos: DBOS, database_url: str, connection: Any
 ) -> None:
@@ -124,6 +125,7 @@ async def answers_each(count: int) -> None:
         await DBOS.write_stream("said", await DBOS.recv("asked"))
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 async def test_m5_a_receive_of_a_conversation_polls_once_for_a_message_of_another_process(
     counted: dict[str, int], dbos: DBOS, database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ async def test_m1_m4_abandoned_receives_lose_nothing_that_another_process_sends(
     assert await connection.fetchval("select bool_and(received_at is not null) from dbos_async.messages")
 
 
+@pytest.mark.listens("nothing is handed to a process that polls")
 async def test_w2_what_was_handed_to_a_workflow_whose_executor_has_died_is_replayed(
     database_url: str, connection: Any
 ) -> None:
@@ -184,6 +187,7 @@ async def test_w2_what_was_handed_to_a_workflow_whose_executor_has_died_is_repla
         assert await (await DBOS.retrieve_workflow("w")).get_result() == [1, 2]
 
 
+@pytest.mark.listens("nothing is handed to a process that polls")
 async def test_d2_what_does_not_fit_is_the_recorded_outcome_when_it_is_handed(
     database_url: str, connection: Any
 ) -> None:
@@ -197,6 +201,7 @@ async def test_d2_what_does_not_fit_is_the_recorded_outcome_when_it_is_handed(
     assert await connection.fetchval("select error is not null from dbos_async.steps where verb = 'recv'")
 
 
+@pytest.mark.listens("nothing is handed to a process that polls")
 async def test_w4_a_receive_is_closed_before_another_task_acts(
     counted: dict[str, int], dbos: DBOS, database_url: str, connection: Any
 ) -> None:

@@ -80,6 +80,7 @@ async def test_m3_sixteen_processes_repeat_the_same_keys_in_random_order(databas
     assert [row["n"] for row in stored] == list(range(400))
 
 
+@pytest.mark.listens("its listener is terminated")
 async def test_a_listener_that_is_terminated_is_replaced_and_everybody_looks_again(
     database_url: str, connect: Connect
 ) -> None:

@@ -88,6 +88,7 @@ async def test_d7_the_command_migrate_repairs_them(database_url: str, connection
     assert await connection.fetchval("select last_value from dbos_async.event_seq") == 20 + MARGIN
 
 
+@pytest.mark.direct("the pooler of the tests connects as one role")
 async def test_d7_a_role_that_may_not_repair_them_is_refused_with_the_remedy(
     database_url: str, connection: Any
 ) -> None:

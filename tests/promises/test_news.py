@@ -87,6 +87,7 @@ async def begin() -> None:
         await DBOS.start_workflow(obeys)
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 async def test_s1_s3_s4_what_is_told_is_what_is_read(
     dbos: DBOS, database_url: str, polls: Callable[[DBOSClient], Counter[str]]
 ) -> None:
@@ -134,6 +135,7 @@ async def test_s1_s3_s4_what_is_told_is_what_is_read(
         assert [entry for entry in entries if entry in told_again] == told_again
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 async def test_e1_e3_c3_what_is_told_of_an_event_is_what_is_read(
     dbos: DBOS, database_url: str, polls: Callable[[DBOSClient], Counter[str]]
 ) -> None:
@@ -172,6 +174,7 @@ async def _first(client: DBOSClient) -> Any:
         return
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 @pytest.mark.parametrize(("order", "expected"), [(("end", "ä"), "ä"), (("end", "x" * 3000), "x" * 3000)])
 async def test_w2_what_is_told_of_a_result_is_what_is_read(
     dbos: DBOS,
@@ -190,6 +193,7 @@ async def test_w2_what_is_told_of_a_result_is_what_is_read(
         assert polls(client)["RESULT"] == (2 if len(expected) < 1000 else 3)
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 async def test_w2_an_error_is_told(dbos: DBOS, database_url: str, polls: Callable[[DBOSClient], Counter[str]]) -> None:
     await begin()
     async with DBOSClient(database_url) as client:
@@ -201,6 +205,7 @@ async def test_w2_an_error_is_told(dbos: DBOS, database_url: str, polls: Callabl
         assert polls(client)["RESULT"] == 1
 
 
+@pytest.mark.listens("it counts polls in the place of notifications")
 async def test_what_is_told_late_of_an_earlier_workflow_or_run_is_not_believed(
     dbos: DBOS, database_url: str, connection: Any, polls: Callable[[DBOSClient], Counter[str]]
 ) -> None:
@@ -232,6 +237,7 @@ async def test_what_is_told_late_of_an_earlier_workflow_or_run_is_not_believed(
         assert (await reading, await getting, await ending) == ("new", "new", "new")
 
 
+@pytest.mark.listens("it is about what is heard")
 async def test_d4_what_is_no_news_is_ignored_with_one_warning(
     dbos: DBOS, database_url: str, connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

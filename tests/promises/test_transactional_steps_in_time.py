@@ -118,6 +118,7 @@ async def test_t1_isolation_levels(kind: Kind, notes: Any, isolation: str) -> No
     assert await read() == isolation
 
 
+@pytest.mark.direct("behind a pooler nothing resets the process of the server, which others use next")
 async def test_t1_a_connection_is_clean_after_every_transaction(dbos: DBOS) -> None:
     @DBOS.transaction(name="t1 settings")
     async def change(connection: Any) -> Any:
@@ -129,6 +130,7 @@ async def test_t1_a_connection_is_clean_after_every_transaction(dbos: DBOS) -> N
     assert [await change() for _ in range(5)] == [first] * 5
 
 
+@pytest.mark.direct("behind a pooler nothing resets the process of the server, which others use next")
 async def test_t1_a_role_does_not_outlast_its_transaction(dbos: DBOS, connection: Any) -> None:
     role = f"t1_role_{uuid.uuid4().hex}"
     await connection.execute(f"create role {role} superuser")

@@ -11,6 +11,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, InvalidArgumentError, SetApplicationVersion, SetWorkflowID
 from dbos_async._workflows.status import WorkflowStatus
+from tests.support import listening
 from tests.support.eventually import eventually
 from tests.support.processes import running
 from tests.support.programs.versioned import TICKS
@@ -216,5 +217,5 @@ async def test_w2_a_rolling_deploy_of_two_versions_parks_nothing(database_url: s
     versions = [result[0] for result in results.values()]
     assert {"1", "2"} == set(versions)
     assert versions[-45:] == ["2"] * 45
-    assert any(status.attempt > 1 for status in found)  # an old executor had to hand some over
+    assert listening.is_off() or any(status.attempt > 1 for status in found)  # an old executor had to hand some over
     assert "REPLAY_MISMATCH" not in errors

@@ -224,6 +224,7 @@ async def test_d5_a_url_that_cannot_be_used_is_explained_without_its_password(ur
     assert raised.value.__suppress_context__
 
 
+@pytest.mark.direct("a pooler tries again for a while before it says so")
 @pytest.mark.parametrize("front", [DBOS, DBOSClient])
 async def test_d5_a_database_that_does_not_exist_is_named_at_once(
     server_url: str, front: type[DBOS | DBOSClient]

@@ -23,4 +23,4 @@ async def test_d5_a_launch_refuses_a_database_that_cannot_store_every_text(datab
                 async with opened:
                     pass
     finally:
-        await execute(database_url, f"drop database {name}")
+        await execute(database_url, f"drop database {name} with (force)")
