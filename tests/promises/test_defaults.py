@@ -83,6 +83,7 @@ async def converse(url: str, mine: Any) -> None:
         assert await client.count_workflows(status="PENDING")
 
 
+@pytest.mark.direct("behind a pooler a stricter default is refused with the remedy")
 @pytest.mark.parametrize("of", ["database", "role"])
 async def test_d7_defaults_of_a_role_or_a_database_harm_nothing(of: str, server_url: str) -> None:
     """Also while the tables are made."""
@@ -119,6 +120,7 @@ async def test_d7_a_session_that_keeps_a_stricter_level_is_refused_with_the_reme
     await connection.close()
 
 
+@pytest.mark.direct("behind a pooler a stricter default is refused with the remedy")
 async def test_m4_d7_many_senders_and_one_receiver_in_a_serializable_database(strict: str) -> None:
     async with DBOS(strict), DBOSClient(strict) as client:
         handle = await DBOS.start_workflow(count, 300)

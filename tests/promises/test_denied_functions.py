@@ -171,6 +171,7 @@ async def _is_idle(connection: Any, at_work: str, asked: Any) -> bool:
     return not found
 
 
+@pytest.mark.direct("the pooler of the tests connects as one role")
 @pytest.mark.parametrize(
     ("rights", "named"),
     [

@@ -193,6 +193,7 @@ async def own_url(database_url: str, connection: Any) -> AsyncIterator[str]:
     await connection.execute(f"drop owned by {role}; drop role {role}")
 
 
+@pytest.mark.direct("the pooler of the tests connects as one role")
 async def test_t3_a_transaction_that_this_role_may_not_look_at_keeps_everything_until_it_is_over(
     one: Any, two: Any, own_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,8 @@ PORT = "DBOS_TEST_POOLER_PORT"
 is_pooled = POOLER in os.environ
 """Whether this run is one through a pooler."""
 
-_is_off = False
+_port: str | None = None
+"""That of the pooler while it is not gone through."""
 
 
 def start_pooler(server_url: str) -> PgBouncer:
@@ -33,9 +34,12 @@ def start_pooler(server_url: str) -> PgBouncer:
 
 
 def switch(*, off: bool) -> None:
-    """Go directly to the server from now on, or through the pooler again."""
-    global _is_off
-    _is_off = off
+    """Go directly to the server from now on, or through the pooler again; so do the programs that are started then."""
+    global _port
+    if off:
+        _port = os.environ.pop(PORT, _port)
+    elif _port is not None:
+        os.environ[PORT], _port = _port, None
 
 
 def install() -> None:
@@ -44,7 +48,9 @@ def install() -> None:
 
     def check_and_pool(access: Access) -> None:
         check(access)
-        if _is_off or PORT not in os.environ or not _is_shared(access.url) or access.listen_url:
+        if PORT not in os.environ or not _is_shared(access.url):
+            return
+        if access.listen_url not in (None, access.url):  # settings that are checked once more have one from here
             return
         direct, parts = access.url, urlsplit(access.url)
         user = parts.username or "postgres"
