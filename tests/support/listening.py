@@ -1,6 +1,7 @@
 """``DBOS_TEST_LISTEN=off``: every DBOS and DBOSClient of the tests polls, and hears no notification. So do the programs of tests.
 
-``tests/__init__.py`` sees to that, since each of those programs is a module of this package.
+``tests/__init__.py`` sees to that, since each of those programs is a module of this package. An executor that was killed is missed
+after its whole lease then, so tests of crashes take long: pass ``--timeout 600`` to pytest.
 """
 
 from __future__ import annotations
