@@ -6,7 +6,8 @@ renewal, and the beat, an advisory lock that needs no table and so waits for not
 
 An executor has expired when neither has changed for a whole lease. It also has when its connection is gone, as the server tells by
 its free liveness lock, and two seconds have brought neither a new connection nor a renewal. Behind a pooler in transaction mode, or
-with ``listen=False``, an executor keeps no session: it has no locks, and only its renewals show that it is alive.
+with ``listen=False``, an executor keeps no session: it has no locks, and only its renewals show that it is alive. While the
+observer cannot renew its own lease, for example since the table is locked, the lease of such an executor does not run.
 """
 
 from __future__ import annotations
@@ -56,20 +57,29 @@ class Expiry:
         """Whether the connection of an executor seems to be lost, so that another look is due soon."""
         return any(each.unlocked_since is not None for each in self._seen.values())
 
-    def look(self, rows: Sequence[Any], now: float, lease_seconds: float) -> list[tuple[str, datetime]]:
-        """Note what OTHERS has answered; the executors that have expired, each with the lease that it had."""
+    def look(
+        self, rows: Sequence[Any], now: float, lease_seconds: float, *, can_renew: bool = True
+    ) -> list[tuple[str, datetime]]:
+        """Note what OTHERS has answered; the executors that have expired, each with the lease that it had.
+
+        ``can_renew`` is whether renewals succeed, as far as the observer knows from its own.
+        """
         is_first = self._looked_at is None
-        if self._looked_at is not None and now - self._looked_at > MAX_PAUSE_SECONDS:
+        passed_seconds = 0.0 if self._looked_at is None else now - self._looked_at
+        if passed_seconds > MAX_PAUSE_SECONDS:
             self._seen.clear()
         self._looked_at = now
         if rows[0]["incarnation"] != self._incarnation:
             self._incarnation = rows[0]["incarnation"]
             self._seen.clear()
         others = [row for row in rows if row["id"] is not None]
-        self._seen = {row["id"]: self._note(row, now, is_first=is_first) for row in others}
+        self._seen = {
+            row["id"]: self._note(row, now, is_first=is_first, can_renew=can_renew, passed_seconds=passed_seconds)
+            for row in others
+        }
         return [(row["id"], row["lease_until"]) for row in others if self._has_expired(row, now, lease_seconds)]
 
-    def _note(self, row: Any, now: float, *, is_first: bool) -> _Seen:
+    def _note(self, row: Any, now: float, *, is_first: bool, can_renew: bool, passed_seconds: float) -> _Seen:
         state = row["lease_until"], row["beat"]
         seen = self._seen.get(row["id"])
         if seen is None:
@@ -77,6 +87,8 @@ class Expiry:
             seen = _Seen(state, now, is_predecessor=is_first and is_namesake and _lacks_lock(row))
         elif seen.state != state:
             seen.state, seen.changed_at, seen.is_predecessor = state, now, False
+        elif not (can_renew or row["keeps_session"]):
+            seen.changed_at += passed_seconds
         if not _lacks_lock(row) or not self.trusts_locks:
             seen.unlocked_since = None
         elif seen.unlocked_since is None:

@@ -92,6 +92,8 @@ class LeaseThread:
         """Whether a renewal was sent, which makes the row of the executor."""
         self.alive_at: float | None = None
         """When the last beat or renewal that succeeded was sent, by the monotonic clock; ``None`` before the first."""
+        self.renewed_at: float | None = None
+        """The same of the last renewal alone."""
         self.problem: str = "no connection could be made"
         """Why the last attempt failed; empty when it succeeded."""
 
@@ -99,6 +101,11 @@ class LeaseThread:
     def is_alive(self) -> bool:
         """Whether the lease is kept."""
         return self.alive_at is not None and time.monotonic() - self.alive_at < self._lease_seconds
+
+    @property
+    def is_renewing(self) -> bool:
+        """Whether renewals succeed at present: nothing keeps executors from that, such as a lock of the table."""
+        return self.renewed_at is not None and time.monotonic() - self.renewed_at < 3 * self._renew_every_seconds
 
     @property
     def seconds_left(self) -> float:
@@ -211,7 +218,8 @@ class LeaseThread:
                 raise
             self._note_problem(error)  # the beat goes on
         else:
-            self.alive_at, self.problem, self._is_overdue = sent_at, "", False
+            self.alive_at = self.renewed_at = sent_at
+            self.problem, self._is_overdue = "", False
             self._tell(lambda: self._events.on_renewed(is_new=bool(records[0]["is_new"])))
 
     async def _look(self) -> None:

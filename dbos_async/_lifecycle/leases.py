@@ -170,7 +170,7 @@ class Leases:
         if is_first:
             self._namesakes = {row["id"]: row["lease_until"] for row in rows if self._is_namesake(row)}
         self._warn_of_namesakes(rows)
-        expired = self._expiry.look(rows, time.monotonic(), LEASE_SECONDS)
+        expired = self._expiry.look(rows, time.monotonic(), LEASE_SECONDS, can_renew=self.thread.is_renewing)
         if executor.suspended is not None:
             return
         if expired:

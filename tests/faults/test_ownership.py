@@ -17,6 +17,7 @@ import pytest
 from dbos_async import DBOSClient
 from tests.benchmarks.backlog import ENDED, SHARES, start
 from tests.benchmarks.takeover import ENDED_WELL, take_over
+from tests.support import listening
 from tests.support.eventually import eventually
 from tests.support.postgres import Server
 from tests.support.processes import Program, running
@@ -37,7 +38,8 @@ BACKENDS = """
 
 
 async def test_w2_a_killed_executor_s_workflows_are_taken_over_within_seconds(database_url: str) -> None:
-    assert await take_over(database_url, 30) < 10
+    # Behind a pooler or with listen=False nobody sees that its connection is gone: the lease has to run.
+    assert await take_over(database_url, 30) < (25 if listening.is_off() else 10)
 
 
 @asynccontextmanager

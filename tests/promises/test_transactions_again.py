@@ -11,7 +11,7 @@ import pytest
 from dbos_async import DBOS, InvalidArgumentError, SetWorkflowID
 from dbos_async._transactions.recording import TransactionStep
 from dbos_async.errors import TransactionError
-from tests.support.databases import new_database
+from tests.support.databases import execute, new_database
 from tests.support.eventually import eventually
 from tests.support.examined import new_role
 from tests.support.transactions import SESSIONS, TAKE_OVER, Kind, engine_of, replay, say, written
@@ -138,7 +138,9 @@ async def test_t1_the_last_of_max_attempts_is_the_error(kind: Kind, notes: Any) 
 
 
 @pytest.mark.parametrize("moment", ["before", "send"])
-async def test_t1_w3_a_run_that_lost_its_workflow_changes_nothing(kind: Kind, notes: Any, moment: str) -> None:
+async def test_t1_w3_a_run_that_lost_its_workflow_changes_nothing(
+    kind: Kind, notes: Any, database_url: str, moment: str
+) -> None:
     @DBOS.workflow(name="t1 lost receives")
     async def receives() -> Any:
         return await DBOS.recv(timeout_seconds=0.5)
@@ -166,25 +168,23 @@ async def test_t1_w3_a_run_that_lost_its_workflow_changes_nothing(kind: Kind, no
     record = TransactionStep.record_inside
 
     async def taken_over_before(step: TransactionStep, connection: Any, output: str) -> str:
-        if len(bodies) == 1:
-            # The send of the body holds the row of the workflow: the take-over comes first all the same, as after its rollback.
-            await connection.execute(
-                "update dbos_async.workflows set attempt = attempt + 1, owner = null where id = 'w'"
-            )
-        return await record(step, connection, output)
+        if len(bodies) > 1:
+            return await record(step, connection, output)
+        # The send of the body holds the row of the workflow. The take-over comes first all the same, as after a rollback.
+        taken_over = "update dbos_async.workflows set attempt = attempt + 1, owner = null where id = 'w'"
+        await connection.execute(taken_over)
+        outcome = await record(step, connection, output)
+        await connection.execute("rollback")
+        await execute(database_url, taken_over)
+        return outcome
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionStep, "record_inside", taken_over_before)
         with SetWorkflowID("w"):
             handle = await DBOS.start_workflow(workflow)
         if moment == "before":
-
-            async def stopped() -> bool:
-                return len(bodies) == 1 and not await written(notes)
-
-            await eventually(stopped)
-            await notes.execute(
-                "update dbos_async.workflows set attempt = attempt + 1, owner = null where id = 'w' and status = 'PENDING'"
+            await eventually(
+                lambda: notes.fetchval("select attempt % 1000000 = 2 from dbos_async.workflows where id = 'w'")
             )
             await DBOS.resume_workflow("w")
         assert await handle.get_result() in ("taken over", "late")
