@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from dbos_async import DBOS, DBOSClient, SetWorkflowID, SetWorkflowTimeout
+from tests.support import listening
 from tests.support.eventually import eventually
 from tests.support.processes import running
 from tests.support.troubles import age, fake_clock, set_clock
@@ -159,7 +160,7 @@ async def test_w10_w5_a_killed_executor_is_reaped_although_the_clock_went_back(
         await age(admin)
         await set_clock(admin, "-1 hour")
         killed.process.kill()
-        async with DBOSClient(empty_database_url) as client, asyncio.timeout(10):
+        async with DBOSClient(empty_database_url) as client, asyncio.timeout(30 if listening.is_off() else 10):
             await client.send("killed waiting", "the end", "go")
             assert await (await client.retrieve_workflow("killed waiting")).get_result() == "the end"
 

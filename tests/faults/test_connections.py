@@ -24,6 +24,7 @@ from tests.support.load import (
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
+@pytest.mark.direct("the server refuses further connections: a pooler waits for one")
 async def test_d4_with_too_few_connections_those_that_there_are_do_all(
     database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ async def test_d4_a_connection_is_used_again_if_its_error_leaves_it_usable(
     await postgres.close()
 
 
+@pytest.mark.direct("the server refuses further connections: a pooler waits for one")
 async def test_d4_a_process_without_any_connection_waits_for_one(database_url: str, connection: Any) -> None:
     role, url = await limited_role(connection, database_url, 4)
     try:

@@ -117,6 +117,7 @@ async def _is_well() -> bool:
     return (await DBOS.health()).ok
 
 
+@pytest.mark.direct("the pooler keeps connections that the server refuses by now")
 async def test_w10_health_tells_of_a_database_that_lets_nobody_in_and_the_listener_comes_back(
     server_url: str, database_url: str, connection: Any
 ) -> None:

@@ -22,6 +22,8 @@ from tests.support.examined import found_by, new_role
 from tests.support.processes import running
 from tests.support.programs.denied import held
 
+pytestmark = pytest.mark.direct("the pooler of the tests connects as one role")
+
 DENIED = {
     "start time": ("execute on function pg_postmaster_start_time()",),
     "write-ahead log": ("execute on function pg_walfile_name(pg_lsn)", "execute on function pg_current_wal_lsn()"),
@@ -171,7 +173,6 @@ async def _is_idle(connection: Any, at_work: str, asked: Any) -> bool:
     return not found
 
 
-@pytest.mark.direct("the pooler of the tests connects as one role")
 @pytest.mark.parametrize(
     ("rights", "named"),
     [
