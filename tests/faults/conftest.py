@@ -38,6 +38,10 @@ async def own_url(own_server: Server) -> AsyncIterator[str]:
         yield url
 
 
+LEFT_BY_ASYNCPG = "unexpected connection_lost() call"
+"""The error of a future that asyncpg forgets when a connect by TCP is cancelled at the moment in which the socket is open."""
+
+
 @pytest.fixture
 async def quiet() -> AsyncIterator[None]:
     """Fails a test that leaves a task behind, or about which the event loop or the garbage collector complains."""
@@ -49,7 +53,7 @@ async def quiet() -> AsyncIterator[None]:
     await asyncio.sleep(0)
     left = {task for task in asyncio.all_tasks() - before if not task.get_name().startswith("workflow ")}
     assert not left - {asyncio.current_task()}
-    assert complaints == []
+    assert [each for each in complaints if LEFT_BY_ASYNCPG not in str(each.get("exception"))] == []
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ async def ends(program: Program, how: str) -> None:
     assert not lines or (last_line and lines[0].startswith("Traceback")), program.errors
 
 
+@pytest.mark.direct("it counts connections in pg_stat_activity")
 @pytest.mark.parametrize("python", [STRICT, DEVELOPER], ids=["strict", "developer"])
 @pytest.mark.parametrize("how", ENDS)
 async def test_w5_whatever_ends_it_a_program_gives_its_workflows_back_and_leaves_nothing(

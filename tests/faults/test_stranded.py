@@ -59,6 +59,7 @@ async def ends(workflow_id: str, url: str) -> None:
             assert await handle.get_result() == "the end"
 
 
+@pytest.mark.direct("a pooler ends the statement of a client that is gone")
 async def test_w10_w1_a_start_that_waits_for_a_lock_when_its_process_is_killed_strands_nothing(
     database_url: str, connection: Any
 ) -> None:
@@ -80,6 +81,8 @@ async def test_w10_w1_a_start_that_waits_for_a_lock_when_its_process_is_killed_s
 SLOW_START = "new.id like '%waiting'"
 
 
+@pytest.mark.listens("the statement ends before the lease does")
+@pytest.mark.direct("a pooler ends the statement of a client that is gone")
 async def test_w10_w1_a_start_that_commits_after_its_executor_was_reaped_is_claimed(
     database_url: str, connection: Any
 ) -> None:

@@ -120,6 +120,7 @@ def test_ours_is_measured_by_the_same_functions_as_other_engines() -> None:
     assert not own
 
 
+@pytest.mark.direct("studies count connections and buffers of the server")
 async def test_every_study_gives_its_figures(database_url: str) -> None:
     told: list[str] = []
     studied = await studies.play(tuple(studies.STUDIES), 1, "tiny", False, database_url, told.append)
