@@ -20,7 +20,7 @@ import asyncpg
 
 from dbos_async._database.change_keys import name_keys
 from dbos_async._database.connections import Postgres
-from dbos_async._database.outages import CONNECT_ERRORS, backoff_seconds
+from dbos_async._database.outages import CONNECT_ERRORS, Meaning, backoff_seconds, meaning_of
 from dbos_async._database.probe import terminated_after
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
@@ -81,7 +81,7 @@ class Polling:
         """Whether the next poll asks for the waits one by one, since something has changed that may concern one of them."""
         self._fresh_at = self._old_at = self._compare_at = self._ask_at = 0.0
         self.connected: anyio.Event = anyio.Event()
-        """Set after the first answer."""
+        """Set after the first answer, also if that is that somebody has locked a table."""
         self.is_listening: bool = False
         """Whether the last poll was answered."""
         self.last_error: str = "no connection could be made"
@@ -232,6 +232,8 @@ class Polling:
     def _note_failure(self, error: Exception, failures: int) -> None:
         self.is_listening = False
         self.last_error = reason_of(error)
+        if meaning_of(error) is Meaning.LOCKED:
+            self.connected.set()
         if not isinstance(error, CONNECT_ERRORS):
             if self._loop.time() >= self._log_at:
                 self._log_at = self._loop.time() + LOG_EVERY_SECONDS
