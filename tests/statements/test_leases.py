@@ -83,13 +83,13 @@ def test_w10_an_executor_that_keeps_no_session_lives_by_its_renewals() -> None:
 
 
 def test_w10_a_lease_does_not_run_while_nobody_can_renew() -> None:
-    expiry, without = Expiry("me"), {"is_locked": False, "keeps_session": False}
-    assert expiry.look(seen(0, **without), 0.0, 15.0) == []
+    expiry, without = Expiry("me"), seen(0, is_locked=False, keeps_session=False)
+    assert expiry.look(without, 0.0, 15.0) == []
     for second in range(5, 60, 5):
-        assert expiry.look(seen(0, **without), second, 15.0, can_renew=False) == []
+        assert expiry.look(without, second, 15.0, can_renew=False) == []
     for second in (60, 65):
-        assert expiry.look(seen(0, **without), second, 15.0) == []
-    assert expiry.look(seen(0, **without), 70.0, 15.0) != []
+        assert expiry.look(without, second, 15.0) == []
+    assert expiry.look(without, 70.0, 15.0) != []
 
 
 def test_w2_an_executor_without_its_connection_has_two_seconds_to_come_back() -> None:
