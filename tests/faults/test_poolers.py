@@ -52,6 +52,7 @@ async def narrow(database_url: str) -> AsyncIterator[PgBouncer]:
         yield pooler
 
 
+@pytest.mark.listens("it is refused to listen")
 @pytest.mark.parametrize("ignored", ["", IGNORED], ids=["refuses settings", "drops settings"])
 @pytest.mark.parametrize("size", ["1", "3"])
 async def test_d7_a_pooler_in_transaction_mode_is_named_at_launch(database_url: str, size: str, ignored: str) -> None:
