@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import asyncpg
@@ -55,6 +55,13 @@ class _LossError(Exception):
         self.reason = "the connection was closed" if error is None else reason(error)
 
 
+class Refusal(NamedTuple):
+    """What the last attempt could not record, and why."""
+
+    text: str
+    error: Exception
+
+
 class _FoundError(Exception):
     """The step is recorded already."""
 
@@ -69,6 +76,7 @@ class Attempts:
         self._ticket = assigned.get()
         self._ticket_was_used = self._ticket is not None and self._ticket.is_used
         self._conflicts = self._losses = self._refusals = 0
+        self._refusal: Refusal | None = None
         self._give_up_at = time.monotonic() + database.connect_timeout_seconds
 
     async def run(self, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str] | None) -> Any:
@@ -83,6 +91,9 @@ class Attempts:
             except _FoundError:
                 self._losses += 1  # and so it is looked for
             except _LossError as loss:
+                refusal, self._refusal = self._refusal, None
+                if self._step is not None and refusal is not None:
+                    await self._blame(self._step, refusal)
                 await self._pause_after_loss(loss.reason, may_have_committed=loss.may_have_committed)
             except Exception as error:
                 if not is_conflict(error):
@@ -168,12 +179,8 @@ class Attempts:
             ):
                 raise
             await self._roll_back(opened, error)
-            if await self._is_spoilt(step, text, error):
-                raise TransactionError(
-                    f"The body of the transaction {self._name!r} has made its record impossible ({reason(error)}): it must "
-                    "not change the role, the access mode or the time limits of its transaction."
-                ) from error
-            if isinstance(error, REFUSED):
+            self._refusal = Refusal(text, error)
+            if isinstance(error, REFUSED) and self._refusals < MAX_REFUSALS - 1:
                 opened.raw.terminate()  # a new session may be allowed to do it
             raise _LossError(error, may_have_committed=False) from error
         if outcome == "done":
@@ -184,22 +191,28 @@ class Attempts:
             await stop_as_lost_inside(step.run, f"the transaction {self._name!r}")
         raise _FoundError
 
-    async def _is_spoilt(self, step: TransactionStep, text: str, error: Exception) -> bool:
-        """Whether the body is to blame: the record is refused again and again, and not in a transaction without the body."""
-        if not isinstance(error, SPOILING):
-            return False
+    async def _blame(self, step: TransactionStep, refusal: Refusal) -> None:
+        """Raise if the body is to blame: its record is refused again and again, and not in a transaction without the body."""
+        if not isinstance(refusal.error, SPOILING):
+            return
         self._refusals += 1
         if self._refusals < MAX_REFUSALS:
-            return False
+            return
         opened = await self._open()
         try:
-            return await step.record_inside(await opened.driver(), text) == "done"
+            outcome = await step.record_inside(await opened.driver(), refusal.text)
         except Exception:
-            return False
+            opened.raw.terminate()
+            return  # so it is not the body
         finally:
             step.forget()
             opened.is_over = True
             opened.leave()  # which rolls back
+        if outcome == "done":
+            raise TransactionError(
+                f"The body of the transaction {self._name!r} has made its record impossible ({reason(refusal.error)}): it must "
+                "not change the role, the access mode or the time limits of its transaction."
+            ) from refusal.error
 
     async def _commit(self, opened: Opened, *, is_checked: bool) -> None:
         if opened.is_lost:

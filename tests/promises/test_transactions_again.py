@@ -306,6 +306,23 @@ async def test_t1_a_body_that_makes_its_record_impossible_is_an_error(
     assert await replay(notes, "w") == said
 
 
+async def test_t1_a_body_that_makes_its_record_impossible_is_an_error_although_it_has_the_only_connection(
+    notes: Any, database_url: str
+) -> None:
+    @DBOS.transaction(name="t1 spoils its record alone")
+    async def spoil(target: Any) -> None:
+        await say(target, "set transaction read only")
+
+    @DBOS.workflow(name="t1 spoils its record alone")
+    async def workflow() -> None:
+        await spoil()
+
+    await DBOS.shutdown()
+    async with DBOS(database_url, max_transactions=1):
+        with pytest.raises(TransactionError, match="has made its record impossible"):
+            await workflow()
+
+
 async def test_t1_a_record_that_is_refused_for_a_while_is_repeated_in_spite_of_the_body(
     kind: Kind, notes: Any, database_url: str
 ) -> None:
