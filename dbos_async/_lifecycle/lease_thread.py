@@ -182,7 +182,7 @@ class LeaseThread:
                 if self.renews and (sent_at >= renew_at or not has_moved):
                     await self._renew_row(connection, sent_at, keeps_session=True)
                     renew_at = sent_at + (0.0 if self.problem else 1.5 * self._renew_every_seconds)
-                await asyncio.sleep(self._renew_every_seconds)
+                await self._pause(connection)
         finally:
             await close(connection)
 
@@ -192,9 +192,18 @@ class LeaseThread:
             while not self._is_over and self._may_renew:
                 if self.renews:
                     await self._renew_row(connection, time.monotonic(), keeps_session=False)
-                await asyncio.sleep(self._renew_every_seconds)
+                await self._pause(connection)
         finally:
             await close(connection)
+
+    async def _pause(self, connection: OwnConnection) -> None:
+        """Wait until the next beat or renewal is due, or the connection is lost: then others give this executor two seconds."""
+        is_lost = asyncio.Event()
+        connection.add_termination_listener(note := lambda _: is_lost.set())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if connection.is_closed() else self._renew_every_seconds):
+                await is_lost.wait()
+        connection.remove_termination_listener(note)
 
     async def _execute(self, connection: OwnConnection, sql: str, *args: object) -> bool:
         """Execute this. False if the server refused it: the connection stays, and so does what it has locked."""

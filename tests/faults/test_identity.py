@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dbos_async import DBOSClient
+from dbos_async import DBOS, DBOSClient
+from dbos_async._lifecycle import leases
 from tests.support import listening
 from tests.support.databases import new_database
 from tests.support.eventually import eventually
@@ -87,6 +88,18 @@ async def test_w10_w5_executors_of_one_id_that_lose_connections_take_nothing_fro
             await asyncio.sleep(0.5)
         assert await connection.fetch(ROWS) == before
         assert len(ledger.read_text().splitlines()) == 2, "no step ran twice"
+
+
+@pytest.mark.listens("without a session there is no lock")
+async def test_w10_an_executor_whose_connection_is_lost_is_back_before_its_next_beat(
+    database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_EVERY_SECONDS", 3600.0)
+    renewed = "select lease_until > $1 from dbos_async.executors"
+    async with DBOS(database_url):
+        before = await connection.fetchval("select lease_until from dbos_async.executors")
+        await connection.execute(HINTS)
+        await eventually(lambda: connection.fetchval(renewed, before), "it has renewed its lease over a new connection")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
