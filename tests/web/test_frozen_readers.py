@@ -59,7 +59,8 @@ def reader_of(address: str, path: str) -> socket.socket:
 def is_stuck(readers: int = 1) -> bool:
     """Whether the server has written more than so many readers take."""
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return sum(each.transport.get_write_buffer_size() > 0 for each in server.server_state.connections) >= readers
+    stuck: int = sum(each.transport.get_write_buffer_size() > 0 for each in server.server_state.connections)
+    return stuck >= readers
 
 
 @pytest.fixture(autouse=True)
