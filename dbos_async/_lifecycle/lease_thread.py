@@ -93,7 +93,7 @@ class LeaseThread:
         self.alive_at: float | None = None
         """When the last beat or renewal that succeeded was sent, by the monotonic clock; ``None`` before the first."""
         self.renewed_at: float | None = None
-        """The same of the last renewal alone."""
+        """When the last renewal was answered."""
         self.problem: str = "no connection could be made"
         """Why the last attempt failed; empty when it succeeded."""
 
@@ -227,7 +227,7 @@ class LeaseThread:
                 raise
             self._note_problem(error)  # the beat goes on
         else:
-            self.alive_at = self.renewed_at = sent_at
+            self.alive_at, self.renewed_at = sent_at, time.monotonic()
             self.problem, self._is_overdue = "", False
             self._tell(lambda: self._events.on_renewed(is_new=bool(records[0]["is_new"])))
 

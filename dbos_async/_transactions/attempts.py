@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 import asyncpg
@@ -35,31 +35,27 @@ MAX_PROBLEM: Final = 500
 
 MAX_CONFLICT_PAUSE_SECONDS: Final = 0.2
 
-SPOILING: Final = (
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.QueryCanceledError,
-)
-"""How the server refuses a record after a body that has changed the role, the access mode or a time limit."""
+SPOILING: Final = (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError)
+"""How the server refuses a record after a body that has changed the role or the access mode."""
 
 MAX_REFUSALS: Final = 3
 """After so many refusals the body is suspected. Before, a server that is no primary any more is the likelier reason."""
+
+MIN_SUCCESSES: Final = 2
+"""So many records without the body must succeed in a row. One may succeed since the cause, such as a lock, is just over."""
 
 
 class _LossError(Exception):
     """The connection was lost, or the server cannot do it now."""
 
-    def __init__(self, error: BaseException | None, *, may_have_committed: bool) -> None:
+    def __init__(
+        self, error: BaseException | None, *, may_have_committed: bool, refused_output: str | None = None
+    ) -> None:
         super().__init__()
-        self.may_have_committed = may_have_committed
+        self.error, self.may_have_committed = error, may_have_committed
+        self.refused_output = refused_output
+        """The output that the server has refused to record."""
         self.reason = "the connection was closed" if error is None else reason(error)
-
-
-class Refusal(NamedTuple):
-    """What the last attempt could not record, and why."""
-
-    text: str
-    error: Exception
 
 
 class _FoundError(Exception):
@@ -75,8 +71,7 @@ class Attempts:
         self._database, self._name, self._source, self._options, self._step = database, name, source, options, step
         self._ticket = assigned.get()
         self._ticket_was_used = self._ticket is not None and self._ticket.is_used
-        self._conflicts = self._losses = self._refusals = 0
-        self._refusal: Refusal | None = None
+        self._conflicts = self._losses = self._refusals = self._successes = 0
         self._give_up_at = time.monotonic() + database.connect_timeout_seconds
 
     async def run(self, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str] | None) -> Any:
@@ -91,9 +86,7 @@ class Attempts:
             except _FoundError:
                 self._losses += 1  # and so it is looked for
             except _LossError as loss:
-                refusal, self._refusal = self._refusal, None
-                if self._step is not None and refusal is not None:
-                    await self._blame(self._step, refusal)
+                await self._suspect_body(loss)
                 await self._pause_after_loss(loss.reason, may_have_committed=loss.may_have_committed)
             except Exception as error:
                 if not is_conflict(error):
@@ -179,10 +172,9 @@ class Attempts:
             ):
                 raise
             await self._roll_back(opened, error)
-            self._refusal = Refusal(text, error)
-            if isinstance(error, REFUSED) and self._refusals < MAX_REFUSALS - 1:
+            if isinstance(error, REFUSED):
                 opened.raw.terminate()  # a new session may be allowed to do it
-            raise _LossError(error, may_have_committed=False) from error
+            raise _LossError(error, may_have_committed=False, refused_output=text) from error
         if outcome == "done":
             return
         await opened.roll_back()
@@ -191,28 +183,37 @@ class Attempts:
             await stop_as_lost_inside(step.run, f"the transaction {self._name!r}")
         raise _FoundError
 
-    async def _blame(self, step: TransactionStep, refusal: Refusal) -> None:
-        """Raise if the body is to blame: its record is refused again and again, and not in a transaction without the body."""
-        if not isinstance(refusal.error, SPOILING):
+    async def _suspect_body(self, loss: _LossError) -> None:
+        """Raise if the body is to blame: the record is refused again and again, and not in transactions without the body."""
+        step, output = self._step, loss.refused_output
+        if step is None or output is None or not isinstance(loss.error, SPOILING):
             return
         self._refusals += 1
         if self._refusals < MAX_REFUSALS:
             return
-        opened = await self._open()
-        try:
-            outcome = await step.record_inside(await opened.driver(), refusal.text)
-        except Exception:
-            opened.raw.terminate()
-            return  # so it is not the body
-        finally:
-            step.forget()
-            opened.is_over = True
-            opened.leave()  # which rolls back
-        if outcome == "done":
+        self._successes = self._successes + 1 if await self._succeeds_without_body(step, output) else 0
+        if self._successes >= MIN_SUCCESSES:
             raise TransactionError(
-                f"The body of the transaction {self._name!r} has made its record impossible ({reason(refusal.error)}): it must "
-                "not change the role, the access mode or the time limits of its transaction."
-            ) from refusal.error
+                f"The body of the transaction {self._name!r} has made its record impossible ({loss.reason}): it must "
+                "not change the role or the access mode of its transaction."
+            ) from loss.error
+
+    async def _succeeds_without_body(self, step: TransactionStep, output: str) -> bool:
+        """Whether the record succeeds in a transaction of its own, which is rolled back."""
+        while True:
+            opened = await self._open()
+            try:
+                return await step.record_inside(await opened.driver(), output) == "done"
+            except Exception as error:
+                if not opened.is_lost_by(error):
+                    return False
+                why = reason(error)
+            finally:
+                step.forget()
+                opened.is_over = True
+                opened.leave()  # which rolls back
+            # An engine may hand out the connection again that was just ended.
+            await self._pause_after_loss(why, may_have_committed=False)
 
     async def _commit(self, opened: Opened, *, is_checked: bool) -> None:
         if opened.is_lost:

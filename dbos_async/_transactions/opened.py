@@ -273,8 +273,8 @@ class OpenedSession(Opened):
 
     async def _check_is_open(self) -> None:
         """SQLAlchemy begins the transaction with the first statement, and only once: it does not know what SQL has ended."""
-        if not self.raw.is_in_transaction():
-            await self._connection.exec_driver_sql("select 1")
+        if self.raw.is_closed() or not self.raw.is_in_transaction():
+            await self._connection.exec_driver_sql("select 1")  # by which the engine learns that it is closed
             if not self.raw.is_in_transaction():
                 raise self._ended()
 
