@@ -23,7 +23,7 @@ from uuid import UUID
 from dbos_async._database.calls import Call, Observer, Result, Row
 from dbos_async._database.database import Database
 from dbos_async._database.news import HandedNews
-from dbos_async._database.wakeups import LocalUpdate, Subscription
+from dbos_async._database.wakeups import LocalUpdate, Subscription, now
 from dbos_async._runs.order import Ticket
 from dbos_async._runs.run import Run
 from dbos_async._runs.step import Step
@@ -63,7 +63,17 @@ class Receive(Observer):
 class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
-    __slots__ = ("_hopes", "_step", "_wakes_before", "_was_empty", "handoff", "has_grace", "keys")
+    __slots__ = (
+        "_empty_since",
+        "_hopes",
+        "_sent_at",
+        "_step",
+        "_wakes_before",
+        "_was_empty",
+        "handoff",
+        "has_grace",
+        "keys",
+    )
 
     def __init__(
         self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None, receipt: Receipt | None = None
@@ -75,12 +85,21 @@ class Offer(Receive):
         self.handoff: Handoff | None = None
         """The send under way that may deliver the message."""
         may_wait = timeout_seconds is None or timeout_seconds >= MIN_TIMEOUT_SECONDS
-        known_empty = [step.run.remove_listener(key) for key in keys]
-        self.has_grace = may_wait and any(known_empty)
+        known_empty = [queue for key in keys if isinstance(queue := step.run.remove_listener(key), _EmptyQueue)]
+        self.has_grace = may_wait and bool(known_empty)
+        self._empty_since = max([queue.since for queue in known_empty], default=0.0)
+        self._sent_at = float("-inf")
+        """When the message was sent that a poll has found, by the clock of the event loop."""
         self._hopes = False
         self._was_empty = False
         """Whether nothing was in its queues after the wake-ups before."""
         self._wakes_before = 0
+
+    def on_result(self, call: Call, result: Result) -> None:
+        super().on_result(call, result)
+        age = result[0].get("age")
+        if age is not None:
+            self._sent_at = now() - age
 
     @property
     def step_columns(self) -> tuple[int, str, int]:
@@ -147,13 +166,19 @@ class Offer(Receive):
 
     def waits(self, subscription: Subscription) -> None:
         """Make the offer: the step is recorded as waiting, and the queue was empty."""
-        self._was_empty = True
+        self._was_empty, self._empty_since = True, float("-inf")
         if self.handoff is None:  # one at a time, or an abandoned receive could not withdraw all of them
             subscription.offer = self
 
     def found(self, subscription: Subscription, result: StepResult) -> None:
-        """The queue is empty again if nothing was there before, and one wake-up brought one message."""
-        if self._was_empty and subscription.wakes == self._wakes_before + 1 and result.message_id is not None:
+        """The queue is empty again if nothing was there before, and one wake-up brought one message.
+
+        A wake-up may bring several. Then the queue counts as empty once, and the next one found is older than that.
+        """
+        is_alone = (
+            self._was_empty and subscription.wakes == self._wakes_before + 1 and self._sent_at >= self._empty_since
+        )
+        if is_alone and result.message_id is not None:
             key = self.key_of(result)
             if key is not None:
                 self._mark_empty(key)
@@ -229,10 +254,10 @@ class OfferOfSeveral(Offer):
 class _EmptyQueue:
     """Remembers that a queue is empty, until a message is announced or the run is over."""
 
-    __slots__ = ("_key", "_run")
+    __slots__ = ("_key", "_run", "since")
 
     def __init__(self, run: Run, key: bytes) -> None:
-        self._run, self._key = run, key
+        self._run, self._key, self.since = run, key, now()
 
     def changed(self) -> None:
         self._run.remove_listener(self._key)

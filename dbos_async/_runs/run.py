@@ -314,10 +314,10 @@ class Run(RunTasks):
         self.listeners[key] = listener
         self.database.wakeups.add_listener(key, listener)
 
-    def remove_listener(self, key: bytes) -> bool:
-        """End that. True if the run had a listener there and the register had it still."""
+    def remove_listener(self, key: bytes) -> ChangeListener | None:
+        """End that. The listener, if the run had one there and the register had it still."""
         listener = None if self.listeners is None else self.listeners.pop(key, None)
-        return listener is not None and self.database.wakeups.remove_listener(key, listener)
+        return listener if listener is not None and self.database.wakeups.remove_listener(key, listener) else None
 
     def remove_listeners(self) -> None:
         """End all of them."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from dbos_async import DBOS, DBOSClient, Envelope, SetWorkflowID, Topic
+from dbos_async import DBOS, DBOSClient, Envelope, SendMessage, SetWorkflowID, Topic
 from dbos_async._database.batches import Batches
 from dbos_async._executor import launched
 from dbos_async._messaging import handoff
@@ -139,6 +139,25 @@ async def test_m5_a_receive_of_a_conversation_polls_once_for_a_message_of_anothe
             assert await anext(said) == number
         await handle.get_result()
     assert (counted["TAKE"], counted.get("TAKE_WAITING", 0)) == (8, 0)
+
+
+@pytest.mark.parametrize("another_comes", [True, False])
+async def test_m6_several_messages_that_one_wakeup_brings_cost_one_grace_period(
+    dbos: DBOS, database_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch, another_comes: bool
+) -> None:
+    monkeypatch.setattr(handoff, "GRACE_SECONDS", 1.0)
+    handle = await begin(takes, 21)
+    await eventually(lambda: connection.fetchval(OPEN), "it waits on record")
+    async with DBOSClient(database_url) as client:
+        await client.send_bulk([SendMessage("w", number, "t") for number in range(20)])
+        received = "select count(received_at) from dbos_async.messages"
+        await eventually(lambda: connection.fetchval(f"select ({received}) > 0"))
+        began = asyncio.get_running_loop().time()
+        if not another_comes:
+            await eventually(lambda: connection.fetchval(f"select ({received}) = 20"))
+        await client.send("w", 20, "t")
+        assert await handle.get_result() == [*range(21)]
+    assert asyncio.get_running_loop().time() - began < 4
 
 
 async def test_m4_what_is_no_recv_is_not_handed(dbos: DBOS, database_url: str, connection: Any) -> None:
