@@ -11,6 +11,7 @@ import pytest
 
 from dbos_async import DBOS, DBOSClient, Envelope, SendMessage, SetWorkflowID, Topic
 from dbos_async._database.batches import Batches
+from dbos_async._database.change_keys import message_key
 from dbos_async._executor import launched
 from dbos_async._messaging import handoff
 from dbos_async._messaging.recv import CLOSE, PUT_BACK, TAKE, TAKE_WAITING
@@ -132,9 +133,12 @@ async def test_m5_a_receive_of_a_conversation_polls_once_for_a_message_of_anothe
     monkeypatch.setattr(handoff, "GRACE_SECONDS", 5.0)
     handle = await begin(answers_each, 8)
     await eventually(lambda: connection.fetchval(OPEN), "it waits on record")
+    await eventually(lambda: launched.executor().runs["w"].tasks_waiting, "and its process knows it")
+    wakeups = launched.executor().database.wakeups
     async with DBOSClient(database_url) as client:
         said = client.read_stream("w", "said")
         for number in range(8):
+            await eventually(lambda: wakeups.subscriptions(message_key("w", "asked")), "it receives")
             await client.send("w", number, "asked")
             assert await anext(said) == number
         await handle.get_result()

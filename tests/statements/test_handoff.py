@@ -301,6 +301,11 @@ async def test_a_send_is_announced_to_whoever_runs_elsewhere_and_not_to_those_wh
     with SetWorkflowID("w"):
         handle = await DBOS.start_workflow(takes_two)
     await connection.execute(
+        "insert into dbos_async.executors (id, executor_id, workflow_names, lease_until, keeps_session) "
+        "values ($1, $1, '{}', now() + interval '1 hour', false)",
+        other,
+    )  # else its workflows are freed
+    await connection.execute(
         "insert into dbos_async.workflows (id, name, input, start_id, owner, attempt) "
         "values ('elsewhere', 'unknown here', '{}', gen_random_uuid(), $1, 1),"
         "       ('nowhere', 'unknown here', '{}', gen_random_uuid(), null, 1)",
