@@ -347,6 +347,7 @@ async def test_c1_a_version_that_does_not_fit_is_told_and_what_is_gone_has_ended
             await DBOS.wait_first(STOP, EventOf("talk", Event("price", dict)))
         after = wrong.value.version
         ended = await DBOS.wait_first(STOP, EventOf("talk", PRICE, after=after), await DBOS.retrieve_workflow("talk"))
+        await DBOS.set_event("has ended", True)
         await DBOS.recv("deleted", None)
         return [ended, await DBOS.wait_first(STOP, EventOf("talk", PRICE, after=after))]
 
@@ -354,6 +355,7 @@ async def test_c1_a_version_that_does_not_fit_is_told_and_what_is_gone_has_ended
     handle = await start(work, "w")
     await DBOS.send("talk", None, "go on")
     await (await DBOS.retrieve_workflow("talk")).get_result()
+    assert await DBOS.get_event("w", "has ended")
     await DBOS.delete_workflow("talk")
     await DBOS.send("w", None, "deleted")
     assert await handle.get_result() == [{"workflow_id": "talk", "key": "price"}] * 2
