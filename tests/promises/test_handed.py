@@ -161,7 +161,7 @@ async def test_m6_several_messages_that_one_wakeup_brings_cost_one_grace_period(
             await eventually(lambda: connection.fetchval(f"select ({received}) = 20"))
         await client.send("w", 20, "t")
         assert await handle.get_result() == [*range(21)]
-    assert asyncio.get_running_loop().time() - began < 4
+    assert asyncio.get_running_loop().time() - began < 10, "not one for each of them"
 
 
 async def test_m4_what_is_no_recv_is_not_handed(dbos: DBOS, database_url: str, connection: Any) -> None:
