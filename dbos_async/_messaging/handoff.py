@@ -64,16 +64,9 @@ class Offer(Receive):
     """A receive that waits, as the senders of its process see it: the `Shortcut` of its wait."""
 
     __slots__ = (
-        "_empty_since",
-        "_hopes",
-        "_sent_at",
-        "_step",
-        "_wakes_before",
-        "_was_empty",
-        "handoff",
-        "has_grace",
-        "keys",
-    )
+        "_empty_since", "_hopes", "_sent_at", "_step", "_wakes_before",
+        "_was_empty", "handoff", "has_grace", "keys",
+    )  # fmt: skip
 
     def __init__(
         self, step: Step, keys: Sequence[bytes], timeout_seconds: float | None, receipt: Receipt | None = None
@@ -267,17 +260,9 @@ class Handoff(Observer):
     """A send that takes up an offer. A send that is repeated because its result was lost delivers nothing."""
 
     __slots__ = (
-        "_headers",
-        "_key",
-        "_message_id",
-        "_offer",
-        "_payload",
-        "_subscription",
-        "_ticket",
-        "call",
-        "rows",
-        "rows_alone",
-    )
+        "_headers", "_key", "_message_id", "_offer", "_payload",
+        "_subscription", "_ticket", "call", "rows", "rows_alone",
+    )  # fmt: skip
 
     def __init__(
         self,
