@@ -37,6 +37,10 @@ async def _is_claimed(workflow_id: str) -> bool:
     return (await _status(workflow_id)).attempt > 0
 
 
+async def _is_there(workflow_id: str) -> bool:
+    return bool(await DBOS.list_workflows(workflow_id=workflow_id))
+
+
 async def _end(workflow_id: str) -> WorkflowStatus:
     await DBOS.send(workflow_id, "ended", "go")
     assert await (await DBOS.retrieve_workflow(workflow_id)).get_result() == "ended"
@@ -106,7 +110,7 @@ async def test_w2_a_start_of_another_version_leaves_the_workflow_to_that(databas
     async with DBOS(database_url, application_version="1"):
         with SetWorkflowID("parent"):
             await DBOS.start_workflow(starts_elsewhere, "2")
-        await eventually(lambda: _is_claimed("parent"))
+        await eventually(lambda: _is_there("child"))
         with SetWorkflowID("sibling"), SetApplicationVersion("2"):
             await DBOS.start_workflow(waits)
         with SetWorkflowID("own"), SetApplicationVersion("1"):

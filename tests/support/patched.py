@@ -50,6 +50,12 @@ async def reaches(workflow_id: str, step: str) -> None:
     await eventually(there, f"step {step} of {workflow_id}")
 
 
+async def outputs(workflow_id: str) -> set[Any]:
+    """What the recorded steps with a body have returned."""
+    steps = await DBOS.list_workflow_steps(workflow_id)
+    return {each.output for each in steps if each.key == "note of patches" and each.completed_at is not None}
+
+
 async def become(workflow_id: str, status: str) -> None:
     """Wait until the workflow has this status."""
 

@@ -118,6 +118,9 @@ class Proxy:
             link.flowing.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # the event loop had accepted it before `refuse`
+            _reset(writer)
+            return
         self.accepted += 1
         link = _Link(writer, is_dead=self._is_frozen)
         self._links.add(link)  # at once, so that a cut that follows finds it
