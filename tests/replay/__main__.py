@@ -54,7 +54,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shrink", action="store_true", help="make a small different program smaller still")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="programs that each process plays at a time")
-    parser.add_argument("--patience", type=float, default=30.0, help="seconds after which a program is stuck")
+    parser.add_argument(
+        "--patience", type=float, default=30.0, help="seconds without a record after which a program is stuck"
+    )
     parser.add_argument("--show", type=int, default=3, help="programs that are shown in full")
     parser.add_argument("--part", nargs=2, metavar=("NUMBER", "URL"), help=argparse.SUPPRESS)
     add_loop_arguments(parser)

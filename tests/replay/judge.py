@@ -29,7 +29,16 @@ ENDINGS = """
     select id, status, output::text, error::text from dbos_async.workflows where id = any ($1) and status <> 'PENDING'
 """
 STANDS = """
-    select verb || ' ' || key from dbos_async.steps where workflow_id = $1 and completed_at is null order by started_at
+    select s.verb || ' ' || s.key || case when exists (
+        select from dbos_async.messages as m
+        where m.destination_id = s.workflow_id and m.topic = s.key and m.received_at is null and m.sent_at < now() - interval '5 s'
+    ) then ', whose message is there' else '' end
+    from dbos_async.steps as s
+    where (s.workflow_id = $1 or starts_with(s.workflow_id, $1 || ' ')) and s.completed_at is null
+    order by s.started_at
+"""
+MOVES = """
+    select count(*), count(completed_at) from dbos_async.steps where workflow_id = $1 or starts_with(workflow_id, $1 || ' ')
 """
 POLL_SECONDS = 0.04
 
@@ -52,7 +61,7 @@ class Judge:
     def __init__(self, pool: Any, client: DBOSClient, *, patience_seconds: float = 30.0) -> None:
         self._pool, self._client = pool, client
         self.patience_seconds = patience_seconds
-        """After so long a program is stuck."""
+        """A program is stuck when none of its workflows has recorded anything for so long."""
         self._awaited: dict[str, asyncio.Future[Ending]] = {}
 
     async def judge(
@@ -77,7 +86,8 @@ class Judge:
             ending = await self._ending(workflow_id)
             if ending is None:
                 return verdict(
-                    STUCK, f"it had not {act} after {self.patience_seconds:g} s, {await self._stands(workflow_id)}"
+                    STUCK,
+                    f"it had not {act}, and stood still for {self.patience_seconds:g} s, {await self._stands(workflow_id)}",
                 )
             if ending.status == "REPLAY_MISMATCH":
                 return verdict(PARKED, str(ending.error))
@@ -127,10 +137,13 @@ class Judge:
     async def _ending(self, workflow_id: str) -> Ending | None:
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._awaited[workflow_id] = future
+        moves, before = await self._pool.fetch(MOVES, workflow_id), None
         try:
-            async with asyncio.timeout(self.patience_seconds):
-                return await future
-        except TimeoutError:
+            while moves != before:
+                await asyncio.wait([future], timeout=self.patience_seconds)
+                if future.done():
+                    return future.result()
+                moves, before = await self._pool.fetch(MOVES, workflow_id), moves
             return None
         finally:
             del self._awaited[workflow_id]
