@@ -90,10 +90,10 @@ class MigrationNeededError(ConfigurationError):
 
     def __str__(self) -> str:
         option = "" if self.schema == "dbos_async" else f" --schema {self.schema}"
-        return (
-            f"The database lacks the migrations {self.missing}: "
-            f"run 'dbos-async migrate <url>{option}' (or launch without migrate=False)."
-        )
+        lack = f"The database lacks the migrations {self.missing}"
+        if self.missing.startswith("0001_"):
+            lack = f"There are no tables in the schema {self.schema}"
+        return f"{lack}: run 'dbos-async migrate <url>{option}' (or launch without migrate=False)."
 
 
 @_with_fields

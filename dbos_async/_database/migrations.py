@@ -7,6 +7,7 @@ that refuse to launch. A file without this comment only adds to the schema, so o
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -209,17 +210,16 @@ async def _apply(
     except asyncpg.PostgresError as error:
         raise ConfigurationError(
             f"The migration {migration.name} failed and was rolled back: {type(error).__name__}: {error.args[0]}"
-            f"{_hint(names, error)}."
+            f"{await _hint(connection, names, error)}."
         ) from error
     return True
 
 
-def _hint(names: Names, error: asyncpg.PostgresError) -> str:
+async def _hint(connection: asyncpg.Connection[asyncpg.Record], names: Names, error: asyncpg.PostgresError) -> str:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        command = f"dbos-async migrate <url>{names.options}"
-        return (
-            f"; run '{command}' as a role that may create in this database, and let it --grant this one what it needs"
-        )
+        role = shlex.quote(await connection.fetchval("select current_user"))
+        command = f"dbos-async migrate <url>{names.options} --grant {role}"
+        return f"; run '{command}' as a role that may create in this database"
     if isinstance(error, _THERE_ALREADY):
         return f"; if that of the schema {names.schema} belongs to another program, choose another schema (schema=...)"
     return ""

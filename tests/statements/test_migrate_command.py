@@ -27,7 +27,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 async def test_the_command_migrates_and_says_so(empty_database_url: str, server_url: str) -> None:
     checked = command("migrate", "--check", empty_database_url)
     assert (checked.returncode, checked.stdout) == (1, "")
-    assert "lacks the migrations 0001_first_tables" in checked.stderr
+    assert "There are no tables in the schema dbos_async: run 'dbos-async migrate" in checked.stderr
     migrated = command("migrate", DBOS_DATABASE_URL=empty_database_url)
     assert (migrated.returncode, migrated.stdout.split()[:2]) == (0, ["applied", "0001_first_tables"]), migrated.stderr
     assert command("migrate", empty_database_url).stdout == "The schema is up to date.\n"

@@ -115,7 +115,8 @@ async def test_d7_a_grant_that_is_impossible_is_one_sentence(database_url: str) 
 async def test_d7_a_role_that_may_not_create_is_told_of_what_is_missing(empty_database_url: str) -> None:
     async with new_role(empty_database_url) as (role, url):
         with pytest.raises(
-            ConfigurationError, match="0001_first_tables failed .*permission denied for database.*--schema shop' as a"
+            ConfigurationError,
+            match=r"0001_first_tables failed .*permission denied for database.*--schema shop --grant \S+' as a",
         ):
             async with DBOS(url, schema="shop"):
                 pass
