@@ -205,7 +205,10 @@ class WorkflowCancelledError(DBOSError):
     workflow_id: str
 
     def __str__(self) -> str:
-        return f"The workflow {self.workflow_id!r} was cancelled and has no result: resume it to go on."
+        return (
+            f"The workflow {self.workflow_id!r} was cancelled and has no result: "
+            "resume it to go on, or fork it if it has cleaned up."
+        )
 
 
 @_with_fields
