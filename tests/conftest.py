@@ -43,6 +43,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell lets what it runs in the background ignore Ctrl-C, and programs that are started from here would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of a thousand programs would compile the library anew
     if SERVER not in os.environ and not session.config.option.collectonly:
         os.environ[SERVER] = _start_server()
         if pooled.is_pooled:
