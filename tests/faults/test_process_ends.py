@@ -25,13 +25,16 @@ def program(url: str, place: str, act: str) -> Any:
     return running("ends", url, place, act)
 
 
+STATUS = """
+    select w.status, w.status = 'PENDING' and (w.owner is null or e.lease_until = '-infinity'), w.recoveries
+    from dbos_async.workflows as w left join dbos_async.executors as e on e.id = w.owner
+"""
+"""An executor that leaves while a statement of it still locks the row gives the workflow back when that has ended."""
+
+
 async def status(connection: Any) -> tuple[Any, ...]:
-    """How the workflow stands: its status, whether it waits for an owner, and how often it was recovered."""
-    return tuple(
-        await connection.fetchrow(
-            "select status, status = 'PENDING' and owner is null, recoveries from dbos_async.workflows"
-        )
-    )
+    """How the workflow stands: its status, whether it was given back, and how often it was recovered."""
+    return tuple(await connection.fetchrow(STATUS))
 
 
 async def nothing_else(program: Program) -> None:
