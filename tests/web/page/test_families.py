@@ -1,4 +1,4 @@
-"""Cancelling with time to clean up, as a browser without scripts does it."""
+"""Cancelling with time to clean up, and acting on families, as a browser without scripts does it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from dbos_async import DBOS, SetWorkflowID, WorkflowCancelledError
+from dbos_async._page import bulk
+from dbos_async._workflows import families
 from tests.support.eventually import eventually
 from tests.support.page_app import Page, Visitor
 
@@ -132,3 +134,88 @@ async def test_a_bad_time_to_clean_up_is_explained_and_nothing_is_done(
     assert "2 workflows cancelled, with time to clean up." in again.text
     for each in ("w", "child"):
         await waits_for(each, "done")
+
+
+async def test_selected_workflows_are_cancelled_and_deleted_with_what_they_have_started(visitor: Visitor) -> None:
+    await start("a", "a-1", "a-2")
+    await start("b", "b-1")
+    await start("c")
+    listed = await visitor.see("workflows")
+    for id_, choice in (
+        ("a", "Cancel also the 2 workflows that it has started, or that these have started"),
+        (["a", "a-1"], "Cancel also the 1 workflow that they have started, or that these have started"),
+        (["a", "b", "c"], "Cancel also the 3 workflows that they have started, or that these have started"),
+    ):
+        assert choice in (await visitor.submit(listed, "Cancel", id=id_)).text
+    assert "Cancel also" not in (await visitor.submit(listed, "Cancel", id="c")).text
+    asked = await visitor.submit(listed, "Cancel", id=["a", "c"])
+    assert "2 workflows cancelled." in (await visitor.submit(asked, "Cancel")).text
+    assert await statuses("a", "a-1", "a-2", "c") == ["CANCELLED", "PENDING", "PENDING", "CANCELLED"]
+    await DBOS.resume_workflow("a")
+    asked = await visitor.submit(listed, "Cancel", id=["a", "b"])
+    assert "5 workflows cancelled." in (await visitor.submit(asked, "Cancel", children="yes")).text
+    assert {*await statuses("a", "a-1", "a-2", "b", "b-1", "c")} == {"CANCELLED"}
+
+    await DBOS.resume_workflow("b-1")
+    asked = await visitor.submit(listed, "Delete", id=["a", "b"])
+    assert "Delete also the 3 workflows" in asked.text
+    done = await visitor.submit(asked, "Delete", children="yes")
+    assert "3 workflows deleted." in done.text
+    assert "1 workflow stays: it has started one that has not ended. Cancel that first." in done.text
+    assert [one.workflow_id for one in await DBOS.list_workflows()] == ["b", "b-1", "c"]
+
+
+async def test_a_resume_reaches_nothing_that_was_started(visitor: Visitor) -> None:
+    await start("a", "a-1")
+    await DBOS.cancel_workflow("a", children=True)
+    asked = await visitor.submit(await visitor.see("workflows"), "Resume", id="a")
+    assert "that it has started" not in asked.text
+    assert "1 workflow resumed." in (await visitor.submit(asked, "Resume", children="yes")).text
+    assert await statuses("a", "a-1") == ["PENDING", "CANCELLED"]
+
+
+@pytest.mark.parametrize("limit", ["few at a time", "no time"])
+async def test_all_that_match_are_acted_on_with_what_they_have_started_in_portions(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    if limit == "no time":
+        monkeypatch.setattr(bulk, "FAMILIES_WITHIN_SECONDS", -1)
+        monkeypatch.setattr(bulk, "FAMILIES_AT_A_TIME", 2)
+    else:
+        monkeypatch.setattr(bulk, "PORTION", 2)
+    for number in range(5):
+        await start(f"top-{number}", f"below-{number}")
+    asked = await visitor.submit(await visitor.see("workflows?prefix=top-"), "Cancel", which="all")
+    assert "Cancel also all that they have started, and what that has started" in asked.text
+    portion = await visitor.submit(asked, "Cancel 5 workflows", children="yes")
+    assert "2 of 5 families done 4 workflows cancelled" in portion.text
+    portion = await visitor.submit(portion, "Go on")
+    assert "4 of 5 families done 8 workflows cancelled" in portion.text
+    assert sorted(await statuses(*[f"below-{number}" for number in range(5)])) == ["CANCELLED"] * 4 + ["PENDING"]
+    done = await visitor.submit(portion, "Go on")
+    assert "10 workflows cancelled." in done.text
+
+    for number in (0, 1):
+        await DBOS.resume_workflow(f"below-{number}")
+    asked = await visitor.submit(await visitor.see("workflows?prefix=top-"), "Delete", which="all")
+    portion = await visitor.submit(asked, "Delete 5 workflows", children="yes")
+    assert "2 of 5 families done 0 workflows deleted, 2 cannot be deleted yet" in portion.text, portion.text
+    done = await visitor.submit(await visitor.submit(portion, "Go on"), "Go on")
+    assert "6 workflows deleted." in done.text
+    assert "2 workflows stay: they have started some that have not ended. Cancel these first." in done.text
+    assert {one.workflow_id for one in await DBOS.list_workflows()} == {"top-0", "below-0", "top-1", "below-1"}
+
+
+async def test_families_that_cannot_be_cancelled_now_are_explained(
+    visitor: Visitor, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "STARTS_WITHIN_SECONDS", 0.2)
+    await start("a", "a-1")
+    asked = await visitor.submit(await visitor.see("workflows"), "Cancel", id="a")
+    async with connection.transaction():
+        # As a transaction that may start another workflow of the family at this moment.
+        await connection.execute("lock table dbos_async.steps, dbos_async.workflows in row exclusive mode")
+        answer = await visitor.submit(asked, "Cancel", children="yes")
+    assert "Not all of them could be cancelled (a transaction that may start another one of the family" in answer.text
+    assert "look again before you repeat it." in answer.text
+    assert await statuses("a", "a-1") == ["CANCELLED", "CANCELLED"]

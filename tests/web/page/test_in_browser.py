@@ -150,6 +150,10 @@ async def test_a_workflow_is_watched_while_it_cleans_up(tab: Page, tmp_path_fact
     await tab.goto("workflows?name=page+tidies")
     await expect(tab.locator("tbody .countdown")).to_have_text(re.compile(r"^58 min \d+ s left$"))
     assert await axe.violations(tab, script) == []
+    await tab.get_by_label("all that match").check()
+    await button(tab, "Cancel …").click()
+    await expect(tab.get_by_label("Cancel also all that it has started")).not_to_be_checked()
+    assert await axe.violations(tab, script) == []
 
 
 async def test_a_failed_and_a_cancelled_workflow_are_forked_and_moved(tab: Page) -> None:
