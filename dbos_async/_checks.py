@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dbos_async._logs import shown
 from dbos_async.errors import InvalidArgumentError, WrongPlaceError
@@ -23,6 +23,9 @@ MAX_INT = 2**31 - 1
 MAX_PORT = 65535
 MAX_WAIT_SECONDS = 100 * 365 * 86400.0
 MAX_EXCERPT_LENGTH = 100
+
+_UNITS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|min|m|h|d|w)")
 
 
 def excerpt(value: object) -> str:
@@ -146,6 +149,12 @@ def check_duration(seconds: object, what: str, *, least: float = 0, most: float 
 def check_delay(seconds: object, what: str) -> float | None:
     """Return how long to wait before something happens, at most a hundred years. ``None`` and 0 mean not at all: ``None``."""
     return None if seconds is None else check_duration(seconds, what, most=MAX_WAIT_SECONDS) or None
+
+
+def seconds_in(text: str) -> float | None:
+    """Return the seconds of a text that a person typed: ``90s``, ``15m``, ``1.5h``, ``2d`` or ``1w``; ``None`` for any other."""
+    found = _DURATION.fullmatch(text.strip().replace(" ", ""))
+    return None if found is None else float(found[1]) * _UNITS[found[2]]
 
 
 def check_age(age: object, what: str, *, least: float = 0) -> float:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 from rich.cells import cell_len, set_cell_size
 
+from dbos_async._checks import MAX_WAIT_SECONDS, seconds_in
 from dbos_async._cli.exits import CommandError, ExitCode
 from dbos_async._logs import MAX_SHOWN, shown
-
-_UNITS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(s|min|m|h|d|w)")
 
 
 def safe(text: str) -> str:
@@ -94,18 +91,18 @@ def age(since: datetime, now: datetime | None = None) -> str:
 
 def seconds_of(text: str, what: str) -> float:
     """Return the seconds of ``90s``, ``15m``, ``1h``, ``2d`` or ``1w``."""
-    found = _DURATION.fullmatch(text.strip().replace(" ", ""))
-    if found is None:
+    seconds = seconds_in(text)
+    if seconds is None:
         raise CommandError(
             f"{what} must be a time such as 90s, 15m, 1h, 2d or 1w and is {shown(repr(text[:100]))}.", ExitCode.USAGE
         )
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
 
 
 def moment_of(text: str, what: str) -> datetime:
     """Return the time that was so long ago (``1h``), or that the text names in the form of ISO 8601."""
-    if _DURATION.fullmatch(text.strip().replace(" ", "")):
-        return datetime.now(UTC) - timedelta(seconds=min(seconds_of(text, what), 100 * 365 * 86400))
+    if (seconds := seconds_in(text)) is not None:
+        return datetime.now(UTC) - timedelta(seconds=min(seconds, MAX_WAIT_SECONDS))
     try:
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError):

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dbos_async._checks import check_delay, excerpt, seconds_in
 from dbos_async._logs import counted
 from dbos_async._page.answers import Form, go, render, site_of, wanted
 from dbos_async._page.site import Source, database_of
 from dbos_async._workflows.families import descendants_of
-from dbos_async.errors import DatabaseUnavailableError, DBOSError
+from dbos_async.errors import DatabaseUnavailableError, DBOSError, InvalidArgumentError
 
 
 async def _act(request: Request, act: Callable[[str], Awaitable[str]]) -> Response:
@@ -47,19 +48,35 @@ async def send(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """Cancel a workflow."""
+    """Cancel a workflow, with time to clean up if the form gives it some."""
     form, source = await Form.of(request), site_of(request).source
+    question, told = "Cancel this workflow?", "Without time to clean up it stops where it stands. It can be resumed."
     if form.text("confirmed") != "yes":
-        told = "It stops where it stands. It can be resumed."
-        return await _ask(request, source, "cancel", "Cancel this workflow?", told)
+        return await _ask(request, source, "cancel", question, told, form)
+    try:
+        seconds = cleanup_of(form.text("cleanup"))
+    except InvalidArgumentError as error:
+        return await _ask(request, source, "cancel", question, told, form, str(error))
+    done = "cancelled" if seconds is None else "cancelled, with time to clean up"
 
     async def act(workflow_id: str) -> str:
         if form.text("children") == "yes":
-            outcomes = [*(await source.cancel_workflows([workflow_id], children=True)).values()]
-            return f"{counted(outcomes.count('cancelled'), 'workflow')} cancelled."
-        return "Cancelled." if await source.cancel_workflow(workflow_id) else "It had ended before."
+            families = await source.cancel_workflows([workflow_id], children=True, cleanup_seconds=seconds)
+            return f"{counted([*families.values()].count('cancelled'), 'workflow')} {done}."
+        has_ended_it = await source.cancel_workflow(workflow_id, cleanup_seconds=seconds)
+        return f"{done.capitalize()}." if has_ended_it else "It had ended before."
 
     return await _act(request, act)
+
+
+def cleanup_of(text: str) -> float | None:
+    """How long a cancelled workflow may clean up, from a field of a form; empty and ``0s``: no time, ``None``."""
+    if not text.strip():
+        return None
+    seconds, what = seconds_in(text), "The time to clean up"
+    if seconds is None:
+        raise InvalidArgumentError(f"{what} must be a time such as 30s, 15m, 1h or 2d and is {excerpt(text)}.")
+    return check_delay(seconds, what)
 
 
 async def resume(request: Request) -> Response:
@@ -92,7 +109,7 @@ async def delete(request: Request) -> Response:
     workflow_id = wanted(request, "id")
     if form.text("confirmed") != "yes":
         told = "Its steps, messages, events and streams go with it. Nothing brings them back."
-        return await _ask(request, source, "delete", "Delete this workflow?", told)
+        return await _ask(request, source, "delete", "Delete this workflow?", told, form)
     try:
         await source.delete_workflow(workflow_id, children=form.text("children") == "yes")
     except DatabaseUnavailableError:
@@ -116,11 +133,15 @@ async def redeliver(request: Request) -> Response:
     return go(request, place, notice="A copy of the message waits in its queue.")
 
 
-async def _ask(request: Request, source: Source, action: str, question: str, told: str) -> Response:
+async def _ask(
+    request: Request, source: Source, action: str, question: str, told: str, form: Form, problem: str | None = None
+) -> Response:
+    """Ask whether the action is meant, or ask again with what was typed and the problem with that."""
     workflow_id = wanted(request, "id")
     below = await descendants_of(database_of(source), [workflow_id])
     ended = [has_ended for _, has_ended in below.values()]
     return render(
-        request, "ask.html", action=action, question=question, told=told, workflow_id=workflow_id,
-        below=ended.count(False) if action == "cancel" else len(ended),
+        request, "ask.html", 422 if problem else 200, action=action, question=question, told=told, workflow_id=workflow_id,
+        below=ended.count(False) if action == "cancel" else len(ended), problem=problem, cleanup=form.text("cleanup"),
+        with_children=form.text("children") == "yes",
     )  # fmt: skip

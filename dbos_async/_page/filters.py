@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from dbos_async._checks import excerpt
+from dbos_async._checks import MAX_WAIT_SECONDS, excerpt, seconds_in
 from dbos_async._workflows.status import STATUSES
 from dbos_async.errors import InvalidArgumentError
 
-_AGE: Final = re.compile(r"([0-9]{1,6})\s*([smhdw])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 FIELDS: Final = ("name", "prefix", "since", "until", "version", "parent", "patch", "without_patch")
 
 
@@ -81,8 +78,8 @@ def moment(text: str, what: str) -> datetime | None:
     """A time: how long ago (90s, 15m, 1h, 7d, 2w), or a date or time of ISO 8601, in UTC if it names no zone."""
     if not text:
         return None
-    if (age := _AGE.fullmatch(text)) is not None:
-        return datetime.now(UTC) - timedelta(seconds=int(age[1]) * _UNITS[age[2]])
+    if (seconds := seconds_in(text)) is not None:
+        return datetime.now(UTC) - timedelta(seconds=min(seconds, MAX_WAIT_SECONDS))
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

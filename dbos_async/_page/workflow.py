@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from dbos_async._operations.description import DescribedStep, WorkflowDescription
 from dbos_async._page.answers import render, site_of, wanted
+from dbos_async._runs.end_request import CANCELLED
 from dbos_async._workflows.delete import ENDED
 from dbos_async._workflows.status import PARKED
 
@@ -48,6 +50,8 @@ _KINDS: Final = {
 }
 
 
+_TOLD: Final = json.loads(CANCELLED)
+"""The error of the step by which a workflow is told to clean up."""
 _RECEIVES: Final = ("recv", "recv_envelope", "messages")
 _SENDS: Final = ("send", "ask")
 
@@ -108,7 +112,7 @@ async def workflow(request: Request) -> Response:
         can_cancel=status.status not in ENDED,
         can_resume=status.status == "CANCELLED" or status.status in PARKED,
         can_delete=status.status in ENDED,
-        fork_at=_after_last(found),
+        fork_at=_cancelled_step(found) or _after_last(found),
     )
 
 
@@ -163,6 +167,13 @@ def _what(step: DescribedStep) -> str:
     if step.verb in _SENDS:
         return step.topic or "a message"
     return "" if step.verb in ("answer", "refuse", "get_answer") else step.key
+
+
+def _cancelled_step(found: WorkflowDescription) -> str | None:
+    """The step by which a workflow was told to clean up: a fork from there goes on as if nothing had been."""
+    if found.status.status != "CANCELLED" or found.status.cancel_asked_at is None:
+        return None
+    return next((step.step for step in found.steps if step.error == _TOLD and "." not in step.step), None)
 
 
 def _after_last(found: WorkflowDescription) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -121,6 +122,38 @@ async def test_a_workflow_is_watched_and_steered(tab: Page) -> None:
     await button(tab, "Delete …").click()
     await button(tab, "Delete").click()
     await expect(tab.get_by_text("The workflow was deleted.")).to_be_visible()
+
+
+async def test_a_workflow_is_watched_while_it_cleans_up(tab: Page, tmp_path_factory: pytest.TempPathFactory) -> None:
+    @DBOS.workflow(name="page tidies")
+    async def tidies() -> None:
+        try:
+            await DBOS.recv("paid", timeout_seconds=None)
+        except asyncio.CancelledError:
+            await DBOS.recv("done", timeout_seconds=None)
+            raise
+
+    script = axe.source(tmp_path_factory.getbasetemp())
+    handle = await DBOS.start_workflow(tidies)
+    await tab.goto(f"workflow?id={handle.workflow_id}")
+    await expect(tab.locator(".wait .what")).to_have_text("a message about 'paid'")
+    await button(tab, "Cancel …").click()
+    await tab.get_by_label("time to clean up").fill("soon")
+    await button(tab, "Cancel").click()
+    await expect(tab.get_by_role("alert")).to_contain_text("The time to clean up must be a time such as 30s")
+    assert await axe.violations(tab, script) == []
+    await tab.get_by_label("time to clean up").fill("59m")
+    await button(tab, "Cancel").click()
+    await expect(tab.locator(".wait .what")).to_have_text(["cleans up", "a message about 'done'"])
+    await expect(tab.locator(".wait .countdown")).to_have_text(re.compile(r"^58 min \d+ s left$"))
+    assert await axe.violations(tab, script) == []
+    await tab.goto("workflows?name=page+tidies")
+    await expect(tab.locator("tbody .countdown")).to_have_text(re.compile(r"^58 min \d+ s left$"))
+    assert await axe.violations(tab, script) == []
+    await tab.get_by_label("all that match").check()
+    await button(tab, "Cancel …").click()
+    await expect(tab.get_by_label("Cancel also all that it has started")).not_to_be_checked()
+    assert await axe.violations(tab, script) == []
 
 
 async def test_a_failed_and_a_cancelled_workflow_are_forked_and_moved(tab: Page) -> None:

@@ -232,6 +232,13 @@ async def test_a_bad_address_is_answered_with_a_sentence(visitor: Visitor, place
     assert (screen.status, words in screen.text) == (status, True), screen.text
 
 
+@pytest.mark.parametrize("age", ["1.5h", "5min", "999999w"])
+async def test_a_list_takes_every_age_that_the_command_line_takes(visitor: Visitor, age: str) -> None:
+    await (await DBOS.start_workflow(soon)).get_result()
+    screen = await visitor.see(f"workflows?since={age}")
+    assert (screen.status, "page soon" in screen.text) == (200, True), screen.text
+
+
 async def test_payloads_are_fetched_from_their_place_in_the_list(visitor: Visitor) -> None:
     @DBOS.workflow(name="page silent")
     async def silent() -> None:
