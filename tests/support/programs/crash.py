@@ -304,9 +304,11 @@ def crash(mode: str, at: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if mine and mode == "during":
                 asyncio.get_running_loop().call_later(random.uniform(0, 0.002), os.kill, os.getpid(), signal.SIGKILL)
-            result: StepResult = await perform(*args, **kwargs)
-            if mine and mode == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                result: StepResult = await perform(*args, **kwargs)
+            finally:  # a step that is cancelled dies there, too
+                if mine and mode == "after":
+                    os.kill(os.getpid(), signal.SIGKILL)
             return result
 
         return perform_or_die
