@@ -62,7 +62,7 @@ class Listener:
         self.is_listening: bool = False
         """Whether it has a connection now."""
         self.last_error: str = "no connection could be made"
-        self._log_at = float("-inf")
+        self._log_at = self._warn_at = float("-inf")
         self._has_warned = False
         self._stir = asyncio.Event()
         """Set when there is something to do: the connection was lost, or somebody waits for a group that is not heard."""
@@ -108,7 +108,10 @@ class Listener:
                 self.last_error = reason_of(error)
                 if not isinstance(error, CONNECT_ERRORS):
                     self._log_unexpected(error)
-                elif failures == 1 and not self._postgres.loop_watch.was_blocked():
+                elif (
+                    failures == 1 and self._loop.time() >= self._warn_at and not self._postgres.loop_watch.was_blocked()
+                ):
+                    self._warn_at = self._loop.time() + LOG_EVERY_SECONDS
                     kind = type(error).__name__
                     self._postgres.outage_log.begin()
                     log.warning("The listener lost the database (%s: %s) and connects again.", kind, reason_of(error))

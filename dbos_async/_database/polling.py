@@ -85,7 +85,7 @@ class Polling:
         self.is_listening: bool = False
         """Whether the last poll was answered."""
         self.last_error: str = "no connection could be made"
-        self._log_at = float("-inf")
+        self._log_at = self._warn_at = float("-inf")
         name_keys()
 
     def begin(self, keys: Sequence[bytes]) -> None:
@@ -238,7 +238,8 @@ class Polling:
             if self._loop.time() >= self._log_at:
                 self._log_at = self._loop.time() + LOG_EVERY_SECONDS
                 log.error("A poll for changes failed, and the next one follows.", exc_info=error)
-        elif failures == 1 and not self._postgres.loop_watch.was_blocked():
+        elif failures == 1 and self._loop.time() >= self._warn_at and not self._postgres.loop_watch.was_blocked():
+            self._warn_at = self._loop.time() + LOG_EVERY_SECONDS
             self._postgres.outage_log.begin()
             text = "A poll for changes lost the database (%s: %s), and is repeated."
             log.warning(text, type(error).__name__, reason_of(error))

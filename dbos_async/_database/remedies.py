@@ -33,6 +33,8 @@ def remedy_for(error: BaseException) -> Remedy | None:
     """Return what to change so that this error of a new connection goes away; ``None`` where waiting may help, or nobody knows."""
     if isinstance(error, PasswordError):
         return Remedy("call it by itself to see more")
+    if isinstance(error, asyncpg.PostgresError) and "statement pooling mode" in str(error):
+        return Remedy("set its pool_mode to transaction or session", "a pooler in statement mode is in front of it")
     if isinstance(error, asyncpg.PostgresError):
         return _of_the_server(error)
     if isinstance(error, ssl.SSLError):

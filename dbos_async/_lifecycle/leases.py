@@ -19,6 +19,7 @@ import asyncpg
 from dbos_async._database.change_keys import UNOWNED_KEY
 from dbos_async._database.denied import LIVENESS, LOCKS, START_TIME
 from dbos_async._database.outages import CONNECT_ERRORS, Meaning, meaning_of
+from dbos_async._database.probe import terminated_after
 from dbos_async._database.sql import load
 from dbos_async._database.urls import reason_of
 from dbos_async._executor.executor import Executor
@@ -105,7 +106,9 @@ class Leases:
             while True:
                 try:
                     async with self._database.postgres.acquire() as connection:
-                        await connection.fetch(LEAVE.sql.one_row, 0, *row)
+                        # A pooler that is paused takes the connection, and answers nothing.
+                        with terminated_after(connection, max(give_up_at - time.monotonic(), LEAVE_AGAIN_SECONDS)):
+                            await connection.fetch(LEAVE.sql.one_row, 0, *row)
                     return
                 except CONNECT_ERRORS as error:
                     if time.monotonic() > give_up_at:

@@ -96,7 +96,8 @@ class Attempts:
     async def _open(self) -> Opened:
         while True:
             try:
-                return await self._source.open(self._database, self._name, self._options)
+                seconds_left = None if self._step is not None else max(self._give_up_at - time.monotonic(), 0.0)
+                return await self._source.open(self._database, self._name, self._options, seconds_left)
             except DBOSError:
                 raise
             except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -14,6 +14,7 @@ import asyncpg
 from dbos_async._checks import check_loop
 from dbos_async._database.database import Database
 from dbos_async._database.outages import is_lost
+from dbos_async._database.probe import terminated_after
 from dbos_async._database.urls import reason_of
 from dbos_async._database.user_connections import CLEAN_UP_SECONDS, UserConnection
 from dbos_async._runs.transaction import OpenTransaction
@@ -96,8 +97,10 @@ class Opened(OpenTransaction):
 class Source(Protocol):
     """Where the transactions of a function come from."""
 
-    async def open(self, database: Database, name: str, options: TransactionOptions) -> Opened:
-        """Begin a transaction, as soon as a connection is free."""
+    async def open(
+        self, database: Database, name: str, options: TransactionOptions, within_seconds: float | None
+    ) -> Opened:
+        """Begin a transaction, as soon as a connection is free. The server has so long to begin it, ``None`` for no limit."""
         ...
 
     def may_come_back(self, error: Exception) -> bool:
@@ -108,12 +111,15 @@ class Source(Protocol):
 class ConnectionSource:
     """Connections of asyncpg to the database of the workflows."""
 
-    async def open(self, database: Database, name: str, options: TransactionOptions) -> Opened:
+    async def open(
+        self, database: Database, name: str, options: TransactionOptions, within_seconds: float | None
+    ) -> Opened:
         """Begin a transaction on a connection of the pool."""
         connection = await database.user_connections.acquire()
         opened = OpenedConnection(database, name, options, self, connection)
         try:
-            await opened.transaction.start()
+            with nullcontext() if within_seconds is None else terminated_after(opened.raw, within_seconds):
+                await opened.transaction.start()
         except BaseException:
             opened.raw.terminate()  # what it may have begun is of no use
             opened.leave()
@@ -178,8 +184,10 @@ class SessionSource:
     def __hash__(self) -> int:
         return hash(id(self._make))
 
-    async def open(self, database: Database, name: str, options: TransactionOptions) -> Opened:
-        """Begin a transaction in a new session."""
+    async def open(
+        self, database: Database, name: str, options: TransactionOptions, within_seconds: float | None
+    ) -> Opened:
+        """Begin a transaction in a new session. How long that may take is up to its engine."""
         session = self._make()
         try:
             dialect = session.get_bind().dialect

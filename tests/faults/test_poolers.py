@@ -297,3 +297,47 @@ async def test_w2_the_workflows_of_a_killed_executor_without_a_session_go_on(
         await DBOS.send("w", "end")
         assert await handle.get_result() == [1]
         assert (await handle.get_status()).recoveries == 1
+
+
+@pytest.mark.listens("it is refused to listen")
+async def test_d7_a_pooler_in_statement_mode_is_named_at_launch(database_url: str) -> None:
+    async with running(database_url, pool_mode="statement") as pooler:
+        url = pooler.url_of(database_url)
+        several: tuple[Any, ...] = ({}, {"listen_url": database_url}, {"listen": False})
+        for options in several:
+            with pytest.raises(ConfigurationError, match="a pooler in statement mode.*set its pool_mode"):
+                async with DBOSClient(url, **options):
+                    pass
+
+
+@DBOS.transaction(name="adds behind a pooler")
+async def adds(connection: asyncpg.Connection[Any]) -> int:
+    return int(await connection.fetchval("select 1"))
+
+
+@DBOS.workflow(name="adds behind a pooler for ever")
+async def adds_for_ever() -> None:
+    while True:
+        await adds()
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_d4_w5_while_a_pooler_is_paused_calls_and_the_shutdown_end_in_time(
+    database_url: str, connection: Any, listens: bool
+) -> None:
+    options: Any = {"listen_url": database_url} if listens else {"listen": False}
+    async with running(database_url) as pooler:
+        async with DBOS(pooler.url_of(database_url), drain_seconds=0, connect_timeout_seconds=2, **options):
+            await DBOS.start_workflow(adds_for_ever)
+            assert await adds() == 1
+            await eventually(lambda: connection.fetchval("select count(*) > 10 from dbos_async.steps"))
+            pooler.signal(signal.SIGUSR1)  # PAUSE
+            began = time.monotonic()
+            with pytest.raises(DatabaseUnavailableError, match="nothing was committed"):
+                while True:  # the pooler takes a moment to pause
+                    await adds()
+            assert time.monotonic() - began < 20, "not as long as the pooler lets it wait, which is two minutes"
+            began = time.monotonic()
+        assert time.monotonic() - began < 40
+        async with DBOS(database_url):  # the others do not wait for the pooler
+            await eventually(lambda: connection.fetchval("select attempt > 1 from dbos_async.workflows"))
