@@ -42,7 +42,7 @@ async def test_a_pooler_in_statement_mode(database_url: str) -> None:
     async with pgbouncer(database_url, pool_mode="statement") as url:
         findings = await examine(url)
     (found,) = [finding for finding in findings if finding.level == "problem"]
-    assert "statement pooling mode" in found.says, told(findings)
+    assert "a pooler in statement mode" in found.says, told(findings)
     assert "pool_mode = session" in str(found.advice)
 
 
