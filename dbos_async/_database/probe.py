@@ -37,7 +37,7 @@ AT_WORK = """
            or state_change > clock_timestamp() - interval '1 second')
 """
 
-OnProbe = Callable[[BaseException | None], None]
+OnProbe = Callable[[Exception | None], None]
 """Called after every probe, with ``None`` if the server is at work, else with the error of a probe that failed."""
 
 

@@ -153,7 +153,7 @@ class Sending:
             name = flight.statement.name
             log.warning("The database refuses %s (%s: %s): calls wait and are repeated.", name, kind, reason)
 
-    @staticmethod
-    def _on_probe(flight: Flight, silence: BaseException | None) -> None:
+    def _on_probe(self, flight: Flight, silence: Exception | None) -> None:
         if silence is not None:
             flight.reason = reason_of(silence)
+            self._warn(flight, silence, Meaning.LOST)  # the statement itself may fail much later

@@ -323,7 +323,7 @@ async def adds_for_ever() -> None:
 
 @pytest.mark.parametrize("listens", [True, False])
 async def test_d4_w5_while_a_pooler_is_paused_calls_and_the_shutdown_end_in_time(
-    database_url: str, connection: Any, listens: bool
+    database_url: str, connection: Any, listens: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: Any = {"listen_url": database_url} if listens else {"listen": False}
     async with running(database_url) as pooler:
@@ -337,6 +337,7 @@ async def test_d4_w5_while_a_pooler_is_paused_calls_and_the_shutdown_end_in_time
                 while True:  # the pooler takes a moment to pause
                     await adds()
             assert time.monotonic() - began < 20, "not as long as the pooler lets it wait, which is two minutes"
+            await eventually(lambda: "The database is unavailable" in caplog.text, "the log tells of it")
             began = time.monotonic()
         assert time.monotonic() - began < 40
         async with DBOS(database_url):  # the others do not wait for the pooler
