@@ -13,7 +13,7 @@ import asyncpg
 
 from dbos_async._database.access import Access
 from dbos_async._database.connecting import HOST_SECONDS, Connector
-from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection
+from dbos_async._database.connection_kinds import OWN, C, ConnectionKind, OwnConnection, PiecewiseConnection
 from dbos_async._database.loop_watch import LoopWatch
 from dbos_async._database.names import Names
 from dbos_async._database.outages import OutageLog, is_usable_after
@@ -22,6 +22,10 @@ from dbos_async._database.timeline import Timeline
 
 RETURN_SECONDS: Final = 1.0
 """How long to wait for a connection that is in use, when the server allows no further one."""
+
+
+STATEMENTS: Final = "__asyncpg_"
+"""How the names begin that asyncpg gives the statements of a session."""
 
 
 class Postgres:
@@ -122,6 +126,14 @@ class Postgres:
         else:
             connection.terminate()
         self._slots.release()
+
+    def note_error(self, connection: PiecewiseConnection, error: BaseException) -> bool:
+        """Whether this error shows that the connection has no session any more, since a pooler has changed its mode."""
+        is_direct = connection.backend == connection.get_server_pid()
+        if is_direct or not connection.has_session or STATEMENTS not in str(error):
+            return False
+        self._listening_connector.note_error(error)
+        return self._connector.note_error(error)
 
     def discard_idle(self) -> None:
         """Terminate all idle connections: another connection was found dead, and these may be dead, too."""

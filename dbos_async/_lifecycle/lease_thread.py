@@ -82,6 +82,7 @@ class LeaseThread:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
+        self._postgres: Postgres | None = None
         self._is_started = self._must_stop = False
         self._is_overdue = False
         self.may_lock: bool = True
@@ -144,7 +145,7 @@ class LeaseThread:
     async def _keep(self) -> None:
         self._task, self._thread_loop = asyncio.current_task(), asyncio.get_running_loop()
         looking = asyncio.create_task(self._look())
-        postgres = Postgres(self._access)
+        self._postgres = postgres = Postgres(self._access)
         failures = 0
         try:
             while not self._is_over:
@@ -211,11 +212,15 @@ class LeaseThread:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 await connection.fetch(sql, *args)
         except asyncpg.PostgresError as error:
-            if connection.is_closed():
+            if self._is_of_no_use(connection, error):
                 raise
             self._note_problem(error)
             return False
         return True
+
+    def _is_of_no_use(self, connection: OwnConnection, error: asyncpg.PostgresError) -> bool:
+        """Whether this error, which is no refusal then, shows that the connection was lost, or has no session any more."""
+        return connection.is_closed() or (self._postgres is not None and self._postgres.note_error(connection, error))
 
     async def _renew_row(self, connection: OwnConnection, sent_at: float, *, keeps_session: bool) -> None:
         self.may_have_row = True
@@ -223,7 +228,7 @@ class LeaseThread:
             with terminated_after(connection, ANSWER_WITHIN_SECONDS):
                 records = await connection.fetch(self._renew.sql.one_row, 0, *self._row(), keeps_session)
         except asyncpg.PostgresError as error:
-            if connection.is_closed():
+            if self._is_of_no_use(connection, error):
                 raise
             self._note_problem(error)  # the beat goes on
         else:

@@ -238,6 +238,8 @@ class Attempts:
 
     async def _roll_back(self, opened: Opened, error: Exception) -> None:
         """Roll back after an error. If the connection turns out to be lost, the error comes from that."""
+        if opened.is_mixed_up_by(error):
+            opened.raw.terminate()
         is_lost = opened.is_lost_by(error) or not await opened.roll_back()
         if self._step is not None:
             self._step.forget()

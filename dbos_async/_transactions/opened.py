@@ -62,6 +62,10 @@ class Opened(OpenTransaction):
         codes = [*_sqlstates(error)]
         return self.is_lost or any(code in BREAKS or code.startswith("08") for code in codes)
 
+    def is_mixed_up_by(self, error: BaseException) -> bool:
+        """Whether this error shows that the statements of others came between those of this connection: it is lost, too."""
+        return isinstance(self.raw, UserConnection) and self.database.postgres.note_error(self.raw, error)
+
     @abstractmethod
     async def finish_body(self) -> None:
         """Send what is left to send. Raises `TransactionError` if the body has ended its transaction."""

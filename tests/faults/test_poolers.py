@@ -342,3 +342,37 @@ async def test_d4_w5_while_a_pooler_is_paused_calls_and_the_shutdown_end_in_time
         assert time.monotonic() - began < 40
         async with DBOS(database_url):  # the others do not wait for the pooler
             await eventually(lambda: connection.fetchval("select attempt > 1 from dbos_async.workflows"))
+
+
+@DBOS.workflow(name="adds what it hears")
+async def adds_what_it_hears() -> list[int]:
+    heard = []
+    while (number := await DBOS.recv("in", timeout_seconds=None)) != "end":
+        await adds()
+        heard.append(number)
+    return heard
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_d2_w10_no_step_fails_when_a_pooler_changes_from_session_to_transaction_mode(
+    database_url: str, listens: bool
+) -> None:
+    options: Any = {"listen_url": database_url} if listens else {"listen": False}
+    async with (
+        running(database_url, pool_mode="session", default_pool_size="30") as pooler,
+        DBOS(pooler.url_of(database_url), **options),
+    ):
+        handles = [await DBOS.start_workflow(adds_what_it_hears) for _ in range(10)]
+        for number in range(30):
+            if number == 10:
+                pooler.reload(pool_mode="transaction")
+            await asyncio.gather(*(DBOS.send(handle.workflow_id, number, "in") for handle in handles))
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(DBOS.send(handle.workflow_id, "end", "in") for handle in handles))
+        for handle in handles:
+            assert await handle.get_result() == list(range(30))
+        await eventually(_is_well)
+
+
+async def _is_well() -> bool:
+    return (await DBOS.health()).ok
