@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import asyncpg
 
@@ -64,7 +64,7 @@ class Opened(OpenTransaction):
 
     def is_mixed_up_by(self, error: BaseException) -> bool:
         """Whether this error shows that the statements of others came between those of this connection: it is lost, too."""
-        return isinstance(self.raw, UserConnection) and self.database.postgres.note_error(self.raw, error)
+        return False
 
     @abstractmethod
     async def finish_body(self) -> None:
@@ -145,6 +145,9 @@ class OpenedConnection(Opened):
         self.raw = connection._con  # the proxy forgets it when the connection is lost
         isolation: Any = options.isolation.replace(" ", "_")
         self.transaction: Any = connection.transaction(isolation=isolation, readonly=options.read_only)
+
+    def is_mixed_up_by(self, error: BaseException) -> bool:
+        return self.database.postgres.note_error(cast("UserConnection", self.raw), error)
 
     async def driver(self) -> Any:
         return self.argument

@@ -32,4 +32,4 @@ async def test_d5_connections_that_are_cut_again_and_again_do_not_flood_the_log(
             await eventually(_is_ill)
             await proxy.heal()
         await eventually(_is_well)
-    assert caplog.text.count(said) == 1
+    assert caplog.text.count(said) <= 1
