@@ -23,7 +23,6 @@ from dbos_async._database.timeline import Timeline
 RETURN_SECONDS: Final = 1.0
 """How long to wait for a connection that is in use, when the server allows no further one."""
 
-
 STATEMENTS: Final = "__asyncpg_"
 """How the names begin that asyncpg gives the statements of a session."""
 
@@ -127,13 +126,12 @@ class Postgres:
             connection.terminate()
         self._slots.release()
 
-    def note_error(self, connection: PiecewiseConnection, error: BaseException) -> bool:
+    def note_error(self, connection: PiecewiseConnection, error: BaseException, *, is_to_listen: bool = False) -> bool:
         """Whether this error shows that the connection has no session any more, since a pooler has changed its mode."""
         is_direct = connection.backend == connection.get_server_pid()
         if is_direct or not connection.has_session or STATEMENTS not in str(error):
             return False
-        self._listening_connector.note_error(error)
-        return self._connector.note_error(error)
+        return (self._listening_connector if is_to_listen else self._connector).note_error(error)
 
     def discard_idle(self) -> None:
         """Terminate all idle connections: another connection was found dead, and these may be dead, too."""

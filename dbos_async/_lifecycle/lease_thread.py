@@ -220,7 +220,9 @@ class LeaseThread:
 
     def _is_of_no_use(self, connection: OwnConnection, error: asyncpg.PostgresError) -> bool:
         """Whether this error, which is no refusal then, shows that the connection was lost, or has no session any more."""
-        return connection.is_closed() or (self._postgres is not None and self._postgres.note_error(connection, error))
+        if connection.is_closed():
+            return True
+        return self._postgres is not None and self._postgres.note_error(connection, error, is_to_listen=True)
 
     async def _renew_row(self, connection: OwnConnection, sent_at: float, *, keeps_session: bool) -> None:
         self.may_have_row = True
